@@ -1,0 +1,45 @@
+# Everything that is ever typed. `make demo` and `make test` need Python 3.11 or newer and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.PHONY: help setup demo test check fix bench lock clean
+help:            ## this list
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+.venv/.ready: requirements-dev.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+setup: .venv/.ready   ## make .venv and nothing else
+
+demo: setup      ## the whole product on this machine; `make demo ARGS=--once` ends by itself
+	$(BIN)/tocsin demo $(ARGS)
+
+test: setup      ## the whole suite
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup     ## format, lint, types, import contract
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: setup       ## what the tools can mend by themselves
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: setup     ## the numbers of docs/benchmarks.md
+	$(BIN)/tocsin bench accept $(ARGS)
+	$(BIN)/tocsin bench dispatch $(ARGS)
+	$(BIN)/tocsin bench audience $(ARGS)
+	$(BIN)/tocsin bench ingest $(ARGS)
+
+lock: setup      ## compile both lock files anew (needs uv on the PATH)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build --group dev -c requirements.lock -o requirements-dev.lock
+
+clean:           ## remove .venv and caches
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

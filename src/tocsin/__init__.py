@@ -1,0 +1,1 @@
+"""Tocsin: notification campaigns a company runs itself, over CleverTap's API."""

@@ -1,0 +1,28 @@
+"""Every error a caller or an operator can meet. Anything else that is raised is a bug.
+
+`Problem` is the caller's: it has a code, a sentence that names the place in their JSON, and an HTTP status.
+`Misconfigured` is the operator's: it stops the start or the lane and says what to do. It is deliberately not a
+`Problem`, so no route can swallow it into an answer.
+"""
+
+from __future__ import annotations
+
+
+class Problem(Exception):
+    """The caller's request cannot be honoured as it stands; sending it again unchanged will not help.
+
+    code: the number in the answer's `code`, by the documented registry where one exists, else the HTTP status;
+        None where the documented answer has none («This target hasn't been completed»).
+    status: the HTTP status. retry_after: seconds for a `Retry-After` header, where waiting does help.
+    """
+
+    def __init__(self, error: str, *, code: int | None = 400, status: int = 400, retry_after: int | None = None):
+        super().__init__(error)
+        self.error = error
+        self.code = code
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Misconfigured(Exception):  # noqa: N818 - named for what the operator has to mend, not for Python's habit
+    """The operator has to change something; the sentence says what."""

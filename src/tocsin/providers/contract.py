@@ -1,0 +1,115 @@
+"""What a provider is given, what it answers, and what a new one has to have.
+
+A provider never raises for a result of delivery: every answer of a vendor is a `Receipt`. It raises `Misconfigured`
+only from its constructor, for settings that cannot work.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import ClassVar, Literal, Protocol
+
+import msgspec
+
+from tocsin.outcome import Outcome
+from tocsin.providers.transport import Transport
+
+AddressKind = Literal["fcm", "apns", "wns", "email"]
+Platform = Literal["android", "ios", "windows", "email"]
+
+
+class Address(msgspec.Struct, frozen=True):
+    """Where one device or mailbox is reached. `registered_at` is epoch seconds: a vendor's «dead since» older than it
+    says nothing about the address of today."""
+
+    kind: AddressKind
+    value: str
+    registered_at: float = 0.0
+
+
+class Push(msgspec.Struct, frozen=True, kw_only=True):
+    """One notification for one device, rendered and vendor-neutral.
+
+    id: canonical lower-case UUID, the same on every attempt at this recipient and device (APNs `apns-id`).
+    collapse: at most 64 bytes of [a-zA-Z0-9_-], the same for one campaign: a second copy replaces the first on the screen.
+    sound: a file name of the app, "default" for the platform's own, "" for none.
+    data: the app's own keys, strings only; holds `wzrk_id` («campaign_yyyymmdd») and `wzrk_pid`.
+    expires_at: epoch seconds after which the vendor should throw it away.
+    """
+
+    id: str
+    collapse: str
+    address: Address
+    title: str
+    body: str
+    deep_link: str = ""
+    image: str = ""
+    large_icon: str = ""
+    sound: str = ""
+    category: str = ""
+    badge: int | None = None
+    mutable_content: bool = False
+    channel: str = ""
+    data: dict[str, str] = {}
+    expires_at: int
+
+
+class Mail(msgspec.Struct, frozen=True, kw_only=True):
+    """One e-mail for one mailbox, rendered. `html` or `text` may be empty, not both. `id` as in `Push`; `campaign` is
+    the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made."""
+
+    id: str
+    campaign: str
+    address: Address
+    subject: str
+    html: str = ""
+    text: str = ""
+    sender_name: str = ""
+    reply_to: str = ""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+Message = Push | Mail
+
+
+class Scope(Enum):
+    """How far an answer reaches beyond the message that got it; pacing acts on it."""
+
+    MESSAGE = "message"  # this message only
+    DEVICE = "device"  # this address: others may go on
+    LANE = "lane"  # the credential: pause it (throttled, unavailable) or stop it (denied)
+    CAMPAIGN = "campaign"  # the template is wrong: everybody else would get the same answer
+
+
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What came of one attempt.
+
+    code: the vendor's own code («UNREGISTERED», «410 Unregistered», «550 5.1.1»), never empty unless accepted.
+    vendor_id: the vendor's id of an accepted message. detail: the vendor's sentence, at most 300 characters, no secret.
+    retry_after: seconds to wait before the next attempt, from the vendor's header or its documentation.
+    """
+
+    outcome: Outcome
+    code: str = ""
+    vendor_id: str = ""
+    detail: str = ""
+    retry_after: float | None = None
+    scope: Scope = Scope.MESSAGE
+
+
+class Provider(Protocol):
+    """One vendor for one account. `Settings` is a frozen msgspec struct, one field an option of `tocsin provider set`:
+    its description is in `Annotated[..., Meta(description=...)]`, and `extra={"file": True}` marks an option whose
+    value is read from the named file."""
+
+    name: ClassVar[str]
+    kind: ClassVar[AddressKind]
+    platform: ClassVar[Platform]
+    Settings: ClassVar[type[msgspec.Struct]]
+
+    def __init__(self, settings: msgspec.Struct, transport: Transport) -> None: ...
+
+    async def send(self, message: Message, now: float) -> Receipt:
+        """Hands one message to the vendor and says what came of it. `now` is epoch seconds. Safe to call many times at
+        once: connections, tokens and the number in flight are this object's business."""
+        ...

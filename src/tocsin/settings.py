@@ -1,0 +1,77 @@
+"""Every setting once: name, type, default, sentence. They come from the environment; a typo stops the start."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+
+from tocsin.errors import Misconfigured
+
+PREFIX = "TOCSIN_"
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    ledger_url: Annotated[str, Meta(description="The ledger. Empty: `sqlite:///DIR/ledger.db`.")] = ""
+    facts_url: Annotated[str, Meta(description="The facts store. Empty: `chdb:///DIR/facts`.")] = ""
+    body_limit: Annotated[
+        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
+    ] = 5 * 1024 * 1024
+    create_per_second: Annotated[
+        float, Meta(gt=0, description="`targets/create.json` requests one account may make in a second.")
+    ] = 1.0
+    create_at_once: Annotated[
+        int, Meta(ge=1, description="`targets/create.json` requests of one account under way at one time.")
+    ] = 3
+    uploads_at_once: Annotated[
+        int, Meta(ge=1, description="`upload` requests of one account under way at one time.")
+    ] = 15
+    require_android_channel: Annotated[
+        bool, Meta(description="Refuse an android block without a `wzrk_cid`, as CleverTap has done since 2018.")
+    ] = False
+    window: Annotated[
+        int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
+    ] = 256
+    chunks_at_once: Annotated[int, Meta(ge=1, le=64, description="Chunks one worker delivers side by side.")] = 4
+    lease_seconds: Annotated[
+        float, Meta(gt=1, description="How long a worker may be silent before another takes its chunk.")
+    ] = 60.0
+    retry_floor: Annotated[
+        float, Meta(gt=0, description="Seconds before the first retry at least; FCM asks for 10 or more.")
+    ] = 10.0
+    retries: Annotated[
+        int, Meta(ge=0, le=20, description="Retries of one recipient after the first attempt; then it is expired.")
+    ] = 5
+    message_hours: Annotated[
+        float, Meta(gt=0, le=672, description="Hours after which an undelivered message is given up.")
+    ] = 24.0
+    drain_seconds: Annotated[
+        float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
+    ] = 20.0
+
+
+def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
+    """The settings of this process: defaults, then `TOCSIN_…` of the environment, then what `data` completes.
+
+    Raises Misconfigured for an unknown `TOCSIN_…` name or a value that does not fit.
+    """
+    known = {PREFIX + field.upper(): field for field in Settings.__struct_fields__}
+    given: dict[str, Any] = {}
+    for name, value in environment.items():
+        if not name.startswith(PREFIX):
+            continue
+        if name not in known:
+            raise Misconfigured(f"{name} is not a setting; `tocsin config` lists them.")
+        given[known[name]] = value
+    try:
+        settings = msgspec.convert(given, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"A setting in the environment does not fit: {error}.") from None
+    return msgspec.structs.replace(
+        settings,
+        ledger_url=settings.ledger_url or f"sqlite:///{data / 'ledger.db'}",
+        facts_url=settings.facts_url or f"chdb://{(data / 'facts').resolve()}",
+    )
