@@ -32,6 +32,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     require_android_channel: Annotated[
         bool, Meta(description="Refuse an android block without a `wzrk_cid`, as CleverTap has done since 2018.")
     ] = False
+    allow_system_events: Annotated[
+        bool,
+        Meta(description="Let `upload` raise App Launched and the like, for callers without an SDK; else code 513."),
+    ] = False
     window: Annotated[
         int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
     ] = 256

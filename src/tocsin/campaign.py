@@ -1,0 +1,266 @@
+"""Stage 3 of 7, campaign: what was asked for, and its runs: states as a table, what is due at a given `now`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+from sqlalchemy import Connection, Row, func, insert, select, update
+
+from tocsin.account import Account
+from tocsin.audience.query import PARSE, Everybody, Query, read_where
+from tocsin.content import Content, read_content
+from tocsin.errors import Problem
+from tocsin.store import schema
+
+DEVICES = ("android", "ios", "windows")
+CHANNELS = ("push", "email")
+NAME_BYTES = 512
+LABELS = 50
+WHEN = re.compile(r"(\d{4})(\d{2})(\d{2}) (\d{2}):(\d{2})")
+LATEST_ID = 2**31 - 1
+
+# state of a run → the states it may go to. Ended ones stay.
+RUN_STATES: Mapping[str, tuple[str, ...]] = {
+    "scheduled": ("running", "stopped"),
+    "running": ("completed", "stopped"),
+    "completed": (),
+    "stopped": (),
+}
+
+# Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
+# sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
+NOT_YET = (
+    *("users_limit_overall", "users_limit_per_run", "upper_cap_for_target_segment", "control_group"),
+    *("system_control_group_include", "subscription_groups", "provider_nick_name", "provider_group_nickname"),
+    *("respect_throttle", "draft", "campaign_cutoff", "dnd", "users_limit"),
+)
+
+
+Record = Row[*tuple[Any, ...]]
+
+
+class Spec(msgspec.Struct, frozen=True, kw_only=True):
+    """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
+
+    due_at: epoch seconds. platforms: what a recipient can be on, of android, ios, windows, email.
+    message_seconds: how long after the run begins a message may still be sent.
+    """
+
+    name: str
+    channel: str
+    where: Query
+    content: Content
+    platforms: tuple[str, ...]
+    due_at: float
+    labels: tuple[str, ...] = ()
+    respect_frequency_caps: bool = True
+    send_to_all_devices: bool = False
+    message_seconds: float | None = None
+
+
+def read_spec(body: Mapping[str, Any], account: Account, now: float, *, require_channel: bool = False) -> Spec:
+    """The campaign of a create request, in the order of the documented errors. Raises Problem."""
+    name = body.get("name")
+    if not isinstance(name, str) or not name.strip():
+        raise Problem("Field name is empty")
+    if len(name.encode()) > NAME_BYTES:
+        raise Problem(f"name is longer than {NAME_BYTES} bytes (at $.name)")
+    channel = _read_channel(body)
+    content = read_content(body.get("content"), channel, require_channel=require_channel)
+    due_at = _read_when(body.get("when"), account.zone, now)
+    query = _read_audience(body)
+    for field in NOT_YET:
+        if body.get(field):
+            raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
+    return Spec(
+        name=name.strip(),
+        channel=channel,
+        where=query,
+        content=content,
+        platforms=("email",) if channel == "email" else _read_devices(body.get("devices")),
+        due_at=due_at,
+        labels=_read_labels(body.get("labels", [])),
+        respect_frequency_caps=read_flag(body, "respect_frequency_caps", default=True),
+        send_to_all_devices=read_flag(body, "send_to_all_devices"),
+        message_seconds=_read_ttl(body.get("ttl")),
+    )
+
+
+def read_flag(body: Mapping[str, Any], key: str, *, default: bool = False, code: int = 400) -> bool:
+    """A boolean field; the texts "true" and "false" are taken too, real callers send them."""
+    value = body.get(key, default)
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise Problem(f'"{key}" must be a Boolean', code=code)
+    return value
+
+
+def _read_channel(body: Mapping[str, Any]) -> str:
+    mode = body.get("target_mode", "push")
+    channel = mode.lower() if isinstance(mode, str) else mode
+    if channel not in CHANNELS:
+        raise Problem(f"target_mode must be one of {', '.join(CHANNELS)} (at $.target_mode)")
+    return str(channel)
+
+
+def _read_audience(body: Mapping[str, Any]) -> Query:
+    if "segment" in body:
+        if "where" in body:
+            raise Problem("Send where or segment, not both (at $.segment)")
+        if body["segment"] != "all":
+            raise Problem('the only segment known is "all" (at $.segment)')
+        return Everybody()
+    if "where" not in body:
+        raise Problem(PARSE)
+    return read_where(body["where"])
+
+
+def _read_devices(devices: Any) -> tuple[str, ...]:
+    if not isinstance(devices, list) or not devices:
+        raise Problem(f"devices must be an array of {', '.join(DEVICES)} (at $.devices)")
+    for index, device in enumerate(devices):
+        if device not in DEVICES:
+            raise Problem(f"unknown device; known are {', '.join(DEVICES)} (at $.devices[{index}])")
+    return tuple(device for device in DEVICES if device in devices)
+
+
+def _read_when(when: Any, zone: ZoneInfo, now: float) -> float:
+    if when is None or when == "":
+        raise Problem("Field when is empty")
+    if when == "now":
+        return now
+    found = WHEN.fullmatch(when) if isinstance(when, str) else None
+    if found is None:
+        raise Problem('when must be "now" or "YYYYMMDD HH:MM" (at $.when)')
+    try:
+        local = datetime(*(int(part) for part in found.groups()), tzinfo=zone)  # type: ignore[misc,arg-type]
+        due_at = local.timestamp()
+    except (ValueError, OverflowError):
+        raise Problem(f"{when} is not a time of the calendar (at $.when)") from None
+    if due_at < now - 60:  # «now» to the minute is not the past
+        raise Problem(f"{when} is in the past in {zone.key} (at $.when)")
+    return due_at
+
+
+def _read_labels(labels: Any) -> tuple[str, ...]:
+    if not isinstance(labels, list) or len(labels) > LABELS or not all(isinstance(one, str) for one in labels):
+        raise Problem(f"labels must be a list of at most {LABELS} texts (at $.labels)")
+    return tuple(labels)
+
+
+def _read_ttl(ttl: Any) -> float | None:
+    """Minutes, as a number or as `{"ttl_type": "relative", "value": 30}`; in seconds."""
+    if isinstance(ttl, dict):
+        if ttl.get("ttl_type") != "relative":
+            raise Problem('only a ttl_type of "relative" is supported (at $.ttl.ttl_type)')
+        ttl = ttl.get("value")
+    if ttl is None:
+        return None
+    if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 40_320:  # four weeks
+        raise Problem("ttl must be between 1 and 40320 minutes (at $.ttl)")
+    return float(ttl) * 60
+
+
+def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float) -> int:
+    """Writes a campaign and its run; answers its id: like an epoch second, unique, within signed 32 bits."""
+    table = schema.campaign
+    last = connection.scalar(select(func.max(table.c.id))) or 0
+    campaign_id = max(int(now), last + 1)
+    if campaign_id > LATEST_ID:
+        raise OverflowError("campaign ids have left 32 bits")
+    connection.execute(
+        insert(table).values(
+            id=campaign_id,
+            account_id=account_id,
+            name=spec.name,
+            channel=spec.channel,
+            spec=msgspec.json.encode(spec).decode(),
+            created_at=now,
+        )
+    )
+    connection.execute(
+        insert(schema.run).values(
+            account_id=account_id, campaign_id=campaign_id, state="scheduled", due_at=spec.due_at, audience=0
+        )
+    )
+    return campaign_id
+
+
+def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> Record:
+    """The campaign and its run: (id, name, channel, run_id, state, due_at, audience, frozen_at, ended_at). Raises
+    Problem when this account has none of that id."""
+    found = list_campaigns(connection, account_id, campaign_id=campaign_id)
+    if not found:
+        raise Problem("Invalid campaign id")
+    return found[0]
+
+
+def list_campaigns(
+    connection: Connection,
+    account_id: str,
+    *,
+    campaign_id: int | None = None,
+    due: tuple[float, float] | None = None,
+    limit: int = 1000,
+) -> Sequence[Record]:
+    """Campaigns with their runs, newest first; `due` is [from, to) in epoch seconds."""
+    campaign, run = schema.campaign, schema.run
+    query = (
+        select(
+            *(campaign.c.id, campaign.c.name, campaign.c.channel, campaign.c.created_at),
+            *(run.c.id.label("run_id"), run.c.state, run.c.due_at, run.c.audience, run.c.frozen_at, run.c.ended_at),
+        )
+        .join(run, run.c.campaign_id == campaign.c.id)
+        .where(campaign.c.account_id == account_id)
+        .order_by(campaign.c.id.desc())
+        .limit(limit)
+    )
+    if campaign_id is not None:
+        query = query.where(campaign.c.id == campaign_id)
+    if due is not None:
+        query = query.where(run.c.due_at >= due[0], run.c.due_at < due[1])
+    return connection.execute(query).all()
+
+
+def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) -> Spec:
+    table = schema.campaign
+    text = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
+    return msgspec.json.decode(text or "", type=Spec)
+
+
+def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Record]:
+    """Runs whose time has come: (id, account_id, campaign_id, due_at)."""
+    run = schema.run
+    return connection.execute(
+        select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at)
+        .where(run.c.state == "scheduled", run.c.due_at <= now)
+        .order_by(run.c.due_at)
+        .limit(limit)
+    ).all()
+
+
+def move_run(connection: Connection, run_id: int, to: str, now: float, **values: Any) -> bool:
+    """Moves a run along the table of states; False when it is no longer where that can be done from."""
+    run = schema.run
+    sources = [state for state, targets in RUN_STATES.items() if to in targets]
+    done = connection.execute(
+        update(run).where(run.c.id == run_id, run.c.state.in_(sources)).values(state=to, **values)
+    )
+    return done.rowcount == 1
+
+
+def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now: float) -> str:
+    """Stops a scheduled or running campaign; stopping it again changes nothing. What is already with a vendor is not
+    called back: workers see the state at their next claim. Answers the state it was in."""
+    found = find_campaign(connection, account_id, campaign_id)
+    if found.state == "scheduled":
+        move_run(connection, found.run_id, "stopped", now, ended_at=now)
+    elif found.state == "running":
+        move_run(connection, found.run_id, "stopped", now)
+    return str(found.state)

@@ -1,0 +1,171 @@
+"""Stage 1 of 7, ingest: profiles, events and device tokens are checked and stored, in the ledger and in facts."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from tocsin.account import Account
+from tocsin.errors import Problem
+from tocsin.ingest.people import People, bump_versions, copy_profiles
+from tocsin.ingest.profile import to_facts
+from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, read_record
+from tocsin.store import schema
+from tocsin.store.facts import Facts, Row, encode_props
+from tocsin.store.ledger import Ledger
+
+RECORDS = 1000
+
+
+class Result(msgspec.Struct, frozen=True):
+    """The documented answer of an upload. Each of `unprocessed` is {status, code, error, record}."""
+
+    status: str
+    processed: int
+    unprocessed: list[dict[str, Any]]
+
+
+async def upload(
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    body: Any,
+    now: float,
+    *,
+    dry_run: bool = False,
+    system: bool = False,
+) -> Result:
+    """Stores the records of `{"d": [...]}`; acknowledged when both stores have them. A repeat after a failure repairs:
+    everything but `$incr`/`$decr` comes to the same. `dry_run` only checks. Raises Problem for a request that is wrong
+    as a whole; a record that is wrong is answered in `unprocessed` and the others are stored."""
+    raws = _read_list(body)
+    records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
+    if records and not dry_run:
+        users, copies = await ledger.write(lambda connection: _store(connection, account, records, now))
+        await asyncio.gather(
+            facts.insert("event", _event_rows(account, records, users)),
+            facts.insert("profile", copies),
+        )
+    status = "success" if not skipped else "partial" if records else "fail"
+    return Result(status, len(records), skipped)
+
+
+async def refresh_profiles(ledger: Ledger, facts: Facts, account_id: str, users: Sequence[int]) -> None:
+    """Makes the facts store's copy of these users anew, after their devices or consent changed."""
+
+    def copy(connection: Connection) -> list[Row]:
+        bump_versions(connection, account_id, users)
+        return copy_profiles(connection, account_id, users)
+
+    if users:
+        await facts.insert("profile", await ledger.write(copy))
+
+
+def _read_list(body: Any) -> list[Any]:
+    if not isinstance(body, dict) or not isinstance(body.get("d"), list):
+        raise Problem("Malformed request: the body must be an object with a list d (at $.d)")
+    raws: list[Any] = body["d"]
+    if len(raws) > RECORDS:
+        raise Problem(f"d has {len(raws)} records; at most {RECORDS} are allowed (at $.d)")
+    return raws
+
+
+def _read_records(
+    ledger: Ledger, account: Account, raws: list[Any], now: float, system: bool
+) -> tuple[list[Record], list[dict[str, Any]]]:
+    records: list[Record] = []
+    skipped: list[dict[str, Any]] = []
+    origin: str | None = None
+    for number, raw in enumerate(raws, 1):
+        try:
+            record = read_record(raw, now, system=system)
+            if isinstance(record, TokenRecord) and record.kind == "wns":
+                origin = _wns_origin(ledger, account) if origin is None else origin
+                if not is_channel(record.token, origin):
+                    raise Rejected(535, "Token data is incorrect. id is not a channel of notify.windows.com.")
+            records.append(record)
+        except Rejected as error:
+            # The recorded answers have no space here after a profile's sentence, and one after any other.
+            space = "" if error.error.startswith("Profile data is incorrect.") else " "
+            text = f"{error.error}{space}Skipped record number : {number}"
+            skipped.append({"status": "fail", "code": error.code, "error": text, "record": raw})
+    return records, skipped
+
+
+def is_channel(uri: str, origin: str = "") -> bool:
+    """Whether WNS may be called there. Microsoft: never push to another domain, it would get our bearer token. `origin`
+    is the endpoint the operator configured (a sandbox), or ""."""
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError:
+        return False
+    if origin and f"{parts.scheme}://{parts.netloc}" == origin:
+        return True
+    host = (parts.hostname or "").rstrip(".").lower()
+    ours = host == "notify.windows.com" or host.endswith(".notify.windows.com")
+    return parts.scheme == "https" and ours and port in (None, 443) and parts.username is None
+
+
+def _wns_origin(ledger: Ledger, account: Account) -> str:
+    table = schema.provider
+
+    def read(connection: Connection) -> str | None:
+        return connection.scalar(
+            select(table.c.settings).where(table.c.account_id == account.id, table.c.name == "wns")
+        )
+
+    found = ledger.read_now(read)
+    return str(msgspec.json.decode(found).get("endpoint", "")).rstrip("/") if found else ""
+
+
+def _store(
+    connection: Connection, account: Account, records: Sequence[Record], now: float
+) -> tuple[list[int], list[Row]]:
+    people = People(connection, account.id, now)
+    people.load(records)
+    users = [people.place(record) for record in records]
+    changed = [
+        user
+        for user, record in zip(users, records, strict=True)
+        if not isinstance(record, EventRecord) or user in people.made
+    ]
+    people.save(changed)
+    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved}))
+
+
+def _event_rows(account: Account, records: Sequence[Record], users: Sequence[int]) -> list[Row]:
+    """Events get an id from what they say, so a repeat of the request is no second event; the same event twice in one
+    request is two."""
+    rows: list[Row] = []
+    seen: Counter[tuple[Any, ...]] = Counter()
+    zone = account.zone
+    for record, user in zip(records, users, strict=True):
+        if not isinstance(record, EventRecord):
+            continue
+        props = encode_props(to_facts(record.props))
+        what = (user, record.name, record.at, props)
+        seen[what] += 1
+        at = datetime.fromtimestamp(record.at, UTC)
+        rows.append((account.id, record.name, _day(at, zone), user, at, _event_id(*what, seen[what]), props))
+    return rows
+
+
+def _day(at: datetime, zone: ZoneInfo) -> Any:
+    return at.astimezone(zone).date()
+
+
+def _event_id(*what: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
+
+
+__all__ = ["RECORDS", "ProfileRecord", "Result", "is_channel", "refresh_profiles", "upload"]

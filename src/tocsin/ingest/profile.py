@@ -1,0 +1,99 @@
+"""The profile document: how changes alter it, and what it says about consent. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from tocsin.ingest.record import LIST_LENGTH, read_email
+
+PLATFORM_OF_KIND = {"fcm": "android", "apns": "ios", "wns": "windows"}
+
+NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of `profile` says
+
+
+def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The profile after `changes`: plain values replace, operation objects work on what was there.
+
+    `$add`/`$remove` keep a list without repeats, newest last and at most LIST_LENGTH long; `$incr` of what is no number
+    starts at 0; `$delete` takes the property away, whatever its operand.
+    """
+    after = dict(profile)
+    for key, value in changes.items():
+        operation = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
+        match operation:
+            case "$delete":
+                after.pop(key, None)
+            case "$set":
+                after[key] = _without_repeats(value["$set"])
+            case "$add":
+                after[key] = _without_repeats([*_as_list(after.get(key)), *_as_list(value["$add"])])
+            case "$remove":
+                leaving = _as_list(value["$remove"])
+                after[key] = [item for item in _as_list(after.get(key)) if item not in leaving]
+            case "$incr" | "$decr":
+                sign = 1 if operation == "$incr" else -1
+                after[key] = _as_number(after.get(key)) + sign * value[operation]
+            case _:
+                after[key] = value
+    return after
+
+
+def wants_push(profile: Mapping[str, Any]) -> bool:
+    """`MSG-push` or `MSG-push-all` set to false opts out of push."""
+    return not (_is_no(profile.get("MSG-push")) or _is_no(profile.get("MSG-push-all")))
+
+
+def wants_email(profile: Mapping[str, Any]) -> bool:
+    return not _is_no(profile.get("MSG-email"))
+
+
+def find_reach(profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]]) -> dict[str, int]:
+    """What the platform columns say of a user: `devices` are (kind, whether it lives)."""
+    reach = {"android": NEVER, "ios": NEVER, "windows": NEVER, "email": NEVER}
+    push = wants_push(profile)
+    for kind, lives in devices:
+        platform = PLATFORM_OF_KIND[kind]
+        if lives and push:
+            reach[platform] = REACHABLE
+        elif reach[platform] == NEVER:
+            reach[platform] = UNREACHABLE
+    if profile.get("Email"):
+        reach["email"] = REACHABLE if wants_email(profile) and read_email(profile["Email"]) else UNREACHABLE
+    return reach
+
+
+def to_facts(value: Any) -> Any:
+    """A value as it is queried: `$D_1487576752` is the number 1487576752."""
+    if isinstance(value, str) and value.startswith("$D_"):
+        digits = value[3:].removeprefix("-")
+        return int(value[3:]) if digits.isascii() and digits.isdigit() and len(digits) < 14 else value
+    if isinstance(value, dict):
+        return {key: to_facts(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [to_facts(inner) for inner in value]
+    return value
+
+
+def _is_no(value: Any) -> bool:
+    return (
+        value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "n", "0")) or value == 0
+    )
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _without_repeats(value: Any) -> list[Any]:
+    kept: list[Any] = []
+    for item in reversed(_as_list(value)):
+        if item not in kept:
+            kept.append(item)
+    return kept[:LIST_LENGTH][::-1]
+
+
+def _as_number(value: Any) -> int | float:
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else 0

@@ -1,0 +1,268 @@
+"""One record of an upload: what it may be, and the documented answer when it is not.
+
+Codes and sentences are those of CleverTap's registry where a recorded answer shows them (509, 513, 515 to 520, 525);
+where only the meaning is known (512, 514, 522 to 526, 530 to 535) the sentence is ours. Record numbers count from 1.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import phonenumbers
+from email_validator import EmailNotValidError, validate_email
+
+IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
+DEVICE_KINDS = {"fcm": "fcm", "gcm": "fcm", "apns": "apns", "wns": "wns"}
+# What only the system may raise (CTValidationConfig of the iOS SDK).
+RESTRICTED_EVENTS = frozenset(
+    (
+        *("Stayed", "Notification Clicked", "Notification Viewed", "UTM Visited", "Notification Sent", "App Launched"),
+        *("App Uninstalled", "Geocluster Entered", "Geocluster Exited", "wzrk_fetch", "wzrk_d", "SCCampaignOptOut"),
+    )
+)
+OPERATIONS = frozenset(("$add", "$remove", "$set", "$incr", "$decr", "$delete"))
+
+KEY_BYTES = 120
+VALUE_BYTES = 2048
+PROPERTIES = 256
+LIST_LENGTH = 100
+NESTING = 8
+IDENTITY_BYTES = 1024
+TOKEN_BYTES = 2048
+LATEST_TS = 4_102_444_800  # 2100: a later one is milliseconds
+PHONE_START = re.compile(r"^\+?\d")
+
+
+class Rejected(Exception):  # noqa: N818 - one record's answer, not a failure of ours
+    """This record is skipped; `error` is the sentence up to «Skipped record number»."""
+
+    def __init__(self, code: int, error: str):
+        super().__init__(error)
+        self.code = code
+        self.error = error
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """A record that was understood. `keys` are its identities by kind, never empty; `at` is epoch seconds."""
+
+    keys: dict[str, str]
+    at: int
+
+
+class ProfileRecord(Record, frozen=True, kw_only=True):
+    changes: dict[str, Any]  # values, or one operation object each
+    email: str = ""  # lower case, where the changes set one
+    phone: str = ""  # E.164
+
+
+class EventRecord(Record, frozen=True, kw_only=True):
+    name: str
+    props: dict[str, Any]
+
+
+class TokenRecord(Record, frozen=True, kw_only=True):
+    kind: str
+    token: str
+
+
+def read_record(raw: Any, now: float, *, system: bool = False) -> ProfileRecord | EventRecord | TokenRecord:
+    """Checks one element of `d`. `system` may raise the restricted events: imports of
+    history, and servers whose operator allows it. Raises Rejected."""
+    if not isinstance(raw, dict):
+        raise Rejected(524, "A record must be an object.")
+    match raw.get("type"):
+        case "profile":
+            return _read_profile(raw, now)
+        case "event":
+            return _read_event(raw, now, system)
+        case "token":
+            return _read_token(raw, now)
+        case _:
+            raise Rejected(524, "Record is neither event nor profile nor token: type must say which.")
+
+
+def _read_profile(raw: Mapping[str, Any], now: float) -> ProfileRecord:
+    at, keys = _read_ts(raw, now), _read_keys(raw)
+    data = raw.get("profileData")
+    if not isinstance(data, dict):
+        raise Rejected(524, "Profile data is incorrect. profileData must be an object.")
+    changes = {key: value for key, value in data.items() if value is not None}
+    email, phone = _check_reserved(changes)
+    if len(changes) > PROPERTIES:
+        raise Rejected(522, f"Profile data is incorrect. At most {PROPERTIES} properties are allowed.")
+    for key, value in changes.items():
+        _check_property(key, value, "Profile data is incorrect.", 524, operations=True)
+    return ProfileRecord(keys=keys, at=at, changes=changes, email=email, phone=phone)
+
+
+def _read_event(raw: Mapping[str, Any], now: float, system: bool) -> EventRecord:
+    at, keys = _read_ts(raw, now), _read_keys(raw)
+    name = raw.get("evtName")
+    if not isinstance(name, str) or not name.strip():
+        raise Rejected(509, "Event Name is incorrect. ErrorCode: 509 - Event name is mandatory.")
+    if len(name.encode()) > KEY_BYTES * 4:
+        raise Rejected(512, f"Event Name is incorrect. It is longer than {KEY_BYTES * 4} bytes.")
+    if name in RESTRICTED_EVENTS and not system:
+        raise Rejected(513, "Event Name is incorrect. ErrorCode: 513 - Trying to raise a restricted system event.")
+    data = raw.get("evtData", {})
+    if data is None:
+        data = {}
+    if not isinstance(data, dict):
+        raise Rejected(512, "Event data is incorrect. evtData must be an object.")
+    if len(data) > PROPERTIES:
+        raise Rejected(522, f"Event data is incorrect. At most {PROPERTIES} properties are allowed.")
+    for key, value in data.items():
+        _check_property(key, value, "Event data is incorrect.", 512, operations=False)
+    return EventRecord(keys=keys, at=at, name=name, props={k: v for k, v in data.items() if v is not None})
+
+
+def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
+    object_id, data = raw.get("objectId"), raw.get("tokenData")
+    if not isinstance(object_id, str) or not 0 < len(object_id.encode()) <= 256:
+        raise Rejected(530, "Token data is incorrect. objectId is not valid.")
+    if not isinstance(data, dict):
+        raise Rejected(531, "Token data is incorrect. tokenData must be an object.")
+    token, kind = data.get("id"), data.get("type")
+    if token is None or token == "":
+        raise Rejected(532, "Token data is incorrect. id is absent.")
+    if kind is None or kind == "":
+        raise Rejected(533, "Token data is incorrect. type is absent.")
+    if kind not in DEVICE_KINDS:
+        known = ", ".join(sorted(DEVICE_KINDS))
+        raise Rejected(534, f"Token data is incorrect. type is not valid for this objectId; known are {known}.")
+    if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
+        raise Rejected(535, "Token data is incorrect. id is not a valid token.")
+    return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=DEVICE_KINDS[kind], token=token)
+
+
+def _read_ts(raw: Mapping[str, Any], now: float) -> int:
+    ts = raw.get("ts")
+    if ts is None:
+        return int(now)
+    if isinstance(ts, str) and ts.isascii() and ts.isdigit():
+        ts = int(ts)
+    if isinstance(ts, bool) or not isinstance(ts, int | float) or not 0 < ts < LATEST_TS:
+        raise Rejected(525, "Timestamp should be present in the Unix Epoch format.")
+    return int(ts)
+
+
+def _read_keys(raw: Mapping[str, Any]) -> dict[str, str]:
+    keys: dict[str, str] = {}
+    for kind in IDENTITY_KINDS:
+        value = raw.get(kind)
+        if value is None:
+            continue
+        if isinstance(value, int) and not isinstance(value, bool):
+            value = str(value)  # ids from a database arrive as numbers
+        if not isinstance(value, str) or not value.strip() or len(value.encode()) > IDENTITY_BYTES:
+            code = 526 if kind == "objectId" else 523
+            raise Rejected(code, f"{kind} is not valid.")
+        keys[kind] = value
+    if not keys:
+        raise Rejected(523, "Identity is missing: one of identity, objectId, FBID, GPID is mandatory.")
+    return keys
+
+
+def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
+    """The fields with a meaning, in the order of the recorded answers. Answers (email, phone) in their one spelling."""
+    email = phone = ""
+    if "Email" in data and not _is_operation(data["Email"]):
+        email = read_email(data["Email"])
+        if not email:
+            raise Rejected(515, "Profile data is incorrect. Email is not valid.")
+    if "Phone" in data and not _is_operation(data["Phone"]):
+        phone = read_phone(data["Phone"])
+        if not phone:
+            raise Rejected(516, "Profile data is incorrect. Phone number is not valid.")
+        data["Phone"] = phone
+    for field, allowed, code, sentence in (
+        ("Gender", ("M", "F"), 514, "Gender needs to be M/F."),
+        ("Employed", ("Y", "N"), 517, "Employed needs to be Y/N."),
+        ("Education", ("School", "College", "Graduate"), 518, "Education needs to be School/College/Graduate.."),
+        ("Married", ("Y", "N"), 519, "Married needs to be Y/N."),
+    ):
+        if field in data and not _is_operation(data[field]) and data[field] not in allowed:
+            raise Rejected(code, f"Profile data is incorrect. {sentence}")
+    if "Age" in data and not _is_operation(data["Age"]):
+        data["Age"] = _read_age(data["Age"])
+    return email, phone
+
+
+def read_email(value: Any) -> str:
+    """An address in its one spelling (lower case), or "" when it is none."""
+    if not isinstance(value, str) or len(value) > 254:
+        return ""
+    try:
+        return validate_email(value, check_deliverability=False, test_environment=True).normalized.lower()
+    except EmailNotValidError:
+        return ""
+
+
+def read_phone(value: Any) -> str:
+    """A number with its country code as E.164, or ""."""
+    text = f"+{value}" if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not PHONE_START.match(text) or len(text) > 40:
+        return ""
+    try:
+        number = phonenumbers.parse(text if text.startswith("+") else f"+{text}")
+    except phonenumbers.NumberParseException:
+        return ""
+    if not phonenumbers.is_possible_number(number):
+        return ""
+    return phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164)
+
+
+def _read_age(value: Any) -> int:
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 150:
+        raise Rejected(520, "Profile data is incorrect. Age is invalid.")
+    return value
+
+
+def _is_operation(value: Any) -> bool:
+    return isinstance(value, dict) and any(key.startswith("$") for key in value)
+
+
+def _check_property(key: str, value: Any, start: str, code: int, *, operations: bool) -> None:
+    if not key or len(key.encode()) > KEY_BYTES:
+        raise Rejected(code, f"{start} A property name is empty or longer than {KEY_BYTES} bytes.")
+    if operations and _is_operation(value):
+        _check_operation(key, value, start, code)
+        return
+    if not _fits(value, NESTING):
+        raise Rejected(
+            code,
+            f"{start} {key} is too large: at most {VALUE_BYTES} bytes a text, {LIST_LENGTH} values a list, "
+            f"{NESTING} levels.",
+        )
+
+
+def _check_operation(key: str, value: Mapping[str, Any], start: str, code: int) -> None:
+    if len(value) != 1 or next(iter(value)) not in OPERATIONS:
+        raise Rejected(code, f"{start} {key} must hold one of {', '.join(sorted(OPERATIONS))}.")
+    operation, operand = next(iter(value.items()))
+    if operation in ("$incr", "$decr"):
+        if isinstance(operand, bool) or not isinstance(operand, int | float):
+            raise Rejected(code, f"{start} {operation} of {key} needs a number.")
+    elif operation != "$delete":
+        values = operand if isinstance(operand, list) else [operand]
+        if len(values) > LIST_LENGTH or not all(isinstance(v, str | int | float) and _fits(v, 1) for v in values):
+            raise Rejected(code, f"{start} {operation} of {key} needs at most {LIST_LENGTH} texts or numbers.")
+
+
+def _fits(value: Any, levels: int) -> bool:
+    if isinstance(value, str):
+        return len(value) * 4 <= VALUE_BYTES or len(value.encode()) <= VALUE_BYTES
+    if isinstance(value, dict):
+        return (
+            levels > 0
+            and len(value) <= PROPERTIES
+            and all(0 < len(k.encode()) <= KEY_BYTES and _fits(v, levels - 1) for k, v in value.items())
+        )
+    if isinstance(value, list):
+        return levels > 0 and len(value) <= LIST_LENGTH and all(_fits(v, levels - 1) for v in value)
+    return True

@@ -1,0 +1,183 @@
+"""The facts store: events, profiles to query, outcomes. chDB in this process, or a ClickHouse server.
+
+The only place that speaks to either. Values always travel as bound parameters, never inside the text of a statement.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+
+from tocsin.errors import Misconfigured
+
+CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
+QUERY_SECONDS = 30
+QUERY_BYTES = 2 * 1024**3
+ROWS_AN_INSERT = 50_000
+
+COLUMNS = {
+    "event": ("account", "name", "day", "user", "at", "id", "props"),
+    "profile": ("account", "user", "version", "android", "ios", "windows", "email", "props"),
+    "outcome": (
+        *("account", "campaign", "chunk", "position", "user", "platform"),
+        *("channel", "outcome", "code", "tag_group", "day", "at"),
+    ),
+}
+
+Row = tuple[Any, ...]
+
+
+def path_of(key: str, column: str = "props") -> str:
+    """The name of a property's subcolumn, to be bound as an `Identifier`: `Customer Type` → `props.Customer Type`."""
+    return f"{column}.{escape_key(key)}"
+
+
+def escape_key(key: str) -> str:
+    """A property's key as a JSON path of one step. In ClickHouse a dot parts steps and a quote ends a name; percent
+    signs stand for everything but ASCII letters, digits and spaces, so that two keys never meet in one path."""
+    return quote(key, safe=" ").replace(".", "%2E").replace("~", "%7E").replace("-", "%2D") or "%"
+
+
+def encode_props(props: Mapping[str, Any]) -> str:
+    """A property object as the text of a `props` column."""
+    return msgspec.json.encode(_escape(props)).decode()
+
+
+def _escape(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {escape_key(key): _escape(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_escape(inner) for inner in value]
+    return value
+
+
+class Facts:
+    """An open facts store. Its methods that wait run in threads; the event loop stays free."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self.embedded = url.startswith("chdb:")
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._made = 0
+        self._lock = threading.Lock()
+        self._waiting: dict[str, list[tuple[Sequence[Row], asyncio.Future[None]]]] = defaultdict(list)
+        self._inserting: dict[str, asyncio.Task[None]] = {}
+
+    def query_now(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """The rows of a query, in the calling thread; at most QUERY_SECONDS and QUERY_BYTES."""
+        with self._client() as client:
+            settings = {"max_execution_time": QUERY_SECONDS, "max_memory_usage": QUERY_BYTES}
+            return list(client.query(sql, parameters=dict(parameters), settings=settings).result_rows)
+
+    async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        return await asyncio.to_thread(self.query_now, sql, parameters)
+
+    def stream(self, sql: str, parameters: Mapping[str, Any]) -> Iterator[list[Row]]:
+        """The rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
+        with self._client() as client, client.query_row_block_stream(sql, parameters=dict(parameters)) as blocks:
+            for block in blocks:
+                yield list(block)
+
+    def insert_now(self, table: str, rows: Sequence[Row]) -> None:
+        with self._client() as client:
+            for start in range(0, len(rows), ROWS_AN_INSERT):
+                client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
+
+    async def insert(self, table: str, rows: Sequence[Row]) -> None:
+        """Writes `rows`; they are stored when this returns. While one insert is under way the next ones gather and go
+        as one block: an insert costs the store about the same for one row and for a thousand."""
+        if not rows:
+            return
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[table].append((rows, done))
+        if table not in self._inserting:
+            self._inserting[table] = asyncio.create_task(self._insert_waiting(table))
+        await done
+
+    async def _insert_waiting(self, table: str) -> None:
+        try:
+            while batch := self._waiting.pop(table, None):
+                rows = [row for part, _ in batch for row in part]
+                failure: Exception | None = None
+                try:
+                    await asyncio.to_thread(self.insert_now, table, rows)
+                except Exception as error:
+                    failure = error
+                for _, done in batch:
+                    if done.done():
+                        continue
+                    if failure is None:
+                        done.set_result(None)
+                    else:
+                        done.set_exception(failure)
+        finally:
+            del self._inserting[table]
+
+    def close(self) -> None:
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    @contextmanager
+    def _client(self) -> Iterator[Any]:
+        client = self._take()
+        try:
+            yield client
+        finally:
+            self._idle.put(client)
+
+    def _take(self) -> Any:
+        try:
+            return self._idle.get_nowait()
+        except queue.Empty:
+            with self._lock:
+                if self._made < CONNECTIONS:
+                    self._made += 1
+                    return connect(self.url)
+            return self._idle.get(timeout=QUERY_SECONDS * 2)
+
+
+def connect(url: str) -> Any:
+    """One connection of clickhouse-connect, in the database that holds our tables."""
+    import clickhouse_connect
+
+    if url.startswith("chdb:"):
+        return clickhouse_connect.get_client(dsn=url)
+    database = urlsplit(url).path.strip("/") or "tocsin"
+    return clickhouse_connect.get_client(dsn=url, database=database)
+
+
+def open_facts(url: str) -> Facts:
+    """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, or when the folder of chDB
+    belongs to another process."""
+    if url.startswith("chdb:"):
+        Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        client = connect(url)
+    except Exception as error:
+        raise Misconfigured(
+            f"The facts store at {_without_password(url)} cannot be opened ({str(error)[:200]}). A chDB folder belongs to "
+            "one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
+        ) from None
+    script = (Path(__file__).parent / "facts.sql").read_text()
+    lines = (line for line in script.splitlines() if not line.startswith("--"))
+    for statement in "\n".join(lines).split(";"):
+        if statement.strip():
+            client.command(statement)
+    facts = Facts(url)
+    facts._made = 1
+    facts._idle.put(client)
+    return facts
+
+
+def _without_password(url: str) -> str:
+    parts = urlsplit(url)
+    return url if parts.password is None else url.replace(f":{parts.password}@", ":…@")

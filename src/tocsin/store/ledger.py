@@ -1,0 +1,178 @@
+"""The ledger: one relational store, SQLite on one machine and PostgreSQL beyond it.
+
+Work on the ledger is a function of a connection. `read` runs it in a thread of its own; `write` queues it for the one
+writer, which puts everything that waits into one transaction: many requests share one fsync (group commit). Each piece of
+work sits in its own savepoint, so one that fails takes nobody with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import secrets
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from tocsin.errors import Misconfigured
+from tocsin.store import schema
+
+T = TypeVar("T")
+Work = Callable[[Connection], T]
+
+WRITES_A_COMMIT = 128  # more would make the first of them wait for the last
+LOCK_SECONDS = 15  # how long SQLite waits for another process (`account create` beside `serve`)
+
+
+class Ledger:
+    """An open ledger. Safe to use from any thread; `close` waits for the writes that were accepted."""
+
+    def __init__(self, url: str):
+        self.url = url
+        self._reader = _engine(url, writing=False)
+        self._writer = _engine(url, writing=True)
+        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    @property
+    def embedded(self) -> bool:
+        """Whether this is SQLite: one machine, one `serve`."""
+        return self._writer.dialect.name == "sqlite"
+
+    def read_now(self, work: Work[T]) -> T:
+        """Runs `work` in the calling thread, on a snapshot."""
+        with self._reader.connect() as connection:
+            return work(connection)
+
+    async def read(self, work: Work[T]) -> T:
+        return await asyncio.to_thread(self.read_now, work)
+
+    def write_now(self, work: Work[T]) -> T:
+        """Queues `work` and waits: it is durable when this returns. Not for the event loop."""
+        return self._enqueue(work).result()
+
+    async def write(self, work: Work[T]) -> T:
+        """Queues `work`; it is durable when this returns."""
+        return await asyncio.wrap_future(self._enqueue(work))
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._reader.dispose()
+        self._writer.dispose()
+
+    def _enqueue(self, work: Work[T]) -> Future[T]:
+        done: Future[T] = Future()
+        self._queue.put((work, done))
+        return done
+
+    def _write_all(self) -> None:
+        while (first := self._queue.get()) is not None:
+            batch = [first]
+            closing = False
+            while len(batch) < WRITES_A_COMMIT and not self._queue.empty():
+                item = self._queue.get()
+                if item is None:
+                    closing = True
+                    break
+                batch.append(item)
+            self._commit(batch)
+            if closing:
+                return
+
+    def _commit(self, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
+        results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        try:
+            with self._writer.begin() as connection:
+                for work, done in batch:
+                    try:
+                        with connection.begin_nested():
+                            results.append((done, work(connection), None))
+                    except Exception as error:
+                        results.append((done, None, error))
+        except Exception as error:  # the commit itself failed: nobody's work is durable
+            results = [(done, None, error) for _, done in batch]
+        for done, value, failure in results:
+            if not done.set_running_or_notify_cancel():
+                continue  # the caller has gone; what it asked for is done all the same
+            if failure is None:
+                done.set_result(value)
+            else:
+                done.set_exception(failure)
+
+
+def open_ledger(url: str) -> Ledger:
+    """Opens the ledger and brings its tables up to this version. Raises Misconfigured when it cannot be reached."""
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite" and location.database:
+        Path(location.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        _migrate(url)
+        if location.get_backend_name() == "sqlite" and location.database:
+            Path(location.database).chmod(0o600)
+        return Ledger(url)
+    except OperationalError as error:
+        raise Misconfigured(
+            f"The ledger at {location.render_as_string(hide_password=True)} cannot be opened: {error.orig}. "
+            "Check TOCSIN_LEDGER_URL and that the server runs."
+        ) from None
+
+
+def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
+    """The installation's secret of that name, made on first use."""
+
+    def read_or_make(connection: Connection) -> bytes:
+        found = connection.scalar(select(schema.secret.c.value).where(schema.secret.c.name == name))
+        if found is None:
+            found = secrets.token_bytes(size)
+            connection.execute(schema.secret.insert().values(name=name, value=found))
+        return bytes(found)
+
+    try:
+        return ledger.write_now(read_or_make)
+    except IntegrityError:  # another process was first
+        return ledger.write_now(read_or_make)
+
+
+def _migrate(url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    engine = _engine(url, writing=True)
+    try:
+        with engine.begin() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str, *, writing: bool) -> Engine:
+    location = make_url(url)
+    if location.get_backend_name() != "sqlite":
+        if location.drivername == "postgresql":
+            location = location.set(drivername="postgresql+psycopg")
+        return create_engine(location, pool_size=1 if writing else 8, pool_pre_ping=True)
+    engine = create_engine(location, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: sqlite3.Connection, _record: object) -> None:
+        connection.isolation_level = None  # SQLAlchemy's own BEGIN below decides, not the driver
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power cut
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # IMMEDIATE: a writer that starts as a reader and upgrades would fail with «database is locked» at once.
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine

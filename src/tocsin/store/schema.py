@@ -1,0 +1,164 @@
+"""The ledger's tables. Migrations in `migrations/` make them; a test compares the two.
+
+Times are epoch seconds (floats). JSON is text: the ledger never looks inside it. Every table but `secret` carries the
+account, and every statement names it.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Float,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData()
+
+# SQLite gives a row id by itself only to INTEGER, PostgreSQL needs BIGINT to last.
+RowId = BigInteger().with_variant(Integer, "sqlite")
+
+secret = Table(
+    "secret",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("value", LargeBinary, nullable=False),
+)
+
+account = Table(
+    "account",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("timezone", String(64), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("last_user", Integer, nullable=False),  # user ids are dense per account: they make small bitmaps
+)
+
+passcode = Table(
+    "passcode",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False, index=True),
+    Column("digest", LargeBinary, nullable=False),  # SHA-256: the passcode itself is 160 random bits
+    Column("label", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("revoked_at", Float),
+)
+
+provider = Table(
+    "provider",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(16), primary_key=True),
+    Column("settings", Text, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
+user = Table(
+    "user",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("profile", Text, nullable=False),
+    Column("version", Integer, nullable=False),  # the copy in the facts store with the highest version counts
+    Column("created_at", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+)
+
+identity = Table(
+    "identity",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("kind", String(16), primary_key=True),
+    Column("value", String(1024), primary_key=True),
+    Column("user_id", Integer, nullable=False),
+    Index("identity_of_user", "account_id", "user_id"),
+)
+
+device = Table(
+    "device",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False),
+    Column("user_id", Integer, nullable=False),
+    Column("object_id", String(256), nullable=False),
+    Column("kind", String(8), nullable=False),
+    Column("token", String(2048), nullable=False),
+    Column("registered_at", Float, nullable=False),
+    Column("gone_at", Float),
+    Column("gone_code", String(128)),
+    UniqueConstraint("account_id", "kind", "token", name="device_token"),
+    Index("device_of_user", "account_id", "user_id"),
+)
+
+tag_group = Table(
+    "tag_group",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("created_at", Float, nullable=False),
+)
+
+campaign = Table(
+    "campaign",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),  # signed 32 bits: clients parse it as int
+    Column("account_id", String(32), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("channel", String(16), nullable=False),
+    Column("spec", Text, nullable=False),  # campaign.Spec as JSON: a snapshot, never edited
+    Column("created_at", Float, nullable=False),
+    Index("campaign_of_account", "account_id", "created_at"),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False),
+    Column("campaign_id", Integer, nullable=False, index=True),
+    Column("state", String(16), nullable=False),
+    Column("due_at", Float, nullable=False),
+    Column("audience", Integer, nullable=False),
+    Column("frozen_at", Float),
+    Column("ended_at", Float),  # every recipient is in a final state
+    Index("run_due", "state", "due_at"),
+)
+
+chunk = Table(
+    "chunk",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False),
+    Column("run_id", RowId, index=True),  # NULL: a `/1/send` request
+    Column("campaign_id", Integer, nullable=False),  # 0: a `/1/send` request
+    Column("channel", String(16), nullable=False),
+    Column("tag_group", String(256), nullable=False),
+    Column("priority", Integer, nullable=False),  # 0 before 1: transactional sends overtake campaigns
+    Column("open", Integer, nullable=False),  # 1 until every recipient is final and recorded
+    Column("not_before", Float, nullable=False),
+    Column("expires_at", Float, nullable=False),
+    Column("lease_owner", String(64)),
+    Column("lease_until", Float),
+    Column("request", Text),  # a `/1/send` body; its people are looked up by the worker, not before the answer
+    Column("users", LargeBinary, nullable=False),  # uint32 little-endian a recipient
+    Column("platforms", LargeBinary, nullable=False),  # one byte a recipient
+    Column("states", LargeBinary, nullable=False),  # one byte a recipient: outcome.State
+    Column("notes", Text, nullable=False),  # {position: {tries, code, not_before}} of those not plainly accepted
+    Column("size", Integer, nullable=False),
+    Column("sent", Integer, nullable=False),
+    Column("unknown", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("suppressed", Integer, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Index("chunk_due", "open", "priority", "not_before"),
+    Index("chunk_of_account", "account_id", "tag_group"),
+)
