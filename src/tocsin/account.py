@@ -24,6 +24,16 @@ class Account(msgspec.Struct, frozen=True):
     name: str
     timezone: str
 
+    @staticmethod
+    def load(connection: Connection, account_id: str) -> Account:
+        """The account of an id that stands in the ledger."""
+        table = schema.account
+        return Account(
+            *connection.execute(
+                select(table.c.id, table.c.name, table.c.timezone).where(table.c.id == account_id)
+            ).one()
+        )
+
     @property
     def zone(self) -> ZoneInfo:
         return ZoneInfo(self.timezone)

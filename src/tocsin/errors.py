@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 
-class Problem(Exception):
+class Problem(Exception):  # noqa: N818 - the word of RFC 9457; it is an answer, not a failure of ours
     """The caller's request cannot be honoured as it stands; sending it again unchanged will not help.
 
     code: the number in the answer's `code`, by the documented registry where one exists, else the HTTP status;

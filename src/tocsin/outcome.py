@@ -1,8 +1,9 @@
-"""Stage 6 of 7, outcome: the vocabulary of results, and what each state of a recipient may become."""
+"""Stage 6 of 7, outcome: the vocabulary of results, and the states a recipient goes through."""
 
 from __future__ import annotations
 
-from enum import Enum
+from collections.abc import Mapping
+from enum import Enum, IntEnum
 
 
 class Outcome(Enum):
@@ -17,3 +18,52 @@ class Outcome(Enum):
     UNKNOWN = "unknown"  # it may or may not have been sent; never sent again unless the campaign asks for it
     EXPIRED = "expired"  # its time or its tries were over before a vendor took it
     SUPPRESSED = "suppressed"  # we did not try, with a reason
+
+
+class State(IntEnum):
+    """Where one recipient stands: one byte of a chunk's ledger row. The numbers are stored and never change."""
+
+    WAITING = 0
+    CLAIMED = 1  # handed to a vendor, or about to be: after a crash nobody can tell
+    ACCEPTED = 2
+    GONE = 3
+    REFUSED = 4
+    EXPIRED = 5
+    UNKNOWN = 6
+    NO_DEVICE = 16  # suppressed, and why
+    UNSUBSCRIBED = 17
+    STOPPED = 18
+    NOT_FOUND = 19  # no user has this identity
+    NO_PROVIDER = 20
+
+
+SUPPRESSED = frozenset((State.NO_DEVICE, State.UNSUBSCRIBED, State.STOPPED, State.NOT_FOUND, State.NO_PROVIDER))
+FINAL = frozenset(State) - {State.WAITING, State.CLAIMED}
+
+# from → to. What is not here never happens: the ledger refuses it.
+STATES: Mapping[State, frozenset[State]] = {
+    State.WAITING: frozenset((State.CLAIMED, State.REFUSED, State.EXPIRED, *SUPPRESSED)),
+    State.CLAIMED: frozenset((State.WAITING, State.ACCEPTED, State.GONE, State.REFUSED, State.EXPIRED, State.UNKNOWN)),
+    **{state: frozenset[State]() for state in FINAL},
+}
+
+# What a final state is called in facts, and which number of `result.json` it adds to.
+OUTCOME_OF: Mapping[State, Outcome] = {
+    State.ACCEPTED: Outcome.ACCEPTED,
+    State.GONE: Outcome.GONE,
+    State.REFUSED: Outcome.REFUSED,
+    State.EXPIRED: Outcome.EXPIRED,
+    State.UNKNOWN: Outcome.UNKNOWN,
+    **dict.fromkeys(SUPPRESSED, Outcome.SUPPRESSED),
+}
+NUMBERS: Mapping[str, frozenset[State]] = {
+    "sent": frozenset((State.ACCEPTED,)),
+    "unknown": frozenset((State.UNKNOWN,)),
+    "failed": frozenset((State.GONE, State.REFUSED, State.EXPIRED)),
+    "suppressed": SUPPRESSED,
+}
+
+
+def count_numbers(states: bytes) -> dict[str, int]:
+    """How many recipients of a chunk stand where, by the names of `result.json`; those still under way in none."""
+    return {name: sum(states.count(state) for state in members) for name, members in NUMBERS.items()}

@@ -225,14 +225,14 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> 
 def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
     """The rows of the facts store's `profile` for these users, as the ledger knows them now."""
     table, device = schema.user, schema.device
-    devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
+    devices: dict[int, list[tuple[str, bool, str]]] = defaultdict(list)
     rows: list[Row] = []
     for part in _parts(users):
-        found = select(device.c.user_id, device.c.kind, device.c.gone_at).where(
+        found = select(device.c.user_id, device.c.kind, device.c.gone_at, device.c.token).where(
             device.c.account_id == account_id, device.c.user_id.in_(part)
         )
         for one in connection.execute(found):
-            devices[one.user_id].append((one.kind, one.gone_at is None))
+            devices[one.user_id].append((one.kind, one.gone_at is None, one.token))
         query = select(table.c.id, table.c.version, table.c.profile).where(
             table.c.account_id == account_id, table.c.id.in_(part)
         )

@@ -48,18 +48,24 @@ def wants_email(profile: Mapping[str, Any]) -> bool:
     return not _is_no(profile.get("MSG-email"))
 
 
-def find_reach(profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]]) -> dict[str, int]:
-    """What the platform columns say of a user: `devices` are (kind, whether it lives)."""
+def find_reach(profile: Mapping[str, Any], devices: Iterable[tuple[str, bool, str]]) -> dict[str, int]:
+    """What the platform columns say of a user: `devices` are (kind, whether it lives, token)."""
     reach = {"android": NEVER, "ios": NEVER, "windows": NEVER, "email": NEVER}
     push = wants_push(profile)
-    for kind, lives in devices:
+    bounced: set[str] = set()
+    for kind, lives, token in devices:
+        if kind == "email":  # the ledger keeps only addresses that bounced for good
+            bounced.add(token)
+            continue
         platform = PLATFORM_OF_KIND[kind]
         if lives and push:
             reach[platform] = REACHABLE
         elif reach[platform] == NEVER:
             reach[platform] = UNREACHABLE
     if profile.get("Email"):
-        reach["email"] = REACHABLE if wants_email(profile) and read_email(profile["Email"]) else UNREACHABLE
+        address = read_email(profile["Email"])
+        fine = wants_email(profile) and address and address not in bounced
+        reach["email"] = REACHABLE if fine else UNREACHABLE
     return reach
 
 

@@ -31,7 +31,8 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     """One notification for one device, rendered and vendor-neutral.
 
     id: canonical lower-case UUID, the same on every attempt at this recipient and device (APNs `apns-id`).
-    collapse: at most 64 bytes of [a-zA-Z0-9_-], the same for one campaign: a second copy replaces the first on the screen.
+    collapse: at most 64 bytes of [a-zA-Z0-9_-], the same for one campaign: a second copy replaces the first
+        on the screen.
     sound: a file name of the app, "default" for the platform's own, "" for none.
     data: the app's own keys, strings only; holds `wzrk_id` («campaign_yyyymmdd») and `wzrk_pid`.
     expires_at: epoch seconds after which the vendor should throw it away.

@@ -1,7 +1,154 @@
-"""One engine for HTTP/2, HTTP/1.1 and SMTP: libcurl, many transfers in flight on one event loop."""
+"""One engine for HTTP/2, HTTP/1.1 and SMTP: libcurl, many transfers in flight on one event loop.
+
+A `Transport` belongs to the process and hands out pools and relays, each to one provider object: a connection never
+carries another account's credentials (APNs ties it to the first team that pushed on it).
+"""
 
 from __future__ import annotations
 
+import asyncio
+import time
+
+import msgspec
+import pycurl
+
+from tocsin.providers.relay import Relay
+from tocsin.providers.transfer import Answer, Envelope, Request, Transfer, is_loopback
+
+__all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Transport"]
+
+RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """How much one pool asks of a vendor's host. connections: to one host. streams: at once on an HTTP/2 connection,
+    lowered by the host's own SETTINGS. in_flight: requests at once; the next one waits its turn without a clock.
+    idle: seconds after which an unused connection is not used again. fresh_dns: look the host up every time."""
+
+    connections: int = 4
+    streams: int = 100
+    in_flight: int = 400
+    idle: int = 118
+    fresh_dns: bool = False
+
+
+class _Line:
+    """The connections of one generation: closed when replaced and the last answer on them is read."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.multi = multi = pycurl.AsyncCurlMulti()
+        self.busy = 0
+        self.retired = False
+        multi.setopt(pycurl.M_PIPELINING, 2)  # multiplex; HTTP/1.1 pipelining no longer exists in libcurl
+        multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, limits.connections)
+        multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, limits.streams)
+        multi.setopt(pycurl.M_MAXCONNECTS, max(limits.connections * 2, 8))
+
+    async def perform(self, transfer: Transfer) -> pycurl.error | None:
+        """Runs one transfer to its end; None when libcurl is content."""
+        self.busy += 1
+        try:
+            await self.multi.perform(transfer.curl)
+        except pycurl.error as error:
+            return error
+        finally:
+            self.busy -= 1
+            if self.retired and not self.busy:
+                await self.multi.aclose()
+        return None
+
+
+class Pool:
+    """Connections and handles for one provider object. Never raises for what happens on the wire."""
+
+    def __init__(self, ca: str, limits: Limits) -> None:
+        self._ca = ca
+        self._limits = limits
+        self._line = _Line(limits)
+        self._leaving: list[_Line] = []
+        self._gate = asyncio.Semaphore(limits.in_flight)
+        self._idle: list[Transfer] = []
+        self._closed = False
+        self._renewed = 0.0
+        self.generation = 0
+
+    async def request(self, request: Request) -> Answer:
+        """One POST, at most once: a second copy leaves this machine only when the peer has refused the first."""
+        if not request.url.startswith("https://") and not is_loopback(request.url):
+            return Answer(failure="unsent", detail="plain http is only for this machine")
+        async with self._gate:
+            transfer = self._idle.pop() if self._idle else self._make_http()
+            transfer.load(request)
+            error = await self._run(transfer)
+            answer = transfer.read_failure(error) if error else transfer.read_answer()
+            self._idle.append(transfer)
+            return answer
+
+    async def renew(self, generation: int) -> None:
+        """Leaves the connections of `generation` (the pool's `generation` before the request that met trouble) and
+        starts anew; answers still on their way are read. Does nothing when that has just been done."""
+        now = time.monotonic()
+        if generation != self.generation or now - self._renewed < RENEW_SECONDS or self._closed:
+            return
+        self.generation += 1
+        self._renewed = now
+        old, self._line = self._line, _Line(self._limits)
+        old.retired = True
+        self._leaving = [line for line in self._leaving if line.busy]
+        if old.busy:
+            self._leaving.append(old)
+        else:
+            await old.multi.aclose()
+
+    async def aclose(self) -> None:
+        """Closes every connection; a request under way gets its failure."""
+        self._closed = True
+        for line in (self._line, *self._leaving):
+            await line.multi.aclose()
+
+    async def _run(self, transfer: Transfer) -> pycurl.error | None:
+        if self._closed:
+            return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool is closed")
+        try:
+            return await self._line.perform(transfer)
+        except asyncio.CancelledError:
+            # Ours to answer only when the pool was closed under a request; else the caller is being cancelled, and the
+            # handle is left to the garbage collector because libcurl lets go of it one turn of the loop later.
+            task = asyncio.current_task()
+            if not self._closed or (task is not None and task.cancelling()):
+                raise
+            return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool was closed")
+
+    def _make_http(self) -> Transfer:
+        return Transfer(self._ca, self._limits.idle).prepare_http(fresh_dns=self._limits.fresh_dns)
+
 
 class Transport:
-    """Placeholder written by the providers slice."""
+    """The process's way to the vendors; belongs to one event loop."""
+
+    def __init__(self) -> None:
+        self._open: list[Pool | Relay] = []
+
+    def pool(self, *, ca: str = "", limits: Limits | None = None) -> Pool:
+        """A pool of its own. `ca`: PEM text of the authorities to trust, empty for the machine's store."""
+        pool = Pool(ca, limits or Limits())
+        self._open.append(pool)
+        return pool
+
+    def relay(self, *, ca: str = "", connections: int = 20) -> Relay:
+        """Connections of its own to a mail relay; `ca` as for `pool`."""
+        relay = Relay(ca, connections)
+        self._open.append(relay)
+        return relay
+
+    async def aclose(self) -> None:
+        """Closes every pool and relay it handed out."""
+        for one in self._open:
+            await one.aclose()
+        self._open.clear()
+
+    async def __aenter__(self) -> Transport:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()

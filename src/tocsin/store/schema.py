@@ -146,6 +146,7 @@ chunk = Table(
     Column("open", Integer, nullable=False),  # 1 until every recipient is final and recorded
     Column("not_before", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    Column("started_at", Float),  # the first lease: the time of outcomes settled on the first try
     Column("lease_owner", String(64)),
     Column("lease_until", Float),
     Column("request", Text),  # a `/1/send` body; its people are looked up by the worker, not before the answer

@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("open", sa.Integer(), nullable=False),
         sa.Column("not_before", sa.Float(), nullable=False),
         sa.Column("expires_at", sa.Float(), nullable=False),
+        sa.Column("started_at", sa.Float(), nullable=True),
         sa.Column("lease_owner", sa.String(length=64), nullable=True),
         sa.Column("lease_until", sa.Float(), nullable=True),
         sa.Column("request", sa.Text(), nullable=True),

@@ -1,0 +1,121 @@
+"""`/1/upload`, `/1/send/…`, tag groups, and what comes back from devices: the rest of the API's routes."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Sequence
+
+from litestar import Response, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from tocsin import ingest, metrics
+from tocsin.account import Account
+from tocsin.api.context import Context
+from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.errors import Problem
+from tocsin.recorder import record_again
+from tocsin.repair import copy_all_profiles
+from tocsin.send import accept
+from tocsin.stats import backlog, count_tag_groups
+from tocsin.tracking import EVENTS, record_interaction
+
+QUEUED = {"status": "success", "message": "Added to queue for processing"}
+
+
+def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
+    @post("/1/upload", status_code=200)
+    async def upload(request: HttpRequest) -> Response[bytes]:
+        account = await context.account_of(request)
+        require_json_type(request)
+        with context.uploads.admit(account.id, context.clock()):
+            return await _upload(context, request, account, system=context.settings.allow_system_events)
+
+    @post("/1/send/push.json", status_code=200)
+    async def send_push(request: HttpRequest) -> Response[bytes]:
+        return await _send(context, request, "push")
+
+    @post("/1/send/email.json", status_code=200)
+    async def send_email(request: HttpRequest) -> Response[bytes]:
+        return await _send(context, request, "email")
+
+    @get("/1/tag_groups.json")
+    async def tag_groups(request: HttpRequest) -> Response[bytes]:
+        account = await context.account_of(request)
+        groups = await count_tag_groups(context.ledger, context.facts, account.id)
+        count_success(request)
+        return answer({"status": "success", "tag_groups": groups})
+
+    @post("/track/{kind:str}", status_code=200)
+    async def track(request: HttpRequest, kind: str) -> Response[bytes]:
+        if kind not in EVENTS:
+            raise Problem("Not Found", code=404, status=404)
+        body = read_object(await read_body(request, 4096), request.url.path)
+        push_id = body.get("id")
+        if not isinstance(push_id, str):
+            raise Problem("id must be the wzrk_pid of a message (at $.id)")
+        await record_interaction(context.ledger, context.facts, context.secret, kind, push_id, context.clock())
+        count_success(request)
+        return answer({"status": "success"})
+
+    return [upload, send_push, send_email, tag_groups, track]
+
+
+def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:
+    """Health, metrics, and what the commands of this machine ask of a running server."""
+
+    @get("/healthz")
+    async def health() -> Response[bytes]:
+        await context.ledger.read(lambda connection: backlog(connection, context.clock()))
+        await context.facts.query("SELECT 1", {})
+        return answer({"status": "success"})
+
+    @get("/metrics")
+    async def show_metrics() -> Response[bytes]:
+        waiting = await context.ledger.read(lambda connection: backlog(connection, context.clock()))
+        metrics.CHUNKS_OPEN.set(waiting["chunks"])
+        metrics.RUNS_OVERDUE.set(waiting["overdue"])
+        return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @post("/local/upload", status_code=200)
+    async def local_upload(request: HttpRequest) -> Response[bytes]:
+        return await _upload(context, request, await _local_account(context, request), system=True)
+
+    @post("/local/repair", status_code=200)
+    async def local_repair(request: HttpRequest) -> Response[bytes]:
+        account = await _local_account(context, request)
+        profiles = await copy_all_profiles(context.ledger, context.facts, account.id)
+        outcomes = await record_again(context.ledger, context.facts, account)
+        return answer({"status": "success", "profiles": profiles, "outcomes": outcomes})
+
+    return [health, show_metrics, local_upload, local_repair]
+
+
+async def _upload(context: Context, request: HttpRequest, account: Account, *, system: bool) -> Response[bytes]:
+    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+    dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
+    result = await ingest.upload(
+        context.ledger, context.facts, account, body, context.clock(), dry_run=dry_run, system=system
+    )
+    metrics.RECORDS.labels(result="processed").inc(result.processed)
+    metrics.RECORDS.labels(result="unprocessed").inc(len(result.unprocessed))
+    count_success(request)
+    return answer({"status": result.status, "processed": result.processed, "unprocessed": result.unprocessed})
+
+
+async def _send(context: Context, request: HttpRequest, channel: str) -> Response[bytes]:
+    account = await context.account_of(request)
+    require_json_type(request)
+    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+    await accept(context.ledger, account, channel, body, context.clock(), context.settings)
+    context.bell.ring()
+    count_success(request)
+    return answer(QUEUED)
+
+
+async def _local_account(context: Context, request: HttpRequest) -> Account:
+    """Commands on this machine prove themselves with the token of the data folder, which only its owner can read."""
+    given = request.headers.get("x-tocsin-local", "")
+    if not hmac.compare_digest(given.encode(), context.local_token.encode()):
+        raise Problem("Invalid Credentials", code=401, status=401)
+    account_id = request.headers.get("x-clevertap-account-id", "")
+    return await context.ledger.read(lambda connection: Account.load(connection, account_id))

@@ -1,0 +1,110 @@
+"""`/1/targets/…`: campaigns made, stopped, listed, and their numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, time, timedelta
+from typing import Any
+
+from litestar import Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from tocsin.account import Account
+from tocsin.api.context import Context
+from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.audience.members import count_reachable
+from tocsin.campaign import LATEST_ID, Spec, insert_campaign, read_flag, read_spec, stop_campaign
+from tocsin.errors import Problem
+from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
+
+
+def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
+    ledger, facts, settings = context.ledger, context.facts, context.settings
+
+    async def read(request: HttpRequest) -> tuple[Account, dict[str, Any]]:
+        account = await context.account_of(request)
+        return account, read_object(await read_body(request, settings.body_limit), request.url.path)
+
+    @post("/1/targets/create.json", status_code=200)
+    async def create(request: HttpRequest) -> Response[bytes]:
+        account = await context.account_of(request)
+        require_json_type(request)
+        with context.creates.admit(account.id, context.clock()):
+            body = read_object(await read_body(request, settings.body_limit), request.url.path)
+            now = context.clock()
+            spec = read_spec(body, account, now, require_channel=settings.require_android_channel)
+            estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec)
+            if read_flag(body, "estimate_only"):
+                count_success(request)
+                return answer({"status": "success", "estimates": estimates})
+            campaign_id = await ledger.write(lambda connection: insert_campaign(connection, account.id, spec, now))
+        context.bell.ring()
+        count_success(request)
+        return answer({"status": "success", "id": campaign_id, "estimates": estimates})
+
+    @post("/1/targets/stop.json", status_code=200)
+    async def stop(request: HttpRequest) -> Response[bytes]:
+        account, body = await read(request)
+        campaign_id = _read_id(body)
+        now = context.clock()
+        await ledger.write(lambda connection: stop_campaign(connection, account.id, campaign_id, now))
+        context.bell.ring()
+        count_success(request)
+        return answer({"status": "success"})
+
+    @post("/1/targets/result.json", status_code=200)
+    async def result(request: HttpRequest) -> Response[bytes]:
+        account, body = await read(request)
+        numbers = await read_result(ledger, facts, account.id, _read_id(body))
+        count_success(request)
+        return answer({"status": "success", "result": numbers})
+
+    @post("/1/targets/list.json", status_code=200)
+    async def list_all(request: HttpRequest) -> Response[bytes]:
+        account, body = await read(request)
+        now = context.clock()
+        found = await list_targets(ledger, account.id, due=_read_days(body, account))
+        count_success(request)
+        targets = [
+            {
+                "id": one["id"],
+                "name": one["name"],
+                "scheduled_on": scheduled_on(one["due_at"], account.zone),
+                "status": documented_state(one["state"], one["due_at"], now),
+            }
+            for one in found
+        ]
+        return answer({"status": "success", "targets": targets})
+
+    return [create, stop, result, list_all]
+
+
+async def _estimate(context: Context, account: Account, spec: Spec) -> dict[str, int]:
+    counts = await count_reachable(context.facts, account.id, spec.where, spec.platforms)
+    return {"web": counts["email"]} if spec.channel == "email" else counts  # the documented key for e-mail is «web»
+
+
+def _read_id(body: Mapping[str, Any]) -> int:
+    value = body.get("id")
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 11:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= LATEST_ID:
+        raise Problem("Invalid campaign id")
+    return value
+
+
+def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
+    """`from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
+    days = []
+    for key in ("from", "to"):
+        try:
+            days.append(datetime.strptime(str(body.get(key, "")), "%Y%m%d").date())
+        except ValueError:
+            raise Problem(f"{key} must be an integer YYYYMMDD (at $.{key})") from None
+    if days[0] > days[1]:
+        raise Problem("The from date cannot be after the to date (at $.from)")
+    midnight = time(tzinfo=account.zone)
+    return (
+        datetime.combine(days[0], midnight).timestamp(),
+        datetime.combine(days[1] + timedelta(days=1), midnight).timestamp(),
+    )

@@ -1,0 +1,218 @@
+"""The only place where things are put together: stores are opened, roles started, and stopped in order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, get_args
+
+import structlog
+from granian.constants import Interfaces
+from granian.server.embed import Server
+
+from tocsin.account import Gate
+from tocsin.api import Context, build_api
+from tocsin.api.throttle import Throttle
+from tocsin.bell import Bell
+from tocsin.dashboard import dashboard_pages
+from tocsin.dispatch import POLL_SECONDS, Worker, freeze_due
+from tocsin.errors import Misconfigured
+from tocsin.folder import announce, hold_folder
+from tocsin.lane import Lanes
+from tocsin.providers.transport import Transport
+from tocsin.settings import Settings, read_settings
+from tocsin.store.facts import Facts, open_facts
+from tocsin.store.ledger import Ledger, open_ledger, read_secret
+
+log = structlog.get_logger()
+
+Role = Literal["all", "api", "worker", "scheduler"]
+ROLES: tuple[str, ...] = get_args(Role)
+READY_SECONDS = 15.0
+TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
+
+
+class Stores:
+    """The open stores of one process."""
+
+    def __init__(self, settings: Settings):
+        self.ledger: Ledger = open_ledger(settings.ledger_url)
+        try:
+            self.facts: Facts = open_facts(settings.facts_url)
+        except BaseException:
+            self.ledger.close()
+            raise
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.facts.close()
+
+
+@contextmanager
+def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
+    """Both stores, for a command that works without a server. Raises Misconfigured while one runs on the folder."""
+    settings = read_settings(os.environ, data)
+    with hold_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
+        stores = Stores(settings)
+        try:
+            yield settings, stores
+        finally:
+            stores.close()
+
+
+@contextmanager
+def open_ledger_only(data: Path) -> Iterator[Ledger]:
+    """The ledger, which many processes may have open at once: for commands that work while `serve` runs."""
+    ledger = open_ledger(read_settings(os.environ, data).ledger_url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+async def serve(data: Path, host: str, port: int, role: Role) -> None:
+    """Runs the roles until SIGTERM or SIGINT, then finishes what is with the vendors and returns."""
+    settings = read_settings(os.environ, data)
+    if role != "all" and settings.facts_url.startswith("chdb:"):
+        raise Misconfigured(
+            "chDB belongs to one process, so on it all roles share one: leave --role out, or set TOCSIN_FACTS_URL to a "
+            "ClickHouse server and TOCSIN_LEDGER_URL to PostgreSQL."
+        )
+    if role != "all" and settings.ledger_url.startswith("sqlite"):
+        raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
+    with hold_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
+        stores = Stores(settings)
+        try:
+            await _run_roles(data, host, port, role, settings, stores)
+        finally:
+            stores.close()
+
+
+async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Settings, stores: Stores) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(name, stop.set)
+    bell = Bell()
+    secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
+    transport = Transport()
+    url = f"http://{host}:{port}"
+    tasks: list[asyncio.Task[None]] = []
+    server: Server | None = None
+    worker: Worker | None = None
+    try:
+        if role in ("all", "scheduler"):
+            tasks.append(asyncio.create_task(_schedule(stores, settings, bell, stop)))
+        if role in ("all", "worker"):
+            lanes = Lanes(stores.ledger, transport)
+            worker = Worker(stores.ledger, stores.facts, lanes, settings, secret, time.time, bell)
+            tasks.append(asyncio.create_task(worker.run()))
+        if role in ("all", "api"):
+            server = await _open_door(data, host, port, url, settings, stores, bell, secret)
+        print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
+        await _wait(stop, tasks)
+    finally:
+        await _stop(server, worker, tasks, stop, bell, settings)
+        await transport.aclose()
+
+
+async def _open_door(
+    data: Path, host: str, port: int, url: str, settings: Settings, stores: Stores, bell: Bell, secret: bytes
+) -> Server:
+    context = Context(
+        ledger=stores.ledger,
+        facts=stores.facts,
+        settings=settings,
+        gate=Gate(stores.ledger),
+        creates=Throttle(settings.create_per_second, settings.create_at_once),
+        uploads=Throttle(None, settings.uploads_at_once),
+        bell=bell,
+        secret=secret,
+        local_token=announce(data, url),
+        clock=time.time,
+    )
+    app = build_api(context, dashboard_pages(context))
+    if await _is_open(host, port):
+        raise Misconfigured(f"Port {port} of {host} is taken; give another --port.")
+    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
+    serving = asyncio.ensure_future(server.serve())
+    deadline = time.monotonic() + READY_SECONDS
+    while not await _is_open(host, port):
+        if serving.done() or time.monotonic() > deadline:
+            raise Misconfigured(f"{host}:{port} cannot be listened on; give another --host or --port.")
+        await asyncio.sleep(0.02)
+    return server
+
+
+async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asyncio.Event) -> None:
+    """Freezes due runs until told to stop; a failure is logged and the run stays due."""
+    while not stop.is_set():
+        pause = POLL_SECONDS
+        try:
+            if await freeze_due(stores.ledger, stores.facts, time.time(), settings):
+                bell.ring()
+        except Exception:
+            log.exception("scheduler interrupted")
+            pause = TROUBLE_SECONDS
+        await bell.wait(pause)
+
+
+async def _wait(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Until told to stop, or a role dies of a bug: then the process does too, and the ledger makes that safe."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    for task in tasks:
+        if task.done():
+            task.result()
+
+
+async def _stop(
+    server: Server | None,
+    worker: Worker | None,
+    tasks: list[asyncio.Task[None]],
+    stop: asyncio.Event,
+    bell: Bell,
+    settings: Settings,
+) -> None:
+    """First the door, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
+    stop.set()
+    if server is not None:
+        server.stop()  # type: ignore[no-untyped-call]
+    if worker is not None:
+        worker.stop()
+    bell.ring()
+    if tasks:
+        _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds)
+        for task in late:
+            log.warning("gave up waiting for vendors; what was with them will be reported as unknown")
+            task.cancel()
+        await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _is_open(host: str, port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection(host, port)
+    except OSError:
+        return False
+    writer.close()
+    return True
+
+
+def _is_embedded(settings: Settings) -> bool:
+    return settings.ledger_url.startswith("sqlite") or settings.facts_url.startswith("chdb:")
+
+
+def run(main: Callable[[], Awaitable[None]]) -> None:
+    """Runs one coroutine to its end: what a command's process does."""
+
+    async def start() -> None:
+        await main()
+
+    asyncio.run(start())

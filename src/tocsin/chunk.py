@@ -1,0 +1,331 @@
+"""The ledger's unit of delivery: at most 1,000 recipients of a run, or one `/1/send` request, in one row.
+
+Every function runs inside one transaction. A worker holds a chunk by a lease; each write repeats the owner, so a worker
+that was away too long finds out and lets go.
+"""
+
+from __future__ import annotations
+
+import array
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, func, insert, or_, select, update
+
+from tocsin.outcome import FINAL, STATES, State, count_numbers
+from tocsin.store import schema
+
+SIZE = 1000
+PLATFORM_CODES = ("", "android", "ios", "windows", "email")  # a byte a recipient; "" is nobody we can reach
+TRANSACTIONAL, CAMPAIGN = 0, 1
+
+table = schema.chunk
+
+
+class Note(msgspec.Struct, omit_defaults=True):
+    """What a recipient's byte cannot say. code: the vendor's. not_before: epoch seconds, while it waits. at: when it
+    became final, where that was not on the first try (those have the chunk's `started_at`)."""
+
+    tries: int = 0
+    code: str = ""
+    not_before: float = 0.0
+    at: float = 0.0
+
+
+class Chunk(msgspec.Struct):
+    """A leased chunk, as its worker holds it; `states` and `notes` are the worker's until it commits."""
+
+    id: int
+    account_id: str
+    run_id: int | None
+    campaign_id: int
+    channel: str
+    tag_group: str
+    expires_at: float
+    started_at: float
+    request: str | None
+    users: array.array[int]
+    platforms: bytes
+    states: bytearray
+    notes: dict[int, Note]
+
+    def move(self, position: int, to: State) -> None:
+        """Changes one recipient's state, along the table only."""
+        source = State(self.states[position])
+        if to not in STATES[source]:
+            raise ValueError(f"recipient {position} of chunk {self.id} cannot go from {source.name} to {to.name}")
+        self.states[position] = to
+
+    def waiting(self, now: float) -> list[int]:
+        """The positions that may be claimed now."""
+        return [
+            position
+            for position, state in enumerate(self.states)
+            if state == State.WAITING and (position not in self.notes or self.notes[position].not_before <= now)
+        ]
+
+    def next_due(self) -> float | None:
+        """When the next waiting recipient may be claimed; None when none waits."""
+        times = [
+            self.notes[position].not_before if position in self.notes else 0.0
+            for position, state in enumerate(self.states)
+            if state == State.WAITING
+        ]
+        return min(times) if times else None
+
+    @property
+    def settled(self) -> bool:
+        return all(state in FINAL for state in self.states)
+
+
+class Recipients:
+    """Users and the platform each is meant on, five bytes a recipient: ten million are 50 MB."""
+
+    def __init__(self, pairs: Iterable[tuple[int, str]] = ()):
+        self.users = array.array("I")
+        self.platforms = bytearray()
+        self.extend(pairs)
+
+    def __len__(self) -> int:
+        return len(self.platforms)
+
+    def extend(self, pairs: Iterable[tuple[int, str]]) -> None:
+        for user, platform in pairs:
+            self.users.append(user)
+            self.platforms.append(PLATFORM_CODES.index(platform))
+
+    def columns(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
+        """The ledger's columns for a part of them, all waiting."""
+        users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
+        return {
+            "users": _little(users).tobytes(),
+            "platforms": platforms,
+            "states": bytes(len(platforms)),
+            "size": len(platforms),
+        }
+
+
+def insert_run_chunks(
+    connection: Connection,
+    *,
+    account_id: str,
+    run_id: int,
+    campaign_id: int,
+    channel: str,
+    recipients: Recipients,
+    expires_at: float,
+    now: float,
+) -> None:
+    rows = []
+    for start in range(0, len(recipients), SIZE):
+        rows.append(
+            _new_row(account_id, channel, "", expires_at, now)
+            | {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN}
+            | recipients.columns(start, start + SIZE)
+        )
+    if rows:
+        connection.execute(insert(table), rows)
+
+
+def insert_request(
+    connection: Connection,
+    *,
+    account_id: str,
+    channel: str,
+    tag_group: str,
+    request: str,
+    expires_at: float,
+    now: float,
+) -> int:
+    """Queues one `/1/send` request, durably, with nobody looked up yet. Answers the chunk's id."""
+    row = _new_row(account_id, channel, tag_group, expires_at, now) | {
+        **Recipients().columns(),
+        "request": request,
+        "priority": TRANSACTIONAL,
+    }
+    key = connection.execute(insert(table).values(row)).inserted_primary_key
+    assert key is not None
+    return int(key[0])
+
+
+def lease_next(connection: Connection, owner: str, now: float, lease_seconds: float) -> Chunk | None:
+    """Takes the most urgent open chunk that nobody holds. Of a holder that fell silent, what was claimed may have been
+    sent: it becomes unknown and is never sent again."""
+    due = (table.c.open == 1, table.c.not_before <= now)
+    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
+    found = connection.execute(
+        select(table)
+        .where(*due, free)
+        .order_by(table.c.priority, table.c.not_before, table.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if found is None:
+        return None
+    chunk = _unpack(found)
+    chunk.started_at = chunk.started_at or now
+    for position, state in enumerate(chunk.states):
+        if state == State.CLAIMED:
+            chunk.move(position, State.UNKNOWN)
+            chunk.notes[position] = Note(code="worker lost", tries=_tries(chunk, position) + 1)
+    connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id)
+        .values(lease_owner=owner, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk))
+    )
+    return chunk
+
+
+def freeze_request(connection: Connection, chunk: Chunk, owner: str, pairs: Sequence[tuple[int, str]]) -> bool:
+    """Writes who a `/1/send` request meant. Those with no user or no platform are final at once."""
+    recipients = Recipients(pairs)
+    columns = recipients.columns()
+    chunk.users, chunk.platforms = recipients.users, columns["platforms"]
+    chunk.states = bytearray(columns["states"])
+    for position, (user, platform) in enumerate(pairs):
+        if not user:
+            chunk.move(position, State.NOT_FOUND)
+        elif not platform:
+            chunk.move(position, State.NO_DEVICE)
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .values(columns | dict(_columns(chunk)))
+    )
+    return done.rowcount == 1
+
+
+def settle(connection: Connection, chunk: Chunk, owner: str, now: float, lease_seconds: float) -> bool:
+    """Commits what became of one window and what the next one claims; renews the lease. False: the chunk is no longer
+    ours, and nothing may be sent from it."""
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .values(lease_until=now + lease_seconds, **_columns(chunk))
+    )
+    return done.rowcount == 1
+
+
+def is_stopped(connection: Connection, run_id: int | None) -> bool:
+    """Whether the run was stopped. Read in the transaction that claims, so a stop takes effect at the next claim."""
+    if run_id is None:
+        return False
+    return connection.scalar(select(schema.run.c.state).where(schema.run.c.id == run_id)) == "stopped"
+
+
+def release(connection: Connection, chunk: Chunk, owner: str, now: float, not_before: float | None) -> bool:
+    """Lets go of a chunk: closed when `not_before` is None, else open for anybody from then on. A run with no open
+    chunk is over. Answers whether this ended the run."""
+    closed = not_before is None
+    if closed and not chunk.settled:
+        raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .values(open=0 if closed else 1, not_before=not_before or now, lease_owner=None, lease_until=None)
+    )
+    if done.rowcount != 1 or not closed or chunk.run_id is None:
+        return False
+    return end_run(connection, chunk.run_id, now)
+
+
+def end_run(connection: Connection, run_id: int, now: float) -> bool:
+    """Ends a run all of whose recipients are final; a stopped one stays «stopped»."""
+    left = connection.scalar(select(func.count()).where(table.c.run_id == run_id, table.c.open == 1))
+    if left:
+        return False
+    run = schema.run
+    connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
+    return (
+        connection.execute(
+            update(run).where(run.c.id == run_id, run.c.ended_at.is_(None)).values(ended_at=now)
+        ).rowcount
+        == 1
+    )
+
+
+def release_dead(connection: Connection, owner: str) -> int:
+    """Frees every chunk another owner holds. Only for a ledger that one process has to itself (SQLite)."""
+    return connection.execute(
+        update(table)
+        .where(table.c.open == 1, table.c.lease_owner.is_not(None), table.c.lease_owner != owner)
+        .values(lease_until=0.0)
+    ).rowcount
+
+
+def sum_numbers(connection: Connection, run_id: int) -> dict[str, int]:
+    """Recipients of a run by the names of `result.json`."""
+    columns = [func.coalesce(func.sum(table.c[name]), 0) for name in ("sent", "unknown", "failed", "suppressed")]
+    row = connection.execute(select(*columns).where(table.c.run_id == run_id)).one()
+    return dict(zip(("sent", "unknown", "failed", "suppressed"), map(int, row), strict=True))
+
+
+def load(connection: Connection, chunk_id: int) -> Chunk | None:
+    found = connection.execute(select(table).where(table.c.id == chunk_id)).first()
+    return None if found is None else _unpack(found)
+
+
+def _new_row(account_id: str, channel: str, tag_group: str, expires_at: float, now: float) -> dict[str, Any]:
+    return {
+        "account_id": account_id,
+        "run_id": None,
+        "campaign_id": 0,
+        "channel": channel,
+        "tag_group": tag_group,
+        "open": 1,
+        "not_before": now,
+        "expires_at": expires_at,
+        "request": None,
+        "notes": "{}",
+        "sent": 0,
+        "unknown": 0,
+        "failed": 0,
+        "suppressed": 0,
+        "created_at": now,
+    }
+
+
+def _columns(chunk: Chunk) -> Mapping[str, Any]:
+    states = bytes(chunk.states)
+    return {
+        "states": states,
+        "notes": msgspec.json.encode(chunk.notes).decode(),
+        **count_numbers(states),
+    }
+
+
+def _unpack(row: Any) -> Chunk:
+    return Chunk(
+        id=row.id,
+        account_id=row.account_id,
+        run_id=row.run_id,
+        campaign_id=row.campaign_id,
+        channel=row.channel,
+        tag_group=row.tag_group,
+        expires_at=row.expires_at,
+        started_at=row.started_at or 0.0,
+        request=row.request,
+        users=_users(bytes(row.users)),
+        platforms=bytes(row.platforms),
+        states=bytearray(row.states),
+        notes=msgspec.json.decode(row.notes, type=dict[int, Note], strict=False),
+    )
+
+
+def _users(raw: bytes) -> array.array[int]:
+    users = array.array("I")
+    users.frombytes(raw)
+    return _little(users)
+
+
+def _little(users: array.array[int]) -> array.array[int]:
+    """Little-endian in the ledger, whatever the machine."""
+    if sys.byteorder == "big":
+        users.byteswap()
+    return users
+
+
+def _tries(chunk: Chunk, position: int) -> int:
+    return chunk.notes[position].tries if position in chunk.notes else 0

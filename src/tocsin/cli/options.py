@@ -1,0 +1,21 @@
+"""Options and answers the commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+
+data_option = click.option(
+    "--data", type=click.Path(path_type=Path), required=True, help="The folder that holds everything."
+)
+account_option = click.option(
+    "--account", "account_id", required=True, help="Account id, as `tocsin account list` shows it."
+)
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """One JSON object on one line of stdout."""
+    click.echo(msgspec.json.encode(value))

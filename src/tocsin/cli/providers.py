@@ -1,0 +1,151 @@
+"""`tocsin provider …`: credentials of the vendors. Their options are the fields of each provider's `Settings`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import click
+import msgspec
+from msgspec import Meta
+from sqlalchemy import Connection
+
+from tocsin.cli.options import account_option, data_option, print_json
+from tocsin.errors import Misconfigured
+from tocsin.providers import BY_NAME
+from tocsin.providers.contract import Provider
+from tocsin.providers.transport import Transport
+
+
+@click.group()
+def provider() -> None:
+    """The vendors that deliver, with their credentials.
+
+    Example: tocsin provider set fcm --account ABC-DEF-GHIJ --data ./data --service-account key.json
+    """
+
+
+@provider.group("set")
+def set_group() -> None:
+    """Set a provider's credentials, from files. A running server takes them up with its next chunk.
+
+    Example: tocsin provider set smtp --account ABC-DEF-GHIJ --data ./data --host mail.example.com
+    --sender news@example.com
+    """
+
+
+@provider.command("sandbox")
+@account_option
+@data_option
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=8200, show_default=True, help="The sandbox's control port."
+)
+def use_sandbox(account_id: str, data: Path, port: int) -> None:
+    """Point all four providers of an account at a running sandbox, with credentials made for it.
+
+    Example: tocsin provider sandbox --account ABC-DEF-GHIJ --data ./data --port 8200
+    """
+    url = f"http://127.0.0.1:{port}/credentials"
+    try:
+        with urlopen(url, timeout=10) as reply:
+            given = msgspec.json.decode(reply.read())
+    except OSError:
+        raise Misconfigured(f"No sandbox answers on port {port}; start one with `tocsin sandbox`.") from None
+    store_providers(data, account_id, sandbox_settings(given))
+    print_json({"account_id": account_id, "providers": sorted(BY_NAME)})
+
+
+def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The settings of each provider, from what a sandbox says of itself at `GET /credentials`."""
+    ca = given["ca"]
+    fcm, apns, wns, smtp = (given[name] for name in ("fcm", "apns", "wns", "smtp"))
+    return {
+        "fcm": {
+            "service_account": msgspec.json.encode(fcm["service_account"]).decode(),
+            "endpoint": fcm["endpoint"],
+            "ca": ca,
+        },
+        "apns": {**{key: apns[key] for key in ("endpoint", "key", "key_id", "team_id", "topic")}, "ca": ca},
+        "wns": {**{key: wns[key] for key in ("endpoint", "token_endpoint", "client_id", "client_secret")}, "ca": ca},
+        "smtp": {
+            **{key: smtp[key] for key in ("host", "port", "username", "password")},
+            "sender": "news@tocsin.example.com",
+            "ca": ca,
+        },
+    }
+
+
+def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, Any]]) -> None:
+    """Writes providers' settings, after each provider has looked at its own. Raises Misconfigured."""
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only
+    from tocsin.ingest.people import upsert_rows
+    from tocsin.store import schema
+
+    rows = [
+        {"account_id": account_id, "name": name, "settings": _checked(name, one), "changed_at": time.time()}
+        for name, one in settings.items()
+    ]
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+
+        def write(connection: Connection) -> None:
+            upsert_rows(connection, schema.provider, rows, keys=("account_id", "name"))
+
+        ledger.write_now(write)
+
+
+def _checked(name: str, settings: dict[str, Any]) -> str:
+    cls = BY_NAME[name]
+    try:
+        typed = msgspec.convert(settings, cls.Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise Misconfigured(f"{name}: {error}.") from None
+    cls(typed, Transport())
+    return msgspec.json.encode(typed).decode()
+
+
+def _command_for(name: str, cls: type[Provider]) -> click.Command:
+    """`tocsin provider set NAME`, made from the provider's settings: a new provider needs no line here."""
+    fields = msgspec.structs.fields(cls.Settings)
+
+    def run(account_id: str, data: Path, **options: Any) -> None:
+        given = {key: value for key, value in options.items() if value is not None}
+        for field in fields:
+            if _meta(field).extra and field.name in given:
+                given[field.name] = Path(given[field.name]).read_text()
+        store_providers(data, account_id, {name: given})
+        print_json({"account_id": account_id, "provider": name})
+
+    example = f"Example: tocsin provider set {name} --account ABC-DEF-GHIJ --data ./data " + " ".join(
+        f"--{field.name.replace('_', '-')} {'FILE' if _meta(field).extra else 'VALUE'}"
+        for field in fields
+        if field.required
+    )
+    parameters = [_option(field) for field in fields]
+    command: Callable[..., None] = run
+    for decorate in (account_option, data_option, *parameters):
+        command = decorate(command)
+    return click.command(name, help=f"Set the credentials of {name}.\n\n{example}")(command)
+
+
+def _option(field: msgspec.structs.FieldInfo) -> Callable[..., Any]:
+    meta = _meta(field)
+    kind: Any = click.Path(exists=True, dir_okay=False) if meta.extra else str
+    help_text = meta.description or ""
+    if not field.required and field.default != "":
+        help_text += f" [default: {field.default}]"
+    return click.option(
+        f"--{field.name.replace('_', '-')}", field.name, type=kind, required=field.required, help=help_text
+    )
+
+
+def _meta(field: msgspec.structs.FieldInfo) -> Meta:
+    return next((one for one in getattr(field.type, "__metadata__", ()) if isinstance(one, Meta)), Meta())
+
+
+for _name, _cls in BY_NAME.items():
+    set_group.add_command(_command_for(_name, _cls))

@@ -1,0 +1,346 @@
+"""Stage 4 of 7, dispatch: a due run is frozen into chunks once; chunks are claimed, rendered, sent and settled.
+
+The order of the commits is the promise. A window is committed as claimed before any of it is handed to a vendor; what
+came of it is committed together with the next claim. So after a crash what is claimed may have been sent, and is
+reported as unknown; everything else was either settled or never handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+import random
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from tocsin import chunk as chunks
+from tocsin.account import Account
+from tocsin.audience.members import stream_recipients
+from tocsin.bell import Bell
+from tocsin.campaign import Record, Spec, find_due, move_run, read_stored_spec
+from tocsin.chunk import Chunk, Note, Recipients
+from tocsin.content import Content, Envelope, Renderer, Unrenderable
+from tocsin.ingest import refresh_profiles
+from tocsin.lane import Lane, Lanes
+from tocsin.outcome import FINAL, Outcome, State
+from tocsin.pacing import Policy, Step, next_step
+from tocsin.providers.contract import Address, Message, Receipt
+from tocsin.recorder import record_outcomes
+from tocsin.roster import find_addresses, find_recipients, look_up, mark_gone, read_to
+from tocsin.settings import Settings
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+from tocsin.tracking import sign_push_id
+
+log = structlog.get_logger()
+
+POLL_SECONDS = 0.5
+Clock = Callable[[], float]
+
+# Of the receipts of one recipient's devices, the first of these is the recipient's.
+PRECEDENCE = (
+    *(Outcome.ACCEPTED, Outcome.UNKNOWN, Outcome.THROTTLED, Outcome.DENIED, Outcome.UNAVAILABLE),
+    *(Outcome.REFUSED, Outcome.GONE),
+)
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `/1/send` chunk keeps of its request."""
+
+    to: dict[str, list[Any]]
+    content: Content
+    send_to_all_devices: bool = False
+
+
+class Job(msgspec.Struct, frozen=True):
+    """What all messages of a chunk share."""
+
+    renderer: Renderer
+    every_device: bool
+    campaign: str  # the `wzrk_id`
+    collapse: str
+
+
+class Parcel(msgspec.Struct, frozen=True):
+    """One message on its way: for which position, to which device, over which lane."""
+
+    position: int
+    device_id: int
+    message: Message
+    lane: Lane
+
+
+async def freeze_due(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
+    """Freezes the runs whose time has come: the audience is asked once, and its chunks, the state and the numbers are
+    one transaction. Answers how many runs began."""
+    begun = 0
+    for run in await ledger.read(lambda connection: find_due(connection, now)):
+        begun += await _freeze(ledger, facts, run, now, settings)
+    return begun
+
+
+async def _freeze(ledger: Ledger, facts: Facts, run: Record, now: float, settings: Settings) -> bool:
+    spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
+
+    def gather() -> Recipients:
+        recipients = Recipients()
+        for block in stream_recipients(facts, run.account_id, spec.where, spec.platforms):
+            recipients.extend(block)
+        return recipients
+
+    recipients = await asyncio.to_thread(gather)
+    lifetime = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
+
+    def write(connection: Connection) -> bool:
+        if not move_run(connection, run.id, "running", now, frozen_at=now, audience=len(recipients)):
+            return False  # stopped, or frozen by somebody else, in the meantime
+        chunks.insert_run_chunks(
+            connection,
+            account_id=run.account_id,
+            run_id=run.id,
+            campaign_id=run.campaign_id,
+            channel=spec.channel,
+            recipients=recipients,
+            expires_at=now + lifetime,
+            now=now,
+        )
+        chunks.end_run(connection, run.id, now)
+        return True
+
+    begun = await ledger.write(write)
+    if begun:
+        log.info("campaign begun", account=run.account_id, campaign=run.campaign_id, audience=len(recipients))
+    return begun
+
+
+class Worker:
+    """Delivers chunks, several side by side, until it is told to stop; then it finishes what is with the vendors."""
+
+    def __init__(
+        self, ledger: Ledger, facts: Facts, lanes: Lanes, settings: Settings, secret: bytes, clock: Clock, bell: Bell
+    ):
+        self._ledger = ledger
+        self._facts = facts
+        self._lanes = lanes
+        self._settings = settings
+        self._secret = secret
+        self._clock = clock
+        self._bell = bell
+        self._stopping = False
+        self._policy = Policy(settings.retry_floor, settings.retries)
+        self._dice = random.Random()  # noqa: S311 - jitter, no secret
+        self.owner = uuid.uuid4().hex
+
+    def stop(self) -> None:
+        """No new claims; what is with a vendor is waited for and settled."""
+        self._stopping = True
+        self._bell.ring()
+
+    async def run(self) -> None:
+        if self._ledger.embedded:  # one process has this ledger to itself: other owners are dead
+            await self._ledger.write(lambda connection: chunks.release_dead(connection, self.owner))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._settings.chunks_at_once):
+                group.create_task(self._work())
+
+    async def _work(self) -> None:
+        while not self._stopping:
+            try:
+                chunk = await self._ledger.write(
+                    lambda connection: chunks.lease_next(
+                        connection, self.owner, self._clock(), self._settings.lease_seconds
+                    )
+                )
+                if chunk is None:
+                    await self._bell.wait(POLL_SECONDS)
+                else:
+                    await self.deliver(chunk)
+            except Exception:
+                # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
+                log.exception("delivery interrupted")
+                await self._bell.wait(POLL_SECONDS)
+
+    async def deliver(self, chunk: Chunk) -> None:
+        """Takes a leased chunk as far as it goes now, records what is final, and closes or releases it."""
+        account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
+        if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
+            return
+        job = await self._read_job(chunk)
+        while True:
+            parcels = await self._plan(chunk, job)
+            claimed = await self._commit(chunk, parcels)
+            if claimed is None:
+                log.warning("lease lost", chunk=chunk.id)
+                return
+            if not claimed:
+                break
+            receipts = await self._send(chunk, claimed)
+            await self._apply(chunk, claimed, receipts)
+        await record_outcomes(self._facts, account, chunk)
+        due = chunk.next_due()
+        ended = await self._ledger.write(
+            lambda connection: chunks.release(connection, chunk, self.owner, self._clock(), due)
+        )
+        if ended:
+            log.info("campaign ended", account=chunk.account_id, campaign=chunk.campaign_id)
+
+    async def _freeze_request(self, chunk: Chunk) -> bool:
+        request = msgspec.json.decode(chunk.request or "", type=Request)
+
+        def freeze(connection: Connection) -> bool:
+            pairs = find_recipients(connection, chunk.account_id, read_to(request.to), chunk.channel)
+            return chunks.freeze_request(connection, chunk, self.owner, pairs)
+
+        return await self._ledger.write(freeze)
+
+    async def _read_job(self, chunk: Chunk) -> Job:
+        day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+        if chunk.request is not None:
+            request = msgspec.json.decode(chunk.request, type=Request)
+            name = f"s{chunk.id}"
+            return Job(Renderer(request.content), request.send_to_all_devices, f"{name}_{day}", f"tocsin-{name}")
+        spec = await self._ledger.read(
+            lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id)
+        )
+        name = str(chunk.campaign_id)
+        return Job(_renderer_of(chunk.campaign_id, spec), spec.send_to_all_devices, f"{name}_{day}", f"tocsin-{name}")
+
+    async def _plan(self, chunk: Chunk, job: Job) -> list[Parcel]:
+        """The next window: messages for those who can be reached, and a final state for those who cannot."""
+        now = self._clock()
+        if now >= chunk.expires_at:
+            for position in chunk.waiting(float("inf")):
+                self._end(chunk, position, State.EXPIRED, "too late", now)
+            return []
+        if self._stopping:
+            return []
+        lanes = await self._lanes.of(chunk.account_id, now)
+        window: list[int] = []
+        for position in chunk.waiting(now):
+            lane = lanes.get(chunks.PLATFORM_CODES[chunk.platforms[position]])
+            if lane is None:
+                chunk.move(position, State.NO_PROVIDER)
+            elif lane.paused_until > now:
+                chunk.notes.setdefault(position, Note()).not_before = lane.paused_until
+            else:
+                window.append(position)
+                if len(window) == self._settings.window:
+                    break
+        users = sorted({chunk.users[position] for position in window})
+        people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users))
+        parcels: list[Parcel] = []
+        for position in window:
+            platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
+            person = people.get(chunk.users[position])
+            addresses = find_addresses(person, platform, every_device=job.every_device)
+            if isinstance(addresses, State):
+                chunk.move(position, addresses)
+                continue
+            assert person is not None
+            for device_id, address in addresses:
+                envelope = self._address(chunk, job, position, device_id, address)
+                try:
+                    message = job.renderer.render(platform, person.profile, envelope)
+                except Unrenderable as error:
+                    self._end(chunk, position, State.REFUSED, f"template: {error}", now)
+                    break
+                parcels.append(Parcel(position, device_id, message, lanes[platform]))
+        return parcels
+
+    def _address(self, chunk: Chunk, job: Job, position: int, device_id: int, address: Address) -> Envelope:
+        # The same id on every attempt at this recipient and device.
+        name = f"{chunk.id}:{position}:{device_id}".encode()
+        return Envelope(
+            id=str(uuid.UUID(bytes=hashlib.blake2b(name, digest_size=16, key=self._secret).digest(), version=4)),
+            collapse=job.collapse,
+            campaign=job.campaign,
+            push_id=sign_push_id(self._secret, chunk.id, position),
+            address=address,
+            expires_at=int(chunk.expires_at),
+        )
+
+    async def _commit(self, chunk: Chunk, parcels: Sequence[Parcel]) -> Sequence[Parcel] | None:
+        """Commits what is settled and claims the parcels' recipients. None: the lease is lost, send nothing."""
+
+        def commit(connection: Connection) -> Sequence[Parcel] | None:
+            claimed = parcels
+            if chunks.is_stopped(connection, chunk.run_id):
+                for position in chunk.waiting(float("inf")):
+                    chunk.move(position, State.STOPPED)
+                claimed = []
+            for position in {parcel.position for parcel in claimed}:
+                chunk.move(position, State.CLAIMED)
+            ours = chunks.settle(connection, chunk, self.owner, self._clock(), self._settings.lease_seconds)
+            return claimed if ours else None
+
+        return await self._ledger.write(commit)
+
+    async def _send(self, chunk: Chunk, parcels: Sequence[Parcel]) -> list[Receipt]:
+        """Hands a claimed window to its lanes, renewing the lease while vendors think."""
+        now = self._clock()
+        sending = asyncio.ensure_future(asyncio.gather(*(parcel.lane.send(parcel.message, now) for parcel in parcels)))
+        while True:
+            done, _ = await asyncio.wait([sending], timeout=self._settings.lease_seconds / 3)
+            if done:
+                return sending.result()
+            await self._ledger.write(
+                lambda connection: chunks.settle(
+                    connection, chunk, self.owner, self._clock(), self._settings.lease_seconds
+                )
+            )
+
+    async def _apply(self, chunk: Chunk, parcels: Sequence[Parcel], receipts: Sequence[Receipt]) -> None:
+        """Turns receipts into states; dead addresses are forgotten."""
+        now = self._clock()
+        by_position: dict[int, list[Receipt]] = {}
+        gone: dict[int, list[tuple[int, Address, str]]] = {}
+        for parcel, receipt in zip(parcels, receipts, strict=True):
+            by_position.setdefault(parcel.position, []).append(receipt)
+            if receipt.outcome is Outcome.GONE:
+                dead = (parcel.device_id, parcel.message.address, receipt.code)
+                gone.setdefault(chunk.users[parcel.position], []).append(dead)
+        for position, answers in by_position.items():
+            best = min(answers, key=lambda answer: PRECEDENCE.index(answer.outcome))
+            tries = chunk.notes[position].tries if position in chunk.notes else 0
+            step = next_step(best, tries, now, chunk.expires_at, self._policy, self._dice.random())
+            self._step(chunk, position, step, best.code, now)
+        if gone:
+            await self._forget(chunk.account_id, gone, now)
+
+    async def _forget(
+        self, account_id: str, gone: Mapping[int, Sequence[tuple[int, Address, str]]], now: float
+    ) -> None:
+        await self._ledger.write(lambda connection: mark_gone(connection, account_id, gone, now))
+        await refresh_profiles(self._ledger, self._facts, account_id, sorted(gone))
+
+    def _step(self, chunk: Chunk, position: int, step: Step, code: str, now: float) -> None:
+        if step.state is State.WAITING:
+            chunk.move(position, State.WAITING)
+            chunk.notes[position] = Note(tries=step.tries, code=code, not_before=step.not_before)
+        elif step.state is State.ACCEPTED and position not in chunk.notes:
+            chunk.move(position, State.ACCEPTED)
+        else:
+            self._end(chunk, position, step.state, code, now, step.tries)
+
+    def _end(self, chunk: Chunk, position: int, state: State, code: str, now: float, tries: int = 0) -> None:
+        """A final state that needs a word, or came later than the chunk's first try."""
+        assert state in FINAL
+        chunk.move(position, state)
+        at = now if position in chunk.notes or tries == 0 else 0.0
+        chunk.notes[position] = Note(tries=tries, code="" if state is State.ACCEPTED else code, at=at)
+
+
+@functools.lru_cache(maxsize=64)
+def _compiled(text: bytes) -> Renderer:
+    return Renderer(msgspec.json.decode(text, type=Content))
+
+
+def _renderer_of(campaign_id: int, spec: Spec) -> Renderer:
+    return _compiled(msgspec.json.encode(spec.content))

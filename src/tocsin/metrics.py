@@ -1,0 +1,26 @@
+"""Every metric once. They say how the process does; what became of messages is read from the ledger."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+
+REGISTRY = CollectorRegistry()
+
+REQUESTS = Counter(
+    "tocsin_requests_total", "API requests by route and HTTP status.", ("route", "status"), registry=REGISTRY
+)
+RECORDS = Counter("tocsin_records_total", "Upload records by result.", ("result",), registry=REGISTRY)
+RECEIPTS = Counter(
+    "tocsin_receipts_total", "Answers of vendors by provider and outcome.", ("provider", "outcome"), registry=REGISTRY
+)
+CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
+RUNS_OVERDUE = Gauge(
+    "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY
+)
+
+NAMES = tuple(metric.name + ("_total" if metric.type == "counter" else "") for metric in REGISTRY.collect())
+
+
+def render_metrics() -> bytes:
+    """The Prometheus text format."""
+    return generate_latest(REGISTRY)

@@ -1,0 +1,12 @@
+"""Stage 5 of 7, providers: a message becomes a receipt."""
+
+from __future__ import annotations
+
+from tocsin.providers.apns import Apns
+from tocsin.providers.contract import AddressKind, Provider
+from tocsin.providers.fcm import Fcm
+from tocsin.providers.smtp import Smtp
+from tocsin.providers.wns import Wns
+
+BY_NAME: dict[str, type[Provider]] = {"fcm": Fcm, "apns": Apns, "wns": Wns, "smtp": Smtp}
+BY_KIND: dict[AddressKind, type[Provider]] = {one.kind: one for one in BY_NAME.values()}

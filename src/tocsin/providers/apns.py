@@ -1,0 +1,239 @@
+"""Apple Push Notification service: HTTP/2, one ES256 token for the whole provider."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+from urllib.parse import quote
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec import Meta
+
+from tocsin.errors import Misconfigured
+from tocsin.outcome import Outcome
+from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.transport import Answer, Limits, Request, Transport
+from tocsin.providers.verdict import (
+    DENIED,
+    GONE,
+    REFUSED,
+    WRONG_TEMPLATE,
+    Verdict,
+    check_ca,
+    check_endpoint,
+    judge_failure,
+    judge_status,
+    read_retry_after,
+    throttled,
+    unavailable,
+    wrong_kind,
+)
+
+MINT_SECONDS = 40 * 60  # Apple: refuse no sooner than 20 minutes, no later than 60
+CHURN_SECONDS = 20 * 60  # Apple: a second new token on a connection within this time is an offence
+APPLE_WAIT = 900.0  # seconds: Apple: «After 15 minutes, you can retry» a 5xx
+RECONNECT_WAIT = 1.0  # seconds, for a connection that went away
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tocsin provider set apns`."""
+
+    key: Annotated[str, Meta(description="the signing key, the .p8 file from Apple", extra={"file": True})]
+    key_id: Annotated[str, Meta(description="the key's 10 characters")]
+    team_id: Annotated[str, Meta(description="the team's 10 characters")]
+    topic: Annotated[str, Meta(description="the app's bundle id")]
+    endpoint: Annotated[
+        str, Meta(description="where APNs is; Apple's sandbox is https://api.sandbox.push.apple.com")
+    ] = "https://api.push.apple.com"
+    ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
+    timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
+
+    def __repr__(self) -> str:
+        return f"Settings(topic={self.topic!r}, endpoint={self.endpoint!r})"
+
+
+_BROKEN = unavailable(APPLE_WAIT)
+TABLE: dict[str, Verdict] = {
+    "BadDeviceToken": GONE,  # or the wrong environment: whether many say so is for pacing's breaker
+    "DeviceTokenNotForTopic": GONE,
+    "TopicDisallowed": DENIED,
+    "BadTopic": DENIED,
+    "MissingTopic": DENIED,
+    "BadCollapseId": WRONG_TEMPLATE,
+    "BadExpirationDate": WRONG_TEMPLATE,
+    "BadPriority": WRONG_TEMPLATE,
+    "BadMessageId": WRONG_TEMPLATE,
+    "InvalidPushType": WRONG_TEMPLATE,
+    "DuplicateHeaders": WRONG_TEMPLATE,
+    "PayloadEmpty": WRONG_TEMPLATE,
+    "MissingDeviceToken": WRONG_TEMPLATE,
+    "BadPath": WRONG_TEMPLATE,
+    "MethodNotAllowed": WRONG_TEMPLATE,
+    "IdleTimeout": unavailable(RECONNECT_WAIT),
+    "BadCertificate": DENIED,
+    "BadCertificateEnvironment": DENIED,
+    "BadEnvironmentKeyIdInToken": DENIED,
+    "ExpiredProviderToken": DENIED,
+    "Forbidden": DENIED,
+    "InvalidProviderToken": DENIED,
+    "MissingProviderToken": DENIED,
+    "UnrelatedKeyIdInToken": DENIED,
+    "Unregistered": GONE,
+    "ExpiredToken": GONE,
+    "PayloadTooLarge": REFUSED,
+    "TooManyRequests": throttled(60.0, Scope.DEVICE),
+    "TooManyProviderTokenUpdates": throttled(60.0, Scope.LANE),
+    "InternalServerError": _BROKEN,
+    "ServiceUnavailable": _BROKEN,
+    "Shutdown": unavailable(RECONNECT_WAIT, Scope.LANE),
+}
+
+
+class _Body(msgspec.Struct):
+    reason: str = ""
+    timestamp: float = 0.0  # milliseconds: since when APNs knows that the device is gone
+
+
+def receipt(answer: Answer, address: Address) -> Receipt:
+    """What APNs' answer means for `address`: a 410 older than its registration is about a former life of the token."""
+    if answer.failure:
+        return judge_failure(answer, RECONNECT_WAIT)
+    if answer.status == 200:
+        return Receipt(outcome=Outcome.ACCEPTED, vendor_id=answer.headers.get("apns-id", ""))
+    body = _read_body(answer.body)
+    code = f"{answer.status} {body.reason}".strip()
+    verdict = TABLE.get(body.reason)
+    wait = read_retry_after(answer)  # not documented for APNs, honoured where a proxy adds it
+    if verdict is None:
+        return judge_status(answer.status, code, "", APPLE_WAIT, wait)
+    if answer.status == 410 and body.timestamp / 1000 < address.registered_at:
+        return REFUSED.receipt(code, "the device registered again after APNs had last seen it gone")
+    return verdict.receipt(code, retry_after=wait)
+
+
+def _read_body(raw: bytes) -> _Body:
+    try:
+        return msgspec.json.decode(raw, type=_Body)
+    except (msgspec.DecodeError, ValueError):
+        return _Body()
+
+
+def payload(message: Push) -> bytes:
+    """The JSON body: the app's own keys stand beside `aps`, as Apple wants custom keys to."""
+    aps: dict[str, Any] = {"alert": {"title": message.title, "body": message.body}}
+    if message.badge is not None:
+        aps["badge"] = message.badge
+    if message.sound:
+        aps["sound"] = message.sound
+    if message.category:
+        aps["category"] = message.category
+    if message.mutable_content:
+        aps["mutable-content"] = 1
+    return msgspec.json.encode({**message.data, "aps": aps})
+
+
+def request(message: Push, origin: str, topic: str, token: str, timeout: float) -> Request:
+    """The POST for one message. origin: `https://host[:port]`."""
+    headers = (
+        "authorization: bearer " + token,
+        "apns-topic: " + topic,
+        "apns-push-type: alert",
+        "apns-priority: 10",
+        f"apns-expiration: {int(message.expires_at)}",
+        "apns-collapse-id: " + message.collapse,
+        "apns-id: " + message.id,
+        "content-type: application/json",
+    )
+    url = f"{origin}/3/device/{quote(message.address.value, safe='')}"
+    return Request(url=url, headers=headers, body=payload(message), timeout=timeout)
+
+
+class Signer:
+    """Mints the provider token, and keeps it: Apple wants one for all connections, 20 to 60 minutes old at most."""
+
+    def __init__(self, settings: Settings) -> None:
+        try:
+            key = load_pem_private_key(settings.key.encode(), None)
+        except ValueError:
+            raise Misconfigured("key is not the .p8 file from Apple.") from None
+        if not isinstance(key, EllipticCurvePrivateKey) or not isinstance(key.curve, SECP256R1):
+            raise Misconfigured("key is not an ES256 (P-256) key.")
+        self._key = key
+        self._key_id = settings.key_id
+        self._team_id = settings.team_id
+        self._token = ""
+        self._minted = 0.0
+
+    def __repr__(self) -> str:
+        return f"Signer({self._key_id!r})"
+
+    def token(self, now: float) -> str:
+        """The token of the hour."""
+        if not self._token or now - self._minted >= MINT_SECONDS:
+            headers = {"kid": self._key_id, "typ": None}
+            self._token = jwt.encode({"iss": self._team_id, "iat": int(now)}, self._key, "ES256", headers=headers)
+            self._minted = now
+        return self._token
+
+    def replace(self, token: str, now: float) -> bool:
+        """APNs calls `token` expired: True when another may be tried. False when ours is younger than 20 minutes: then
+        a clock is wrong, and another token would only be churn."""
+        if token == self._token:
+            if now - self._minted < CHURN_SECONDS:
+                return False
+            self._token = ""
+        return True
+
+
+class Apns:
+    """Apple's way to its devices."""
+
+    name: ClassVar[str] = "apns"
+    kind: ClassVar[AddressKind] = "apns"
+    platform: ClassVar[Platform] = "ios"
+    Settings: ClassVar[type[msgspec.Struct]] = Settings
+
+    def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
+        assert isinstance(settings, Settings)
+        self._origin = check_endpoint("endpoint", settings.endpoint)
+        self._topic = settings.topic
+        self._timeout = settings.timeout
+        self._signer = Signer(settings)
+        limits = Limits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
+        self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
+
+    def __repr__(self) -> str:
+        return f"Apns({self._topic!r}, {self._origin!r})"
+
+    async def send(self, message: Message, now: float) -> Receipt:
+        """See `Provider.send`. What a new connection or a new token can mend is sent again once."""
+        if not isinstance(message, Push):
+            return wrong_kind(self.name)
+        for attempt in (1, 2):
+            token = self._signer.token(now)
+            generation = self._pool.generation
+            answer = await self._pool.request(request(message, self._origin, self._topic, token, self._timeout))
+            came = receipt(answer, message.address)
+            if not await self._mend(came.code, token, generation, now) or attempt == 2:
+                break
+        return came
+
+    async def _mend(self, code: str, token: str, generation: int, now: float) -> bool:
+        """True when the refusal was about the connection or the token's age, and the message may go again at once."""
+        if code == "403 ExpiredProviderToken":
+            again = self._signer.replace(token, now)
+        elif code in ("403 UnrelatedKeyIdInToken", "400 IdleTimeout"):
+            again = True
+        elif code in ("503 Shutdown", "429 TooManyProviderTokenUpdates"):
+            again = False
+        else:
+            return False
+        # After any of these the connection stays unusable, whatever is sent on it.
+        await self._pool.renew(generation)
+        return again
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._pool.aclose()

@@ -1,0 +1,254 @@
+"""Firebase Cloud Messaging, HTTP v1: Android devices, one message a request."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from msgspec import Meta
+
+from tocsin.errors import Misconfigured
+from tocsin.outcome import Outcome
+from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.oauth import Tokens
+from tocsin.providers.transport import Answer, Limits, Request, Transport
+from tocsin.providers.verdict import (
+    DENIED,
+    GONE,
+    REFUSED,
+    UNKNOWN,
+    WRONG_TEMPLATE,
+    Verdict,
+    check_ca,
+    check_endpoint,
+    judge_failure,
+    judge_status,
+    read_retry_after,
+    throttled,
+    unavailable,
+    wrong_kind,
+)
+
+SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
+AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
+FOUR_WEEKS = 2_419_200  # seconds, the longest `ttl`
+FLOOR = 10.0  # seconds: FCM asks never to be tried again sooner
+QUOTA_WAIT = 60.0  # seconds: FCM: a 429 without Retry-After
+PROVED = 512  # campaigns remembered as having been accepted once
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tocsin provider set fcm`."""
+
+    service_account: Annotated[
+        str, Meta(description="the service account's key, the JSON file from Google", extra={"file": True})
+    ]
+    endpoint: Annotated[str, Meta(description="where FCM is")] = "https://fcm.googleapis.com"
+    ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
+    timeout: Annotated[float, Meta(description="seconds to wait for an answer, FCM asks for 10 at least")] = 30.0
+
+    def __repr__(self) -> str:
+        return f"Settings(endpoint={self.endpoint!r})"
+
+
+class _Account(msgspec.Struct):
+    project_id: str
+    private_key: str
+    client_email: str
+    private_key_id: str = ""
+    token_uri: str = AUDIENCE
+
+
+class _Detail(msgspec.Struct):
+    type: str = msgspec.field(name="@type", default="")
+    error_code: str = msgspec.field(name="errorCode", default="")
+    field_violations: list[dict[str, Any]] = msgspec.field(name="fieldViolations", default_factory=list)
+    violations: list[dict[str, Any]] = []
+
+
+class _Error(msgspec.Struct):
+    message: str = ""
+    status: str = ""
+    details: list[_Detail] = []
+
+
+class _Body(msgspec.Struct):
+    name: str = ""
+    error: _Error | None = None
+
+
+# FCM's errorCode decides, not the HTTP status. Empty second half: no FcmError in the answer.
+_UNRELATED = Verdict(Outcome.REFUSED)  # a wrong APNs key in Firebase says nothing about Android
+TABLE: dict[tuple[int, str], Verdict] = {
+    (401, ""): DENIED,
+    (401, "THIRD_PARTY_AUTH_ERROR"): _UNRELATED,
+    (401, "APNS_AUTH_ERROR"): _UNRELATED,
+    (403, ""): DENIED,
+    (403, "SENDER_ID_MISMATCH"): GONE,
+    (404, ""): DENIED,  # wrong project or URL: nothing is known about the device
+    (404, "UNREGISTERED"): GONE,
+    (413, ""): REFUSED,
+    (429, ""): throttled(QUOTA_WAIT, Scope.LANE),
+    (429, "QUOTA_EXCEEDED"): throttled(QUOTA_WAIT, Scope.LANE),
+    (500, "INTERNAL"): unavailable(FLOOR),
+    (503, "UNAVAILABLE"): unavailable(FLOOR),
+}
+_ONE_DEVICE = throttled(QUOTA_WAIT, Scope.DEVICE)
+
+
+def receipt(answer: Answer, *, proved: bool) -> Receipt:
+    """What FCM's answer means. proved: the same campaign's payload has been accepted for another device, so that a
+    complaint about the registration token is about the token; before that the payload may be what is wrong."""
+    if answer.failure:
+        return judge_failure(answer, FLOOR)
+    body = _read_body(answer.body)
+    if answer.status == 200:
+        if body.name:
+            return Receipt(outcome=Outcome.ACCEPTED, vendor_id=body.name)
+        return UNKNOWN.receipt("200 without name", "the answer is not FCM's")
+    error = body.error or _Error()
+    named = next((d.error_code for d in error.details if d.error_code), "")
+    code = named or error.status or str(answer.status)
+    if answer.status == 400:
+        return _judge_400(error, named, proved).receipt(code, error.message)
+    wait = read_retry_after(answer)
+    if answer.status == 429 and _names_one_device(error):
+        return _ONE_DEVICE.receipt(code, error.message, wait)
+    verdict = TABLE.get((answer.status, named))
+    if verdict is None:
+        return judge_status(answer.status, code, error.message, FLOOR, wait)
+    return verdict.receipt(code, error.message, wait)
+
+
+def _judge_400(error: _Error, named: str, proved: bool) -> Verdict:
+    fields = [str(v.get("field", "")) for d in error.details for v in d.field_violations]
+    if "registration token" in error.message or "message.token" in fields:
+        return GONE if proved else REFUSED
+    if "too big" in error.message or "too large" in error.message:
+        return REFUSED  # its size is the recipient's: the next one may fit
+    return WRONG_TEMPLATE if fields or named == "INVALID_ARGUMENT" else REFUSED
+
+
+def _names_one_device(error: _Error) -> bool:
+    told = " ".join([error.message, *(str(v) for d in error.details for v in d.violations)]).lower()
+    return "device" in told or "topic" in told
+
+
+def _read_body(raw: bytes) -> _Body:
+    try:
+        return msgspec.json.decode(raw, type=_Body)
+    except (msgspec.DecodeError, ValueError):
+        return _Body()  # a proxy's HTML
+
+
+def payload(message: Push, now: float) -> bytes:
+    """The JSON body; a field without a value is left out, because FCM refuses null."""
+    shown: dict[str, Any] = {"title": message.title, "body": message.body}
+    if message.image:
+        shown["image"] = message.image
+    android: dict[str, Any] = {"tag": message.collapse}
+    if message.sound == "default":
+        android["default_sound"] = True
+    elif message.sound:
+        android["sound"] = message.sound
+    if message.channel:
+        android["channel_id"] = message.channel
+    if message.badge is not None:
+        android["notification_count"] = message.badge
+    ttl = min(max(int(message.expires_at - now), 0), FOUR_WEEKS)
+    body = {
+        "token": message.address.value,
+        "notification": shown,
+        "android": {
+            "collapse_key": message.collapse,
+            "priority": "high",
+            "ttl": f"{ttl}s",
+            "notification": android,
+        },
+    }
+    if message.data:
+        body["data"] = message.data
+    return msgspec.json.encode({"message": body})
+
+
+def request(message: Push, now: float, url: str, token: str, timeout: float) -> Request:
+    """The POST for one message. url: `…/v1/projects/{project}/messages:send`."""
+    headers = ("Authorization: Bearer " + token, "Content-Type: application/json")
+    return Request(url=url, headers=headers, body=payload(message, now), timeout=timeout)
+
+
+class Fcm:
+    """Google's way to Android devices."""
+
+    name: ClassVar[str] = "fcm"
+    kind: ClassVar[AddressKind] = "fcm"
+    platform: ClassVar[Platform] = "android"
+    Settings: ClassVar[type[msgspec.Struct]] = Settings
+
+    def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
+        assert isinstance(settings, Settings)
+        endpoint = check_endpoint("endpoint", settings.endpoint)
+        self._account = account = _read_account(settings.service_account)
+        check_endpoint("token_uri in service_account", account.token_uri)
+        self._key = _read_key(account.private_key)
+        self._url = f"{endpoint}/v1/projects/{account.project_id}/messages:send"
+        self._timeout = settings.timeout
+        # FCM: at most 100 streams on a connection.
+        self._pool = transport.pool(ca=check_ca(settings.ca), limits=Limits(connections=4, streams=100, in_flight=400))
+        self._tokens = Tokens(self._pool, self._ask)
+        self._proved: dict[str, None] = {}
+
+    def __repr__(self) -> str:
+        return f"Fcm({self._url!r})"
+
+    async def send(self, message: Message, now: float) -> Receipt:
+        """See `Provider.send`. A 401 is met once with a new token; the second one is `DENIED`."""
+        if not isinstance(message, Push):
+            return wrong_kind(self.name)
+        for attempt in (1, 2):
+            token = await self._tokens.get(now)
+            if isinstance(token, Receipt):
+                return token
+            answer = await self._pool.request(request(message, now, self._url, token, self._timeout))
+            came = receipt(answer, proved=message.collapse in self._proved)
+            if answer.status != 401 or came.outcome is not Outcome.DENIED or attempt == 2:
+                break
+            self._tokens.drop(token)
+        if came.outcome is Outcome.ACCEPTED:
+            self._prove(message.collapse)
+        return came
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._pool.aclose()
+
+    def _prove(self, collapse: str) -> None:
+        if collapse not in self._proved:
+            if len(self._proved) >= PROVED:
+                self._proved.pop(next(iter(self._proved)))
+            self._proved[collapse] = None
+
+    def _ask(self, now: float) -> Request:
+        account = self._account
+        claims = {"iss": account.client_email, "scope": SCOPE, "aud": AUDIENCE, "iat": int(now), "exp": int(now) + 3600}
+        headers = {"kid": account.private_key_id} if account.private_key_id else None
+        assertion = jwt.encode(claims, self._key, algorithm="RS256", headers=headers)
+        body = f"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={assertion}"
+        form = ("Content-Type: application/x-www-form-urlencoded",)
+        return Request(url=account.token_uri, headers=form, body=body.encode(), timeout=self._timeout)
+
+
+def _read_account(text: str) -> _Account:
+    try:
+        return msgspec.json.decode(text, type=_Account)
+    except msgspec.DecodeError as error:
+        raise Misconfigured(f"service_account is not a Google service account's JSON file: {error}.") from None
+
+
+def _read_key(pem: str) -> Any:
+    try:
+        return load_pem_private_key(pem.encode(), None)
+    except ValueError:
+        raise Misconfigured("service_account holds no readable private key.") from None

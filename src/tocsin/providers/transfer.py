@@ -1,0 +1,211 @@
+"""One libcurl handle, and what can be sworn about the request it carried: taken, certainly not taken, or nobody knows.
+
+libcurl sends a request again by itself when a reused connection dies before the first byte of an answer. Measured with
+libcurl 8.23: five HTTP/2 connections cut under load made five messages arrive twice, without a word to the caller. The
+body is therefore handed over by a read callback, and the rewind libcurl needs before sending again is refused unless
+the server itself has said that it did not process the stream (REFUSED_STREAM, or GOAWAY with a lower last stream).
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+import pycurl
+
+ANSWER_BYTES = 64 * 1024  # of an answer's body are kept, the rest is read and dropped
+CONNECT_SECONDS = 10.0
+AGENT = "tocsin"
+
+Failure = Literal["", "unsent", "unknown"]
+# libcurl's own sentence for a stream the peer refused; without it the rewind is refused, which costs an `unknown`
+# instead of a second copy. A libcurl that words it differently is safe, only less generous.
+_REFUSED = b"refused by server, try again"
+_LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One HTTP POST. headers: whole lines, «name: value», without CR or LF. version: "2" asks for HTTP/2 by ALPN, "1.1"
+    keeps to HTTP/1.1. timeout: seconds for everything from the wait for a connection to the last byte."""
+
+    url: str
+    headers: tuple[str, ...]
+    body: bytes
+    version: Literal["2", "1.1"] = "2"
+    timeout: float = 30.0
+
+    def __repr__(self) -> str:
+        return f"Request({len(self.body)} bytes)"  # the URL holds a device's address, the headers our credentials
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """One mail for one mailbox. url: `smtp://host:port/our-name` or `smtps://…`. tls: STARTTLS is required, for an
+    `smtp` URL. body: the whole message with CRLF line ends. timeout: seconds."""
+
+    url: str
+    sender: str
+    recipient: str
+    body: bytes
+    username: str = ""
+    password: str = ""
+    tls: bool = True
+    timeout: float = 60.0
+
+    def __repr__(self) -> str:
+        return f"Envelope({len(self.body)} bytes)"
+
+
+class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """What came back. Either `status` is the peer's (HTTP status or last SMTP reply code), or `failure` is not empty:
+    "unsent" is certain (the peer cannot have taken the message), "unknown" is everything else. detail: libcurl's
+    sentence. headers: names in lower case. replies: an SMTP server's lines."""
+
+    status: int = 0
+    headers: dict[str, str] = {}
+    body: bytes = b""
+    failure: Failure = ""
+    detail: str = ""
+    replies: tuple[str, ...] = ()
+
+
+def is_loopback(url: str) -> bool:
+    """True for a plain http URL on this machine, the only place where no TLS is accepted."""
+    return any(url == start or url.startswith((start + ":", start + "/")) for start in _LOOPBACK)
+
+
+class Transfer:
+    """A handle that is used again and again for one kind of exchange; it carries one request at a time."""
+
+    __slots__ = ("_body", "_handed", "_kept", "_lines", "_refused", "_size", "curl")
+
+    def __init__(self, ca: str, idle: int) -> None:
+        self.curl = curl = pycurl.Curl()
+        self._body = b""
+        self._handed = 0  # bytes of the body that libcurl has taken, in the attempt under way
+        self._refused = False
+        self._lines: list[bytes] = []
+        self._kept: list[bytes] = []
+        self._size = 0
+        curl.setopt(pycurl.NOSIGNAL, 1)
+        curl.setopt(pycurl.READFUNCTION, self._read)
+        curl.setopt(pycurl.SEEKFUNCTION, self._rewind)
+        curl.setopt(pycurl.WRITEFUNCTION, self._write)
+        curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
+        curl.setopt(pycurl.VERBOSE, 1)  # the refusal is only told in libcurl's trace
+        curl.setopt(pycurl.DEBUGFUNCTION, self._trace)
+        curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
+        curl.setopt(pycurl.TCP_KEEPALIVE, 1)
+        curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
+        curl.setopt(pycurl.MAXAGE_CONN, idle)
+        _trust(curl, ca)
+
+    def prepare_http(self, *, fresh_dns: bool) -> Transfer:
+        """Sets what every HTTP request of a pool has in common."""
+        curl = self.curl
+        curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP)
+        curl.setopt(pycurl.FOLLOWLOCATION, 0)
+        curl.setopt(pycurl.PIPEWAIT, 1)
+        curl.setopt(pycurl.POST, 1)
+        curl.setopt(pycurl.USERAGENT, AGENT)
+        if fresh_dns:
+            curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
+        return self
+
+    def prepare_smtp(self, is_over: Callable[[], bool]) -> Transfer:
+        """Sets what every mail of a relay has in common; `is_over` is asked every second or so."""
+        self.curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_SMTP | pycurl.PROTO_SMTPS)
+        self.curl.setopt(pycurl.UPLOAD, 1)
+        self.curl.setopt(pycurl.NOPROGRESS, 0)
+        self.curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: int(is_over()))
+        return self
+
+    def load(self, request: Request) -> None:
+        """Makes the handle ready for one POST."""
+        curl = self.curl
+        self._start(request.body, request.timeout)
+        curl.setopt(pycurl.URL, request.url)
+        version = pycurl.CURL_HTTP_VERSION_2TLS if request.version == "2" else pycurl.CURL_HTTP_VERSION_1_1
+        curl.setopt(pycurl.HTTP_VERSION, version)
+        curl.setopt(pycurl.HTTPHEADER, [*request.headers, "Expect:", "Accept:"])
+        curl.setopt(pycurl.POSTFIELDSIZE, len(request.body))
+
+    def load_mail(self, envelope: Envelope) -> None:
+        """Makes the handle ready for one mail."""
+        curl = self.curl
+        self._start(envelope.body, envelope.timeout)
+        curl.setopt(pycurl.URL, envelope.url)
+        curl.setopt(pycurl.USE_SSL, pycurl.USESSL_ALL if envelope.tls else pycurl.USESSL_NONE)
+        curl.setopt(pycurl.MAIL_FROM, f"<{envelope.sender}>")
+        curl.setopt(pycurl.MAIL_RCPT, [f"<{envelope.recipient}>"])
+        curl.setopt(pycurl.INFILESIZE, len(envelope.body))
+        if envelope.username:
+            curl.setopt(pycurl.USERNAME, envelope.username)
+            curl.setopt(pycurl.PASSWORD, envelope.password)
+
+    def _start(self, body: bytes, timeout: float) -> None:
+        self._body = body
+        self._handed = 0
+        self._refused = False
+        self._lines.clear()
+        self._kept.clear()
+        self._size = 0
+        self.curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout * 1000)))
+
+    def read_answer(self) -> Answer:
+        """The answer of a finished HTTP exchange."""
+        headers: dict[str, str] = {}
+        for line in self._lines:
+            name, colon, value = line.decode("latin-1").partition(":")
+            if colon:
+                headers[name.lower()] = value.strip()
+        return Answer(status=self.curl.getinfo(pycurl.RESPONSE_CODE), headers=headers, body=b"".join(self._kept))
+
+    def read_failure(self, error: pycurl.error) -> Answer:
+        """What can be said of an exchange that broke. A peer cannot act on a message whose end libcurl was never given:
+        an HTTP body shorter than its length, a mail without its final dot (RFC 5321 4.1.1.4). So a body not handed over
+        to the end proves that nothing was taken; so does the peer's own refusal. Everything else is unknown."""
+        certain = self._refused or self._handed < len(self._body)
+        code, sentence = (*error.args, "")[:2]
+        return Answer(failure="unsent" if certain else "unknown", detail=f"libcurl {code}: {sentence}"[:300])
+
+    def read_replies(self, error: pycurl.error | None) -> Answer:
+        """The last reply of an SMTP exchange, or its failure."""
+        replies = tuple(line.decode("utf-8", "replace").rstrip() for line in self._lines)
+        status = self.curl.getinfo(pycurl.RESPONSE_CODE)
+        if error is None or status >= 400:
+            return Answer(status=status, replies=replies)
+        return msgspec.structs.replace(self.read_failure(error), replies=replies)
+
+    def _read(self, limit: int) -> bytes:
+        self._refused = False  # from here on another attempt is on its way
+        piece = self._body[self._handed : self._handed + limit]
+        self._handed += len(piece)
+        return piece
+
+    def _rewind(self, _offset: int, _origin: int) -> int:
+        if not self._refused:
+            return pycurl.SEEKFUNC_FAIL  # type: ignore[no-any-return]
+        self._handed = 0
+        return pycurl.SEEKFUNC_OK  # type: ignore[no-any-return]
+
+    def _write(self, piece: bytes) -> None:
+        if self._size < ANSWER_BYTES:
+            self._kept.append(piece[: ANSWER_BYTES - self._size])
+            self._size += len(piece)
+
+    def _trace(self, kind: int, text: bytes) -> None:
+        if kind == 0 and _REFUSED in text:
+            self._refused = True
+
+
+def _trust(curl: pycurl.Curl, ca: str) -> None:
+    """`ca` is PEM text; empty means the machine's own store, which the bundled libcurl does not know by itself."""
+    if ca:
+        curl.setopt(pycurl.CAINFO_BLOB, ca.encode())
+        return
+    paths = ssl.get_default_verify_paths()
+    if paths.cafile and os.access(paths.cafile, os.R_OK):
+        curl.setopt(pycurl.CAINFO, paths.cafile)

@@ -1,0 +1,206 @@
+"""Windows Push Notification Services: HTTP/1.1, so one connection for each request in flight."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar
+from urllib.parse import urlencode
+
+import msgspec
+from msgspec import Meta
+
+from tocsin.errors import Misconfigured
+from tocsin.outcome import Outcome
+from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.oauth import Tokens
+from tocsin.providers.toast import make_tag, render
+from tocsin.providers.transport import Answer, Limits, Request, Transport
+from tocsin.providers.verdict import (
+    DENIED,
+    GONE,
+    REFUSED,
+    WRONG_TEMPLATE,
+    Verdict,
+    check_ca,
+    check_endpoint,
+    judge_failure,
+    judge_status,
+    read_retry_after,
+    throttled,
+    unavailable,
+    wrong_kind,
+)
+
+TOAST_BYTES = 5000
+ENTRA = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
+ENTRA_SCOPE = "https://wns.windows.com/.default"
+LEGACY = "https://login.live.com/accesstoken.srf"
+LEGACY_SCOPE = "notify.windows.com"
+MICROSOFT_WAIT = 30.0  # seconds before a 500 or 503 is tried again
+
+# Microsoft: never push to another domain, or the app's token is handed to whoever registered the address. Matched
+# against the raw text, so that no two readers of URLs can disagree about where the host ends.
+_CHANNEL = re.compile(r"https://(?:[a-z0-9-]+\.)*notify\.windows\.com(?::443)?/[!-~]*", re.IGNORECASE)
+_PRINTABLE = re.compile(r"[!-~]+")
+_TENANT = re.compile(r"[A-Za-z0-9.-]+")
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tocsin provider set wns`."""
+
+    client_id: Annotated[str, Meta(description="the app's id (Entra), or its package SID (legacy log-in)")]
+    client_secret: Annotated[str, Meta(description="the app's secret", extra={"file": True})]
+    tenant: Annotated[
+        str, Meta(description="the Entra tenant; not for a package SID, which logs in the legacy way")
+    ] = ""
+    token_endpoint: Annotated[str, Meta(description="where tokens are given, if not where Microsoft gives them")] = ""
+    endpoint: Annotated[str, Meta(description="an origin to allow channels of, beside *.notify.windows.com")] = ""
+    ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
+    timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
+
+    def __repr__(self) -> str:
+        return f"Settings(client_id={self.client_id!r}, endpoint={self.endpoint!r})"
+
+
+TABLE: dict[int, Verdict] = {
+    400: WRONG_TEMPLATE,
+    401: DENIED,
+    403: GONE,  # the channel of another app; whether many say so is for pacing's breaker
+    404: GONE,
+    405: WRONG_TEMPLATE,
+    406: throttled(600.0, Scope.LANE),
+    410: GONE,
+    412: unavailable(3600.0),  # undocumented, seen in the wild
+    413: REFUSED,
+    500: unavailable(MICROSOFT_WAIT),
+    503: unavailable(MICROSOFT_WAIT),
+}
+_CHANNEL_THROTTLED = throttled(600.0, Scope.DEVICE)
+
+
+def receipt(answer: Answer) -> Receipt:
+    """What WNS's answer means. 200 alone is not a yes: the notification status may say that it was dropped."""
+    if answer.failure:
+        return judge_failure(answer, MICROSOFT_WAIT)
+    headers = answer.headers
+    told = headers.get("x-wns-error-description", "")
+    if answer.status == 200:
+        status = headers.get("x-wns-status") or headers.get("x-wns-notificationstatus") or "received"
+        return _judge_200(status.lower(), told, answer)
+    code = str(answer.status)
+    if answer.status == 410 and "domain" in f"{told} {answer.body.decode('utf-8', 'replace')}".lower():
+        return DENIED.receipt("410 Domain Blocked", told)
+    verdict = TABLE.get(answer.status)
+    wait = read_retry_after(answer)
+    if verdict is None:
+        return judge_status(answer.status, code, told, MICROSOFT_WAIT, wait)
+    return verdict.receipt(code, told, wait)
+
+
+def _judge_200(status: str, told: str, answer: Answer) -> Receipt:
+    if status == "dropped":
+        return REFUSED.receipt("200 dropped", told)
+    if status == "channelthrottled":
+        return _CHANNEL_THROTTLED.receipt("200 channelthrottled", told, read_retry_after(answer))
+    offline = answer.headers.get("x-wns-deviceconnectionstatus", "").lower() == "disconnected"
+    vendor_id = answer.headers.get("x-wns-msg-id", "")
+    return Receipt(outcome=Outcome.ACCEPTED, vendor_id=vendor_id, detail="offline" if offline else "")
+
+
+def is_allowed(channel: str, origin: str) -> bool:
+    """True for a channel URI we may hand our token to: Microsoft's domain by https on port 443, or the operator's own
+    `origin` («https://host:port», empty for none)."""
+    if origin and channel.startswith(origin + "/"):
+        return _PRINTABLE.fullmatch(channel) is not None
+    return _CHANNEL.fullmatch(channel) is not None
+
+
+def request(message: Push, body: bytes, now: float, token: str, timeout: float) -> Request:
+    """The POST for one toast. body: its XML, from `toast.render`."""
+    headers = (
+        "Authorization: Bearer " + token,
+        "Content-Type: text/xml",
+        "X-WNS-Type: wns/toast",
+        "X-WNS-RequestForStatus: true",
+        "X-WNS-Tag: " + make_tag(message.collapse),
+        f"X-WNS-TTL: {max(int(message.expires_at - now), 1)}",
+    )
+    return Request(url=message.address.value, headers=headers, body=body, version="1.1", timeout=timeout)
+
+
+class Wns:
+    """Microsoft's way to Windows devices."""
+
+    name: ClassVar[str] = "wns"
+    kind: ClassVar[AddressKind] = "wns"
+    platform: ClassVar[Platform] = "windows"
+    Settings: ClassVar[type[msgspec.Struct]] = Settings
+
+    def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
+        assert isinstance(settings, Settings)
+        self._origin = check_endpoint("endpoint", settings.endpoint) if settings.endpoint else ""
+        if settings.tenant and not _TENANT.fullmatch(settings.tenant):
+            raise Misconfigured("tenant has to be a tenant id or a domain.")
+        self._timeout = settings.timeout
+        # 60 s: a kept connection that the other side is about to drop ends in an unknown, so old ones are left alone.
+        limits = Limits(connections=100, streams=1, in_flight=100, idle=60)
+        self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
+        self._tokens = Tokens(self._pool, _make_ask(settings))
+
+    def __repr__(self) -> str:
+        return f"Wns({self._origin!r})"
+
+    async def send(self, message: Message, now: float) -> Receipt:
+        """See `Provider.send`. A channel elsewhere is `GONE` without a word to it; a 401 gets one new token."""
+        if not isinstance(message, Push):
+            return wrong_kind(self.name)
+        if not is_allowed(message.address.value, self._origin):
+            return GONE.receipt("channel not allowed", "the channel URI is not Microsoft's")
+        body = render(message)
+        if len(body) > TOAST_BYTES:
+            return REFUSED.receipt("toast too large", f"{len(body)} bytes, WNS takes {TOAST_BYTES}")
+        for attempt in (1, 2):
+            token = await self._tokens.get(now)
+            if isinstance(token, Receipt):
+                return token
+            answer = await self._pool.request(request(message, body, now, token, self._timeout))
+            if answer.status != 401 or attempt == 2:
+                break
+            self._tokens.drop(token)
+        return receipt(answer)
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._pool.aclose()
+
+
+class _Ask:
+    """Makes the request for a token; holds the form with the secret, and shows neither."""
+
+    def __init__(self, url: str, form: bytes, timeout: float) -> None:
+        self._request = Request(
+            url=url,
+            headers=("Content-Type: application/x-www-form-urlencoded",),
+            body=form,
+            version="1.1",
+            timeout=timeout,
+        )
+
+    def __call__(self, now: float) -> Request:
+        return self._request
+
+
+def _make_ask(settings: Settings) -> _Ask:
+    # A package SID is the id of the legacy log-in; its tokens and Entra's do not open each other's channels.
+    legacy = settings.client_id.lower().startswith("ms-app://")
+    if not (legacy or settings.tenant or settings.token_endpoint):
+        raise Misconfigured("tenant is needed, unless client_id is a package SID («ms-app://s-1-15-2-…»).")
+    default = LEGACY if legacy else ENTRA.format(tenant=settings.tenant)
+    url = check_endpoint("token_endpoint", settings.token_endpoint or default)
+    form = {
+        "grant_type": "client_credentials",
+        "client_id": settings.client_id,
+        "client_secret": settings.client_secret.strip(),
+        "scope": LEGACY_SCOPE if legacy else ENTRA_SCOPE,
+    }
+    return _Ask(url, urlencode(form).encode(), settings.timeout)

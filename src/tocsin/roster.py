@@ -1,0 +1,181 @@
+"""Who a claimed recipient is right now: devices, consent and profile, one query each for a whole window."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Row, select, update
+
+from tocsin.errors import Problem
+from tocsin.ingest.people import Key, find_users, upsert_rows
+from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
+from tocsin.ingest.record import read_email, read_phone
+from tocsin.outcome import State
+from tocsin.providers.contract import Address
+from tocsin.store import schema
+
+TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
+TO_LIMIT = 1000
+
+
+class Person(msgspec.Struct):
+    """What a message to a user needs. devices: live ones by platform, newest first, with their ledger ids."""
+
+    profile: dict[str, Any]
+    devices: dict[str, list[tuple[int, Address]]]
+    dead_email: str = ""  # the address that bounced for good, if any
+
+
+def read_to(to: Any) -> list[Key]:
+    """The `to` of a `/1/send` request as identities, without repeats. Raises Problem 21 or 84."""
+    if to is None:
+        raise Problem("to is a mandatory field", code=21)
+    if not isinstance(to, dict):
+        raise Problem("Invalid recipients: to must be an object of lists (at $.to)", code=84)
+    keys: dict[Key, None] = {}
+    count = 0
+    for name, values in to.items():
+        kind = TO_KINDS.get(name.lower())
+        if kind is None:
+            known = "FBID, GPID, Email, Identity, objectId"
+            raise Problem(f"Invalid recipients: {name[:80]!r} is no identifier; known are {known} (at $.to)", code=84)
+        if not isinstance(values, list):
+            raise Problem(f"Invalid recipients: must be a list (at $.to.{name})", code=84)
+        count += len(values)
+        if count > TO_LIMIT:
+            raise Problem(f"Invalid recipients: at most {TO_LIMIT} in one request (at $.to)", code=84)
+        for index, value in enumerate(values):
+            text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+            if not isinstance(text, str) or not 0 < len(text.encode()) <= 1024:
+                raise Problem(f"Invalid recipients: must be a text (at $.to.{name}[{index}])", code=84)
+            keys[kind, text.strip().lower() if kind == "Email" else text] = None
+    if not keys:
+        raise Problem("Invalid recipients: nobody is named (at $.to)", code=84)
+    return list(keys)
+
+
+def find_recipients(
+    connection: Connection, account_id: str, keys: Sequence[Key], channel: str
+) -> list[tuple[int, str]]:
+    """Who these identities mean: a recipient a user and platform they have or had a device on. (0, "") stands for an
+    identity nobody has, (user, "") for a user who cannot be reached on the channel at all."""
+    wanted = {key for one in keys for key in (one, *_also(one))}
+    found = find_users(connection, account_id, wanted)
+    pairs: dict[tuple[int, str], None] = {}
+    nobody = 0
+    users: dict[int, None] = {}
+    for key in keys:
+        user = next((found[one] for one in (key, *_also(key)) if one in found), None)
+        if user is None:
+            nobody += 1
+        else:
+            users[user] = None
+    platforms = _platforms_of(connection, account_id, list(users), channel)
+    for user in users:
+        for platform in platforms.get(user) or ("",):
+            pairs[user, platform] = None
+    return [*pairs, *[(0, "")] * nobody]
+
+
+def look_up(connection: Connection, account_id: str, users: Sequence[int]) -> dict[int, Person]:
+    """The people of one window."""
+    table, device = schema.user, schema.device
+    people: dict[int, Person] = {}
+    rows = connection.execute(
+        select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(users))
+    )
+    for row in rows:
+        people[row.id] = Person(msgspec.json.decode(row.profile), defaultdict(list))
+    found = connection.execute(
+        select(device)
+        .where(device.c.account_id == account_id, device.c.user_id.in_(users))
+        .order_by(device.c.registered_at.desc(), device.c.id.desc())
+    )
+    for row in found:
+        person = people[row.user_id]
+        if row.kind == "email":
+            person.dead_email = row.token
+        elif row.gone_at is None:
+            address = Address(kind=row.kind, value=row.token, registered_at=row.registered_at)
+            person.devices[PLATFORM_OF_KIND[row.kind]].append((row.id, address))
+    return people
+
+
+def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:
+    """Where to send: the newest device of the platform (all of them if asked), or why not."""
+    if person is None:
+        return State.NO_DEVICE
+    if platform == "email":
+        address = read_email(person.profile.get("Email"))
+        if not address or address == person.dead_email:
+            return State.NO_DEVICE
+        return [(0, Address(kind="email", value=address))] if wants_email(person.profile) else State.UNSUBSCRIBED
+    devices = person.devices.get(platform, [])
+    if not devices:
+        return State.NO_DEVICE
+    if not wants_push(person.profile):
+        return State.UNSUBSCRIBED
+    return devices if every_device else devices[:1]
+
+
+def mark_gone(
+    connection: Connection, account_id: str, gone: Mapping[int, Sequence[tuple[int, Address, str]]], now: float
+) -> None:
+    """Forgets dead addresses of users: {user: [(device id, address, vendor's code)]}. A device that was registered
+    again since we sent to it is left alone."""
+    device = schema.device
+    for user, addresses in gone.items():
+        for device_id, address, code in addresses:
+            if address.kind == "email":
+                row = {"account_id": account_id, "user_id": user, "object_id": "", "kind": "email"}
+                row |= {"token": address.value, "registered_at": now, "gone_at": now, "gone_code": code[:128]}
+                upsert_rows(connection, device, [row], keys=("account_id", "kind", "token"))
+                continue
+            connection.execute(
+                update(device)
+                .where(device.c.id == device_id, device.c.registered_at == address.registered_at)
+                .values(gone_at=now, gone_code=code[:128])
+            )
+
+
+def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:
+    platforms: dict[int, list[str]] = defaultdict(list)
+    for start in range(0, len(users), 400):
+        part = users[start : start + 400]
+        rows: Sequence[Row[*tuple[Any, ...]]]
+        if channel == "email":
+            table = schema.user
+            rows = connection.execute(
+                select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(part))
+            ).all()
+            for row in rows:
+                if msgspec.json.decode(row.profile).get("Email"):
+                    platforms[row.id].append("email")
+            continue
+        device = schema.device
+        rows = connection.execute(
+            select(device.c.user_id, device.c.kind)
+            .where(device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email")
+            .distinct()
+            .order_by(device.c.user_id, device.c.kind)
+        ).all()
+        for row in rows:
+            platforms[row.user_id].append(PLATFORM_OF_KIND[row.kind])
+    return platforms
+
+
+def _also(key: Key) -> tuple[Key, ...]:
+    """What else an identity may be known by: callers use addresses as identities, and upload them that way."""
+    kind, value = key
+    if kind == "Email":
+        return (("identity", value),)
+    if kind != "identity":
+        return ()
+    if "@" in value and (email := read_email(value)):
+        return (("Email", email),)
+    if value.startswith("+") and (phone := read_phone(value)):
+        return (("Phone", phone),)
+    return ()

@@ -1,0 +1,29 @@
+"""`python -m tocsin.sandbox [--data DIR] [--port 8200]`: a sandbox until SIGTERM or Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from pathlib import Path
+
+from tocsin.errors import Misconfigured
+from tocsin.sandbox import serve
+
+
+def main() -> None:
+    """Reads the command line and serves."""
+    parser = argparse.ArgumentParser(prog="python -m tocsin.sandbox", description="The four vendors on loopback.")
+    parser.add_argument(
+        "--data", type=Path, help="folder that keeps the credentials; without it they are new each time"
+    )
+    parser.add_argument("--port", type=int, default=8200, help="control port, the vendors follow; 0 takes free ones")
+    given = parser.parse_args()
+    try:
+        asyncio.run(serve(given.data, given.port))
+    except Misconfigured as problem:
+        sys.exit(f"{problem}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""APNs: `POST /3/device/<token>` over HTTP/2 only, with provider tokens.
+
+A device token says what happens to it: one that ends with `dead` is answered 410 Unregistered as of now, one that
+begins with `bad0` 400 BadDeviceToken, one that begins with `bad1` 400 DeviceTokenNotForTopic.
+
+Source: Apple, «Sending notification requests to APNs» and «Handling notification responses from APNs». The order of
+the checks is that of pushy's validating mock server; where Apple's table has no reason for malformed JSON the answer is
+PayloadEmpty.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Any
+
+import msgspec
+
+from tocsin.sandbox.apns_token import ProviderTokens, TokenPolicy
+from tocsin.sandbox.credentials import TOPIC
+from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
+from tocsin.sandbox.faults import Fault
+from tocsin.sandbox.record import Accepted
+from tocsin.sandbox.vendor import Verdict
+
+STREAMS_UNPROVEN, STREAMS_PROVEN = 1, 1000
+"""Requests a connection may have open before and after its first accepted provider token."""
+
+PAYLOAD_LIMIT, VOIP_PAYLOAD_LIMIT = 4096, 5120
+"""Bytes."""
+
+COLLAPSE_ID_LIMIT = 64
+"""Bytes."""
+
+TOPIC_SUFFIXES = {
+    "alert": "",
+    "background": "",
+    "mdm": "",
+    "complication": ".complication",
+    "controls": ".push-type.controls",
+    "fileprovider": ".pushkit.fileprovider",
+    "liveactivity": ".push-type.liveactivity",
+    "location": ".location-query",
+    "pushtotalk": ".voip-ptt",
+    "voip": ".voip",
+    "widgets": ".push-type.widgets",
+}
+"""What follows the bundle id in the topic, by push type."""
+
+_DEVICE_PATH = "/3/device/"
+_HEX = re.compile(r"[0-9A-Fa-f]{32,400}")
+_UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_TOPIC_FORM = re.compile(r"[A-Za-z0-9.\-]{1,255}")
+_WHOLE = re.compile(r"\d{1,12}")
+_ONCE = (
+    "authorization",
+    *(f"apns-{name}" for name in ("id", "topic", "priority", "expiration", "collapse-id", "push-type")),
+)
+
+_REASON_OF_HTTP = {
+    400: "BadDeviceToken",
+    403: "InvalidProviderToken",
+    404: "BadPath",
+    405: "MethodNotAllowed",
+    410: "Unregistered",
+    413: "PayloadTooLarge",
+    429: "TooManyRequests",
+    500: "InternalServerError",
+    503: "ServiceUnavailable",
+}
+
+
+class _Refused(Exception):  # noqa: N818 - a verdict, not a failure of this program
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+
+
+class ApnsRules:
+    """The rules for one connection: its stream limit and its provider token change as it goes."""
+
+    def __init__(self, tokens: ProviderTokens) -> None:
+        self.streams = STREAMS_UNPROVEN
+        self._policy = TokenPolicy(tokens)
+
+    def is_message(self, head: Head) -> bool:
+        """See Rules."""
+        return head.target.startswith(_DEVICE_PATH)
+
+    def farewell(self, fault: Fault) -> bytes:
+        """See Rules. Apple sends JSON with a reason of the same table."""
+        return msgspec.json.encode({"reason": fault.code or "Shutdown"})
+
+    def failure(self, fault: Fault) -> Reply:
+        """See Rules."""
+        status = fault.status or 500
+        headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
+        return _error(
+            status, fault.code or _REASON_OF_HTTP.get(status, "InternalServerError"), str(uuid.uuid4()), headers
+        )
+
+    def judge(self, request: Request) -> Verdict:
+        """See Rules."""
+        apns_id = request.head.header("apns-id") or str(uuid.uuid4())
+        if not _UUID.fullmatch(apns_id):
+            return Verdict(_error(400, "BadMessageId", str(uuid.uuid4())))
+        headers = dict(request.head.headers)
+        try:
+            token = self._check_head(request.head, headers)
+            self._check_sender(request.head)
+            payload = _check_payload(request.body, headers.get("apns-push-type"))
+        except _Refused as refused:
+            return Verdict(_error(refused.status, refused.reason, apns_id))
+        campaign = payload.get("wzrk_id") or headers.get("apns-collapse-id", "")
+        message = Accepted(token, str(campaign), request.head.public_headers(), msgspec.Raw(request.body))
+        return Verdict(Reply(200, (("apns-id", apns_id),)), message)
+
+    def _check_head(self, head: Head, headers: dict[str, str]) -> str:
+        """The device token of a request whose head is in order."""
+        if len(headers) != len(head.headers):
+            names = [name for name, _ in head.headers]
+            if any(names.count(name) > 1 for name in _ONCE):
+                raise _Refused(400, "DuplicateHeaders")
+        if head.method != "POST":
+            raise _Refused(405, "MethodNotAllowed")
+        _check_headers(headers)
+        token = _check_path(head.target)
+        if token.endswith("dead"):
+            raise _Refused(410, "Unregistered")
+        if token.startswith("bad1"):
+            raise _Refused(400, "DeviceTokenNotForTopic")
+        return token
+
+    def _check_sender(self, head: Head) -> None:
+        refusal = self._policy.refusal(head.header("authorization"), time.time())
+        if refusal:
+            raise _Refused(*refusal)
+        self.streams = STREAMS_PROVEN
+
+
+def _check_headers(headers: dict[str, str]) -> None:
+    push_type = headers.get("apns-push-type", "alert")
+    _check_topic(headers.get("apns-topic"), TOPIC_SUFFIXES.get(push_type, ""))
+    if len(headers.get("apns-collapse-id", "").encode("latin-1")) > COLLAPSE_ID_LIMIT:
+        raise _Refused(400, "BadCollapseId")
+    priority = headers.get("apns-priority", "10")
+    if priority not in ("10", "5", "1") or (push_type == "background" and priority != "5"):
+        raise _Refused(400, "BadPriority")
+    if not _WHOLE.fullmatch(headers.get("apns-expiration", "0")):
+        raise _Refused(400, "BadExpirationDate")
+    if push_type not in TOPIC_SUFFIXES:
+        raise _Refused(400, "InvalidPushType")
+
+
+def _check_topic(topic: str | None, suffix: str) -> None:
+    if not topic:
+        raise _Refused(400, "MissingTopic")
+    if not _TOPIC_FORM.fullmatch(topic):
+        raise _Refused(400, "BadTopic")
+    if topic != TOPIC + suffix:
+        raise _Refused(400, "TopicDisallowed")
+
+
+def _check_path(target: str) -> str:
+    if not target.startswith(_DEVICE_PATH):
+        raise _Refused(404, "BadPath")
+    token = target[len(_DEVICE_PATH) :]
+    if not token:
+        raise _Refused(400, "MissingDeviceToken")
+    if not _HEX.fullmatch(token) or token.startswith("bad0"):
+        raise _Refused(400, "BadDeviceToken")
+    return token
+
+
+def _check_payload(body: bytes, push_type: str | None) -> dict[str, Any]:
+    if not body:
+        raise _Refused(400, "PayloadEmpty")
+    if len(body) > (VOIP_PAYLOAD_LIMIT if push_type == "voip" else PAYLOAD_LIMIT):
+        raise _Refused(413, "PayloadTooLarge")
+    try:
+        payload = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raise _Refused(400, "PayloadEmpty") from None
+    aps = payload.get("aps") if isinstance(payload, dict) else None
+    if not isinstance(aps, dict):
+        raise _Refused(400, "PayloadEmpty")
+    # The push type has to say what the payload holds.
+    shown = any(key in aps for key in ("alert", "badge", "sound"))
+    if push_type == "background" and (shown or aps.get("content-available") != 1):
+        raise _Refused(400, "InvalidPushType")
+    if push_type == "alert" and not shown:
+        raise _Refused(400, "InvalidPushType")
+    return dict(payload)
+
+
+def _error(status: int, reason: str, apns_id: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+    content: dict[str, object] = {"reason": reason}
+    if status == 410:
+        content["timestamp"] = int(time.time() * 1000)  # milliseconds, unlike every other time APNs deals in
+    return json_reply(status, content, (("apns-id", apns_id), *headers))

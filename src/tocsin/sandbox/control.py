@@ -1,0 +1,93 @@
+"""The control API: counts, messages, faults and credentials, as JSON over plain HTTP/1.1 on loopback."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import parse_qsl
+
+import msgspec
+from msgspec import Meta
+
+from tocsin.errors import Problem
+from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
+from tocsin.sandbox.faults import Fault, Faults, Vendor
+from tocsin.sandbox.record import Record
+
+
+class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    vendor: Vendor | Literal[""] = ""
+    limit: Annotated[int, Meta(ge=1, le=1000)] = 100
+    after: Annotated[int, Meta(ge=0)] = 0
+
+
+class Control:
+    """The conversation of every connection to the control port."""
+
+    def __init__(self, faults: Faults, record: Record, credentials: Mapping[str, Any]) -> None:
+        self.streams = 1
+        self._faults = faults
+        self._record = record
+        self._credentials = credentials
+        self._routes = {
+            ("GET", "/counts"): self._counts,
+            ("GET", "/messages"): self._messages,
+            ("DELETE", "/messages"): self._forget_messages,
+            ("GET", "/faults"): self._show_faults,
+            ("POST", "/faults"): self._add_faults,
+            ("DELETE", "/faults"): self._forget_faults,
+            ("GET", "/credentials"): self._show_credentials,
+        }
+
+    def opening(self, head: Head) -> Fault | None:
+        """See Conversation: the control API has no faults."""
+        return None
+
+    def farewell(self, fault: Fault) -> bytes:
+        """See Conversation."""
+        return b""
+
+    def reply(self, request: Request) -> Reply:
+        """See Conversation. A Problem is answered as `{"error": …}`."""
+        path, _, query = request.head.target.partition("?")
+        route = self._routes.get((request.head.method, path))
+        if route is None:
+            known = any(path == other for _, other in self._routes)
+            return json_reply(405 if known else 404, {"error": f"There is no {request.head.method} {path} here."})
+        try:
+            return route(query, request.body)
+        except Problem as problem:
+            return json_reply(problem.status, {"error": problem.error})
+
+    def _counts(self, query: str, body: bytes) -> Reply:
+        return json_reply(200, self._record.counts)
+
+    def _messages(self, query: str, body: bytes) -> Reply:
+        try:
+            page = msgspec.convert(dict(parse_qsl(query, keep_blank_values=True)), _Page, strict=False)
+        except msgspec.ValidationError as error:
+            raise Problem(f"The query does not fit: {error}.") from None
+        content = self._record.page(page.vendor or None, page.after, page.limit)
+        return Reply(200, (("content-type", "application/json; charset=UTF-8"),), content)
+
+    def _forget_messages(self, query: str, body: bytes) -> Reply:
+        self._record.forget()
+        return json_reply(200, self._record.counts)
+
+    def _show_faults(self, query: str, body: bytes) -> Reply:
+        return json_reply(200, {"faults": self._faults.shown()})
+
+    def _add_faults(self, query: str, body: bytes) -> Reply:
+        try:
+            given = msgspec.json.decode(body, type=Fault | list[Fault])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Problem(f"The fault script does not fit: {error}.") from None
+        self._faults.add([given] if isinstance(given, Fault) else given)
+        return self._show_faults(query, body)
+
+    def _forget_faults(self, query: str, body: bytes) -> Reply:
+        self._faults.forget()
+        return self._show_faults(query, body)
+
+    def _show_credentials(self, query: str, body: bytes) -> Reply:
+        return json_reply(200, self._credentials)

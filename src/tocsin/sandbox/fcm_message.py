@@ -1,0 +1,98 @@
+"""What FCM demands of a message beyond its types: one target, reserved keys, sizes, ranges.
+
+Source: Firebase documentation, REST reference `Message` and the page of FCM error codes (INVALID_ARGUMENT).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+
+from tocsin.sandbox.fcm_schema import DURATION, Violation
+
+PAYLOAD_LIMIT = 4096
+TOPIC_PAYLOAD_LIMIT = 2048
+"""Bytes of keys and values; a message to a topic or condition may be half as long."""
+
+TTL_LIMIT = 2_419_200
+"""Seconds, four weeks."""
+
+TARGETS = ("fid", "token", "topic", "condition")
+
+_COLOR = re.compile(r"#[0-9A-Fa-f]{6}")
+_LABEL = re.compile(r"[A-Za-z0-9\-_.~%]{1,50}")
+_TOPIC = re.compile(r"[A-Za-z0-9\-_.~%]{1,900}")
+_RESERVED_NAMES = ("from", "message_type", "gcm")
+_RESERVED_PREFIXES = ("google", "gcm.notification.")
+
+
+def check_message(message: dict[str, Any]) -> None:
+    """Raises Violation for a message, already of the right types, that FCM would not take."""
+    _check_target(message)
+    android = message.get("android", {})
+    for path, data in (("message.data", message.get("data", {})), ("message.android.data", android.get("data", {}))):
+        _check_data(path, data)
+    _check_android(android)
+    _check_labels(message)
+    link = message.get("webpush", {}).get("fcm_options", {}).get("link", "https://")
+    if not link.startswith("https://"):
+        raise Violation("message.webpush.fcm_options.link", "A web link has to be an https URL.")
+    _check_size(message)
+
+
+def _check_target(message: dict[str, Any]) -> None:
+    given = [name for name in TARGETS if name in message]
+    if len(given) > 1:
+        raise Violation("message", f"The target of a message is one of {', '.join(TARGETS)}; {len(given)} are set.")
+    if not given:
+        raise Violation("message", f"A message needs a target: one of {', '.join(TARGETS)}.")
+    if "topic" in message and not _TOPIC.fullmatch(message["topic"]):
+        raise Violation("message.topic", "Topic names are letters, digits and -_.~% without the /topics/ prefix.")
+    if "condition" in message and " in topics" not in message["condition"]:
+        raise Violation("message.condition", "A condition is made of `'name' in topics` terms.")
+
+
+def _check_data(path: str, data: dict[str, str]) -> None:
+    for place, key in enumerate(data):
+        if key in _RESERVED_NAMES or key.startswith(_RESERVED_PREFIXES):
+            raise Violation(f"{path}[{place}].key", f"The data key {key[:100]} is reserved.")
+
+
+def _check_android(android: dict[str, Any]) -> None:
+    ttl = android.get("ttl")
+    if ttl is not None:
+        match = DURATION.fullmatch(ttl)
+        assert match is not None
+        if ttl.startswith("-") or float(ttl[:-1]) > TTL_LIMIT:
+            raise Violation("message.android.ttl", f"The ttl has to lie between 0 and {TTL_LIMIT} seconds.")
+    color = android.get("notification", {}).get("color")
+    if color is not None and not _COLOR.fullmatch(color):
+        raise Violation("message.android.notification.color", "A colour is written #rrggbb.")
+
+
+def _check_labels(message: dict[str, Any]) -> None:
+    blocks = [("message", message)]
+    blocks += [(f"message.{name}", message.get(name, {})) for name in ("android", "apns", "webpush")]
+    for path, block in blocks:
+        label = block.get("fcm_options", {}).get("analytics_label")
+        if label is not None and not _LABEL.fullmatch(label):
+            raise Violation(f"{path}.fcm_options.analytics_label", "A label is 1 to 50 of letters, digits and -_.~%.")
+
+
+def _check_size(message: dict[str, Any]) -> None:
+    limit = TOPIC_PAYLOAD_LIMIT if "topic" in message or "condition" in message else PAYLOAD_LIMIT
+    android = message.get("android", {})
+    data = android.get("data") or message.get("data", {})
+    notification = message.get("notification", {}) | android.get("notification", {})
+    size = _bytes(data) + _bytes({key: value for key, value in notification.items() if isinstance(value, str)})
+    if size > limit:
+        raise Violation("message", f"The message is too big: {size} bytes of keys and values, {limit} are allowed.")
+    payload = message.get("apns", {}).get("payload")
+    if payload is not None and len(msgspec.json.encode(payload)) > PAYLOAD_LIMIT:
+        raise Violation("message.apns.payload", f"The payload for APNs is over {PAYLOAD_LIMIT} bytes.")
+
+
+def _bytes(pairs: dict[str, str]) -> int:
+    return sum(len(key.encode()) + len(value.encode()) for key, value in pairs.items())

@@ -1,0 +1,226 @@
+"""HTTP/2 for a server (RFC 9113): one connection, with the frames a fault needs and a library would not send."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+from jh2.config import H2Configuration
+from jh2.connection import H2Connection
+from jh2.errors import ErrorCodes
+from jh2.events import (
+    DataReceived,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from jh2.exceptions import ProtocolError
+from jh2.settings import SettingCodes, Settings
+
+from tocsin.sandbox.exchange import BODY_KEPT, Conversation, End, Head, Reply, Request
+from tocsin.sandbox.faults import Fault, Kind
+from tocsin.sandbox.listener import Listener
+
+LINGER = 5.0
+"""Seconds a connection stays open for reading after GOAWAY, so that answers on their way are not lost to a reset."""
+
+WINDOW = 4 * 1024 * 1024
+"""Bytes the peer may have on their way in all streams together."""
+
+_SETTINGS, _GOAWAY = 0x4, 0x7
+_UNLIMITED = 2**31 - 1
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    """A frame of the connection (stream 0) without flags."""
+    return len(payload).to_bytes(3, "big") + bytes((kind, 0, 0, 0, 0, 0)) + payload
+
+
+class _Incoming:
+    __slots__ = ("body", "fault", "head")
+
+    def __init__(self, head: Head, fault: Fault | None) -> None:
+        self.head = head
+        self.fault = fault
+        self.body = bytearray()
+
+
+class Http2(asyncio.Protocol):
+    """One HTTP/2 connection. Requests over the stream limit get REFUSED_STREAM, as RFC 9113 5.1.2 allows."""
+
+    def __init__(self, listener: Listener, conversation: Conversation) -> None:
+        self._listener = listener
+        self._conversation = conversation
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._open: dict[int, _Incoming] = {}
+        self._unsent: dict[int, bytes] = {}
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._highest = 0
+        self._announced = conversation.streams
+        self._leaving = False
+        config = H2Configuration(
+            client_side=False,
+            header_encoding=False,
+            validate_outbound_headers=False,
+            normalize_outbound_headers=False,
+        )
+        self._h2 = H2Connection(config=config)
+        # The library ends the connection over one stream too many; the limit is kept here, by REFUSED_STREAM.
+        self._h2.local_settings = Settings(
+            client=False,
+            initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED, SettingCodes.MAX_HEADER_LIST_SIZE: 65536},
+        )
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Sends the server's preface."""
+        self._transport = self._listener.admit(transport)
+        self._h2.initiate_connection()
+        self._h2.clear_outbound_data_buffer()
+        self._h2.increment_flow_control_window(WINDOW)
+        self._transport.write(self._settings())
+        self._flush()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drops what was still to be answered."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._open.clear()
+        self._listener.dismiss(self._transport)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        """A peer that does not read its answers is not read either."""
+        if self._transport:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """See pause_writing."""
+        if self._transport:
+            self._transport.resume_reading()
+
+    def data_received(self, data: bytes) -> None:
+        """Takes frames in and answers what they complete."""
+        try:
+            events = self._h2.receive_data(data)
+        except ProtocolError:
+            self._flush()
+            if self._transport:
+                self._transport.close()
+            return
+        for event in events:
+            if self._transport is None or self._transport.is_closing():
+                return
+            self._take(event)
+        self._flush()
+
+    def _take(self, event: object) -> None:
+        if isinstance(event, DataReceived):
+            incoming = self._open.get(event.stream_id)
+            if incoming and len(incoming.body) < BODY_KEPT:
+                incoming.body += event.data
+            self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, RequestReceived):
+            self._begin(event.stream_id, event.headers)
+        elif isinstance(event, StreamEnded):
+            self._complete(event.stream_id)
+        elif isinstance(event, StreamReset):
+            self._done(event.stream_id)
+        elif isinstance(event, WindowUpdated):
+            for stream in tuple(self._unsent):
+                self._send_body(stream)
+
+    def _begin(self, stream: int, raw: list[tuple[bytes, bytes]]) -> None:
+        if self._leaving:
+            return
+        if len(self._open) >= self._announced:
+            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            return
+        pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
+        pseudo = {name: value for name, value in pairs if name[0] == ":"}
+        headers = tuple(pair for pair in pairs if pair[0][0] != ":")
+        head = Head(pseudo.get(":method", ""), pseudo.get(":path", ""), headers)
+        fault = self._conversation.opening(head)
+        if fault and fault.kind is Kind.GOAWAY:
+            self._leave(fault)
+            return
+        self._highest = stream
+        if fault and fault.kind is Kind.REFUSE:
+            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            return
+        self._open[stream] = _Incoming(head, fault)
+
+    def _leave(self, fault: Fault) -> None:
+        """GOAWAY that names the last stream before this one; the earlier ones are still answered."""
+        self._leaving = True
+        payload = struct.pack(">II", self._highest, ErrorCodes.NO_ERROR) + self._conversation.farewell(fault)
+        self._flush()
+        if self._transport:
+            self._transport.write(_frame(_GOAWAY, payload))
+            self._timers[0] = self._loop.call_later(LINGER, self._transport.close)
+
+    def _complete(self, stream: int) -> None:
+        incoming = self._open.get(stream)
+        if incoming is None:
+            return
+        reply = self._conversation.reply(Request(incoming.head, bytes(incoming.body), incoming.fault))
+        if reply.end is End.CUT:
+            self._flush()
+            if self._transport:
+                self._transport.abort()
+        elif reply.end is End.ANSWER and reply.seconds:
+            self._timers[stream] = self._loop.call_later(reply.seconds, self._answer_late, stream, reply)
+        elif reply.end is End.ANSWER:
+            self._answer(stream, reply)
+
+    def _answer_late(self, stream: int, reply: Reply) -> None:
+        self._answer(stream, reply)
+        self._flush()
+
+    def _answer(self, stream: int, reply: Reply) -> None:
+        headers = [(b":status", b"%d" % reply.status)]
+        headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+        headers.append((b"content-length", b"%d" % len(reply.body)))
+        self._h2.send_headers(stream, headers, end_stream=not reply.body)
+        if reply.body:
+            self._unsent[stream] = reply.body
+            self._send_body(stream)
+        else:
+            self._done(stream)
+        if self._conversation.streams != self._announced:
+            self._announced = self._conversation.streams
+            self._flush()
+            if self._transport:
+                self._transport.write(self._settings())
+
+    def _send_body(self, stream: int) -> None:
+        """Sends as much of an answer as the peer's windows allow now."""
+        rest = self._unsent[stream]
+        room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+        while rest and room > 0:
+            part, rest = rest[:room], rest[room:]
+            self._h2.send_data(stream, part, end_stream=not rest)
+            if rest:
+                room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+        self._unsent[stream] = rest
+        if not rest:
+            self._done(stream)
+
+    def _done(self, stream: int) -> None:
+        self._open.pop(stream, None)
+        self._unsent.pop(stream, None)
+        timer = self._timers.pop(stream, None)
+        if timer:
+            timer.cancel()
+
+    def _settings(self) -> bytes:
+        """The SETTINGS frame with the stream limit in force and the largest header block, 64 KiB."""
+        limits = ((SettingCodes.MAX_CONCURRENT_STREAMS, self._announced), (SettingCodes.MAX_HEADER_LIST_SIZE, 65536))
+        return _frame(_SETTINGS, b"".join(struct.pack(">HI", *limit) for limit in limits))
+
+    def _flush(self) -> None:
+        data = self._h2.data_to_send()
+        if data and self._transport:
+            self._transport.write(data)

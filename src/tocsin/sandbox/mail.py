@@ -1,0 +1,105 @@
+"""What the SMTP fake demands of addresses, recipients and mails.
+
+A recipient's local part says what happens to it: one that contains `unknown` is answered 550 5.1.1, `full` 452 4.2.2,
+`greylist` 451 4.7.1 the first time and accepted from then on.
+
+Source: RFC 5321 (addresses, lines), RFC 5322 (header fields), RFC 6531 (SMTPUTF8), RFC 3463 (enhanced codes).
+"""
+
+from __future__ import annotations
+
+import re
+
+MAIL_LIMIT = 10 * 1024 * 1024
+"""Bytes of one mail, announced as SIZE."""
+
+LINE_LIMIT = 998
+"""Bytes of a line without its end."""
+
+GREYLIST_KEPT = 100_000
+
+_ADDRESS = re.compile(r"[^\s<>@\"(),:;\\\[\]]{1,64}@(?:[^\s<>@\"(),:;\\\[\].]{1,63}\.)*[^\s<>@\"(),:;\\\[\].]{1,63}")
+_FIELD = re.compile(rb"([!-9;-~]+):[ \t]*(.*)")
+_PATH = re.compile(r"<([^<>]*)>(?: +(.*))?", re.DOTALL)
+
+
+class Mailboxes:
+    """The recipients, with the memory that greylisting needs."""
+
+    def __init__(self) -> None:
+        self._greylisted: dict[str, None] = {}
+
+    def refusal(self, address: str) -> str | None:
+        """The reply to RCPT for a recipient that cannot have mail now, None where it can."""
+        local = address.rpartition("@")[0].lower()
+        if "unknown" in local:
+            return "550 5.1.1 There is no such mailbox"
+        if "full" in local:
+            return "452 4.2.2 The mailbox is full"
+        if "greylist" in local and address not in self._greylisted:
+            self._greylisted[address] = None
+            if len(self._greylisted) > GREYLIST_KEPT:
+                del self._greylisted[next(iter(self._greylisted))]
+            return "451 4.7.1 Greylisted, try again later"
+        return None
+
+
+def read_path(argument: str, keyword: str) -> tuple[str, dict[str, str]] | None:
+    """Address and parameters of the argument of MAIL (`FROM`) or RCPT (`TO`); None where it is not one."""
+    prefix, colon, rest = argument.partition(":")
+    match = _PATH.fullmatch(rest.strip())
+    if prefix.upper() != keyword or not colon or match is None:
+        return None
+    parameters = {}
+    for word in (match[2] or "").split():
+        name, _, value = word.partition("=")
+        parameters[name.upper()] = value
+    return match[1], parameters
+
+
+def is_address(text: str) -> bool:
+    """Whether `text` is local@domain; quoted local parts and address literals are not taken."""
+    return _ADDRESS.fullmatch(text) is not None and ".." not in text
+
+
+def read_fields(mail: bytes) -> list[tuple[str, str]] | None:
+    """Names (lower-case) and unfolded values of the header; None where a line of it is no field."""
+    head = mail.partition(b"\r\n\r\n")[0]
+    fields = []
+    for line in re.sub(rb"\r\n(?=[ \t])", b"", head).split(b"\r\n"):
+        match = _FIELD.fullmatch(line)
+        if match is None:
+            return None
+        fields.append((match[1].decode("ascii").lower(), match[2].decode("utf-8", "replace").strip()))
+    return fields
+
+
+def mail_problem(mail: bytes, fields: list[tuple[str, str]] | None, *, eight_bit: bool, utf8: bool) -> str | None:
+    """The reply for a mail that breaks a rule, None for one in order.
+
+    eight_bit: MAIL said BODY=8BITMIME; utf8: it said SMTPUTF8.
+    """
+    if len(mail) > MAIL_LIMIT:
+        return "552 5.3.4 The mail is too big"
+    ends = mail.count(b"\r\n")
+    if mail.count(b"\n") != ends or mail.count(b"\r") != ends or b"\0" in mail:
+        return "554 5.6.0 Lines have to end with CRLF, and there may be no NUL"
+    if max(map(len, mail.split(b"\r\n"))) > LINE_LIMIT:
+        return f"554 5.6.0 A line is longer than {LINE_LIMIT} bytes"
+    if fields is None:
+        return "554 5.6.0 The header is not made of fields"
+    names = [name for name, _ in fields]
+    for name, most in (("from", 1), ("date", 1), ("message-id", 1), ("subject", 1), ("to", 1)):
+        if names.count(name) > most or (name in ("from", "date") and name not in names):
+            return f"554 5.6.0 There has to be one {name.title()} field"
+    if not mail.isascii() and not (eight_bit or utf8):
+        return "554 5.6.3 Bytes over 127 need BODY=8BITMIME"
+    if not mail.partition(b"\r\n\r\n")[0].isascii() and not utf8:
+        return "554 5.6.7 A header that is not ASCII needs SMTPUTF8"
+    return None
+
+
+def campaign_of(fields: list[tuple[str, str]]) -> str:
+    """X-Tocsin-Campaign, else Message-ID, else nothing."""
+    named = dict(fields)
+    return named.get("x-tocsin-campaign") or named.get("message-id", "")

@@ -1,0 +1,328 @@
+"""An SMTP submission server: STARTTLS and AUTH required, PIPELINING, enhanced codes, faults per mail.
+
+Source: RFC 5321, 3207 (STARTTLS), 4954 (AUTH), 2920 (PIPELINING), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8),
+2034 and 3463 (enhanced codes). Written by hand because aiosmtpd cannot drop a connection between the final dot and the
+reply, nor announce PIPELINING.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+
+from tocsin.sandbox.faults import Fault, Faults, Kind
+from tocsin.sandbox.listener import Listener
+from tocsin.sandbox.mail import MAIL_LIMIT, Mailboxes, campaign_of, is_address, mail_problem, read_fields, read_path
+from tocsin.sandbox.record import Accepted, Record
+from tocsin.sandbox.smtp_login import Login, Step
+
+COMMAND_LIMIT = 12_288
+"""Bytes of a command line, as long as RFC 4954 lets an AUTH be."""
+
+RECIPIENTS_LIMIT = 100
+ERRORS_LIMIT = 20
+"""Commands in error (recipients apart) that one connection may make."""
+
+_PARAMETERS = {"SIZE", "BODY", "SMTPUTF8", "AUTH"}
+_ENHANCED = {421: "4.3.2", 451: "4.3.0", 452: "4.3.1", 550: "5.7.1", 552: "5.3.4", 554: "5.6.0"}
+
+
+class Post:
+    """What every connection of the SMTP port shares."""
+
+    def __init__(self, tls: ssl.SSLContext, login: Login, faults: Faults, record: Record) -> None:
+        self.tls = tls
+        self.login = login
+        self.faults = faults
+        self.record = record
+        self.mailboxes = Mailboxes()
+
+
+class _Envelope:
+    """One mail on its way."""
+
+    def __init__(self, fault: Fault | None, parameters: dict[str, str]) -> None:
+        self.fault = fault
+        self.eight_bit = parameters.get("BODY", "").upper() == "8BITMIME"
+        self.utf8 = "SMTPUTF8" in parameters
+        self.recipients: list[str] = []
+
+
+class Smtp(asyncio.Protocol):
+    """One SMTP connection."""
+
+    def __init__(self, listener: Listener, post: Post) -> None:
+        self._listener = listener
+        self._post = post
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._held = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._upgrade: asyncio.Task[None] | None = None
+        self._secure = self._authenticated = self._greeted = False
+        self._step: Step | None = None
+        self._envelope: _Envelope | None = None
+        self._in_data = self._too_big = False
+        self._scanned = 0
+        self._errors = 0
+        self._commands: dict[str, Callable[[str], str | None]] = {
+            "EHLO": self._ehlo,
+            "HELO": self._ehlo,
+            "STARTTLS": self._starttls,
+            "AUTH": self._auth,
+            "MAIL": self._mail,
+            "RCPT": self._rcpt,
+            "DATA": self._data,
+            "RSET": self._rset,
+            "NOOP": lambda argument: "250 2.0.0 Nothing done",
+            "QUIT": self._quit,
+        }
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Greets."""
+        self._post.record.connect("smtp")
+        self._transport = self._listener.admit(transport)
+        self._say("220 localhost ESMTP sandbox")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Drops a reply that was still held back."""
+        if self._timer:
+            self._timer.cancel()
+        self._listener.dismiss(self._transport)
+        self._transport = None
+
+    def data_received(self, data: bytes) -> None:
+        """Takes bytes in and obeys what they complete."""
+        self._buffer += data
+        self._advance()
+
+    def _advance(self) -> None:
+        while self._transport and not self._transport.is_closing() and not self._held:
+            if self._in_data:
+                if not self._take_mail():
+                    return
+                continue
+            end = self._buffer.find(b"\r\n")
+            if end > COMMAND_LIMIT or (end < 0 and len(self._buffer) > COMMAND_LIMIT):
+                self._say("500 5.5.6 The line is too long")
+                self._transport.close()
+            if end < 0:
+                return
+            line = bytes(self._buffer[:end])
+            del self._buffer[: end + 2]
+            self._obey(line)
+
+    def _obey(self, line: bytes) -> None:
+        try:
+            text = line.decode("utf-8")
+        except UnicodeDecodeError:
+            reply: str | None = "500 5.5.2 The command is not UTF-8"
+        else:
+            if self._step:
+                reply = self._next_step(self._step(text))
+            else:
+                verb, _, argument = text.partition(" ")
+                command = self._commands.get(verb.upper())
+                reply = command(argument.strip()) if command else f"502 5.5.1 {verb[:20]!a} is not implemented"
+        if reply is None or self._transport is None:
+            return
+        self._errors += reply.startswith(("50", "53"))
+        if self._errors > ERRORS_LIMIT:
+            reply = "421 4.7.0 Too many errors"
+        self._say(reply)
+        if reply.startswith(("421", "221")):
+            self._transport.close()
+
+    def _ehlo(self, argument: str) -> str:
+        if not argument:
+            return "501 5.5.4 A name is needed"
+        self._greeted = True
+        self._envelope = None
+        offers = ["localhost", "PIPELINING", f"SIZE {MAIL_LIMIT}", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES"]
+        offers.append("AUTH PLAIN LOGIN" if self._secure else "STARTTLS")
+        return "\r\n".join([*(f"250-{offer}" for offer in offers[:-1]), f"250 {offers[-1]}"])
+
+    def _starttls(self, argument: str) -> str | None:
+        if self._secure or argument:
+            return "503 5.5.1 TLS is in use already" if self._secure else "501 5.5.4 STARTTLS has no argument"
+        self._held = True
+        self._buffer.clear()  # RFC 3207 section 6: nothing said in the clear counts afterwards
+        self._say("220 2.0.0 Ready")
+        self._upgrade = asyncio.get_running_loop().create_task(self._secure_connection())
+        return None
+
+    async def _secure_connection(self) -> None:
+        loop, plain = asyncio.get_running_loop(), self._transport
+        if plain is None:
+            return
+        try:
+            secured = await loop.start_tls(plain, self, self._post.tls, server_side=True)
+        except (OSError, asyncio.CancelledError):
+            secured = None
+        self._listener.dismiss(plain)
+        if secured is None:
+            plain.abort()
+            return
+        self._transport = self._listener.admit(secured)
+        self._secure, self._greeted, self._held = True, False, False
+        self._advance()
+
+    def _auth(self, argument: str) -> str:
+        if not self._secure:
+            return "538 5.7.11 Encryption is required; issue STARTTLS"
+        if self._authenticated or not self._greeted or self._envelope:
+            return "503 5.5.1 Not now"
+        return self._next_step(self._post.login.begin(argument))
+
+    def _next_step(self, outcome: tuple[str, Step | None]) -> str:
+        reply, self._step = outcome
+        self._authenticated = self._authenticated or reply.startswith("235")
+        return reply
+
+    def _mail(self, argument: str) -> str | None:
+        if not self._secure or not self._authenticated:
+            return "530 5.7.0 Authentication is required" if self._secure else "530 5.7.0 Issue STARTTLS first"
+        if not self._greeted or self._envelope:
+            return "503 5.5.1 Bad sequence of commands"
+        path = read_path(argument, "FROM")
+        if path is None:
+            return "501 5.5.4 MAIL FROM:<address> is expected"
+        address, parameters = path
+        problem = _sender_problem(address, parameters)
+        if problem:
+            return problem
+        fault = self._post.faults.draw("smtp")
+        if fault and fault.kind is Kind.GOAWAY:
+            return "421 4.3.2 The server is shutting down"
+        if fault and fault.kind is Kind.REFUSE and self._transport:
+            self._transport.abort()
+            return None
+        self._envelope = _Envelope(fault, parameters)
+        return "250 2.1.0 Sender ok"
+
+    def _rcpt(self, argument: str) -> str:
+        if self._envelope is None:
+            return "503 5.5.1 MAIL comes first"
+        path = read_path(argument, "TO")
+        if path is None or not is_address(path[0]):
+            return "501 5.1.3 RCPT TO:<address> is expected"
+        address, parameters = path
+        if parameters:
+            return "555 5.5.4 RCPT takes no parameters here"
+        if not address.isascii() and not self._envelope.utf8:
+            return "553 5.6.7 The address needs SMTPUTF8"
+        if len(self._envelope.recipients) >= RECIPIENTS_LIMIT:
+            return "452 4.5.3 Too many recipients"
+        refusal = self._post.mailboxes.refusal(address)
+        if refusal:
+            self._post.record.refuse("smtp")
+            return refusal
+        self._envelope.recipients.append(address)
+        return "250 2.1.5 Recipient ok"
+
+    def _data(self, argument: str) -> str:
+        if self._envelope is None or argument:
+            return "503 5.5.1 MAIL comes first" if self._envelope is None else "501 5.5.4 DATA has no argument"
+        if not self._envelope.recipients:
+            return "554 5.5.1 There are no valid recipients"
+        self._in_data, self._too_big, self._scanned = True, False, 0
+        self._buffer[:0] = b"\r\n"  # so that the final dot is found at the very start as well
+        return "354 End with a dot on a line of its own"
+
+    def _rset(self, argument: str) -> str:
+        self._envelope = None
+        return "250 2.0.0 Forgotten"
+
+    def _quit(self, argument: str) -> str:
+        return "221 2.0.0 Bye"
+
+    def _take_mail(self) -> bool:
+        """Handles the mail if its end has come in; says whether it has."""
+        end = self._buffer.find(b"\r\n.\r\n", self._scanned)
+        if end < 0:
+            if len(self._buffer) > MAIL_LIMIT + COMMAND_LIMIT:
+                self._too_big = True
+                del self._buffer[:-4]
+            self._scanned = max(0, len(self._buffer) - 4)
+            return False
+        mail = bytes(self._buffer[2 : end + 2]).replace(b"\r\n.", b"\r\n")
+        del self._buffer[: end + 5]
+        envelope, self._envelope = self._envelope, None
+        self._in_data = False
+        assert envelope is not None
+        self._settle(envelope, mail[1:] if mail.startswith(b".") else mail)
+        return True
+
+    def _settle(self, envelope: _Envelope, mail: bytes) -> None:
+        fault = envelope.fault
+        if fault and fault.kind is Kind.HANG:
+            self._hold()
+            return
+        if fault and fault.kind is Kind.STATUS:
+            self._post.record.refuse("smtp")
+            self._end(_failure(fault))
+            return
+        fields = read_fields(mail)
+        problem = mail_problem(mail, fields, eight_bit=envelope.eight_bit, utf8=envelope.utf8)
+        if problem or self._too_big or fields is None:
+            self._post.record.refuse("smtp")
+            self._end("552 5.3.4 The mail is too big" if self._too_big else problem or "554 5.6.0 No mail")
+            return
+        text, headers, campaign = mail.decode("utf-8", "replace"), dict(fields), campaign_of(fields)
+        for address in envelope.recipients:
+            self._post.record.accept("smtp", Accepted(address, campaign, headers, text))
+        if fault and fault.kind is Kind.CUT and self._transport:
+            self._transport.abort()
+        elif fault and fault.kind is Kind.DELAY:
+            self._hold()
+            self._timer = asyncio.get_running_loop().call_later(fault.seconds or 0.0, self._release)
+        else:
+            self._end("250 2.0.0 Accepted")
+
+    def _hold(self) -> None:
+        self._held = True
+        if self._transport:
+            self._transport.pause_reading()
+
+    def _release(self) -> None:
+        self._held, self._timer = False, None
+        if self._transport:
+            self._transport.resume_reading()
+            self._end("250 2.0.0 Accepted")
+            self._advance()
+
+    def _end(self, reply: str) -> None:
+        self._say(reply)
+        if reply.startswith("421") and self._transport:
+            self._transport.close()
+
+    def _say(self, reply: str) -> None:
+        if self._transport:
+            self._transport.write(reply.encode() + b"\r\n")
+
+
+def _sender_problem(address: str, parameters: dict[str, str]) -> str | None:
+    """The reply to a MAIL that is not in order, None where it is; an empty address is the null sender."""
+    if address and not is_address(address):
+        return "501 5.1.7 That is not an address"
+    if not parameters.keys() <= _PARAMETERS or parameters.get("BODY", "7BIT").upper() not in ("7BIT", "8BITMIME"):
+        return "555 5.5.4 A parameter of MAIL is not known"
+    size = parameters.get("SIZE", "0")
+    if not size.isdecimal():
+        return "501 5.5.4 SIZE is a number"
+    if int(size) > MAIL_LIMIT:
+        return "552 5.3.4 The mail is too big"
+    if not address.isascii() and "SMTPUTF8" not in parameters:
+        return "553 5.6.7 The address needs SMTPUTF8"
+    return None
+
+
+def _failure(fault: Fault) -> str:
+    """The reply of a `status` fault: its code if that is an enhanced code, else one that goes with the status."""
+    status = fault.status or 451
+    code = fault.code or ""
+    if code[:2] == f"{status // 100}.":
+        return f"{status} {code} Refused by a fault script"
+    enhanced = _ENHANCED.get(status, f"{status // 100}.0.0")
+    return f"{status} {enhanced} {code or 'Refused by a fault script'}"

@@ -1,0 +1,63 @@
+"""Views and clicks coming back. The id in every message (`wzrk_pid`) is signed, so it is its own permission."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import struct
+from datetime import UTC, datetime
+
+from tocsin import chunk as chunks
+from tocsin.account import Account
+from tocsin.errors import Problem
+from tocsin.store.facts import Facts, encode_props
+from tocsin.store.ledger import Ledger
+
+EVENTS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+_ID = struct.Struct(">QH")
+_SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
+
+
+def sign_push_id(secret: bytes, chunk_id: int, position: int) -> str:
+    """The id of one recipient's message: 27 letters of base64url."""
+    what = _ID.pack(chunk_id, position)
+    signed = what + hmac.digest(secret, what, "sha256")[:_SIGNATURE]
+    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+
+
+def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
+    """(chunk id, position). Raises Problem for anything this server did not sign."""
+    try:
+        raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
+    except (ValueError, binascii.Error):
+        raw = b""
+    what, signature = raw[: _ID.size], raw[_ID.size :]
+    if len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(
+        signature, hmac.digest(secret, what, "sha256")[:_SIGNATURE]
+    ):
+        raise Problem("id is not one this server gave out (at $.id)")
+    chunk_id, position = _ID.unpack(what)
+    return int(chunk_id), int(position)
+
+
+async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
+    """Stores a view or click as an event of the user. The event's id is the message's: reported twice, it counts once,
+    with the numbers it adds to."""
+    chunk_id, position = read_push_id(secret, push_id)
+    found = await ledger.read(lambda connection: chunks.load(connection, chunk_id))
+    if found is None or position >= len(found.users):
+        raise Problem("id is not of a message this server sent (at $.id)")
+    account = await ledger.read(lambda connection: Account.load(connection, found.account_id))
+    at = datetime.fromtimestamp(now, UTC)
+    props = {
+        "Campaign id": found.campaign_id,
+        "Channel": found.channel,
+        "Platform": chunks.PLATFORM_CODES[found.platforms[position]],
+        "Tag group": found.tag_group,
+    }
+    row = (
+        *(found.account_id, EVENTS[kind], at.astimezone(account.zone).date(), found.users[position], at),
+        *(chunk_id * 65536 + position, encode_props(props)),
+    )
+    await facts.insert("event", [row])

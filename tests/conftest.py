@@ -1,0 +1,291 @@
+"""What tests stand on: a real sandbox, a real server in a process of its own, and an account apiece."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import pytest
+
+from tocsin.account import create_account
+from tocsin.store.ledger import Ledger, open_ledger
+
+T = TypeVar("T")
+READY_SECONDS = 60
+RESULT_SECONDS = 60
+# Limits that are not what a test is about are set out of its way.
+ROOMY = {
+    "TOCSIN_CREATE_PER_SECOND": "100000",
+    "TOCSIN_CREATE_AT_ONCE": "1000",
+    "TOCSIN_RETRY_FLOOR": "0.05",
+}
+
+
+def free_ports(count: int) -> int:
+    """The first of `count` ports in a row that nobody listens on."""
+    dice = random.Random()
+    while True:
+        first = dice.randrange(20_000, 60_000)
+        with contextlib.ExitStack() as sockets:
+            try:
+                for port in range(first, first + count):
+                    sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+
+
+class Process:
+    """One tocsin command that runs on its own, until stopped or killed."""
+
+    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, log: Path | None = None):
+        self._log = log.open("ab") if log is not None else None
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tocsin", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=self._log or subprocess.DEVNULL,
+            env=os.environ | dict(environment or {}),
+        )
+        self.ready_line = self._wait_until_ready()
+
+    def _wait_until_ready(self) -> str:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline().decode()
+        if not line:
+            self.kill()
+            raise AssertionError(f"{self.process.args!r} ended before it was ready")
+        return line
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.terminate()
+        return self._end()
+
+    def kill(self) -> None:
+        """SIGKILL: no goodbye."""
+        self.process.kill()
+        self._end()
+
+    def _end(self) -> int:
+        code = self.process.wait(READY_SECONDS)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
+        if self._log is not None:
+            self._log.close()
+        return code
+
+
+class Caller:
+    """Somebody who calls a server over HTTP, as one account or as nobody."""
+
+    def __init__(self, port: int, headers: Mapping[str, str] | None = None):
+        self.port = port
+        self.headers = dict(headers or {})
+
+    @property
+    def account_id(self) -> str:
+        return self.headers["X-CleverTap-Account-Id"]
+
+    def call(
+        self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any, Mapping[str, str]]:
+        """(status, the JSON or the bytes, headers). `body`: bytes go as they are, anything else as JSON."""
+        raw = body if isinstance(body, bytes | None) else msgspec.json.encode(body)
+        sent = {"Content-Type": "application/json", **self.headers, **(headers or {})}
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)) as connection:
+            connection.request(method, path, raw, sent)
+            reply = connection.getresponse()
+            content = reply.read()
+            kind = reply.getheader("Content-Type", "")
+            value = msgspec.json.decode(content) if kind.startswith("application/json") else content
+            return reply.status, value, {name.lower(): text for name, text in reply.getheaders()}
+
+    def post(self, path: str, body: Any) -> tuple[int, Any]:
+        status, value, _ = self.call("POST", path, body)
+        return status, value
+
+    def get(self, path: str) -> tuple[int, Any]:
+        status, value, _ = self.call("GET", path)
+        return status, value
+
+    def upload(self, *records: dict[str, Any]) -> None:
+        """Uploads records that must all be taken."""
+        for start in range(0, len(records), 1000):
+            part = list(records[start : start + 1000])
+            status, answer = self.post("/1/upload", {"d": part})
+            assert (status, answer["status"], answer["processed"]) == (200, "success", len(part)), answer
+
+    def create(self, **fields: Any) -> int:
+        """Creates a campaign that must be accepted; its id."""
+        body = {
+            "name": "a campaign",
+            "where": {},
+            "content": {"title": "Hello", "body": "there"},
+            "devices": ["android", "ios", "windows"],
+            "when": "now",
+        } | fields
+        status, answer = self.post("/1/targets/create.json", body)
+        assert status == 200, answer
+        return int(answer["id"])
+
+    def result(self, campaign_id: int) -> dict[str, int]:
+        """The numbers of a campaign, once it is completed."""
+
+        def ask() -> dict[str, int] | None:
+            status, answer = self.post("/1/targets/result.json", {"id": campaign_id})
+            return answer["result"] if status == 200 else None
+
+        return wait_for(ask)
+
+
+def wait_for(ask: Callable[[], T | None], seconds: float = RESULT_SECONDS) -> T:
+    """The first answer that is not None or False; asks again until `seconds` are over."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"no answer in {seconds} s")
+        time.sleep(0.02)
+
+
+class Server(Process):
+    """`tocsin serve` on a folder."""
+
+    def __init__(self, data: Path, environment: Mapping[str, str] | None = None, port: int | None = None):
+        self.data = data
+        self.port = port or free_ports(1)
+        self.environment = dict(environment or {})
+        data.mkdir(parents=True, exist_ok=True)
+        super().__init__(
+            *("serve", "--data", str(data), "--port", str(self.port)), environment=environment, log=data / "log"
+        )
+
+    def again(self) -> Server:
+        """A new process on the same folder and port."""
+        return Server(self.data, self.environment, self.port)
+
+    def account(self, timezone: str = "UTC") -> Caller:
+        """A new account, and somebody who calls as it."""
+        with contextlib.closing(open_ledger(f"sqlite:///{self.data / 'ledger.db'}")) as ledger:
+            account, passcode = create_account(ledger, "test", timezone, time.time())
+        return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
+
+    def use_sandbox(self, caller: Caller, sandbox: Sandbox) -> None:
+        """Points the account's providers at the sandbox."""
+        from tocsin.cli.providers import sandbox_settings, store_providers
+
+        _, given = sandbox.control.get("/credentials")
+        store_providers(self.data, caller.account_id, sandbox_settings(given))
+
+
+class Sandbox(Process):
+    """`tocsin sandbox`: four vendors and their control API."""
+
+    def __init__(self) -> None:
+        self.port = free_ports(5)
+        super().__init__("sandbox", "--port", str(self.port))
+        self.control = Caller(self.port)
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        counts: dict[str, dict[str, int]] = self.control.get("/counts")[1]
+        return counts
+
+    def messages(self, vendor: str) -> list[dict[str, Any]]:
+        """Everything a vendor accepted."""
+        found: list[dict[str, Any]] = []
+        after = 0
+        while page := self.control.get(f"/messages?vendor={vendor}&limit=1000&after={after}")[1]["messages"]:
+            found.extend(page)
+            after = page[-1]["id"]
+        return found
+
+    def fault(self, **script: Any) -> None:
+        status, answer = self.control.post("/faults", script)
+        assert status == 200, answer
+
+    def clear(self) -> None:
+        self.control.call("DELETE", "/faults")
+        self.control.call("DELETE", "/messages")
+
+
+@pytest.fixture(scope="session")
+def sandbox_process() -> Iterator[Sandbox]:
+    sandbox = Sandbox()
+    yield sandbox
+    assert sandbox.stop() == 0
+
+
+@pytest.fixture
+def sandbox(sandbox_process: Sandbox) -> Iterator[Sandbox]:
+    """The vendors, with no faults and nothing received."""
+    sandbox_process.clear()
+    yield sandbox_process
+    sandbox_process.clear()
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One server for all tests that do not kill it; every test has an account of its own."""
+    server = Server(tmp_path_factory.mktemp("server"), ROOMY)
+    yield server
+    assert server.stop() == 0
+
+
+@pytest.fixture
+def caller(server: Server) -> Caller:
+    """A new account on the shared server, in Berlin's time zone."""
+    return server.account("Europe/Berlin")
+
+
+@pytest.fixture
+def sending(server: Server, caller: Caller, sandbox: Sandbox) -> Caller:
+    """A new account whose providers are the sandbox."""
+    server.use_sandbox(caller, sandbox)
+    return caller
+
+
+@pytest.fixture(scope="session")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ledger]:
+    """A ledger in this process."""
+    ledger = open_ledger(f"sqlite:///{tmp_path_factory.mktemp('ledger') / 'ledger.db'}")
+    yield ledger
+    ledger.close()
+
+
+def people(
+    count: int, prefix: str = "user", kinds: tuple[str, ...] = ("fcm", "apns", "wns"), wns_port: int = 0
+) -> list[dict[str, Any]]:
+    """Records of `count` users with a name, an address, and one device each, its kind in turn."""
+    records: list[dict[str, Any]] = []
+    for number in range(count):
+        name, device = f"{prefix}-{number}", f"{prefix}-device-{number}"
+        profile = {"Name": f"Name {number}", "Email": f"{name}@example.com"}
+        records.append({"type": "profile", "identity": name, "objectId": device, "profileData": profile})
+        kind = kinds[number % len(kinds)]
+        records.append(
+            {"type": "token", "objectId": device, "tokenData": {"type": kind, "id": token(kind, name, wns_port)}}
+        )
+    return records
+
+
+def token(kind: str, name: str, wns_port: int = 0) -> str:
+    """A well-formed address of that kind for the sandbox."""
+    match kind:
+        case "apns":
+            return name.encode().hex().rjust(64, "a")[-64:]
+        case "wns":
+            return f"https://127.0.0.1:{wns_port}/w/?token={name}"
+        case _:
+            return f"{name}:fcm-registration-token"

@@ -1,0 +1,522 @@
+"""What every provider has to do, held against the sandbox over the vendors' real protocols."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.request import Request as Call
+from urllib.request import urlopen
+from uuid import uuid4
+
+import msgspec
+import pytest
+import pytest_asyncio
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from tocsin.errors import Misconfigured
+from tocsin.outcome import Outcome
+from tocsin.providers import BY_KIND, BY_NAME
+from tocsin.providers.contract import Address, Mail, Message, Provider, Push, Receipt, Scope
+from tocsin.providers.transport import Envelope, Limits, Pool, Request, Transport
+from tocsin.sandbox import Sandbox
+
+EVERY = pytest.mark.parametrize("name", list(BY_NAME))
+PUSHING = pytest.mark.parametrize("name", ["fcm", "apns", "wns"])
+MULTIPLEXED = pytest.mark.parametrize("name", ["fcm", "apns"])
+PATIENCE = 0.4  # seconds: a vendor's answer comes in a tenth of it, even on a busy machine
+
+
+@dataclass
+class Bench:
+    """A running sandbox, and providers made for it."""
+
+    url: str
+    credentials: dict[str, Any]
+    transport: Transport
+
+    def settings(self, name: str, **changed: Any) -> msgspec.Struct:
+        """The settings the sandbox hands out for a vendor, some of them changed."""
+        known = {field.name for field in msgspec.structs.fields(BY_NAME[name].Settings)}
+        given = {"ca": self.credentials["ca"], **self.credentials[name], "sender": "news@example.com", "timeout": 10.0}
+        kept = {key: value for key, value in {**given, **changed}.items() if key in known}
+        if isinstance(kept.get("service_account"), dict):
+            kept["service_account"] = json.dumps(kept["service_account"])
+        return BY_NAME[name].Settings(**kept)
+
+    def provider(self, name: str, **changed: Any) -> Provider:
+        """A provider with a pool of its own."""
+        return BY_NAME[name](self.settings(name, **changed), self.transport)
+
+    def message(self, name: str, channel_prefix: str = "", **changed: Any) -> Message:
+        """A message to a device or mailbox that no other test writes to."""
+        device = uuid4().hex
+        if name == "smtp":
+            given = {"subject": "Grüße", "html": "<p>Hi</p>", "text": "Hi", "campaign": "1_20260101"}
+            return Mail(
+                **{"id": str(uuid4()), "address": Address("email", f"{device}@example.com"), **given, **changed}
+            )
+        prefix = channel_prefix or self.credentials["wns"]["channel_prefix"]
+        value = {"fcm": f"fcm-{device * 4}", "apns": device * 2, "wns": prefix + device}[name]
+        address = Address(BY_NAME[name].kind, value)
+        given = {"id": str(uuid4()), "collapse": "1_20260101", "title": "Grüße", "body": "<&>", "address": address}
+        data = {"wzrk_id": "1_20260101", "wzrk_pid": device}
+        return Push(**{**given, "data": data, "expires_at": int(time.time()) + 600, **changed})
+
+    async def call(self, method: str, path: str, body: Any = None) -> Any:
+        """One call of the control API."""
+
+        def go() -> Any:
+            data = None if body is None else json.dumps(body).encode()
+            call = Call(self.url + path, data, {"Content-Type": "application/json"}, method=method)
+            with urlopen(call) as answer:
+                return json.loads(answer.read() or b"null")
+
+        return await asyncio.to_thread(go)
+
+    async def break_down(self, vendor: str, kind: str, **fault: Any) -> None:
+        """Makes the next `count` (one) requests to a vendor meet a fault."""
+        await self.call("POST", "/faults", {"vendor": vendor, "kind": kind, "share": 1.0, "count": 1, **fault})
+
+    async def counts(self, vendor: str) -> dict[str, int]:
+        """The sandbox's own count."""
+        found: dict[str, int] = (await self.call("GET", "/counts"))[vendor]
+        return found
+
+
+@pytest_asyncio.fixture(scope="module")
+async def running() -> AsyncIterator[Bench]:
+    """One sandbox for all tests of this file."""
+    sandbox = await Sandbox.start(data=None, port=0)
+    found = Bench(sandbox.url, {}, Transport())
+    found.credentials = await found.call("GET", "/credentials")
+    yield found
+    await sandbox.stop()
+
+
+@pytest_asyncio.fixture
+async def bench(running: Bench) -> AsyncIterator[Bench]:
+    """The sandbox without faults or messages, and a transport that is closed afterwards."""
+    await running.call("DELETE", "/faults")
+    await running.call("DELETE", "/messages")
+    async with Transport() as transport:
+        yield Bench(running.url, running.credentials, transport)
+
+
+async def send(provider: Provider, message: Message) -> Receipt:
+    """One attempt, now."""
+    return await provider.send(message, time.time())
+
+
+def pem_of(key: Any) -> str:
+    """A private key as PEM."""
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()  # type: ignore[no-any-return]
+
+
+def make_stranger() -> str:
+    """The certificate of an authority nobody here has been signed by."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "stranger")])
+    start = datetime.now(UTC) - timedelta(days=1)
+    made = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    made = made.serial_number(1).not_valid_before(start).not_valid_after(start + timedelta(days=9))
+    return made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def find_dead_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        return int(held.getsockname()[1])
+
+
+@EVERY
+async def test_accepted(bench: Bench, name: str) -> None:
+    """A message of the vendor's kind arrives once, and the receipt is clean."""
+    came = await send(bench.provider(name), bench.message(name))
+    assert (came.outcome, came.code, came.scope) == (Outcome.ACCEPTED, "", Scope.MESSAGE), came
+    assert (await bench.counts(name))["accepted"] == 1
+
+
+@EVERY
+async def test_many_at_once(bench: Bench, name: str) -> None:
+    """A hundred concurrent sends are a hundred messages over few connections with one token."""
+    provider = bench.provider(name)
+    came = await asyncio.gather(*(send(provider, bench.message(name)) for _ in range(100)))
+    assert {receipt.outcome for receipt in came} == {Outcome.ACCEPTED}
+    counted = await bench.counts(name)
+    assert (counted["accepted"], counted["duplicates"]) == (100, 0)
+
+
+@EVERY
+async def test_same_message_twice_is_the_same_twice(bench: Bench, name: str) -> None:
+    """Sending is no dedupe: a second attempt goes out, with the same id, and the sandbox can tell."""
+    provider, message = bench.provider(name), bench.message(name)
+    assert [(await send(provider, message)).outcome for _ in range(2)] == [Outcome.ACCEPTED] * 2
+    assert (await bench.counts(name))["duplicates"] == 1
+
+
+@EVERY
+async def test_hung_vendor_is_unknown_in_time(bench: Bench, name: str) -> None:
+    """A vendor that took the whole message and never answers costs the time-out and an unknown."""
+    provider = bench.provider(name)
+    await send(provider, bench.message(name))  # connected, with a token
+    await bench.break_down(name, "hang")
+    provider = bench.provider(name, timeout=PATIENCE)
+    started = time.monotonic()
+    came = await send(provider, bench.message(name))
+    assert came.outcome is Outcome.UNKNOWN, came
+    assert time.monotonic() - started < 5
+
+
+@EVERY
+async def test_cut_after_the_message_is_unknown_and_not_repeated(bench: Bench, name: str) -> None:
+    """A connection cut before the answer leaves one copy at most, whether it is new or has carried messages before."""
+    provider = bench.provider(name)
+    for _ in range(2):
+        await send(provider, bench.message(name))
+        await bench.break_down(name, "cut")
+        came = await send(provider, bench.message(name))
+        assert came.outcome is Outcome.UNKNOWN, came
+    counted = await bench.counts(name)
+    assert counted["accepted"] <= 4
+    assert counted["duplicates"] == 0
+
+
+@EVERY
+async def test_cuts_under_load_double_nothing(bench: Bench, name: str) -> None:
+    """Connections that die full of requests end in unknowns, not in second copies."""
+    provider = bench.provider(name)
+    await send(provider, bench.message(name))
+    await bench.break_down(name, "cut", share=0.05, count=5)
+    came = await asyncio.gather(*(send(provider, bench.message(name)) for _ in range(200)))
+    assert {receipt.outcome for receipt in came} <= {Outcome.ACCEPTED, Outcome.UNKNOWN, Outcome.UNAVAILABLE}
+    assert any(receipt.outcome is Outcome.UNKNOWN for receipt in came)
+    assert (await bench.counts(name))["duplicates"] == 0
+
+
+@MULTIPLEXED
+@pytest.mark.parametrize("kind", ["goaway", "refuse"])
+async def test_refused_streams_are_sent_again_at_once(bench: Bench, name: str, kind: str) -> None:
+    """What the peer says it did not process is sent again: nothing is lost, nothing doubled, nobody has to wait."""
+    provider = bench.provider(name)
+    await send(provider, bench.message(name))
+    await bench.break_down(name, kind, share=0.05, count=3)
+    came = await asyncio.gather(*(send(provider, bench.message(name)) for _ in range(200)))
+    assert [receipt for receipt in came if receipt.outcome is not Outcome.ACCEPTED] == []
+    counted = await bench.counts(name)
+    assert (counted["accepted"], counted["duplicates"]) == (201, 0)
+
+
+@EVERY
+async def test_slow_vendor_is_waited_for(bench: Bench, name: str) -> None:
+    """A delay shorter than the time-out is no failure."""
+    provider = bench.provider(name)
+    await bench.break_down(name, "delay", seconds=0.1)
+    assert (await send(provider, bench.message(name))).outcome is Outcome.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "outcome", "code", "scope"),
+    [
+        ("fcm", {"status": 503, "code": "UNAVAILABLE"}, Outcome.UNAVAILABLE, "UNAVAILABLE", Scope.MESSAGE),
+        ("fcm", {"status": 429, "code": "QUOTA_EXCEEDED"}, Outcome.THROTTLED, "QUOTA_EXCEEDED", Scope.LANE),
+        ("fcm", {"status": 404, "code": "UNREGISTERED"}, Outcome.GONE, "UNREGISTERED", Scope.MESSAGE),
+        ("apns", {"status": 503, "code": "ServiceUnavailable"}, Outcome.UNAVAILABLE, None, Scope.MESSAGE),
+        ("apns", {"status": 410, "code": "Unregistered"}, Outcome.GONE, "410 Unregistered", Scope.MESSAGE),
+        ("apns", {"status": 429, "code": "TooManyRequests"}, Outcome.THROTTLED, None, Scope.DEVICE),
+        ("wns", {"status": 503}, Outcome.UNAVAILABLE, "503", Scope.MESSAGE),
+        ("wns", {"status": 406, "retry_after": 3}, Outcome.THROTTLED, "406", Scope.LANE),
+        ("wns", {"status": 410}, Outcome.GONE, "410", Scope.MESSAGE),
+        ("smtp", {"status": 451, "code": "4.7.1"}, Outcome.UNAVAILABLE, "451 4.7.1", Scope.MESSAGE),
+        ("smtp", {"status": 550, "code": "5.1.1"}, Outcome.GONE, "550 5.1.1", Scope.MESSAGE),
+        ("smtp", {"status": 421, "code": "4.3.2"}, Outcome.UNAVAILABLE, "421 4.3.2", Scope.LANE),
+    ],
+)
+async def test_vendors_refusal(
+    bench: Bench, name: str, fault: dict[str, Any], outcome: Outcome, code: str | None, scope: Scope
+) -> None:
+    """A refusal comes back as the table says, and the next message goes through on whatever connection is left."""
+    provider = bench.provider(name)
+    await send(provider, bench.message(name))
+    await bench.break_down(name, "status", **fault)
+    came = await send(provider, bench.message(name))
+    assert (came.outcome, came.scope) == (outcome, scope), came
+    assert code is None or came.code == code
+    assert came.retry_after == fault.get("retry_after", came.retry_after)
+    assert (await send(provider, bench.message(name))).outcome is Outcome.ACCEPTED
+
+
+@EVERY
+async def test_connection_refused_is_unavailable(bench: Bench, name: str) -> None:
+    """Nobody listening means that nothing was taken, and that the lane need not be tried for a while."""
+    port = find_dead_port()
+    dead = f"https://127.0.0.1:{port}"
+    provider = bench.provider(name, endpoint=dead, port=port)
+    came = await send(provider, bench.message(name, channel_prefix=f"{dead}/w/?token="))
+    assert (came.outcome, came.scope) == (Outcome.UNAVAILABLE, Scope.LANE), came
+    assert came.retry_after
+
+
+@EVERY
+async def test_unknown_authority_is_unavailable(bench: Bench, name: str) -> None:
+    """A certificate we have no reason to trust gets neither a message nor a credential."""
+    came = await send(bench.provider(name, ca=make_stranger()), bench.message(name))
+    assert (came.outcome, came.scope) == (Outcome.UNAVAILABLE, Scope.LANE), came
+    assert (await bench.counts(name))["accepted"] == 0
+
+
+def spoil(bench: Bench, name: str) -> dict[str, Any]:
+    """A credential of the right form that the vendor never gave out."""
+    if name == "fcm":
+        account = bench.credentials["fcm"]["service_account"]
+        known = json.loads(account) if isinstance(account, str) else account
+        return {"service_account": {**known, "private_key": pem_of(rsa.generate_private_key(65537, 2048))}}
+    if name == "apns":
+        return {"key": pem_of(ec.generate_private_key(ec.SECP256R1()))}
+    return {"client_secret": "wrong"} if name == "wns" else {"password": "wrong"}
+
+
+@EVERY
+async def test_wrong_credentials_are_denied(bench: Bench, name: str) -> None:
+    """A refused credential stops the lane; the address is not blamed."""
+    came = await send(bench.provider(name, **spoil(bench, name)), bench.message(name))
+    assert (came.outcome, came.scope) == (Outcome.DENIED, Scope.LANE), came
+    assert came.code
+
+
+@EVERY
+async def test_secrets_are_not_shown(bench: Bench, name: str) -> None:
+    """No credential in the repr of settings, provider or what they are made of, nor in a receipt."""
+    settings = bench.settings(name, timeout=PATIENCE)
+    provider = BY_NAME[name](settings, bench.transport)
+    receipt = await send(bench.provider(name, **spoil(bench, name)), bench.message(name))
+    shown = " ".join(repr(thing) for thing in (settings, provider, *vars(provider).values(), receipt))
+    for field in msgspec.structs.fields(type(settings)):
+        if field.name in ("service_account", "key", "client_secret", "password"):
+            value = getattr(settings, field.name)
+            secret = json.loads(value)["private_key"] if field.name == "service_account" else value
+            assert secret[-40:].strip() not in shown
+            assert json.dumps(secret)[-42:-2] not in shown
+
+
+@EVERY
+async def test_wrong_kind_of_message_is_refused(bench: Bench, name: str) -> None:
+    """A push does not go by mail, nor a mail by push."""
+    came = await send(bench.provider(name), bench.message("fcm" if name == "smtp" else "smtp"))
+    assert came.outcome is Outcome.REFUSED
+
+
+@EVERY
+def test_settings_describe_themselves(name: str) -> None:
+    """Every option has a description, and what is secret is read from a file."""
+    schema = msgspec.json.schema(BY_NAME[name].Settings)
+    assert BY_KIND[BY_NAME[name].kind] is BY_NAME[name]
+    for option in next(iter(schema["$defs"].values()))["properties"].values():
+        assert option["description"]
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        *((name, {"ca": "not a certificate"}) for name in BY_NAME),
+        *((name, {"endpoint": "http://example.com"}) for name in ("fcm", "apns", "wns")),
+        ("fcm", {"service_account": "{}"}),
+        ("fcm", {"service_account": {"project_id": "p", "private_key": "x", "client_email": "e"}}),
+        ("apns", {"key": "x"}),
+        ("wns", {"token_endpoint": "", "tenant": ""}),
+        ("wns", {"tenant": "a/b"}),
+        ("smtp", {"host": "a/b"}),
+        ("smtp", {"sender": "a@b\r\nX: y"}),
+        ("smtp", {"tls": "none"}),
+    ],
+)
+async def test_settings_that_cannot_work(bench: Bench, name: str, changed: dict[str, Any]) -> None:
+    """A mistake of the operator is told at the start, in a sentence that holds no secret."""
+    with pytest.raises(Misconfigured) as caught:
+        bench.provider(name, **changed)
+    assert "PRIVATE KEY" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["fcm", "wns"])
+async def test_token_is_renewed_once_after_a_401(bench: Bench, name: str) -> None:
+    """A token that the vendor no longer takes is replaced, and the message goes again; a second 401 denies the lane."""
+    provider = bench.provider(name)
+    await send(provider, bench.message(name))
+    fault = {"status": 401, "code": ""}
+    await bench.break_down(name, "status", **fault)
+    assert (await send(provider, bench.message(name))).outcome is Outcome.ACCEPTED
+    await bench.break_down(name, "status", count=2, **fault)
+    came = await send(provider, bench.message(name))
+    assert (came.outcome, came.scope) == (Outcome.DENIED, Scope.LANE), came
+
+
+async def test_smtp_never_falls_back_to_clear_text(bench: Bench) -> None:
+    """A relay without STARTTLS gets neither the password nor the mail."""
+    heard = bytearray()
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 relay\r\n")
+        while line := await reader.readline():
+            heard.extend(line)
+            writer.write(b"250 relay\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    came = await send(bench.provider("smtp", port=port), bench.message("smtp"))
+    server.close()
+    assert came.outcome is Outcome.UNAVAILABLE, came
+    assert b"AUTH" not in heard
+    assert b"MAIL" not in heard
+
+
+async def test_wns_channel_elsewhere_is_not_called(bench: Bench) -> None:
+    """An address that is not Microsoft's is dropped before a token is even asked for."""
+    message = bench.message("wns", channel_prefix="https://evil.example/?token=")
+    came = await send(bench.provider("wns"), message)
+    assert (came.outcome, came.code) == (Outcome.GONE, "channel not allowed")
+    assert (await bench.counts("wns"))["connections"] == (await bench.counts("wns"))["connections"]
+
+
+async def test_wns_toast_too_large_is_refused_here(bench: Bench) -> None:
+    """More than 5,000 bytes of XML is not sent."""
+    came = await send(bench.provider("wns"), bench.message("wns", body="x" * 5000))
+    assert (came.outcome, came.code) == (Outcome.REFUSED, "toast too large")
+
+
+async def test_apns_collapse_and_id_arrive(bench: Bench) -> None:
+    """The vendor gets our id and answers with it."""
+    message = bench.message("apns")
+    assert (await send(bench.provider("apns"), message)).vendor_id == message.id
+
+
+def make_request(url: str) -> Request:
+    """A small POST."""
+    return Request(url=url, headers=("content-type: text/plain",), body=b"x", timeout=5.0)
+
+
+async def test_plain_http_is_only_for_this_machine(bench: Bench) -> None:
+    """A URL without TLS leaves this machine under no circumstances."""
+    answer = await bench.transport.pool().request(make_request("http://192.0.2.1/"))
+    assert answer.failure == "unsent"
+
+
+async def listen(answers: list[bytes | None]) -> tuple[asyncio.Server, str, list[bytes]]:
+    """An HTTP/1.1 server on this machine that gives these answers in order, None for hanging up without one."""
+    heard: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readuntil(b"\r\n\r\n"):
+            heard.append(await reader.readexactly(1))
+            answer = answers.pop(0) if answers else None
+            if answer is None:
+                break
+            writer.write(answer)
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    return server, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", heard
+
+
+YES = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok"
+
+
+async def test_reused_connection_that_dies_is_not_tried_again(bench: Bench) -> None:
+    """libcurl would send the POST a second time by itself here: one request leaves, and its end is unknown."""
+    server, url, heard = await listen([YES, None, YES])
+    pool = bench.transport.pool()
+    first = await pool.request(make_request(url))
+    assert (first.status, first.headers["x-a"], first.body) == (200, "b", b"ok")
+    second = await pool.request(make_request(url))
+    assert second.failure == "unknown"
+    assert len(heard) == 2
+    assert (await pool.request(make_request(url))).status == 200
+    server.close()
+
+
+async def test_redirect_is_an_answer(bench: Bench) -> None:
+    """A redirect is reported and not followed: it would carry our token elsewhere."""
+    moved = b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"
+    server, url, heard = await listen([moved])
+    answer = await bench.transport.pool().request(make_request(url))
+    server.close()
+    assert (answer.status, len(heard)) == (302, 1)
+
+
+async def test_answers_body_is_bounded(bench: Bench) -> None:
+    """Sixty-four kilobytes of an answer are kept, however much comes."""
+    server, url, _ = await listen([b"HTTP/1.1 200 OK\r\nContent-Length: 300000\r\n\r\n" + b"x" * 300_000])
+    answer = await bench.transport.pool().request(make_request(url))
+    server.close()
+    assert (answer.status, len(answer.body)) == (200, 65_536)
+
+
+async def hold(pool: Pool, url: str) -> asyncio.Task[Any]:
+    """A request under way."""
+    task = asyncio.create_task(pool.request(make_request(url)))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_closing_answers_what_is_under_way() -> None:
+    """A pool closed under a request gives it a failure, and takes no more."""
+    reached = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\nx")
+        reached.set()
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    pool = Transport().pool()
+    task = await hold(pool, url)
+    await reached.wait()
+    await pool.aclose()
+    assert (await task).failure == "unknown"
+    assert (await pool.request(make_request(url))).failure == "unsent"
+    server.close()
+
+
+async def test_cancelled_request_leaves_the_pool_usable(bench: Bench) -> None:
+    """A caller that gives up takes its handle with it; the next request gets its own answer."""
+    server, url, _ = await listen([YES, YES])
+    pool = bench.transport.pool(limits=Limits(in_flight=1))
+    task = await hold(pool, url)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (await pool.request(make_request(url))).status == 200
+    server.close()
+
+
+async def test_renewed_pool_uses_new_connections(bench: Bench) -> None:
+    """After a renewal the old connection is left, at most once a second and once for each generation."""
+    server, url, _ = await listen([YES, YES])
+    pool = bench.transport.pool()
+    await pool.request(make_request(url))
+    await pool.renew(pool.generation)
+    assert pool.generation == 1
+    await pool.renew(0)
+    await pool.renew(1)
+    assert pool.generation == 1
+    assert (await pool.request(make_request(url))).status == 200
+    server.close()
+
+
+def test_requests_do_not_show_what_they_carry() -> None:
+    """A request or an envelope that lands in a log holds neither address nor credential."""
+    request = Request(url="https://h/3/device/secret", headers=("authorization: secret",), body=b"secret")
+    envelope = Envelope(url="smtp://h", sender="a", recipient="secret", body=b"secret", username="u", password="secret")
+    assert "secret" not in f"{request!r}{envelope!r}"

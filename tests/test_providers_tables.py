@@ -1,0 +1,428 @@
+"""Every row of the vendors' tables: an answer goes in, a receipt comes out, and nothing touches the network."""
+
+from __future__ import annotations
+
+import json
+from email import message_from_bytes, policy
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tocsin.outcome import Outcome
+from tocsin.providers import apns, fcm, mime, smtp, toast, wns
+from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
+from tocsin.providers.oauth import read_grant
+from tocsin.providers.transfer import Answer
+
+NOW = 1_800_000_000.0
+ID = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
+LANE, DEVICE, MESSAGE, CAMPAIGN = Scope.LANE, Scope.DEVICE, Scope.MESSAGE, Scope.CAMPAIGN
+ACCEPTED, GONE, REFUSED = Outcome.ACCEPTED, Outcome.GONE, Outcome.REFUSED
+THROTTLED, UNAVAILABLE, DENIED, UNKNOWN = Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.DENIED, Outcome.UNKNOWN
+
+Row = tuple[Outcome, Scope, float | None]
+
+
+def row(came: Receipt) -> Row:
+    """The part of a receipt that pacing acts on."""
+    assert came.outcome is ACCEPTED or came.code
+    return came.outcome, came.scope, came.retry_after
+
+
+def push(**changed: Any) -> Push:
+    """A push with the least in it."""
+    given = {"id": ID, "collapse": "1_20260101", "address": Address("fcm", "token"), "title": "Hello", "body": "World"}
+    return Push(**{**given, "expires_at": int(NOW) + 600, **changed})
+
+
+def mail(**changed: Any) -> Mail:
+    """A mail with both bodies."""
+    given = {"id": ID, "campaign": "1_20260101", "address": Address("email", "ann@example.com"), "subject": "Hello"}
+    return Mail(**{**given, "html": "<p>World</p>", "text": "World", **changed})
+
+
+def fcm_error(status: int, canonical: str, code: str = "", message: str = "", **detail: Any) -> Answer:
+    """An answer of FCM with an FcmError when `code` is given, and one more detail when `detail` is."""
+    details: list[dict[str, Any]] = []
+    if code:
+        details.append({"@type": "type.googleapis.com/google.firebase.fcm.v1.FcmError", "errorCode": code})
+    if detail:
+        details.append({"@type": "type.googleapis.com/google.rpc.Other", **detail})
+    error = {"code": status, "status": canonical, "message": message, "details": details}
+    return Answer(status=status, body=json.dumps({"error": error}).encode())
+
+
+BAD_TOKEN = fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "The registration token is not a valid one")
+VIOLATION = {"fieldViolations": [{"field": "message.data[0].value", "description": "Invalid value"}]}
+FCM_ROWS: list[tuple[Answer, Row]] = [
+    (Answer(status=200, body=b'{"name":"projects/p/messages/1"}'), (ACCEPTED, MESSAGE, None)),
+    (Answer(status=200, body=b"<html>"), (UNKNOWN, MESSAGE, None)),
+    (BAD_TOKEN, (GONE, MESSAGE, None)),
+    (fcm_error(400, "INVALID_ARGUMENT", "", "Invalid value", **VIOLATION), (REFUSED, CAMPAIGN, None)),
+    (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Invalid ttl"), (REFUSED, CAMPAIGN, None)),
+    (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Message is too big"), (REFUSED, MESSAGE, None)),
+    (Answer(status=400, body=b"?"), (REFUSED, MESSAGE, None)),
+    (fcm_error(401, "UNAUTHENTICATED"), (DENIED, LANE, None)),
+    (fcm_error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), (REFUSED, MESSAGE, None)),
+    (fcm_error(401, "UNAUTHENTICATED", "APNS_AUTH_ERROR"), (REFUSED, MESSAGE, None)),
+    (fcm_error(403, "PERMISSION_DENIED", "SENDER_ID_MISMATCH"), (GONE, MESSAGE, None)),
+    (fcm_error(403, "PERMISSION_DENIED"), (DENIED, LANE, None)),
+    (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), (GONE, MESSAGE, None)),
+    (fcm_error(404, "NOT_FOUND"), (DENIED, LANE, None)),
+    (Answer(status=404, body=b"<html>"), (DENIED, LANE, None)),
+    (Answer(status=413), (REFUSED, MESSAGE, None)),
+    (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), (THROTTLED, LANE, 60)),
+    (fcm_error(429, "RESOURCE_EXHAUSTED"), (THROTTLED, LANE, 60)),
+    (
+        fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", violations=[{"subject": "device:abc"}]),
+        (THROTTLED, DEVICE, 60),
+    ),
+    (
+        fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED", violations=[{"description": "Topic rate exceeded"}]),
+        (THROTTLED, DEVICE, 60),
+    ),
+    (fcm_error(500, "INTERNAL", "INTERNAL"), (UNAVAILABLE, MESSAGE, 10)),
+    (Answer(status=502), (UNAVAILABLE, MESSAGE, 10)),
+    (Answer(status=504, body=b"<html>"), (UNAVAILABLE, MESSAGE, 10)),
+    (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), (UNAVAILABLE, MESSAGE, 10)),
+    (Answer(status=418), (REFUSED, MESSAGE, None)),
+    (Answer(status=302), (REFUSED, MESSAGE, None)),
+    (Answer(failure="unknown", detail="timeout"), (UNKNOWN, MESSAGE, None)),
+    (Answer(failure="unsent", detail="refused"), (UNAVAILABLE, LANE, 10)),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), FCM_ROWS)
+def test_fcm_row(answer: Answer, expected: Row) -> None:
+    """FCM's table, decided by errorCode and only then by the HTTP status."""
+    assert row(fcm.receipt(answer, proved=True)) == expected
+
+
+def test_fcm_bad_token_of_an_unproved_campaign_keeps_the_address() -> None:
+    """Until a campaign's payload has been accepted once, a complaint about the token may be about the payload."""
+    assert row(fcm.receipt(BAD_TOKEN, proved=False)) == (REFUSED, MESSAGE, None)
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_fcm_retry_after_goes_before_the_table(status: int) -> None:
+    """The vendor's own number of seconds is taken, a date or nonsense is not."""
+    answer = Answer(status=status, headers={"retry-after": "7"})
+    assert fcm.receipt(answer, proved=True).retry_after == 7
+    wrong = Answer(status=status, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    assert fcm.receipt(wrong, proved=True).retry_after == (60 if status == 429 else 10)
+
+
+def test_fcm_code_is_the_vendors() -> None:
+    """The receipt carries errorCode, or the canonical status where there is none."""
+    assert fcm.receipt(fcm_error(404, "NOT_FOUND", "UNREGISTERED"), proved=True).code == "UNREGISTERED"
+    assert fcm.receipt(fcm_error(403, "PERMISSION_DENIED"), proved=True).code == "PERMISSION_DENIED"
+
+
+def test_fcm_payload_has_everything_and_no_null() -> None:
+    """A full push becomes the documented JSON; a bare one leaves out what it does not have."""
+    full = push(image="https://e.example/i.png", sound="ding.mp3", channel="news", badge=3, data={"wzrk_id": "1_2"})
+    message = json.loads(fcm.payload(full, NOW))["message"]
+    assert message["token"] == "token"
+    assert message["notification"] == {"title": "Hello", "body": "World", "image": "https://e.example/i.png"}
+    assert message["data"] == {"wzrk_id": "1_2"}
+    android = message["android"]
+    assert (android["collapse_key"], android["priority"], android["ttl"]) == ("1_20260101", "high", "600s")
+    expected = {"tag": "1_20260101", "sound": "ding.mp3", "channel_id": "news", "notification_count": 3}
+    assert android["notification"] == expected
+    bare = fcm.payload(push(sound="default"), NOW)
+    assert b"null" not in bare
+    assert json.loads(bare)["message"]["android"]["notification"] == {"tag": "1_20260101", "default_sound": True}
+
+
+@pytest.mark.parametrize(("expires", "ttl"), [(-5, "0s"), (10**9, "2419200s")])
+def test_fcm_ttl_stays_in_its_range(expires: int, ttl: str) -> None:
+    """FCM answers 400 to a time to live outside zero to four weeks."""
+    sent = json.loads(fcm.payload(push(expires_at=int(NOW) + expires), NOW))
+    assert sent["message"]["android"]["ttl"] == ttl
+
+
+def apns_error(status: int, reason: str, **more: Any) -> Answer:
+    """An answer of APNs with its reason."""
+    return Answer(status=status, body=json.dumps({"reason": reason, **more}).encode())
+
+
+APNS_ROWS: list[tuple[int, str, Row]] = [
+    (400, "BadDeviceToken", (GONE, MESSAGE, None)),
+    (400, "DeviceTokenNotForTopic", (GONE, MESSAGE, None)),
+    *((400, reason, (DENIED, LANE, None)) for reason in ("TopicDisallowed", "BadTopic", "MissingTopic")),
+    *(
+        (400, reason, (REFUSED, CAMPAIGN, None))
+        for reason in ("BadCollapseId", "BadExpirationDate", "BadPriority", "BadMessageId", "InvalidPushType")
+    ),
+    *((400, reason, (REFUSED, CAMPAIGN, None)) for reason in ("DuplicateHeaders", "PayloadEmpty")),
+    (400, "MissingDeviceToken", (REFUSED, CAMPAIGN, None)),
+    (404, "BadPath", (REFUSED, CAMPAIGN, None)),
+    (405, "MethodNotAllowed", (REFUSED, CAMPAIGN, None)),
+    (400, "IdleTimeout", (UNAVAILABLE, MESSAGE, 1)),
+    *(
+        (403, reason, (DENIED, LANE, None))
+        for reason in ("ExpiredProviderToken", "InvalidProviderToken", "MissingProviderToken", "Forbidden")
+    ),
+    *(
+        (403, reason, (DENIED, LANE, None))
+        for reason in ("BadCertificate", "BadCertificateEnvironment", "BadEnvironmentKeyIdInToken")
+    ),
+    (403, "UnrelatedKeyIdInToken", (DENIED, LANE, None)),
+    (413, "PayloadTooLarge", (REFUSED, MESSAGE, None)),
+    (429, "TooManyRequests", (THROTTLED, DEVICE, 60)),
+    (429, "TooManyProviderTokenUpdates", (THROTTLED, LANE, 60)),
+    (500, "InternalServerError", (UNAVAILABLE, MESSAGE, 900)),
+    (503, "ServiceUnavailable", (UNAVAILABLE, MESSAGE, 900)),
+    (503, "Shutdown", (UNAVAILABLE, LANE, 1)),
+    (400, "SomethingNew", (REFUSED, MESSAGE, None)),
+    (500, "SomethingNew", (UNAVAILABLE, MESSAGE, 900)),
+]
+
+
+@pytest.mark.parametrize(("status", "reason", "expected"), APNS_ROWS)
+def test_apns_row(status: int, reason: str, expected: Row) -> None:
+    """APNs' table, reason by reason; the code names status and reason."""
+    came = apns.receipt(apns_error(status, reason), Address("apns", "ab"))
+    assert (row(came), came.code) == (expected, f"{status} {reason}")
+
+
+def test_apns_accepted_and_broken() -> None:
+    """200 keeps the apns-id, an answer that is no JSON is judged by its status, silence is unknown."""
+    address = Address("apns", "ab")
+    came = apns.receipt(Answer(status=200, headers={"apns-id": ID}), address)
+    assert (came.outcome, came.vendor_id) == (ACCEPTED, ID)
+    assert row(apns.receipt(Answer(status=502, body=b"<html>"), address)) == (UNAVAILABLE, MESSAGE, 900)
+    assert row(apns.receipt(Answer(failure="unknown"), address)) == (UNKNOWN, MESSAGE, None)
+    assert row(apns.receipt(Answer(failure="unsent"), address)) == (UNAVAILABLE, LANE, 1)
+
+
+@pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
+@pytest.mark.parametrize(("registered", "outcome"), [(NOW - 1, GONE), (NOW, GONE), (NOW + 1, REFUSED)])
+def test_apns_410_is_held_against_the_registration(reason: str, registered: float, outcome: Outcome) -> None:
+    """A device that registered after APNs saw it gone is alive: the timestamp is in milliseconds."""
+    answer = apns_error(410, reason, timestamp=int(NOW * 1000))
+    came = apns.receipt(answer, Address("apns", "ab", registered))
+    assert (came.outcome, came.code) == (outcome, f"410 {reason}")
+
+
+def test_apns_request_has_the_documented_headers() -> None:
+    """Topic, type, priority, expiration, collapse id and id; the app's own keys stand beside aps."""
+    message = push(address=Address("apns", "a/b"), badge=0, sound="default", category="c", data={"k": "v", "aps": "x"})
+    sent = apns.request(message, "https://h.example", "com.example.app", "JWT", 5.0)
+    assert sent.url == "https://h.example/3/device/a%2Fb"
+    assert set(sent.headers) >= {
+        "authorization: bearer JWT",
+        "apns-topic: com.example.app",
+        "apns-push-type: alert",
+        "apns-priority: 10",
+        f"apns-expiration: {int(NOW) + 600}",
+        "apns-collapse-id: 1_20260101",
+        f"apns-id: {ID}",
+    }
+    body = json.loads(sent.body)
+    alert = {"title": "Hello", "body": "World"}
+    assert body == {"k": "v", "aps": {"alert": alert, "badge": 0, "sound": "default", "category": "c"}}
+
+
+def wns_answer(status: int, **headers: str) -> Answer:
+    """An answer of WNS; header names with underscores."""
+    return Answer(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+WNS_ROWS: list[tuple[Answer, Row]] = [
+    (wns_answer(200), (ACCEPTED, MESSAGE, None)),
+    (wns_answer(200, x_wns_status="received"), (ACCEPTED, MESSAGE, None)),
+    (wns_answer(200, x_wns_notificationstatus="dropped"), (REFUSED, MESSAGE, None)),
+    (wns_answer(200, x_wns_status="dropped"), (REFUSED, MESSAGE, None)),
+    (wns_answer(200, x_wns_status="channelthrottled"), (THROTTLED, DEVICE, 600)),
+    (wns_answer(400), (REFUSED, CAMPAIGN, None)),
+    (wns_answer(401), (DENIED, LANE, None)),
+    (wns_answer(403), (GONE, MESSAGE, None)),
+    (wns_answer(404), (GONE, MESSAGE, None)),
+    (wns_answer(405), (REFUSED, CAMPAIGN, None)),
+    (wns_answer(406), (THROTTLED, LANE, 600)),
+    (wns_answer(406, retry_after="20"), (THROTTLED, LANE, 20)),
+    (wns_answer(410), (GONE, MESSAGE, None)),
+    (wns_answer(410, x_wns_error_description="Domain Blocked"), (DENIED, LANE, None)),
+    (wns_answer(412), (UNAVAILABLE, MESSAGE, 3600)),
+    (wns_answer(413), (REFUSED, MESSAGE, None)),
+    (wns_answer(500), (UNAVAILABLE, MESSAGE, 30)),
+    (wns_answer(503), (UNAVAILABLE, MESSAGE, 30)),
+    (wns_answer(503, retry_after="5"), (UNAVAILABLE, MESSAGE, 5)),
+    (wns_answer(302), (REFUSED, MESSAGE, None)),
+    (wns_answer(504), (UNAVAILABLE, MESSAGE, 30)),
+    (wns_answer(402), (REFUSED, MESSAGE, None)),
+    (Answer(failure="unknown"), (UNKNOWN, MESSAGE, None)),
+    (Answer(failure="unsent"), (UNAVAILABLE, LANE, 30)),
+]
+
+
+@pytest.mark.parametrize(("answer", "expected"), WNS_ROWS)
+def test_wns_row(answer: Answer, expected: Row) -> None:
+    """WNS's table; 200 is only a yes when the notification status does not take it back."""
+    assert row(wns.receipt(answer)) == expected
+
+
+def test_wns_offline_device_is_noted() -> None:
+    """A disconnected device is accepted all the same, and the receipt says so."""
+    assert wns.receipt(wns_answer(200, x_wns_deviceconnectionstatus="disconnected")).detail == "offline"
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        "https://notify.windows.com/?token=a",
+        "https://wns2-by3p.notify.windows.com/?token=AwYAAAD%2b",
+        "https://DB5P.Notify.Windows.com:443/x",
+        "https://127.0.0.1:8203/w/?token=1",
+    ],
+)
+def test_wns_channel_allowed(channel: str) -> None:
+    """Microsoft's domain by https, or the operator's own origin."""
+    assert wns.is_allowed(channel, "https://127.0.0.1:8203")
+
+
+@pytest.mark.parametrize(
+    "channel",
+    [
+        "http://db5p.notify.windows.com/x",
+        "https://notify.windows.com.evil.example/x",
+        "https://evilnotify.windows.com/x",
+        "https://evil.example/notify.windows.com/x",
+        "https://evil.example#.notify.windows.com/x",
+        "https://evil.example\\.notify.windows.com/x",
+        "https://user@db5p.notify.windows.com/x",
+        "https://db5p.notify.windows.com:8443/x",
+        "https://db5p.notify.windows.com@evil.example/x",
+        "https://db5p.notify.windows.com/x\r\nX: y",
+        "https://db5p.notify.windows.com",
+        "https://127.0.0.1:82030/x",
+        "https://127.0.0.1:8203@evil.example/",
+        "https://127.0.0.1:8203/x y",
+        "",
+    ],
+)
+def test_wns_channel_elsewhere_is_refused(channel: str) -> None:
+    """A token of ours goes to nobody who merely looks like Microsoft."""
+    assert not wns.is_allowed(channel, "https://127.0.0.1:8203")
+
+
+def test_wns_toast_holds_hostile_text() -> None:
+    """Markup, control characters and resource names in a message stay text; the launch string comes back whole."""
+    hostile = push(title='<a b="c">&\x00', body=" MS-Resource:secret", data={"wzrk_id": "1&2"}, deep_link="app://x?y=<")
+    tree = ElementTree.fromstring(toast.render(hostile))
+    assert [text.text for text in tree.iter("text")] == ['<a b="c">&', "\u200bMS-Resource:secret"]
+    assert tree.attrib["launch"] == "wzrk_id=1%262&wzrk_dl=app%3A%2F%2Fx%3Fy%3D%3C"
+    assert tree.find("audio") is not None
+
+
+def test_wns_tag_fits() -> None:
+    """A short alphanumeric collapse key is its own tag, any other becomes sixteen digits that stand for it."""
+    assert toast.make_tag("abc123") == "abc123"
+    made = toast.make_tag("1_20260101")
+    assert len(made) == 16
+    assert made.isalnum()
+    assert made != toast.make_tag("2_20260101")
+
+
+SMTP_ROWS: list[tuple[str, Row]] = [
+    ("250 2.0.0 Ok: queued as 4XyZ", (ACCEPTED, MESSAGE, None)),
+    ("450 4.2.0 Greylisted", (UNAVAILABLE, MESSAGE, 300)),
+    ("451 4.7.1 Try again later", (UNAVAILABLE, MESSAGE, 300)),
+    ("452 4.3.1 Insufficient storage", (UNAVAILABLE, MESSAGE, 300)),
+    ("421 4.3.2 Going down", (UNAVAILABLE, LANE, 60)),
+    *((f"550 {code} No", (GONE, MESSAGE, None)) for code in ("5.1.1", "5.1.2", "5.1.10", "5.2.1")),
+    ("452 4.2.2 Full", (UNAVAILABLE, DEVICE, 300)),
+    ("552 5.2.2 Full", (REFUSED, MESSAGE, None)),
+    *((f"550 {code} Policy", (REFUSED, MESSAGE, None)) for code in ("5.7.1", "5.7.26", "5.7.515")),
+    ("550 spam", (REFUSED, MESSAGE, None)),
+    ("552 Too large", (REFUSED, CAMPAIGN, None)),
+    ("554 5.3.4 Too large", (REFUSED, CAMPAIGN, None)),
+    ("530 5.7.0 Must issue a STARTTLS command first", (DENIED, LANE, None)),
+    ("534 5.7.9 Too weak", (DENIED, LANE, None)),
+    ("535 5.7.8 Wrong", (DENIED, LANE, None)),
+    ("454 4.7.0 TLS not available", (UNAVAILABLE, LANE, 300)),
+    ("554 5.9.9 Unheard of", (REFUSED, MESSAGE, None)),
+]
+
+
+@pytest.mark.parametrize(("line", "expected"), SMTP_ROWS)
+def test_smtp_row(line: str, expected: Row) -> None:
+    """The table of replies: relay codes first, then the enhanced code, then the first digit."""
+    came = smtp.receipt(Answer(status=int(line[:3]), replies=("250 2.1.0 Ok", line)))
+    assert row(came) == expected
+    assert came.outcome is ACCEPTED or came.code == " ".join(line.split()[: 2 if "." in line.split()[1] else 1])
+
+
+def test_smtp_lost_connection() -> None:
+    """Lost before the final dot nothing was taken, after it nobody knows."""
+    assert row(smtp.receipt(Answer(failure="unsent"))) == (UNAVAILABLE, LANE, 60)
+    assert row(smtp.receipt(Answer(failure="unknown"))) == (UNKNOWN, MESSAGE, None)
+
+
+def test_mail_reads_back_as_written() -> None:
+    """The bytes parse to the same texts, names and headers, in short CRLF lines, with a Message-ID that stays."""
+    headers = (("List-Unsubscribe", "<https://e.example/" + "u" * 200 + ">"), ("From", "somebody@else.example"))
+    written = mail(subject="Grüße " * 30, sender_name='Jörg "J", X', html="<p>é</p>\n.\n" * 400, headers=headers)
+    raw = mime.render(written, "news@e.example", NOW)
+    assert raw == mime.render(written, "news@e.example", NOW)
+    assert raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r")
+    assert max(map(len, raw.split(b"\r\n"))) < 998
+    read = message_from_bytes(raw, policy=policy.default)
+    assert not read.defects
+    assert str(read["subject"]).strip() == written.subject.strip()
+    assert [(one.display_name, one.addr_spec) for one in read["from"].addresses] == [('Jörg "J", X', "news@e.example")]
+    assert (read["message-id"], read["x-tocsin-campaign"]) == (f"<{ID}@e.example>", "1_20260101")
+    assert str(read["list-unsubscribe"]) == headers[0][1]
+    assert [part.get_content_type() for part in read.iter_parts()] == ["text/plain", "text/html"]
+    html = read.get_body(("html",))
+    assert html is not None
+    assert html.get_content().replace("\r\n", "\n") == written.html
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"subject": "a\r\nBcc: b@example.com"},
+        {"sender_name": "a\nb"},
+        {"reply_to": "a@example.com\rX: y"},
+        {"headers": (("X-A", "b\nc"),)},
+        {"headers": (("X-A: b\r\nX", "c"),)},
+        {"headers": (("X A", "c"),)},
+        {"address": Address("email", "a@example.com>\r\nRCPT TO:<b@example.com")},
+        {"address": Address("email", "a@example.com> SIZE=1")},
+        {"address": Address("email", "nobody")},
+        {"campaign": "1\n2"},
+        {"html": "", "text": ""},
+    ],
+)
+def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None:
+    """A line break in a header, or an address that is more than one, is found before anything is sent."""
+    assert mime.find_fault(mail(**changed), "news@e.example")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (Answer(status=400, body=b'{"error":"invalid_grant"}'), (DENIED, LANE, None)),
+        (Answer(status=401, body=b'{"error":"invalid_client"}'), (DENIED, LANE, None)),
+        (Answer(status=400, body=b"<html>"), (DENIED, LANE, None)),
+        (Answer(status=429, headers={"retry-after": "3"}), (UNAVAILABLE, LANE, 3)),
+        (Answer(status=503), (UNAVAILABLE, LANE, 1)),
+        (Answer(status=200, body=b"{}"), (UNAVAILABLE, LANE, 10)),
+        (Answer(failure="unknown"), (UNAVAILABLE, LANE, 1)),
+        (Answer(failure="unsent"), (UNAVAILABLE, LANE, 1)),
+    ],
+)
+def test_token_endpoint_row(answer: Answer, expected: Row) -> None:
+    """A refusal by the token endpoint stops the lane, its own trouble pauses it; a lost grant doubles nothing."""
+    came = read_grant(answer)
+    assert isinstance(came, Receipt)
+    assert row(came) == expected
+
+
+def test_token_lifetime_may_be_text_or_missing() -> None:
+    """Entra writes its numbers as strings, one sample of the legacy log-in has none."""
+    assert read_grant(Answer(status=200, body=b'{"access_token":"t","expires_in":"86399"}')) == ("t", 86399.0)
+    assert read_grant(Answer(status=200, body=b'{"access_token":"t"}')) == ("t", 3600.0)

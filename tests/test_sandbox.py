@@ -1,0 +1,174 @@
+"""The sandbox as a whole: its control API, its credentials, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from test_sandbox_driver import Curl, running
+
+from tocsin.errors import Misconfigured
+from tocsin.sandbox import Sandbox
+
+VENDORS = ("fcm", "apns", "wns", "smtp")
+
+
+@pytest.fixture
+async def sandbox(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Sandbox]:
+    async with running(tmp_path_factory) as started:
+        yield started
+
+
+@pytest.fixture
+def curl(tmp_path_factory: pytest.TempPathFactory) -> Curl:
+    return Curl(tmp_path_factory.getbasetemp() / "ca.pem")
+
+
+async def test_counts_begin_at_nothing(sandbox: Sandbox, curl: Curl) -> None:
+    """Every vendor has all four counts from the start."""
+    answer = await curl.ask("GET", sandbox.url + "/counts")
+    nothing = {"accepted": 0, "refused": 0, "duplicates": 0, "connections": 0}
+    assert answer.json == dict.fromkeys(VENDORS, nothing)
+
+
+async def test_credentials_cover_every_vendor(sandbox: Sandbox, curl: Curl) -> None:
+    """What a client needs is given out, with the service account pointing at the sandbox's own token endpoint."""
+    given = (await curl.ask("GET", sandbox.url + "/credentials")).json
+    assert given["fcm"]["service_account"]["token_uri"] == given["fcm"]["endpoint"] + "/token"
+    assert given["fcm"]["service_account"]["project_id"] == "tocsin-sandbox"
+    assert (len(given["apns"]["key_id"]), len(given["apns"]["team_id"])) == (10, 10)
+    assert given["apns"]["topic"] == "dev.tocsin.sandbox"
+    assert given["wns"]["channel_prefix"] == given["wns"]["endpoint"] + "/w/?token="
+    assert given["smtp"]["port"] == sandbox.ports["smtp"]
+    assert given["ca"].startswith("-----BEGIN CERTIFICATE-----")
+
+
+BAD_CONTROL = {
+    "unknown key": ("POST", "/faults", {"vendor": "fcm", "kind": "status", "status": 500, "often": 1}, 400),
+    "unknown vendor": ("POST", "/faults", {"vendor": "hms", "kind": "cut"}, 400),
+    "unknown kind": ("POST", "/faults", {"vendor": "fcm", "kind": "explode"}, 400),
+    "share over one": ("POST", "/faults", {"vendor": "fcm", "kind": "cut", "share": 2}, 400),
+    "status without a status": ("POST", "/faults", {"vendor": "fcm", "kind": "status"}, 400),
+    "delay without seconds": ("POST", "/faults", [{"vendor": "fcm", "kind": "delay"}], 400),
+    "too many": ("POST", "/faults", [{"vendor": "fcm", "kind": "cut"}] * 65, 400),
+    "bad limit": ("GET", "/messages?limit=1001", None, 400),
+    "bad vendor": ("GET", "/messages?vendor=hms", None, 400),
+    "unknown query": ("GET", "/messages?before=3", None, 400),
+    "unknown path": ("GET", "/nothing", None, 404),
+    "wrong method": ("POST", "/counts", {}, 405),
+}
+
+
+@pytest.mark.parametrize("case", BAD_CONTROL.values(), ids=BAD_CONTROL.keys())
+async def test_bad_control_requests(sandbox: Sandbox, curl: Curl, case: tuple[str, str, object, int]) -> None:
+    """A request the control API does not know is answered with an error in JSON and changes nothing."""
+    method, path, content, status = case
+    answer = await curl.ask(method, sandbox.url + path, (), None if content is None else json.dumps(content).encode())
+    assert answer.status == status
+    assert isinstance(answer.json["error"], str)
+    assert (await curl.ask("GET", sandbox.url + "/faults")).json == {"faults": []}
+
+
+async def test_faults_are_listed_and_forgotten(sandbox: Sandbox, curl: Curl) -> None:
+    """A list of scripts is put in force together, shown with how often each fired, and taken back."""
+    scripts: list[dict[str, object]] = [
+        {"vendor": "fcm", "kind": "status", "status": 503, "share": 0.5},
+        {"vendor": "smtp", "kind": "hang"},
+    ]
+    posted = await curl.ask("POST", sandbox.url + "/faults", (), json.dumps(scripts).encode())
+    assert posted.status == 200
+    assert posted.json == {"faults": [{**script, "fired": 0} for script in scripts]}
+    assert (await curl.ask("DELETE", sandbox.url + "/faults")).json == {"faults": []}
+
+
+async def test_chance_is_repeatable(sandbox: Sandbox, curl: Curl) -> None:
+    """The same scripts hit the same messages after they were forgotten and added again, about as often as asked."""
+    runs = []
+    for _ in range(2):
+        script = {"vendor": "wns", "kind": "cut", "share": 0.25}
+        await curl.ask("POST", sandbox.url + "/faults", (), json.dumps(script).encode())
+        runs.append([sandbox.faults.draw("wns") is not None for _ in range(1000)])
+        await curl.ask("DELETE", sandbox.url + "/faults")
+    assert runs[0] == runs[1]
+    assert 200 < sum(runs[0]) < 300
+
+
+async def test_the_same_folder_keeps_credentials(tmp_path: Path) -> None:
+    """A restart with the same folder has the same keys, in a file only its owner may read."""
+    kept = []
+    for _ in range(2):
+        sandbox = await Sandbox.start(tmp_path, 0)
+        kept.append((sandbox.credentials["ca"], sandbox.credentials["apns"]["key"]))
+        await sandbox.stop()
+    assert kept[0] == kept[1]
+    assert (tmp_path / "sandbox.json").stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_taken_port_is_named(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A port in use stops the start with a sentence that names it."""
+    with pytest.raises(Misconfigured, match=str(sandbox.ports["control"])):
+        await Sandbox.start(tmp_path_factory.getbasetemp() / "sandbox", sandbox.ports["control"])
+
+
+async def test_damaged_credentials_are_named(tmp_path: Path) -> None:
+    """A file that is no sandbox's credentials stops the start instead of being replaced."""
+    (tmp_path / "sandbox.json").write_text("{}")
+    with pytest.raises(Misconfigured, match=r"sandbox\.json"):
+        await Sandbox.start(tmp_path, 0)
+
+
+async def test_the_command_serves_until_sigterm(tmp_path_factory: pytest.TempPathFactory, curl: Curl) -> None:
+    """`python -m tocsin.sandbox` prints one line when it is ready and ends with 0 on SIGTERM."""
+    folder = tmp_path_factory.getbasetemp() / "sandbox"
+    command = [sys.executable, "-m", "tocsin.sandbox", "--port", "0", "--data", str(folder)]
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE, env=dict(os.environ))
+    assert process.stdout is not None
+    line = (await asyncio.wait_for(process.stdout.readline(), 10)).decode()
+    assert line.startswith("sandbox ready on http://127.0.0.1:")
+    assert all(vendor in line for vendor in VENDORS)
+    assert (await curl.ask("GET", line.split()[3] + "/counts")).status == 200
+    process.send_signal(signal.SIGTERM)
+    assert await asyncio.wait_for(process.wait(), 5) == 0
+    assert await process.stdout.read() == b""
+
+
+async def test_a_garbled_request_is_answered_400(sandbox: Sandbox) -> None:
+    """Bytes that are no HTTP get a 400 and the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.ports["control"])
+    writer.write(b"hello\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400 ")
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_messages_are_paged(sandbox: Sandbox, curl: Curl) -> None:
+    """`after` and `next` walk through all messages, of one vendor where asked; DELETE forgets them and the counts."""
+    channel, token = sandbox.credentials["wns"]["channel_prefix"], await _wns_token(sandbox, curl)
+    headers = (f"Authorization: Bearer {token}", "Content-Type: application/octet-stream", "X-WNS-Type: wns/raw")
+    for number in range(3):
+        assert (await curl.ask("POST", f"{channel}device{number}", headers, b"raw")).status == 200
+    first = (await curl.ask("GET", sandbox.url + "/messages?limit=2")).json
+    rest = (await curl.ask("GET", f"{sandbox.url}/messages?vendor=wns&after={first['next']}")).json
+    assert [message["address"] for message in first["messages"] + rest["messages"]] == [
+        f"{channel}device{number}" for number in range(3)
+    ]
+    assert "authorization" not in first["messages"][0]["headers"]
+    assert (await curl.ask("GET", sandbox.url + "/messages?vendor=fcm")).json == {"messages": [], "next": 0}
+    await curl.ask("DELETE", sandbox.url + "/messages")
+    assert (await curl.ask("GET", sandbox.url + "/messages")).json["messages"] == []
+    assert (await curl.ask("GET", sandbox.url + "/counts")).json["wns"]["accepted"] == 0
+
+
+async def _wns_token(sandbox: Sandbox, curl: Curl) -> str:
+    wns = sandbox.credentials["wns"]
+    form = {"grant_type": "client_credentials", "scope": "https://wns.windows.com/.default"}
+    form |= {"client_id": wns["client_id"], "client_secret": wns["client_secret"]}
+    answer = await curl.ask("POST", wns["token_endpoint"], (), urlencode(form).encode())
+    return str(answer.json["access_token"])
