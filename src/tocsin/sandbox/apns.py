@@ -49,7 +49,7 @@ TOPIC_SUFFIXES = {
 """What follows the bundle id in the topic, by push type."""
 
 _DEVICE_PATH = "/3/device/"
-_HEX = re.compile(r"[0-9A-Fa-f]{32,400}")
+_HEX = re.compile(r"[0-9a-f]{32,400}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 _TOPIC_FORM = re.compile(r"[A-Za-z0-9.\-]{1,255}")
 _WHOLE = re.compile(r"\d{1,12}")
@@ -166,7 +166,7 @@ def _check_topic(topic: str | None, suffix: str) -> None:
 def _check_path(target: str) -> str:
     if not target.startswith(_DEVICE_PATH):
         raise _Refused(404, "BadPath")
-    token = target[len(_DEVICE_PATH) :]
+    token = target[len(_DEVICE_PATH) :].lower()
     if not token:
         raise _Refused(400, "MissingDeviceToken")
     if not _HEX.fullmatch(token) or token.startswith("bad0"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from contextlib import suppress
 
 from jh2.config import H2Configuration
 from jh2.connection import H2Connection
@@ -136,7 +137,7 @@ class Http2(asyncio.Protocol):
         if self._leaving:
             return
         if len(self._open) >= self._announced:
-            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            self._reset(stream)
             return
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
         pseudo = {name: value for name, value in pairs if name[0] == ":"}
@@ -148,9 +149,13 @@ class Http2(asyncio.Protocol):
             return
         self._highest = stream
         if fault and fault.kind is Kind.REFUSE:
-            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
+            self._reset(stream)
             return
         self._open[stream] = _Incoming(head, fault)
+
+    def _reset(self, stream: int) -> None:
+        with suppress(ProtocolError):  # the peer may have reset the stream itself, further on in the same bytes
+            self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
 
     def _leave(self, fault: Fault) -> None:
         """GOAWAY that names the last stream before this one; the earlier ones are still answered."""
@@ -183,12 +188,13 @@ class Http2(asyncio.Protocol):
         headers = [(b":status", b"%d" % reply.status)]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
         headers.append((b"content-length", b"%d" % len(reply.body)))
-        self._h2.send_headers(stream, headers, end_stream=not reply.body)
-        if reply.body:
-            self._unsent[stream] = reply.body
-            self._send_body(stream)
-        else:
+        try:
+            self._h2.send_headers(stream, headers, end_stream=not reply.body)
+        except ProtocolError:  # as in _reset
             self._done(stream)
+            return
+        self._unsent[stream] = reply.body
+        self._send_body(stream)
         if self._conversation.streams != self._announced:
             self._announced = self._conversation.streams
             self._flush()
@@ -198,12 +204,15 @@ class Http2(asyncio.Protocol):
     def _send_body(self, stream: int) -> None:
         """Sends as much of an answer as the peer's windows allow now."""
         rest = self._unsent[stream]
-        room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
-        while rest and room > 0:
-            part, rest = rest[:room], rest[room:]
-            self._h2.send_data(stream, part, end_stream=not rest)
-            if rest:
+        try:
+            while rest:
                 room = min(self._h2.local_flow_control_window(stream), self._h2.max_outbound_frame_size)
+                if room <= 0:
+                    break
+                self._h2.send_data(stream, rest[:room], end_stream=len(rest) <= room)
+                rest = rest[room:]
+        except ProtocolError:  # as in _reset
+            rest = b""
         self._unsent[stream] = rest
         if not rest:
             self._done(stream)

@@ -6,12 +6,16 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 
 from tocsin.errors import Misconfigured
 
 HOST = "127.0.0.1"
 CONNECTIONS_LIMIT = 1024
 """Connections one listener holds at a time; one more is closed at once."""
+
+CLOSING_LIMIT = 2.0
+"""Seconds `close` waits at most."""
 
 MakeProtocol = Callable[["Listener"], asyncio.Protocol]
 
@@ -59,7 +63,9 @@ class Listener:
         self._server.close()
         for transport in tuple(self._transports):
             transport.abort()
-        await self._server.wait_closed()
+        # From Python 3.12 on this also waits for handshakes under way, which nothing here can end sooner.
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._server.wait_closed(), CLOSING_LIMIT)
         await asyncio.sleep(0)  # lets the dropped connections hear of it
 
 

@@ -1,8 +1,8 @@
 """An SMTP submission server: STARTTLS and AUTH required, PIPELINING, enhanced codes, faults per mail.
 
 Source: RFC 5321, 3207 (STARTTLS), 4954 (AUTH), 2920 (PIPELINING), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8),
-2034 and 3463 (enhanced codes). Written by hand because aiosmtpd cannot drop a connection between the final dot and the
-reply, nor announce PIPELINING.
+2034 and 3463 (enhanced codes). Written by hand: the faults need the moment between the final dot and the reply, and the
+server libraries at hand do not announce PIPELINING.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from tocsin.sandbox.faults import Fault, Faults, Kind
+from tocsin.sandbox.envelope import Envelope, failure_reply, sender_problem
+from tocsin.sandbox.faults import Faults, Kind
 from tocsin.sandbox.listener import Listener
 from tocsin.sandbox.mail import MAIL_LIMIT, Mailboxes, campaign_of, is_address, mail_problem, read_fields, read_path
 from tocsin.sandbox.record import Accepted, Record
@@ -24,9 +25,6 @@ RECIPIENTS_LIMIT = 100
 ERRORS_LIMIT = 20
 """Commands in error (recipients apart) that one connection may make."""
 
-_PARAMETERS = {"SIZE", "BODY", "SMTPUTF8", "AUTH"}
-_ENHANCED = {421: "4.3.2", 451: "4.3.0", 452: "4.3.1", 550: "5.7.1", 552: "5.3.4", 554: "5.6.0"}
-
 
 class Post:
     """What every connection of the SMTP port shares."""
@@ -37,16 +35,6 @@ class Post:
         self.faults = faults
         self.record = record
         self.mailboxes = Mailboxes()
-
-
-class _Envelope:
-    """One mail on its way."""
-
-    def __init__(self, fault: Fault | None, parameters: dict[str, str]) -> None:
-        self.fault = fault
-        self.eight_bit = parameters.get("BODY", "").upper() == "8BITMIME"
-        self.utf8 = "SMTPUTF8" in parameters
-        self.recipients: list[str] = []
 
 
 class Smtp(asyncio.Protocol):
@@ -62,7 +50,7 @@ class Smtp(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
         self._secure = self._authenticated = self._greeted = False
         self._step: Step | None = None
-        self._envelope: _Envelope | None = None
+        self._envelope: Envelope | None = None
         self._in_data = self._too_big = False
         self._scanned = 0
         self._errors = 0
@@ -189,7 +177,7 @@ class Smtp(asyncio.Protocol):
         if path is None:
             return "501 5.5.4 MAIL FROM:<address> is expected"
         address, parameters = path
-        problem = _sender_problem(address, parameters)
+        problem = sender_problem(address, parameters)
         if problem:
             return problem
         fault = self._post.faults.draw("smtp")
@@ -198,7 +186,7 @@ class Smtp(asyncio.Protocol):
         if fault and fault.kind is Kind.REFUSE and self._transport:
             self._transport.abort()
             return None
-        self._envelope = _Envelope(fault, parameters)
+        self._envelope = Envelope(fault, parameters)
         return "250 2.1.0 Sender ok"
 
     def _rcpt(self, argument: str) -> str:
@@ -254,14 +242,14 @@ class Smtp(asyncio.Protocol):
         self._settle(envelope, mail[1:] if mail.startswith(b".") else mail)
         return True
 
-    def _settle(self, envelope: _Envelope, mail: bytes) -> None:
+    def _settle(self, envelope: Envelope, mail: bytes) -> None:
         fault = envelope.fault
         if fault and fault.kind is Kind.HANG:
             self._hold()
             return
         if fault and fault.kind is Kind.STATUS:
             self._post.record.refuse("smtp")
-            self._end(_failure(fault))
+            self._end(failure_reply(fault))
             return
         fields = read_fields(mail)
         problem = mail_problem(mail, fields, eight_bit=envelope.eight_bit, utf8=envelope.utf8)
@@ -300,29 +288,3 @@ class Smtp(asyncio.Protocol):
     def _say(self, reply: str) -> None:
         if self._transport:
             self._transport.write(reply.encode() + b"\r\n")
-
-
-def _sender_problem(address: str, parameters: dict[str, str]) -> str | None:
-    """The reply to a MAIL that is not in order, None where it is; an empty address is the null sender."""
-    if address and not is_address(address):
-        return "501 5.1.7 That is not an address"
-    if not parameters.keys() <= _PARAMETERS or parameters.get("BODY", "7BIT").upper() not in ("7BIT", "8BITMIME"):
-        return "555 5.5.4 A parameter of MAIL is not known"
-    size = parameters.get("SIZE", "0")
-    if not size.isdecimal():
-        return "501 5.5.4 SIZE is a number"
-    if int(size) > MAIL_LIMIT:
-        return "552 5.3.4 The mail is too big"
-    if not address.isascii() and "SMTPUTF8" not in parameters:
-        return "553 5.6.7 The address needs SMTPUTF8"
-    return None
-
-
-def _failure(fault: Fault) -> str:
-    """The reply of a `status` fault: its code if that is an enhanced code, else one that goes with the status."""
-    status = fault.status or 451
-    code = fault.code or ""
-    if code[:2] == f"{status // 100}.":
-        return f"{status} {code} Refused by a fault script"
-    enhanced = _ENHANCED.get(status, f"{status // 100}.0.0")
-    return f"{status} {enhanced} {code or 'Refused by a fault script'}"

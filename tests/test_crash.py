@@ -1,0 +1,70 @@
+"""`kill -9` in the middle of a campaign: nobody lost, nobody doubled, what nobody can know is said to be unknown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
+
+AUDIENCE = 20_000
+WINDOW = 256
+CHUNKS_AT_ONCE = 4
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Server]:
+    """A server that may be killed."""
+    yield Server(tmp_path, ROOMY)
+
+
+def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:
+    counts = sandbox.counts().values()
+    return sum(one["accepted"] for one in counts), sum(one["duplicates"] for one in counts)
+
+
+@pytest.mark.timeout(300)
+def test_killed_server_loses_and_doubles_nobody(own_server: Server, sandbox: Sandbox) -> None:
+    """A campaign of 20,000 survives three kills: the outcomes add up, and only what was in flight is unknown."""
+    caller = own_server.account()
+    own_server.use_sandbox(caller, sandbox)
+    caller.upload(*people(AUDIENCE, wns_port=sandbox.port + 3))
+    campaign = caller.create()
+
+    server, kills = own_server, 0
+    for share in (0.15, 0.4, 0.7):
+        wait_for(lambda: accepted_and_doubled(sandbox)[0] >= AUDIENCE * share)  # noqa: B023 - called at once
+        server.kill()
+        kills += 1
+        server = server.again()
+    result = caller.result(campaign)
+    again = Caller(server.port, caller.headers).result(campaign)
+    assert server.stop() == 0
+
+    accepted, doubled = accepted_and_doubled(sandbox)
+    assert doubled == 0
+    assert result == again
+    assert result["audience"] == AUDIENCE
+    assert result["audience"] == sum(result[name] for name in ("sent", "unknown", "failed", "suppressed"))
+    assert (result["failed"], result["suppressed"]) == (0, 0)
+    assert result["sent"] <= accepted <= result["sent"] + result["unknown"]
+    assert 0 < result["unknown"] <= kills * WINDOW * CHUNKS_AT_ONCE
+
+
+def test_stopped_server_drains(own_server: Server, sandbox: Sandbox) -> None:
+    """SIGTERM in the middle leaves nothing unknown: what was with a vendor is waited for, the rest goes out later."""
+    caller = own_server.account()
+    own_server.use_sandbox(caller, sandbox)
+    caller.upload(*people(3000, wns_port=sandbox.port + 3))
+    campaign = caller.create()
+    wait_for(lambda: accepted_and_doubled(sandbox)[0] >= 300)
+
+    assert own_server.stop() == 0
+    server = own_server.again()
+    result = caller.result(campaign)
+    assert server.stop() == 0
+
+    assert result["sent"] == result["audience"] == 3000
+    assert accepted_and_doubled(sandbox) == (3000, 0)
