@@ -79,12 +79,12 @@ def config() -> None:
 @tocsin.command()
 @click.option("--once", is_flag=True, help="End with exit code 0 when the results are in.")
 @click.option("--data", type=click.Path(path_type=Path), help="Keep the folder; without it a new one that goes away.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8100, show_default=True)
-@click.option("--sandbox-port", type=click.IntRange(1, 65530), default=8200, show_default=True)
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the server; without it 8100 or the next free one.")
+@click.option("--sandbox-port", type=click.IntRange(1, 65530), help="Without it 8200 or the next free one.")
 @click.option(
     "--users", type=click.IntRange(100, 200_000), default=3000, show_default=True, help="Sample users to make."
 )
-def demo(once: bool, data: Path | None, port: int, sandbox_port: int, users: int) -> None:
+def demo(once: bool, data: Path | None, port: int | None, sandbox_port: int | None, users: int) -> None:
     """Show everything on this machine: users, an audience, campaigns, sends, results.
 
     Example: tocsin demo --once

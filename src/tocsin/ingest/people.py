@@ -182,17 +182,20 @@ class People:
 
     def _save_tokens(self) -> None:
         device = schema.device
-        for (kind, token), (user, object_id) in self._tokens.items():
-            # One app on one device has one token: a new one replaces the old.
-            self._connection.execute(
-                delete(device).where(
-                    device.c.account_id == self._account,
-                    device.c.object_id == object_id,
-                    device.c.kind == kind,
-                    device.c.token != token,
+        newest = {(object_id, kind): token for (kind, token), (_, object_id) in self._tokens.items()}
+        stale: list[int] = []
+        for part in _parts([object_id for object_id, _ in newest]):
+            rows = self._connection.execute(
+                select(device.c.id, device.c.object_id, device.c.kind, device.c.token).where(
+                    device.c.account_id == self._account, device.c.object_id.in_(part)
                 )
             )
-            row = {
+            # One app on one device has one token: a new one replaces the old.
+            stale.extend(row.id for row in rows if newest.get((row.object_id, row.kind), row.token) != row.token)
+        for part in _parts(stale):
+            self._connection.execute(delete(device).where(device.c.id.in_(part)))
+        kept = [
+            {
                 "account_id": self._account,
                 "user_id": user,
                 "object_id": object_id,
@@ -202,7 +205,11 @@ class People:
                 "gone_at": None,
                 "gone_code": None,
             }
-            upsert_rows(self._connection, device, [row], keys=("account_id", "kind", "token"))
+            for (kind, token), (user, object_id) in self._tokens.items()
+            if newest[object_id, kind] == token
+        ]
+        if kept:
+            upsert_rows(self._connection, device, kept, keys=("account_id", "kind", "token"))
 
 
 def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> dict[Key, int]:

@@ -60,6 +60,9 @@ class _Account(msgspec.Struct):
     private_key_id: str = ""
     token_uri: str = AUDIENCE
 
+    def __repr__(self) -> str:
+        return f"_Account({self.client_email!r})"
+
 
 class _Detail(msgspec.Struct):
     type: str = msgspec.field(name="@type", default="")

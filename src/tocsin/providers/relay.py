@@ -32,15 +32,21 @@ class Relay:
         async with self._gate:
             if self._closed:
                 return Answer(failure="unsent", detail="the relay is closed")
-            transfer = self._idle.pop() if self._idle else self._make()
-            answer = await asyncio.get_running_loop().run_in_executor(self._threads, _carry, transfer, envelope)
-            # After a time-out libcurl keeps the connection with a reply still to come, which the next mail would take
-            # for its own: only a connection whose last reply was a yes is used again.
-            if answer.status == 250 and not self._closed:
-                self._idle.append(transfer)
-            else:
-                transfer.curl.close()
+            kept = self._idle.pop() if self._idle else None
+            answer = await self._carry(kept or self._make(), envelope)
+            if kept and _has_left(answer):
+                answer = await self._carry(self._make(), envelope)
             return answer
+
+    async def _carry(self, transfer: Transfer, envelope: Envelope) -> Answer:
+        answer = await asyncio.get_running_loop().run_in_executor(self._threads, _perform, transfer, envelope)
+        # After a time-out libcurl keeps the connection with a reply still to come, which the next mail would take for
+        # its own: only a connection whose last reply was a yes is used again.
+        if answer.status == 250 and not self._closed:
+            self._idle.append(transfer)
+        else:
+            transfer.curl.close()
+        return answer
 
     async def aclose(self) -> None:
         """Hangs up; a mail under way is broken off within a second and gets its failure."""
@@ -53,10 +59,17 @@ class Relay:
         return Transfer(self._ca, IDLE_SECONDS).prepare_smtp(lambda: self._closed)
 
 
-def _carry(transfer: Transfer, envelope: Envelope) -> Answer:
+def _perform(transfer: Transfer, envelope: Envelope) -> Answer:
     transfer.load_mail(envelope)
     try:
         transfer.curl.perform()
     except pycurl.error as error:
         return transfer.read_replies(error)
     return transfer.read_replies(None)
+
+
+def _has_left(answer: Answer) -> bool:
+    """True when a relay has only hung up on a kept connection, as many do after a hundred mails: nothing was taken
+    (421 says so itself), and a new connection is what it wants. Not after a time-out, which has cost enough."""
+    timed_out = answer.detail.startswith(f"libcurl {pycurl.E_OPERATION_TIMEDOUT}:")
+    return answer.status == 421 or (answer.failure == "unsent" and not timed_out)

@@ -114,11 +114,11 @@ class Smtp:
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
         assert isinstance(settings, Settings)
         _check(settings)
-        self._settings = settings
+        # A file ends with a line break, a password does not.
+        self._settings = settings = msgspec.structs.replace(settings, password=settings.password.strip("\r\n"))
         scheme = "smtps" if settings.tls == "tls" else "smtp"
         hello = settings.hello or settings.sender.rpartition("@")[2]
         self._url = f"{scheme}://{settings.host}:{settings.port}/{hello}"
-        self._password = settings.password.strip("\r\n")  # a file ends with a line break, a password does not
         self._relay = transport.relay(ca=check_ca(settings.ca), connections=settings.connections)
 
     def __repr__(self) -> str:
@@ -131,7 +131,7 @@ class Smtp:
         fault = find_fault(message, self._settings.sender)
         if fault:
             return REFUSED.receipt("not a mail", fault)
-        envelope = request(message, self._settings, self._url, self._password, now)
+        envelope = request(message, self._settings, self._url, now)
         return receipt(await self._relay.mail(envelope))
 
     async def aclose(self) -> None:
@@ -139,7 +139,7 @@ class Smtp:
         await self._relay.aclose()
 
 
-def request(message: Mail, settings: Settings, url: str, password: str, now: float) -> Envelope:
+def request(message: Mail, settings: Settings, url: str, now: float) -> Envelope:
     """The envelope and the bytes of one mail."""
     return Envelope(
         url=url,
@@ -147,7 +147,7 @@ def request(message: Mail, settings: Settings, url: str, password: str, now: flo
         recipient=message.address.value,
         body=render(message, settings.sender, now),
         username=settings.username,
-        password=password,
+        password=settings.password,
         tls=settings.tls == "starttls",
         timeout=settings.timeout,
     )

@@ -39,6 +39,7 @@ class _Line:
         self.multi = multi = pycurl.AsyncCurlMulti()
         self.busy = 0
         self.retired = False
+        self.heard = 0.0  # when an answer last came, by the monotonic clock
         multi.setopt(pycurl.M_PIPELINING, 2)  # multiplex; HTTP/1.1 pipelining no longer exists in libcurl
         multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, limits.connections)
         multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, limits.streams)
@@ -49,6 +50,7 @@ class _Line:
         self.busy += 1
         try:
             await self.multi.perform(transfer.curl)
+            self.heard = time.monotonic()
         except pycurl.error as error:
             return error
         finally:
@@ -79,9 +81,14 @@ class Pool:
         async with self._gate:
             transfer = self._idle.pop() if self._idle else self._make_http()
             transfer.load(request)
+            line, generation, started = self._line, self.generation, time.monotonic()
             error = await self._run(transfer)
             answer = transfer.read_failure(error) if error else transfer.read_answer()
             self._idle.append(transfer)
+            if error and error.args[0] == pycurl.E_OPERATION_TIMEDOUT and line.heard < started:
+                # HTTP/2 keeps a connection whose streams time out. One that a firewall has forgotten would swallow
+                # every message after this one, each of them an unknown.
+                await self.renew(generation)
             return answer
 
     async def renew(self, generation: int) -> None:

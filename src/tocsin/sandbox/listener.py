@@ -47,6 +47,8 @@ class Listener:
         """Takes a new connection into the books, or drops it where there are too many."""
         assert isinstance(transport, asyncio.Transport)
         self._transports.add(transport)
+        # asyncio does this only where the listening socket names its protocol, which `create_server` leaves out.
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._transports) > CONNECTIONS_LIMIT:
             transport.abort()
         return transport

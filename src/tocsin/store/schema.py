@@ -97,6 +97,7 @@ device = Table(
     Column("gone_code", String(128)),
     UniqueConstraint("account_id", "kind", "token", name="device_token"),
     Index("device_of_user", "account_id", "user_id"),
+    Index("device_of_object", "account_id", "object_id"),
 )
 
 tag_group = Table(

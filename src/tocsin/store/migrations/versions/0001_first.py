@@ -73,6 +73,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sa.UniqueConstraint("account_id", "kind", "token", name="device_token"),
     )
+    op.create_index("device_of_object", "device", ["account_id", "object_id"], unique=False)
     op.create_index("device_of_user", "device", ["account_id", "user_id"], unique=False)
     op.create_table(
         "identity",

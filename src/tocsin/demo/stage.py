@@ -1,0 +1,215 @@
+"""What the demo plays on: a sandbox and a server as processes of their own, and a calm console."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import msgspec
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
+
+from tocsin.errors import Misconfigured
+
+T = TypeVar("T")
+RESULT_SECONDS = 120
+CREATE_PAUSE = 1.05  # targets/create.json takes one request a second
+
+
+class Stage:
+    """A running server with an account whose providers are a running sandbox."""
+
+    def __init__(self, folder: Path, port: int, sandbox_port: int, account: Mapping[str, str]):
+        self.folder = folder
+        self.url = f"http://127.0.0.1:{port}"
+        self.account_id = account["account_id"]
+        self._passcode = account["passcode"]
+        self._sandbox_url = f"http://127.0.0.1:{sandbox_port}"
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._steps = 0
+        self._checks = 0
+        self._created = 0.0
+
+    @classmethod
+    @contextmanager
+    def open(cls, folder: Path, port: int, sandbox_port: int, zone: str) -> Iterator[Stage]:
+        """Starts both processes and makes the account; stops them in order at the end."""
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        console = Console(highlight=False)
+        with contextlib.ExitStack() as stack, (folder / "log").open("ab") as log:
+            with console.status("Starting the sandbox vendors and the server …"):
+                stack.enter_context(_running(log, "sandbox", "--port", str(sandbox_port)))
+                stack.enter_context(_running(log, "serve", "--data", str(folder), "--port", str(port)))
+                account = _run("account", "create", "Demo", "--data", str(folder), "--timezone", zone)
+                name = ("--account", account["account_id"], "--data", str(folder))
+                _run("provider", "sandbox", *name, "--port", str(sandbox_port))
+            stage = cls(folder, port, sandbox_port, account)
+            stage._say_begin()
+            yield stage
+
+    @property
+    def wns_prefix(self) -> str:
+        return str(self.sandbox("/credentials")["wns"]["channel_prefix"])
+
+    def title(self, what: str, why: str) -> None:
+        self._steps += 1
+        self._console.print(f"\n[bold cyan]{self._steps}. {escape(what)}[/]\n   [dim]{escape(why)}[/]\n")
+
+    def show_call(self, path: str, body: Any, more: str = "") -> None:
+        """The curl that does what comes next."""
+        data = "" if body is None else f" -d '{json.dumps(body, ensure_ascii=False)}'"
+        self._console.print(f"   [green]curl[/] $H {self.url}{path}[yellow]{escape(_short(data))}[/]")
+        if more:
+            self._console.print(f"   [dim]{escape(more)}[/]")
+
+    def show_answer(self, answer: Any) -> None:
+        text = json.dumps(answer, ensure_ascii=False, indent=None)
+        self._console.print(f"   [bold]→[/] {escape(text)}\n")
+
+    def check(self, holds: bool, sentence: str) -> None:
+        """Says what holds; the demo fails when it does not."""
+        if not holds:
+            raise Misconfigured(f"The demo found that this does not hold: {sentence}.")
+        self._checks += 1
+        self._console.print(f"   [green]✓[/] {escape(sentence)}")
+
+    def track(self, items: Iterable[T], what: str) -> Iterable[T]:
+        return track(items, description=f"   {what}", console=self._console, transient=True)
+
+    def call(self, path: str, body: Any) -> dict[str, Any]:
+        """One request as the account. Raises Misconfigured with the server's own words."""
+        status, answer = self._request(path, body)
+        if status != 200:
+            raise Misconfigured(f"{path} answered {status}: {json.dumps(answer)}")
+        return answer
+
+    def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """`targets/create.json`, at the pace it allows."""
+        time.sleep(max(0.0, self._created + CREATE_PAUSE - time.monotonic()))
+        self._created = time.monotonic()
+        return self.call("/1/targets/create.json", body)
+
+    def command(self, *arguments: str) -> dict[str, Any]:
+        """One tocsin command on the folder, shown and run."""
+        self._console.print(f"   [green]tocsin[/] {escape(' '.join(arguments))} --data {escape(str(self.folder))}")
+        answer = _run(*arguments, "--data", str(self.folder))
+        self.show_answer(answer)
+        return answer
+
+    def wait_for_result(self, campaign: int) -> dict[str, int]:
+        def ask() -> dict[str, int] | None:
+            status, answer = self._request("/1/targets/result.json", {"id": campaign})
+            return answer["result"] if status == 200 else None
+
+        return self._wait(ask, "delivering")
+
+    def wait_for_groups(self) -> dict[str, dict[str, int]]:
+        """The tag groups, once everybody in them is accounted for."""
+
+        def ask() -> dict[str, dict[str, int]] | None:
+            groups: dict[str, dict[str, int]] = self._request("/1/tag_groups.json", None)[1]["tag_groups"]
+            parts = ("sent", "unknown", "failed", "suppressed")
+            done = all(0 < one["audience"] == sum(one[part] for part in parts) for one in groups.values())
+            return groups if done else None
+
+        return self._wait(ask, "delivering")
+
+    def sandbox(self, path: str) -> dict[str, Any]:
+        with urlopen(self._sandbox_url + path, timeout=10) as reply:  # noqa: S310 - our own address
+            answer: dict[str, Any] = msgspec.json.decode(reply.read())
+            return answer
+
+    def messages(self, vendor: str) -> Iterator[dict[str, Any]]:
+        """Everything a vendor of the sandbox accepted."""
+        after = 0
+        while page := self.sandbox(f"/messages?vendor={vendor}&limit=1000&after={after}")["messages"]:
+            yield from page
+            after = page[-1]["id"]
+
+    def say_end(self, *, serving: bool) -> None:
+        self._console.print(f"\n[bold green]All of it holds[/]: {self._checks} checks.")
+        if serving:
+            self._console.print(
+                f"\n   dashboard   [bold]{self.url}/dashboard/[/]\n   user name   {self.account_id}\n"
+                f"   password    {self._passcode}\n   sandbox     {self._sandbox_url}/counts\n\n"
+                "   [dim]Ctrl-C ends it[/]"
+            )
+
+    def serve_until_interrupted(self) -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+        self._console.print("\n   stopping …")
+
+    def _say_begin(self) -> None:
+        self._console.print(
+            f"\n[bold]Tocsin[/] on {self.url}, its vendors on {self._sandbox_url}, its data in {self.folder}\n\n"
+            f"   [dim]for the calls below:[/]\n   H='-H X-CleverTap-Account-Id:{self.account_id} "
+            f"-H X-CleverTap-Passcode:{self._passcode} -H Content-Type:application/json'"
+        )
+
+    def _request(self, path: str, body: Any) -> tuple[int, dict[str, Any]]:
+        headers = {
+            "X-CleverTap-Account-Id": self.account_id,
+            "X-CleverTap-Passcode": self._passcode,
+            "Content-Type": "application/json",
+        }
+        data = None if body is None else msgspec.json.encode(body)
+        try:
+            with urlopen(Request(self.url + path, data, headers), timeout=60) as reply:  # noqa: S310 - our own address
+                return reply.status, msgspec.json.decode(reply.read())
+        except HTTPError as error:
+            return error.code, msgspec.json.decode(error.read())
+
+    def _wait(self, ask: Callable[[], T | None], what: str) -> T:
+        deadline = time.monotonic() + RESULT_SECONDS
+        with self._console.status(f"   {what} …"):
+            while (answer := ask()) is None:
+                if time.monotonic() > deadline:
+                    raise Misconfigured(f"Still {what} after {RESULT_SECONDS} s; see {self.folder / 'log'}.")
+                time.sleep(0.1)
+        return answer
+
+
+@contextmanager
+def _running(log: Any, *arguments: str) -> Iterator[None]:
+    """A command that runs while the context lasts, from its line «ready» on. Ctrl-C is ours, not its."""
+    process = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-m", "tocsin", *arguments], stdout=subprocess.PIPE, stderr=log, start_new_session=True
+    )
+    try:
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise Misconfigured(f"`tocsin {' '.join(arguments)}` did not start; see {log.name}.")
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _run(*arguments: str) -> dict[str, Any]:
+    done = subprocess.run(  # noqa: S603 - our own command
+        [sys.executable, "-m", "tocsin", *arguments], stdout=subprocess.PIPE, check=False
+    )
+    if done.returncode:
+        raise Misconfigured(f"`tocsin {' '.join(arguments)}` failed.")
+    answer: dict[str, Any] = msgspec.json.decode(done.stdout.strip().splitlines()[-1])
+    return answer
+
+
+def _short(text: str, limit: int = 900) -> str:
+    return text if len(text) <= limit else text[:limit] + " …'"
