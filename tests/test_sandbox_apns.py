@@ -184,10 +184,10 @@ async def test_one_stream_until_a_token_is_proven(sender: Sender) -> None:
         first = wire.send(_head(sender), body, end=False)
         second = wire.send_over_limit(_head(sender), body)
         assert (await wire.until(StreamReset, second)).error_code == ErrorCodes.REFUSED_STREAM
+        wire.events.clear()
         wire.h2.end_stream(first)
         wire.flush()
         await wire.until(StreamEnded, first)
-        wire.events.clear()
         settings = await wire.until(RemoteSettingsChanged)
         assert settings.changed_settings[SettingCodes.MAX_CONCURRENT_STREAMS].new_value == 1000
         streams = [wire.send(_head(sender), body) for _ in range(200)]

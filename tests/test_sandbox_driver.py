@@ -134,6 +134,14 @@ class Wire:
         self.h2.remote_settings.acknowledge()
         return stream
 
+    def send_reset(self, headers: list[tuple[str, str]], body: bytes) -> None:
+        """Sends a request and its cancellation in one piece."""
+        stream = int(self.h2.get_next_available_stream_id())
+        self.h2.send_headers(stream, headers)
+        self.h2.send_data(stream, body, end_stream=True)
+        self.h2.reset_stream(stream)
+        self.flush()
+
     def flush(self) -> None:
         self._writer.write(self.h2.data_to_send())
 

@@ -307,6 +307,14 @@ async def test_refused_stream_is_a_reset(sender: Sender) -> None:
     assert sender.sandbox.record.counts["fcm"].accepted == 1
 
 
+async def test_a_stream_given_up_harms_no_other(sender: Sender) -> None:
+    """A request that is reset in the same bytes that completed it leaves the connection in use."""
+    fcm, body = sender.sandbox.credentials["fcm"], json.dumps({"message": {"token": TOKEN}}).encode()
+    async with Wire.to(fcm["endpoint"], sender.sandbox.credentials["ca"]) as wire:
+        wire.send_reset(_head(sender), body)
+        await wire.until(StreamEnded, wire.send(_head(sender), body))
+
+
 async def test_hang_is_never_answered_and_stop_ends_it(sender: Sender) -> None:
     """A hanging request holds nothing up: others on the connection are answered, and it is counted nowhere."""
     fcm, body = sender.sandbox.credentials["fcm"], json.dumps({"message": {"token": TOKEN}}).encode()

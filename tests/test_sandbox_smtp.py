@@ -103,6 +103,24 @@ async def test_clear_text_is_refused(relay: Relay) -> None:
     assert await relay.run(attempt, login=False, tls=False) == [538, 530]
 
 
+async def test_nothing_said_in_the_clear_survives_starttls(relay: Relay) -> None:
+    """What was smuggled in behind STARTTLS is not obeyed under TLS."""
+
+    def attempt(client: smtplib.SMTP) -> tuple[int, bytes]:
+        assert client.sock is not None
+        client.ehlo()
+        client.send(b"STARTTLS\r\nNOOP\r\n")
+        assert client.getreply()[0] == 220
+        context = ssl.create_default_context(cadata=relay.sandbox.credentials["ca"])
+        client.sock = context.wrap_socket(client.sock, server_hostname="127.0.0.1")
+        client.file = None
+        return client.ehlo()
+
+    code, offers = await relay.run(attempt, login=False, tls=False)
+    assert code == 250
+    assert b"AUTH PLAIN LOGIN" in offers
+
+
 async def test_log_in_is_required(relay: Relay) -> None:
     """Under TLS there is still no mail before AUTH, and a wrong password is 535 5.7.8."""
 

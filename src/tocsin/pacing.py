@@ -42,6 +42,9 @@ def next_step(receipt: Receipt, tries: int, now: float, expires_at: float, polic
         case Outcome.THROTTLED | Outcome.DENIED:
             wait = receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE
             return _wait(now + min(wait, LONGEST_WAIT), tries, expires_at)
+        case Outcome.UNAVAILABLE if receipt.scope is Scope.LANE:
+            # Nobody's message can go: an outage of an hour must not use up everybody's tries.
+            return _wait(now + lane_pause(receipt), tries, expires_at)
         case Outcome.UNAVAILABLE:
             if tries >= policy.retries:
                 return Step(State.EXPIRED, tries + 1)

@@ -116,7 +116,7 @@ def _command_for(name: str, cls: type[Provider]) -> click.Command:
         given = {key: value for key, value in options.items() if value is not None}
         for field in fields:
             if _meta(field).extra and field.name in given:
-                given[field.name] = Path(given[field.name]).read_text()
+                given[field.name] = Path(given[field.name]).read_text().strip()  # editors end files with a newline
         store_providers(data, account_id, {name: given})
         print_json({"account_id": account_id, "provider": name})
 
@@ -127,7 +127,7 @@ def _command_for(name: str, cls: type[Provider]) -> click.Command:
     )
     parameters = [_option(field) for field in fields]
     command: Callable[..., None] = run
-    for decorate in (account_option, data_option, *parameters):
+    for decorate in reversed((account_option, data_option, *parameters)):  # the last decorator is shown first
         command = decorate(command)
     return click.command(name, help=f"Set the credentials of {name}.\n\n{example}")(command)
 

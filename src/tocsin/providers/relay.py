@@ -34,7 +34,7 @@ class Relay:
                 return Answer(failure="unsent", detail="the relay is closed")
             kept = self._idle.pop() if self._idle else None
             answer = await self._carry(kept or self._make(), envelope)
-            if kept and _has_left(answer):
+            if kept and _has_left(answer) and not self._closed:
                 answer = await self._carry(self._make(), envelope)
             return answer
 

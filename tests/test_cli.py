@@ -1,0 +1,190 @@
+"""The commands as an operator types them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from conftest import ROOMY, Caller, Sandbox, Server
+
+
+def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "tocsin", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        env=os.environ | (environment or {}),
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (["nonsense"], 2, "No such command"),
+        (["serve"], 2, "--data"),
+        (["serve", "--data", "x", "--role", "cook"], 2, "cook"),
+        (["account", "create", "A", "--data", "{data}", "--timezone", "Mars/Olympus"], 1, "time zone"),
+        (["provider", "sandbox", "--account", "NO-SUC-HONE", "--data", "{data}", "--port", "1"], 1, "sandbox"),
+        (["import", "events", "{data}/none.csv", "--account", "X", "--data", "{data}"], 2, "does not exist"),
+    ],
+    ids=["command", "option", "choice", "zone", "sandbox", "file"],
+)
+def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], code: int, sentence: str) -> None:
+    """A mistake ends with 2 (usage) or 1, and one line on stderr that names it."""
+    done = run(*(argument.replace("{data}", str(tmp_path)) for argument in arguments))
+    assert done.returncode == code
+    assert sentence in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
+    """A typo in the environment is not ignored."""
+    done = run("serve", "--data", str(tmp_path), environment={"TOCSIN_WINDOWS": "5"})
+    assert done.returncode == 1
+    assert "TOCSIN_WINDOWS is not a setting" in done.stderr
+
+
+def test_roles_apart_need_servers(tmp_path: Path) -> None:
+    """On the embedded stores all roles share a process; the error says what to set."""
+    done = run("serve", "--data", str(tmp_path), "--role", "worker")
+    assert done.returncode == 1
+    assert "TOCSIN_FACTS_URL" in done.stderr
+
+
+def test_second_server_on_a_folder_is_refused(server: Server) -> None:
+    """Two servers on one folder would fight over it; the second one says so and ends."""
+    done = run("serve", "--data", str(server.data), "--port", "1")
+    assert done.returncode == 1
+    assert "Another tocsin runs" in done.stderr
+
+
+def test_account_and_passcodes(server: Server) -> None:
+    """Made while the server runs: the first passcode works, a second too, a revoked one no longer."""
+    made = json.loads(run("account", "create", "Acme", "--data", str(server.data)).stdout)
+    name = ("--account", made["account_id"], "--data", str(server.data))
+    second = json.loads(run("account", "passcode", "add", *name, "--label", "backend").stdout)["passcode"]
+    body = {"from": 20260101, "to": 20260101}
+
+    def status(passcode: str) -> int:
+        headers = {"X-CleverTap-Account-Id": made["account_id"], "X-CleverTap-Passcode": passcode}
+        return Caller(server.port, headers).post("/1/targets/list.json", body)[0]
+
+    assert (status(made["passcode"]), status(second), status("wrong")) == (200, 200, 401)
+    assert json.loads(run("account", "passcode", "revoke", *name, "--label", "backend").stdout)["revoked"] == 1
+    assert json.loads(run("account", "list", "--data", str(server.data)).stdout.splitlines()[-1])["name"] == "Acme"
+    # A server remembers credentials for a second, so this may have to be asked again.
+    deadline_asks = 200
+    assert any(status(second) == 401 for _ in range(deadline_asks))
+    assert status(made["passcode"]) == 200
+
+
+def write_files(folder: Path) -> list[Path]:
+    """The same three events as CSV, JSON lines and Parquet."""
+    rows = [
+        {"identity": f"u{number}", "ts": 1420113600 + number, "evtName": "App Launched", "Price": number + 0.5}
+        for number in range(3)
+    ]
+    csv, lines, parquet = folder / "e.csv", folder / "e.jsonl", folder / "e.parquet"
+    csv.write_text(
+        "identity,ts,evtName,Price\n" + "".join(",".join(map(str, row.values())) + "\n" for row in rows), "utf-8"
+    )
+    lines.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), parquet)
+    return [csv, lines, parquet]
+
+
+def count_events(caller: Caller) -> int:
+    where = {
+        "event_name": "App Launched",
+        "from": 20150101,
+        "to": 20150101,
+        "event_properties": [{"name": "Price", "operator": "greater_than", "value": 1}],
+    }
+    caller.upload(
+        *(
+            {"type": "token", "objectId": f"d{number}", "tokenData": {"type": "fcm", "id": f"token-number-{number}"}}
+            for number in range(3)
+        ),
+        *({"type": "profile", "identity": f"u{n}", "objectId": f"d{n}", "profileData": {"A": 1}} for n in range(3)),
+    )
+    body = {"name": "x", "where": where, "content": {"title": "t", "body": "b"}, "devices": ["android"], "when": "now"}
+    answer = caller.post("/1/targets/create.json", body | {"estimate_only": True})[1]
+    return int(answer["estimates"]["android"])
+
+
+def test_import_through_a_running_server(server: Server, caller: Caller, tmp_path: Path) -> None:
+    """Three formats hold the same events; imported one after the other they are the same events once."""
+    for file in write_files(tmp_path):
+        done = run("import", "events", str(file), "--account", caller.account_id, "--data", str(server.data))
+        assert json.loads(done.stdout) == {"processed": 3, "unprocessed": 0}, done.stderr
+    assert count_events(caller) == 2
+
+
+def test_import_and_repair_without_a_server(tmp_path: Path) -> None:
+    """With no server running the commands open the stores themselves, and a server finds what they wrote."""
+    data = tmp_path / "data"
+    account = json.loads(run("account", "create", "Acme", "--data", str(data)).stdout)
+    name = ("--account", account["account_id"], "--data", str(data))
+    people = tmp_path / "p.csv"
+    people.write_text("identity,Name,Email\nu1,Ann,ann@example.com\nu2,Bo,nonsense\n", "utf-8")
+    done = run("import", "profiles", str(people), *name)
+    assert json.loads(done.stdout) == {"processed": 1, "unprocessed": 1}
+    assert "Email is not valid" in done.stderr
+    assert json.loads(run("repair", *name).stdout) == {"status": "success", "profiles": 1, "outcomes": 0}
+    server = Server(data, ROOMY)
+    headers = {"X-CleverTap-Account-Id": account["account_id"], "X-CleverTap-Passcode": account["passcode"]}
+    body = {"name": "x", "where": {}, "target_mode": "email", "when": "now", "content": {"subject": "s", "body": "b"}}
+    answer = Caller(server.port, headers).post("/1/targets/create.json", body | {"estimate_only": True})
+    assert server.stop() == 0
+    assert answer == (200, {"status": "success", "estimates": {"web": 1}})
+
+
+def test_repair_and_doctor_beside_a_server(server: Server, caller: Caller, sandbox: Sandbox) -> None:
+    """Repair goes through the running server; doctor says what is set."""
+    caller.upload({"type": "profile", "identity": "u", "profileData": {"Name": "U"}})
+    server.use_sandbox(caller, sandbox)
+    name = ("--account", caller.account_id, "--data", str(server.data))
+    assert json.loads(run("repair", *name).stdout)["profiles"] == 1
+    done = run("doctor", "--data", str(server.data))
+    assert f"{caller.account_id}: providers apns, fcm, smtp, wns" in done.stdout
+
+
+def test_provider_set_reads_files(server: Server, caller: Caller, tmp_path: Path) -> None:
+    """Credentials come from files, nothing of them is printed, and nonsense is refused before it is stored."""
+    password = tmp_path / "password"
+    password.write_text("hunter2-of-the-relay\n", "utf-8")
+    name = ("--account", caller.account_id, "--data", str(server.data))
+    done = run(
+        *("provider", "set", "smtp", *name, "--host", "127.0.0.1", "--port", "2525"),
+        *("--sender", "news@example.com", "--username", "u", "--password", str(password)),
+    )
+    assert json.loads(done.stdout) == {"account_id": caller.account_id, "provider": "smtp"}
+    assert "hunter2" not in done.stdout + done.stderr
+    key = tmp_path / "key.json"
+    key.write_text('{"not": "a service account"}', "utf-8")
+    refused = run("provider", "set", "fcm", *name, "--service-account", str(key))
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("tocsin: ")
+
+
+def test_config_lists_the_value_in_force() -> None:
+    """`tocsin config` shows what the environment says."""
+    assert "TOCSIN_WINDOW=17\n" in run("config", environment={"TOCSIN_WINDOW": "17"}).stdout
+
+
+@pytest.mark.timeout(240)
+def test_demo_ends_with_every_number_right(tmp_path: Path) -> None:
+    """The demo compares what it shows with what the vendors counted, and ends with 0 only when all holds."""
+    done = run("demo", "--once", "--users", "300", "--data", str(tmp_path / "demo"))
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert "All of it holds" in done.stdout
