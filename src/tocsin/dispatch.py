@@ -221,7 +221,7 @@ class Worker:
             return []
         if self._stopping:
             return []
-        lanes = await self._lanes.of(chunk.account_id, now)
+        lanes = await self._lanes.of(chunk.account_id)
         window: list[int] = []
         for position in chunk.waiting(now):
             lane = lanes.get(chunks.PLATFORM_CODES[chunk.platforms[position]])

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from tocsin import metrics
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.pacing import DENIED_PAUSE, lane_pause
+from tocsin.pacing import lane_pause
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Message, Provider, Receipt, Scope
 from tocsin.providers.transport import Transport
@@ -20,10 +20,12 @@ log = structlog.get_logger()
 
 
 class Lane:
-    """One provider of one account, with its pause."""
+    """One provider of one account, with its pause. A provider whose settings do not load is None: its messages wait for
+    the operator."""
 
-    def __init__(self, account_id: str, provider: Provider):
+    def __init__(self, account_id: str, name: str, provider: Provider | None):
         self.account_id = account_id
+        self.name = name
         self.provider = provider
         self.paused_until = 0.0
 
@@ -33,20 +35,26 @@ class Lane:
             return Receipt(
                 outcome=Outcome.THROTTLED, code="lane paused", retry_after=self.paused_until - now, scope=Scope.LANE
             )
-        receipt = await self.provider.send(message, now)
-        metrics.RECEIPTS.labels(provider=self.provider.name, outcome=receipt.outcome.value).inc()
+        if self.provider is None:
+            receipt = Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
+        else:
+            receipt = await self.provider.send(message, now)
+        metrics.RECEIPTS.labels(provider=self.name, outcome=receipt.outcome.value).inc()
         if pause := lane_pause(receipt):
-            if self.paused_until <= now:
-                log.warning(
-                    "lane paused",
-                    account=self.account_id,
-                    provider=self.provider.name,
-                    seconds=round(pause, 1),
-                    code=receipt.code,
-                    detail=receipt.detail,
-                )
-            self.paused_until = max(self.paused_until, now + pause)
+            self._pause(now, pause, receipt)
         return receipt
+
+    def _pause(self, now: float, seconds: float, receipt: Receipt) -> None:
+        if self.paused_until <= now:  # once for all the answers of one window
+            log.warning(
+                "lane paused",
+                account=self.account_id,
+                provider=self.name,
+                seconds=round(seconds, 1),
+                code=receipt.code,
+                detail=receipt.detail,
+            )
+        self.paused_until = max(self.paused_until, now + seconds)
 
 
 class Lanes:
@@ -56,9 +64,8 @@ class Lanes:
         self._ledger = ledger
         self._transport = transport
         self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
-        self._broken: dict[tuple[str, str], float] = {}
 
-    async def of(self, account_id: str, now: float) -> dict[str, Lane]:
+    async def of(self, account_id: str) -> dict[str, Lane]:
         """An account's lanes by platform. A platform without one has no provider set."""
         table = schema.provider
         rows = await self._ledger.read(
@@ -70,33 +77,15 @@ class Lanes:
         for name, settings, changed_at in rows:
             key = (account_id, name)
             if key not in self._lanes or self._lanes[key][0] != changed_at:
-                self._lanes[key] = (changed_at, self._make(account_id, name, settings, now))
-            lane = self._lanes[key][1]
-            lanes[lane.provider.platform] = lane
+                self._lanes[key] = (changed_at, self._make(account_id, name, settings))
+            lanes[BY_NAME[name].platform] = self._lanes[key][1]
         return lanes
 
-    def _make(self, account_id: str, name: str, settings: str, now: float) -> Lane:
+    def _make(self, account_id: str, name: str, settings: str) -> Lane:
         cls = BY_NAME[name]
         try:
-            return Lane(account_id, cls(msgspec.json.decode(settings, type=cls.Settings), self._transport))
+            provider = cls(msgspec.json.decode(settings, type=cls.Settings), self._transport)
         except (Misconfigured, msgspec.ValidationError) as error:
             log.error("provider cannot work", account=account_id, provider=name, reason=str(error))
-            return Lane(account_id, _Broken(cls.name, cls.kind, cls.platform, str(error)))
-
-
-class _Broken:
-    """Stands where a provider's settings cannot work: every message waits for the operator."""
-
-    Settings = msgspec.Struct
-
-    def __init__(self, name: str, kind: str, platform: str, reason: str):
-        self.name, self.kind, self.platform, self._reason = name, kind, platform, reason
-
-    async def send(self, message: Message, now: float) -> Receipt:
-        return Receipt(
-            outcome=Outcome.DENIED,
-            code="misconfigured",
-            detail=self._reason[:300],
-            scope=Scope.LANE,
-            retry_after=DENIED_PAUSE,
-        )
+            return Lane(account_id, name, None)
+        return Lane(account_id, name, provider)

@@ -14,6 +14,7 @@ import structlog
 from msgspec import Meta
 
 from tocsin.cli.accounts import account
+from tocsin.cli.benches import bench
 from tocsin.cli.importing import import_records
 from tocsin.cli.keeping import doctor, repair
 from tocsin.cli.options import data_option
@@ -94,7 +95,7 @@ def demo(once: bool, data: Path | None, port: int | None, sandbox_port: int | No
     show(once=once, data=data, port=port, sandbox_port=sandbox_port, users=users)
 
 
-for command in (account, provider, import_records, repair, doctor):
+for command in (account, provider, import_records, bench, repair, doctor):
     tocsin.add_command(command)
 
 

@@ -32,7 +32,7 @@ def show(*, once: bool, data: Path | None, port: int | None, sandbox_port: int |
     with contextlib.ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-demo-")))
         stage = stack.enter_context(
-            Stage.open(folder, port or _free_port(8100, 1), sandbox_port or _free_port(8200, 5), ZONE)
+            Stage.open(folder, port or free_port(8100, 1), sandbox_port or free_port(8200, 5), ZONE)
         )
         _bring_people(stage, users)
         platinum = _ask_audience(stage)
@@ -193,7 +193,7 @@ def _compare_with_vendors(stage: Stage, campaign: int) -> None:
     stage.check(not sum(one["duplicates"] for one in counts.values()), "no message came twice")
 
 
-def _free_port(first: int, count: int) -> int:
+def free_port(first: int, count: int) -> int:
     """The first of `count` free ports in a row, from `first` on: a demo should not fail because yesterday's still
     runs."""
     for start in range(first, first + 1000, 10):

@@ -24,7 +24,7 @@ PLACES = (
 )
 
 
-def sample_people(count: int, wns_prefix: str) -> Iterator[dict[str, Any]]:
+def sample_people(count: int, wns_prefix: str, kinds: tuple[str, ...] = KINDS) -> Iterator[dict[str, Any]]:
     """Two upload records a user: the profile, and one device. `wns_prefix` is where a Windows channel may point."""
     dice = random.Random(SEED)  # noqa: S311 - the same people every time
     for number in range(count):
@@ -43,7 +43,7 @@ def sample_people(count: int, wns_prefix: str) -> Iterator[dict[str, Any]]:
         if dice.random() < 0.04:
             profile["MSG-push"] = False
         yield {"type": "profile", "identity": identity, "objectId": device, "profileData": profile}
-        kind = dice.choice(KINDS)
+        kind = dice.choice(kinds)
         yield {"type": "token", "objectId": device, "tokenData": {"type": kind, "id": _token(kind, device, wns_prefix)}}
 
 

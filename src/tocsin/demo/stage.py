@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -30,8 +31,9 @@ CREATE_PAUSE = 1.05  # targets/create.json takes one request a second
 class Stage:
     """A running server with an account whose providers are a running sandbox."""
 
-    def __init__(self, folder: Path, port: int, sandbox_port: int, account: Mapping[str, str]):
+    def __init__(self, folder: Path, port: int, sandbox_port: int, account: Mapping[str, str], server_pid: int):
         self.folder = folder
+        self.server_pid = server_pid
         self.url = f"http://127.0.0.1:{port}"
         self.account_id = account["account_id"]
         self._passcode = account["passcode"]
@@ -49,12 +51,12 @@ class Stage:
         console = Console(highlight=False)
         with contextlib.ExitStack() as stack, (folder / "log").open("ab") as log:
             with console.status("Starting the sandbox vendors and the server …"):
-                stack.enter_context(_running(log, "sandbox", "--port", str(sandbox_port)))
-                stack.enter_context(_running(log, "serve", "--data", str(folder), "--port", str(port)))
+                stack.enter_context(running(log, "sandbox", "--port", str(sandbox_port)))
+                pid = stack.enter_context(running(log, "serve", "--data", str(folder), "--port", str(port)))
                 account = _run("account", "create", "Demo", "--data", str(folder), "--timezone", zone)
                 name = ("--account", account["account_id"], "--data", str(folder))
                 _run("provider", "sandbox", *name, "--port", str(sandbox_port))
-            stage = cls(folder, port, sandbox_port, account)
+            stage = cls(folder, port, sandbox_port, account, pid)
             stage._say_begin()
             yield stage
 
@@ -182,16 +184,20 @@ class Stage:
 
 
 @contextmanager
-def _running(log: Any, *arguments: str) -> Iterator[None]:
-    """A command that runs while the context lasts, from its line «ready» on. Ctrl-C is ours, not its."""
+def running(log: Any, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[int]:
+    """A command that runs while the context lasts, from its line «ready» on; its process id. Ctrl-C stays ours."""
     process = subprocess.Popen(  # noqa: S603 - our own command
-        [sys.executable, "-m", "tocsin", *arguments], stdout=subprocess.PIPE, stderr=log, start_new_session=True
+        [sys.executable, "-m", "tocsin", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,
+        env=os.environ | dict(environment or {}),
     )
     try:
         assert process.stdout is not None
         if not process.stdout.readline():
             raise Misconfigured(f"`tocsin {' '.join(arguments)}` did not start; see {log.name}.")
-        yield
+        yield process.pid
     finally:
         process.terminate()
         try:

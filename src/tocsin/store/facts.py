@@ -92,6 +92,11 @@ class Facts:
             for start in range(0, len(rows), ROWS_AN_INSERT):
                 client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
 
+    def command_now(self, sql: str) -> None:
+        """A statement without rows and without values, such as the ones that make tables."""
+        with self._client() as client:
+            client.command(sql)
+
     async def insert(self, table: str, rows: Sequence[Row]) -> None:
         """Writes `rows`; they are stored when this returns. While one insert is under way the next ones gather and go
         as one block: an insert costs the store about the same for one row and for a thousand."""
@@ -164,8 +169,8 @@ def open_facts(url: str) -> Facts:
         client = connect(url)
     except Exception as error:
         raise Misconfigured(
-            f"The facts store at {_without_password(url)} cannot be opened ({str(error)[:200]}). A chDB folder belongs to "
-            "one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
+            f"The facts store at {_without_password(url)} cannot be opened ({str(error)[:200]}). A chDB folder belongs "
+            "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
     script = (Path(__file__).parent / "facts.sql").read_text()
     lines = (line for line in script.splitlines() if not line.startswith("--"))

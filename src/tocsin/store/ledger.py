@@ -1,8 +1,8 @@
 """The ledger: one relational store, SQLite on one machine and PostgreSQL beyond it.
 
 Work on the ledger is a function of a connection. `read` runs it in a thread of its own; `write` queues it for the one
-writer, which puts everything that waits into one transaction: many requests share one fsync (group commit). Each piece of
-work sits in its own savepoint, so one that fails takes nobody with it.
+writer, which puts everything that waits into one transaction: many requests share one fsync (group commit). Each piece
+of work sits in its own savepoint, so one that fails takes nobody with it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,92 @@
+"""Many callers over loopback, one request after the other on each of some connections; and a bare server beside."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+
+import msgspec
+
+
+class Load(msgspec.Struct, frozen=True):
+    """requests: answered 200. seconds: from the first to the last. latencies: seconds of each, sorted."""
+
+    requests: int
+    seconds: float
+    latencies: list[float]
+
+    @property
+    def rate(self) -> float:
+        return self.requests / self.seconds
+
+    def percentile(self, share: float) -> float:
+        """Milliseconds."""
+        return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * share))] * 1000
+
+
+async def press(
+    port: int, path: str, headers: dict[str, str], body: bytes, *, connections: int, seconds: float
+) -> Load:
+    """POSTs the same body for so many seconds, at least once. Raises RuntimeError at an answer that is not 200."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
+    latencies: list[float] = []
+    started = time.monotonic()
+    deadline = started + seconds
+
+    async def call() -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        while True:
+            then = time.monotonic()
+            writer.write(head + body)
+            answer = await reader.readuntil(b"\r\n\r\n")
+            if not answer.startswith(b"HTTP/1.1 200"):
+                raise RuntimeError(answer.decode()[:300])
+            length = next(
+                int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")
+            )
+            await reader.readexactly(length)
+            latencies.append(time.monotonic() - then)
+            if time.monotonic() >= deadline:
+                break
+        writer.close()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(connections):
+            group.create_task(call())
+    return Load(len(latencies), time.monotonic() - started, sorted(latencies))
+
+
+def serve_bare(port: int) -> None:
+    """An app that only reads the body and says yes: what the same server does with nothing to do."""
+    from granian.constants import Interfaces
+    from granian.server.embed import Server
+
+    async def app(scope: dict[str, object], receive: object, send: object) -> None:
+        more = True
+        while more:
+            more = (await receive()).get("more_body", False)  # type: ignore[operator]
+        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
+        await send(start)  # type: ignore[operator]
+        await send({"type": "http.response.body", "body": b"{}"})  # type: ignore[operator]
+
+    async def main() -> None:
+        server = Server(app, port=port, interface=Interfaces.ASGINL, log_enabled=False, websockets=False)
+        serving = asyncio.ensure_future(server.serve())
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            break
+        print("ready", flush=True)
+        await serving
+
+    asyncio.run(main())
+
+
+if __name__ == "__main__":
+    serve_bare(int(sys.argv[1]))

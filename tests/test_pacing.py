@@ -1,0 +1,154 @@
+"""Laws of pacing: how long anybody waits, what costs a try, and that every recipient comes to an end."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tocsin.outcome import FINAL, Outcome, State
+from tocsin.pacing import LONGEST_WAIT, Policy, Step, lane_pause, next_step, retry_delay
+from tocsin.providers.contract import Receipt, Scope
+
+NOW = 1_800_000_000.0
+ROUNDING = 1e-5  # a float of today's epoch seconds has steps of 2.4e-7
+ENDED = {
+    Outcome.ACCEPTED: State.ACCEPTED,
+    Outcome.GONE: State.GONE,
+    Outcome.REFUSED: State.REFUSED,
+    Outcome.UNKNOWN: State.UNKNOWN,
+}
+ANSWERS = (*ENDED, Outcome.THROTTLED, Outcome.DENIED, Outcome.UNAVAILABLE)
+
+asked = st.none() | st.floats(0, 100_000)  # what a vendor wants us to wait
+floors = st.floats(0.05, 600)
+tries = st.integers(0, 20)
+dice = st.floats(0, 1, exclude_max=True)
+lifetimes = st.floats(-100, 200_000)
+policies = st.builds(Policy, floor=floors, retries=st.integers(0, 20))
+
+
+def receipts(*outcomes: Outcome) -> st.SearchStrategy[Receipt]:
+    return st.builds(
+        Receipt, outcome=st.sampled_from(outcomes), code=st.just("x"), retry_after=asked, scope=st.sampled_from(Scope)
+    )
+
+
+@given(receipts(*ANSWERS), tries, lifetimes, policies, dice)
+def test_nobody_waits_past_the_end(
+    receipt: Receipt, spent: int, lifetime: float, policy: Policy, chance: float
+) -> None:
+    """A recipient that waits does so before the message's end and at most LONGEST_WAIT; otherwise it is final."""
+    step = next_step(receipt, spent, NOW, NOW + lifetime, policy, chance)
+    if step.state is State.WAITING:
+        assert step.not_before < NOW + lifetime
+        assert step.not_before - NOW <= LONGEST_WAIT + ROUNDING
+    else:
+        assert step.state in FINAL
+
+
+@given(receipts(Outcome.THROTTLED, Outcome.DENIED, Outcome.UNAVAILABLE), tries, policies, dice)
+@example(Receipt(outcome=Outcome.THROTTLED, code="429", retry_after=0.0, scope=Scope.LANE), 0, Policy(10, 5), 0.0)
+def test_nobody_tries_again_at_once(receipt: Receipt, spent: int, policy: Policy, chance: float) -> None:
+    """Whatever a vendor asks for (`Retry-After: 0` too), the next attempt comes later than this one."""
+    step = next_step(receipt, spent, NOW, NOW + 10 * LONGEST_WAIT, policy, chance)
+    assert step.state is State.EXPIRED or step.not_before > NOW
+
+
+@given(receipts(*ENDED), tries, lifetimes, policies, dice)
+def test_an_answer_ends_it(receipt: Receipt, spent: int, lifetime: float, policy: Policy, chance: float) -> None:
+    """Accepted, gone, refused and unknown end a recipient whatever the clock says, with one try more."""
+    step = next_step(receipt, spent, NOW, NOW + lifetime, policy, chance)
+    assert step == Step(ENDED[receipt.outcome], spent + 1)
+
+
+@given(receipts(Outcome.THROTTLED, Outcome.DENIED), tries, lifetimes, policies, dice)
+def test_throttled_and_denied_spend_no_try(
+    receipt: Receipt, spent: int, lifetime: float, policy: Policy, chance: float
+) -> None:
+    """A vendor that holds us back costs no try; the wait is at least what it asked for, or the end comes first."""
+    step = next_step(receipt, spent, NOW, NOW + lifetime, policy, chance)
+    assert step.tries == spent
+    least = min(receipt.retry_after or 0.0, LONGEST_WAIT)
+    if step.state is State.WAITING:
+        assert step.not_before - NOW >= least - ROUNDING
+    else:
+        assert step.state is State.EXPIRED
+        assert lifetime <= max(least, 60.0) + ROUNDING
+
+
+@given(receipts(Outcome.UNAVAILABLE), tries, policies, dice)
+def test_unavailable_ends_after_its_retries(receipt: Receipt, spent: int, policy: Policy, chance: float) -> None:
+    """With all the time in the world, `retries` decides: one try more each time, then expired."""
+    step = next_step(receipt, spent, NOW, NOW + 10 * LONGEST_WAIT, policy, chance)
+    assert step.tries == spent + 1
+    assert step.state is (State.EXPIRED if spent >= policy.retries else State.WAITING)
+
+
+@given(receipts(Outcome.UNAVAILABLE), policies, dice)
+def test_unavailable_waits_its_delay(receipt: Receipt, policy: Policy, chance: float) -> None:
+    """A retry waits for the floor and for what the vendor asked, and a message whose time is over first expires."""
+    spent, lasting = 0, Policy(policy.floor, 1)
+    step = next_step(receipt, spent, NOW, NOW + 10 * LONGEST_WAIT, lasting, chance)
+    wait = step.not_before - NOW
+    assert wait >= min(max(policy.floor, receipt.retry_after or 0.0), LONGEST_WAIT) - ROUNDING
+    assert next_step(receipt, spent, NOW, NOW + wait / 2, lasting, chance) == Step(State.EXPIRED, spent + 1)
+
+
+@given(asked, tries, floors, dice)
+def test_retry_delay_keeps_its_bounds(wanted: float | None, spent: int, floor: float, chance: float) -> None:
+    """A delay is at least the floor and what was asked for, and at most LONGEST_WAIT."""
+    delay = retry_delay(wanted, spent, floor, chance)
+    assert delay <= LONGEST_WAIT
+    assert delay >= min(floor, LONGEST_WAIT)
+    assert delay >= min(wanted or 0.0, LONGEST_WAIT)
+
+
+@given(asked, tries, floors, dice)
+def test_retry_delay_grows(wanted: float | None, spent: int, floor: float, chance: float) -> None:
+    """The same luck waits no shorter after one try more, and twice as long while nobody asked and no bound is met."""
+    delay, later = (retry_delay(wanted, count, floor, chance) for count in (spent, spent + 1))
+    assert later >= delay
+    if wanted is None and later < LONGEST_WAIT:
+        assert later == pytest.approx(2 * delay)
+
+
+@given(st.floats(0.05, 100), dice, dice)
+def test_retry_delay_is_spread(floor: float, one: float, other: float) -> None:
+    """Different luck comes back at different times, over as much again as the wait itself."""
+    spread = retry_delay(None, 0, floor, one) - retry_delay(None, 0, floor, other)
+    assert spread == pytest.approx(floor * (one - other), abs=1e-9)
+
+
+@given(receipts(*ANSWERS))
+@example(Receipt(outcome=Outcome.DENIED, code="403", retry_after=100_000.0, scope=Scope.LANE))
+def test_lane_pause_keeps_its_bounds(receipt: Receipt) -> None:
+    """A lane pauses for a bad credential and for trouble of the whole lane, for nothing else and never for ever."""
+    pause = lane_pause(receipt)
+    held = receipt.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE) and receipt.scope is Scope.LANE
+    if receipt.outcome is not Outcome.DENIED and not held:
+        assert pause == 0.0
+    else:
+        assert pause >= (60.0 if receipt.retry_after is None else min(receipt.retry_after, LONGEST_WAIT))
+        assert pause <= LONGEST_WAIT
+
+
+@given(st.data(), policies, st.floats(1, 600), st.floats(0, 5))
+def test_every_life_ends(data: st.DataObject, policy: Policy, lifetime: float, latency: float) -> None:
+    """Whatever the vendor answers, one recipient comes to a final state in time, with no try more than allowed."""
+    now, ends, spent, attempts = NOW, NOW + lifetime, 0, 0
+    patient = receipts(*ANSWERS).map(lambda one: one if one.retry_after is None or one.retry_after >= 1 else None)
+    state = State.WAITING
+    while state is State.WAITING:
+        receipt = data.draw(patient) or Receipt(outcome=Outcome.THROTTLED, code="x", retry_after=1.0)
+        now += latency
+        attempts += 1
+        step = next_step(receipt, spent, now, ends, policy, data.draw(dice))
+        assert step.tries in (spent, spent + 1)
+        spent, state = step.tries, step.state
+        if state is State.WAITING:
+            assert now < step.not_before < ends
+            now = step.not_before
+        assert attempts <= lifetime / min(1.0, policy.floor) + policy.retries + 2
+    assert state in FINAL
+    assert spent <= policy.retries + 1
