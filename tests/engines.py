@@ -11,11 +11,9 @@ from urllib.parse import quote
 import psycopg
 import pytest
 
-from tocsin.account import Account, create_account
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
-NOW = 1_800_000_000.0  # 2027-01-15 08:00 UTC
 ENGINES = ("sqlite", "postgresql")
 
 
@@ -101,8 +99,3 @@ def facts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Facts]:
     facts = open_facts(f"chdb://{tmp_path_factory.mktemp('chdb') / 'facts'}")
     yield facts
     facts.close()
-
-
-def new_account(ledger: Ledger, timezone: str = "UTC") -> Account:
-    """A new account of a ledger."""
-    return create_account(ledger, "test", timezone, NOW)[0]

@@ -271,6 +271,8 @@ def test_deep_nesting_in_a_record(caller: Caller, place: str, levels: int) -> No
         (CREATE, "when"),
         (PUSH, "content.title"),
         (PUSH, "tag_group"),
+        (PUSH, "to.Identity.0"),
+        (EMAIL, "to.Identity.0"),
         (EMAIL, "content.subject"),
         (EMAIL, "content.body"),
     ],
@@ -324,8 +326,8 @@ def test_nul_in_a_record(caller: Caller, place: str, value: object) -> None:
     ids=lambda one: name_of(one) or str(one),
 )
 def test_long_text(caller: Caller, path: str, place: str) -> None:
-    """A title, a name or a tag of 200 KB is refused by its name."""
-    refused(caller, path, with_value(path, place, "x" * 200_000), place.rsplit(".", 1)[-1])
+    """A title, a name or a tag of 200 KB is refused by its place."""
+    refused(caller, path, with_value(path, place, "x" * 200_000), "|".join(place.split(".")))
 
 
 @pytest.mark.parametrize(
@@ -506,7 +508,6 @@ def test_too_many_recipients(caller: Caller, path: str, sizes: dict[str, int]) -
         pytest.param({"Identity": [{"a": 1}]}, id="object in a list"),
         pytest.param({"Identity": [""]}, id="empty text"),
         pytest.param({"Identity": ["JohnDoe", ""]}, id="empty text beside a name"),
-        pytest.param({"Identity": ["a\0b"]}, id="NUL"),
         pytest.param({"Telex": ["123"]}, id="unknown kind"),
         pytest.param({"Identity": ["JohnDoe"], "Telex": ["123"]}, id="unknown kind beside a known one"),
     ],
@@ -635,7 +636,7 @@ def test_wrong_method(caller: Caller, path: str, method: str) -> None:
     "path",
     [
         *("/", "/1", "/1/", "/1/nope", "/1/targets/nope.json", "/1/targets/create", "/2/send/push.json", "/1/upload/x"),
-        *("/1/targets/create.json/", "/1/../etc/passwd", "/1/%00", "/1/%ff", "/1/" + "x" * 5000),
+        *("/1/../etc/passwd", "/1/%00", "/1/%ff", "/1/" + "x" * 5000),
     ],
     ids=lambda path: path[:24],
 )
@@ -674,7 +675,7 @@ def test_no_http(caller: Caller, text: bytes) -> None:
 @pytest.fixture(scope="module")
 def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A server with the throttle as it comes, and a small limit for bodies."""
-    server = Server(tmp_path_factory.mktemp("strict"), {"TOCSIN_BODY_LIMIT": "1000"})
+    server = Server(tmp_path_factory.mktemp("strict"), {"TOCSIN_BODY_LIMIT": "2000"})
     yield server
     assert server.stop() == 0
 
@@ -683,8 +684,8 @@ def test_body_limit_is_a_setting(strict: Server) -> None:
     """`TOCSIN_BODY_LIMIT` moves the limit."""
     caller = strict.account()
 
-    assert caller.call("POST", UPLOAD, padded(UPLOAD, 1000))[0] == 200
-    status, value, headers = caller.call("POST", UPLOAD, padded(UPLOAD, 1001))
+    assert caller.call("POST", UPLOAD, padded(UPLOAD, 2000))[0] == 200
+    status, value, headers = caller.call("POST", UPLOAD, padded(UPLOAD, 2001))
 
     check_shape(status, value, headers)
     assert status == 413

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ ENDED = {
 }
 ANSWERS = (*ENDED, Outcome.THROTTLED, Outcome.DENIED, Outcome.UNAVAILABLE)
 
-asked = st.none() | st.floats(0, 100_000)  # what a vendor wants us to wait
+asked = st.none() | st.integers(0, 100_000).map(float)  # what a vendor wants us to wait
 floors = st.floats(0.05, 600)
 tries = st.integers(0, 20)
 dice = st.floats(0, 1, exclude_max=True)
@@ -28,10 +30,14 @@ lifetimes = st.floats(-100, 200_000)
 policies = st.builds(Policy, floor=floors, retries=st.integers(0, 20))
 
 
-def receipts(*outcomes: Outcome) -> st.SearchStrategy[Receipt]:
-    return st.builds(
-        Receipt, outcome=st.sampled_from(outcomes), code=st.just("x"), retry_after=asked, scope=st.sampled_from(Scope)
-    )
+def receipts(*outcomes: Outcome, scopes: Iterable[Scope] = Scope) -> st.SearchStrategy[Receipt]:
+    scope = st.sampled_from(list(scopes))
+    return st.builds(Receipt, outcome=st.sampled_from(outcomes), code=st.just("x"), retry_after=asked, scope=scope)
+
+
+ALONE = frozenset(Scope) - {Scope.LANE}
+held_back = receipts(Outcome.THROTTLED, Outcome.DENIED) | receipts(Outcome.UNAVAILABLE, scopes=[Scope.LANE])
+unavailable = receipts(Outcome.UNAVAILABLE, scopes=ALONE)
 
 
 @given(receipts(*ANSWERS), tries, lifetimes, policies, dice)
@@ -62,11 +68,11 @@ def test_an_answer_ends_it(receipt: Receipt, spent: int, lifetime: float, policy
     assert step == Step(ENDED[receipt.outcome], spent + 1)
 
 
-@given(receipts(Outcome.THROTTLED, Outcome.DENIED), tries, lifetimes, policies, dice)
-def test_throttled_and_denied_spend_no_try(
+@given(held_back, tries, lifetimes, policies, dice)
+def test_being_held_back_spends_no_try(
     receipt: Receipt, spent: int, lifetime: float, policy: Policy, chance: float
 ) -> None:
-    """A vendor that holds us back costs no try; the wait is at least what it asked for, or the end comes first."""
+    """Throttled, denied or a lane that is down costs no try, and the wait is at least what was asked for."""
     step = next_step(receipt, spent, NOW, NOW + lifetime, policy, chance)
     assert step.tries == spent
     least = min(receipt.retry_after or 0.0, LONGEST_WAIT)
@@ -77,7 +83,7 @@ def test_throttled_and_denied_spend_no_try(
         assert lifetime <= max(least, 60.0) + ROUNDING
 
 
-@given(receipts(Outcome.UNAVAILABLE), tries, policies, dice)
+@given(unavailable, tries, policies, dice)
 def test_unavailable_ends_after_its_retries(receipt: Receipt, spent: int, policy: Policy, chance: float) -> None:
     """With all the time in the world, `retries` decides: one try more each time, then expired."""
     step = next_step(receipt, spent, NOW, NOW + 10 * LONGEST_WAIT, policy, chance)
@@ -85,7 +91,7 @@ def test_unavailable_ends_after_its_retries(receipt: Receipt, spent: int, policy
     assert step.state is (State.EXPIRED if spent >= policy.retries else State.WAITING)
 
 
-@given(receipts(Outcome.UNAVAILABLE), policies, dice)
+@given(unavailable, policies, dice)
 def test_unavailable_waits_its_delay(receipt: Receipt, policy: Policy, chance: float) -> None:
     """A retry waits for the floor and for what the vendor asked, and a message whose time is over first expires."""
     spent, lasting = 0, Policy(policy.floor, 1)

@@ -77,7 +77,7 @@ def test_numbers_of_states_are_pinned() -> None:
     assert {state.name: state.value for state in State} == STORED
 
 
-@pytest.mark.parametrize(("source", "to"), itertools.product(State, State), ids=lambda state: state.name)
+@pytest.mark.parametrize(("source", "to"), list(itertools.product(State, State)), ids=lambda state: state.name)
 def test_table_decides_every_move(source: State, to: State) -> None:
     """A recipient moves where the table allows, and any other move raises and changes nobody."""
     chunk = make_chunk(bytes((State.WAITING, source, State.WAITING)))
@@ -126,7 +126,7 @@ def test_chunk_is_settled_when_all_are_final() -> None:
         assert not make_chunk(bytes((*FINAL, state))).settled
 
 
-@pytest.mark.parametrize(("source", "to"), itertools.product(RUN_STATES, (*RUN_STATES, "bogus")))
+@pytest.mark.parametrize(("source", "to"), list(itertools.product(RUN_STATES, (*RUN_STATES, "bogus"))))
 def test_run_moves_along_its_table(ledger: Ledger, source: str, to: str) -> None:
     """The ledger moves a run where the table allows, and leaves it alone for any other move."""
     run = schema.run

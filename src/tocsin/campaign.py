@@ -21,7 +21,7 @@ DEVICES = ("android", "ios", "windows")
 CHANNELS = ("push", "email")
 NAME_BYTES = 512
 LABELS = 50
-WHEN = re.compile(r"(\d{4})(\d{2})(\d{2}) (\d{2}):(\d{2})")
+WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
 LATEST_ID = 2**31 - 1
 
 # state of a run → the states it may go to. Ended ones stay.
@@ -92,10 +92,8 @@ def read_spec(body: Mapping[str, Any], account: Account, now: float, *, require_
 
 
 def read_flag(body: Mapping[str, Any], key: str, *, default: bool = False, code: int = 400) -> bool:
-    """A boolean field; the texts "true" and "false" are taken too, real callers send them."""
+    """A boolean field. A text is refused: «must be a Boolean» is the documented answer (73 for `/1/send`)."""
     value = body.get(key, default)
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
     if not isinstance(value, bool):
         raise Problem(f'"{key}" must be a Boolean', code=code)
     return value

@@ -76,6 +76,10 @@ def read_content(raw: Any, channel: str, *, require_channel: bool = False) -> Co
         raise Problem("platform_specific must be an object (at $.content.platform_specific)")
     platforms = {name: _read_block(name, block, require_channel) for name, block in blocks.items()}
     content = Content(title=title, body=body, platforms=platforms)
+    for field, text in (("title", title), ("body", body)):
+        if len(text.encode()) > PUSH_BYTES:
+            size = len(text.encode())
+            raise Problem(f"{field} is {size} bytes; at most {PUSH_BYTES} fit in a push (at $.content.{field})")
     for name in PLATFORMS:
         size = len(title.encode()) + len(body.encode()) + len(msgspec.json.encode(platforms.get(name, {})))
         if size > PUSH_BYTES:

@@ -18,7 +18,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger_url: Annotated[str, Meta(description="The ledger. Empty: `sqlite:///DIR/ledger.db`.")] = ""
     facts_url: Annotated[str, Meta(description="The facts store. Empty: `chdb:///DIR/facts`.")] = ""
     body_limit: Annotated[
-        int, Meta(ge=1024, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
+        int, Meta(ge=1, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
     ] = 5 * 1024 * 1024
     create_per_second: Annotated[
         float, Meta(gt=0, description="`targets/create.json` requests one account may make in a second.")

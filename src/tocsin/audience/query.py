@@ -27,7 +27,7 @@ VALUES = 1000
 NAME_BYTES = 480
 VALUE_BYTES = 2048
 PARSE = "Query specified in where failed to parse"
-DATE_NUMBER = re.compile(r"\d{8}")
+DATE_NUMBER = re.compile(r"[0-9]{8}")
 
 
 class Condition(msgspec.Struct, frozen=True):

@@ -66,7 +66,7 @@ def doctor(data: Path) -> None:
     with open_ledger_only(data) as ledger:
         say(True, "the ledger opens and its tables are of this version")
         running = find_running(data)
-        say(running is not None, f"a server runs on {running.url}" if running else "no server runs: `tocsin serve`")
+        say(True, f"a server runs on {running.url}" if running else "no server runs on this folder now")
         accounts = list_accounts(ledger)
         say(bool(accounts), f"{len(accounts)} accounts" if accounts else "no account: `tocsin account create`")
         table = schema.provider

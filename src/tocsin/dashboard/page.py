@@ -89,9 +89,8 @@ def render(name: str, status: int = 200, **values: Any) -> Response[bytes]:
 
 def refuse_page(status: int, text: str) -> Response[bytes]:
     """A page that says what is wrong; at 401 also how to log in, never which half of it was wrong."""
-    response = render(
-        "refusal.html", status, status=status, headline=HEADLINES.get(status, "That did not work"), text=text
-    )
+    headline = HEADLINES.get(status, "That did not work")
+    response = render("refusal.html", status, locked=status == 401, headline=headline, text=text)
     if status == 401:
         response.headers.update(CHALLENGE)
     return response

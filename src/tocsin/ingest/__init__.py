@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -19,6 +18,7 @@ from tocsin.errors import Problem
 from tocsin.ingest.people import People, bump_versions, copy_profiles
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, read_record
+from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row, encode_props
 from tocsin.store.ledger import Ledger
@@ -90,7 +90,7 @@ def _read_records(
             record = read_record(raw, now, system=system)
             if isinstance(record, TokenRecord) and record.kind == "wns":
                 origin = _wns_origin(ledger, account) if origin is None else origin
-                if not is_channel(record.token, origin):
+                if not is_allowed(record.token, origin):
                     raise Rejected(535, "Token data is incorrect. id is not a channel of notify.windows.com.")
             records.append(record)
         except Rejected as error:
@@ -99,21 +99,6 @@ def _read_records(
             text = f"{error.error}{space}Skipped record number : {number}"
             skipped.append({"status": "fail", "code": error.code, "error": text, "record": raw})
     return records, skipped
-
-
-def is_channel(uri: str, origin: str = "") -> bool:
-    """Whether WNS may be called there. Microsoft: never push to another domain, it would get our bearer token. `origin`
-    is the endpoint the operator configured (a sandbox), or ""."""
-    try:
-        parts = urlsplit(uri)
-        port = parts.port
-    except ValueError:
-        return False
-    if origin and f"{parts.scheme}://{parts.netloc}" == origin:
-        return True
-    host = (parts.hostname or "").rstrip(".").lower()
-    ours = host == "notify.windows.com" or host.endswith(".notify.windows.com")
-    return parts.scheme == "https" and ours and port in (None, 443) and parts.username is None
 
 
 def _wns_origin(ledger: Ledger, account: Account) -> str:
@@ -168,4 +153,4 @@ def _event_id(*what: Any) -> int:
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
 
 
-__all__ = ["RECORDS", "ProfileRecord", "Result", "is_channel", "refresh_profiles", "upload"]
+__all__ = ["RECORDS", "ProfileRecord", "Result", "refresh_profiles", "upload"]

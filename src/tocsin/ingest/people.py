@@ -243,10 +243,10 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
         query = select(table.c.id, table.c.version, table.c.profile).where(
             table.c.account_id == account_id, table.c.id.in_(part)
         )
-        for one in connection.execute(query):
-            profile = msgspec.json.decode(one.profile)
-            reach = find_reach(profile, devices[one.id])
-            rows.append((account_id, one.id, one.version, *reach.values(), encode_props(to_facts(profile))))
+        for user in connection.execute(query):
+            profile = msgspec.json.decode(user.profile)
+            reach = find_reach(profile, devices[user.id])
+            rows.append((account_id, user.id, user.version, *reach.values(), encode_props(to_facts(profile))))
     return rows
 
 

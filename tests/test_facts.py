@@ -1,0 +1,172 @@
+"""The facts store: names of properties come back as they were, and a row written twice is one row."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from datetime import UTC, date, datetime
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tocsin.store.facts import Facts, encode_props, escape_key, path_of
+
+pytest_plugins = ("engines",)
+
+AT = datetime(2027, 1, 15, 8, tzinfo=UTC)
+DAY = date(2027, 1, 15)
+AWKWARD = (
+    *("a.b", "a", "b", "a%2Eb", "a%2eb", "%", "%25", "'", '"', "`", "\\", "\n", "\0", " ", "  ", "\t", "~", "-", "_"),
+    *("null", "size", "size0", "0", "42", "-1", "Größe", "größe", "日本", "🔔", "props", "user", "^", ":", ".:Int64"),
+    *("Customer Type", "customer type", "Customer Type ", "{p0:String}", "' OR 1=1 --", "100%", "[]", "x" * 120),
+)
+
+names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+
+
+def fresh() -> str:
+    """An account id of its own: every statement of the store names the account."""
+    return secrets.token_hex(8)
+
+
+def profile(account: str, user: int, props: dict[str, Any], version: int = 1) -> tuple[Any, ...]:
+    return (account, user, version, 1, 0, 0, 0, encode_props(props))
+
+
+def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:
+    return (account, "Viewed", DAY, number % 7, AT, number, props)
+
+
+def outcome(account: str, position: int, what: str, tag: str = "") -> tuple[Any, ...]:
+    return (account, 77, 5, position, 100 + position, "ios", "push", what, "", tag, DAY, AT)
+
+
+@given(names, names)
+@example("a.b", "a%2Eb")
+@example("", "%")
+@example("~", "%7E")
+def test_escaped_names_never_meet(one: str, other: str) -> None:
+    """Two different names have two different paths, of characters that need no quoting."""
+    assert (escape_key(one) == escape_key(other)) == (one == other)
+    assert set(escape_key(one)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%_ ")
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(names, min_size=1, max_size=12, unique=True))
+@example(list(AWKWARD))
+def test_any_name_comes_back(facts: Facts, wanted: list[str]) -> None:
+    """A property of any name is found by that name, beside all the others, and by no other name."""
+    account = fresh()
+    facts.insert_now("profile", [profile(account, 1, {name: f"value {at}" for at, name in enumerate(wanted)})])
+    columns = ", ".join(f"toString({{p{at}:Identifier}})" for at in range(len(wanted)))
+    parameters = {f"p{at}": path_of(name) for at, name in enumerate(wanted)}
+    [row] = facts.query_now(
+        f"SELECT {columns} FROM profile FINAL WHERE account = {{account:String}}", parameters | {"account": account}
+    )
+    assert dict(zip(wanted, row, strict=True)) == {name: f"value {at}" for at, name in enumerate(wanted)}
+    absent = facts.query_now(
+        "SELECT isNull({p:Identifier}) FROM profile FINAL WHERE account = {account:String}",
+        {"account": account, "p": path_of("".join(wanted) + "?")},
+    )
+    assert absent == [(1,)]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("5", "05", " 5", "5.0", "1487576752", "true", "null", "", "1e3", "[1]", '{"a":1}', "2027-01-15"),
+        *("2027-01-15 10:00:00", "2027-01-15T10:00:00Z", "2027-01-15T10:00:00.123+02:00", "Jan 5", "10:00", "Größe"),
+    ],
+)
+def test_texts_keep_their_letters(facts: Facts, text: str) -> None:
+    """A text stays the text it was, beside a date, a number and a list in the same block."""
+    account = fresh()
+    others: list[Any] = ["2027-01-15T10:00:00Z", "2027-01-15", 5, 5.5, True, ["a"]]
+    rows = [profile(account, 1 + at, {"key": value}) for at, value in enumerate([*others, text])]
+    facts.insert_now("profile", rows)
+    found = facts.query_now(
+        "SELECT toString({p:Identifier}) FROM profile FINAL WHERE account = {account:String} AND user = {user:UInt32}",
+        {"account": account, "user": len(rows), "p": path_of("key")},
+    )
+    assert found == [(text,)]
+
+
+async def test_inserts_side_by_side_keep_every_row(facts: Facts) -> None:
+    """Two hundred inserts at once are all stored when they return, each row once."""
+    account = fresh()
+
+    async def insert(first: int) -> None:
+        await facts.insert("event", [event(account, number) for number in range(first, first + 5)])
+        [(there,)] = await facts.query(
+            "SELECT count() FROM event FINAL WHERE account = {account:String} AND id >= {first:UInt64} "
+            "AND id <= {last:UInt64}",
+            {"account": account, "first": first, "last": first + 4},
+        )
+        assert there == 5
+
+    await asyncio.gather(*(insert(first) for first in range(0, 1000, 5)))
+    found = await facts.query(
+        "SELECT count(), uniqExact(id), sum(id) FROM event FINAL WHERE account = {account:String}", {"account": account}
+    )
+    assert found == [(1000, 1000, sum(range(1000)))]
+
+
+async def test_a_failing_insert_is_told(facts: Facts) -> None:
+    """A row the store cannot take fails its own caller, and the next insert works."""
+    account = fresh()
+    with pytest.raises(TypeError):
+        await facts.insert("event", [(account, "Viewed", "no day", "no user", AT, 1, "{}")])
+    await facts.insert("event", [event(account, 1)])
+    assert await facts.query("SELECT count() FROM event WHERE account = {account:String}", {"account": account}) == [
+        (1,)
+    ]
+
+
+@pytest.mark.parametrize("table", ["event", "outcome"])
+def test_writing_again_is_writing_once(facts: Facts, table: str) -> None:
+    """The same rows three times, in the same block and in others, are one row each for readers that say FINAL."""
+    account = fresh()
+    rows = [event(account, n) if table == "event" else outcome(account, n, "refused") for n in range(4)]
+    facts.insert_now(table, rows)
+    facts.insert_now(table, [*rows, *rows])
+    found = facts.query_now(
+        f"SELECT count() FROM {table} FINAL WHERE account = {{account:String}}", {"account": account}
+    )
+    assert found == [(4,)]
+
+
+def test_the_highest_version_of_a_profile_counts(facts: Facts) -> None:
+    """A copy that arrives late does not replace a newer one."""
+    account = fresh()
+    for version in (1, 3, 2):
+        facts.insert_now("profile", [profile(account, 1, {"version": version}, version)])
+    found = facts.query_now(
+        "SELECT version, toString({p:Identifier}) FROM profile FINAL WHERE account = {account:String}",
+        {"account": account, "p": path_of("version")},
+    )
+    assert found == [(3, "3")]
+
+
+def test_accepted_outcomes_are_events(facts: Facts) -> None:
+    """Each accepted recipient has one `Notification Sent` that can be asked for, and no other outcome makes any."""
+    account = fresh()
+    tag = 'a "tag"\\ of Größe'
+    others = ("gone", "refused", "expired", "unknown", "suppressed", "throttled", "unavailable", "denied")
+    rows = [outcome(account, 0, "accepted", tag), outcome(account, 1, "accepted")]
+    rows += [outcome(account, 2 + at, what) for at, what in enumerate(others)]
+    for _ in range(2):
+        facts.insert_now("outcome", rows)
+    found = facts.query_now(
+        "SELECT name, day, user, at, id, toJSONString(props) FROM event FINAL "
+        "WHERE account = {account:String} ORDER BY id",
+        {"account": account},
+    )
+    seen = [(*row[:3], row[3].replace(tzinfo=UTC), row[4], json.loads(row[5])) for row in found]
+    props = {"Campaign id": 77, "Channel": "push", "Platform": "ios"}
+    assert seen == [
+        ("Notification Sent", DAY, 100, AT, 5 * 65536, props | {"Tag group": tag}),
+        ("Notification Sent", DAY, 101, AT, 5 * 65536 + 1, props | {"Tag group": ""}),
+    ]
