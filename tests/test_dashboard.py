@@ -264,7 +264,7 @@ def test_campaign_of_another_account(server: Server, caller: Caller) -> None:
     assert "There is no such campaign" in page
 
 
-@pytest.mark.parametrize("name", ["1", "0", "-1", "abc", "99999999999999999999", "٣", VILLAIN])
+@pytest.mark.parametrize("name", ["1", "0", "-1", "abc", "99999999999999999999", "٣", "<script>"])
 def test_campaign_nobody_has(caller: Caller, name: str) -> None:
     status, page, _ = look(caller, f"/dashboard/campaigns/{urllib.parse.quote(name, safe='')}")
 

@@ -44,7 +44,7 @@ def answer(name: str) -> Any:
 
 def example_without(field: str) -> dict[str, Any]:
     """The example of `create` that really creates, without one of its fields."""
-    body = answer("create") | {"estimate_only": False}
+    body: dict[str, Any] = answer("create") | {"estimate_only": False}
     holder = body if field in body else body["content"]
     del holder[field]
     return body
@@ -63,7 +63,9 @@ def recipients(wns_port: int) -> list[dict[str, Any]]:
     for number, kind in enumerate(kinds):
         device = {"objectId": f"device-{number}"}
         records.append({"type": "profile", **device, "profileData": {"Customer Type": "Platinum"}})
-        records.append({"type": "token", **device, "tokenData": {"type": kind, "id": token(kind, str(number), wns_port)}})
+        records.append(
+            {"type": "token", **device, "tokenData": {"type": kind, "id": token(kind, str(number), wns_port)}}
+        )
         records.append(launch | device)
     others: list[tuple[str, str, dict[str, Any] | None]] = [
         ("gold", "Gold", launch),

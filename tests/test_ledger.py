@@ -59,7 +59,10 @@ def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int
         for size in sizes:
             chunks.insert_run_chunks(
                 connection,
-                **{"account_id": "a", "run_id": run_id, "campaign_id": 1, "channel": "push"},
+                account_id="a",
+                run_id=run_id,
+                campaign_id=1,
+                channel="push",
                 recipients=Recipients((user, "android") for user in range(1, size + 1)),
                 expires_at=now + 3600,
                 now=now,
@@ -170,8 +173,7 @@ async def test_a_failing_write_harms_nobody_else(store: Ledger) -> None:
     works = [put_secret(f"good {n}") if n % 3 else fail(f"bad {n}") for n in range(30)]
     works.append(put_secret("good 1"))  # breaks the primary key, in the database itself
     writes = [asyncio.ensure_future(store.write(work)) for work in works]
-    await asyncio.sleep(0)
-    go.set()
+    asyncio.get_running_loop().call_soon(go.set)  # after the writes have queued
     results = await asyncio.gather(first, *writes, return_exceptions=True)
     good = {f"good {n}" for n in range(30) if n % 3}
     assert {str(one) for one in results if isinstance(one, ValueError)} == {f"bad {n}" for n in range(0, 30, 3)}
@@ -191,8 +193,7 @@ async def test_writes_side_by_side_share_commits(store: Ledger, commits: Counter
     first = asyncio.ensure_future(store.write(hold))
     await asyncio.to_thread(held.wait, 30)
     writes = [asyncio.ensure_future(store.write(put_secret(f"s{n}"))) for n in range(100)]
-    await asyncio.sleep(0)
-    go.set()
+    asyncio.get_running_loop().call_soon(go.set)  # after the writes have queued
     await asyncio.gather(first, *writes)
     assert len(store.read_now(names_of)) == 100
     assert 1 <= commits["commits"] <= 5

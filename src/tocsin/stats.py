@@ -13,12 +13,12 @@ from sqlalchemy import Connection, func, select
 from tocsin import chunk as chunks
 from tocsin.campaign import find_campaign, list_campaigns
 from tocsin.errors import Problem
+from tocsin.outcome import NUMBERS
 from tocsin.send import NOT_TAGGED
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-NUMBERS = ("sent", "unknown", "failed", "suppressed")
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
 
@@ -83,6 +83,8 @@ async def list_targets(
     """Campaigns, newest first: {id, name, channel, state, due_at, audience, ended} and their NUMBERS."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
+        rows = list_campaigns(connection, account_id, due=due, limit=limit)
+        numbers = chunks.sum_numbers_of_runs(connection, [row.run_id for row in rows])
         return [
             {
                 "id": row.id,
@@ -92,9 +94,9 @@ async def list_targets(
                 "due_at": row.due_at,
                 "audience": row.audience,
                 "ended": row.ended_at is not None,
-                **chunks.sum_numbers(connection, row.run_id),
+                **numbers[row.run_id],
             }
-            for row in list_campaigns(connection, account_id, due=due, limit=limit)
+            for row in rows
         ]
 
     return await ledger.read(read)

@@ -12,7 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 from tocsin.api.context import Context
 from tocsin.api.wire import HttpRequest
 from tocsin.campaign import LATEST_ID
-from tocsin.dashboard.page import Frame, log_in, refuse_page, render, serve_static
+from tocsin.dashboard.page import Frame, log_in, move_on, refuse_page, render, serve_static
 from tocsin.dashboard.questions import Detail, read_detail, read_overview
 from tocsin.errors import Problem
 
@@ -31,7 +31,7 @@ def dashboard_pages(context: Context) -> Sequence[HTTPRouteHandler]:
     async def overview(request: HttpRequest) -> Response[bytes]:
         # The framework drops a path's last slash; only the raw path still knows whether it was there.
         if request.scope.get("raw_path", b"").partition(b"?")[0] == b"/dashboard":
-            return Response(b"", status_code=308, headers={"Location": "/dashboard/"})
+            return move_on("/dashboard/")
         account, now = await log_in(context, request), context.clock()
         found = await read_overview(context.ledger, context.facts, account.id, now)
         frame = Frame(account, now, BUSY_SECONDS if found.busy else CALM_SECONDS)

@@ -19,7 +19,7 @@ from tocsin.dashboard.wording import describe, full_time, iso_time, short_time, 
 from tocsin.errors import Problem
 
 HERE = Path(__file__).parent
-HTML = "text/html; charset=utf-8"
+HTML = "text/html"  # the framework adds the character set
 STATIC_SECONDS = 3600
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Tocsin", charset="UTF-8"'}
 POLICY = (
@@ -29,7 +29,7 @@ POLICY = (
 SECURITY = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 PRIVATE = {"Cache-Control": "no-store"}  # numbers of an account stay out of caches
 HEADLINES = {401: "Please log in", 404: "Not found", 500: "Something broke"}
-TYPES = {".css": "text/css; charset=utf-8"}
+TYPES = {".css": "text/css"}
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -94,6 +94,11 @@ def refuse_page(status: int, text: str) -> Response[bytes]:
     if status == 401:
         response.headers.update(CHALLENGE)
     return response
+
+
+def move_on(address: str) -> Response[bytes]:
+    """Sends the browser to where a page really is."""
+    return Response(b"", status_code=308, media_type=HTML, headers=SECURITY | {"Location": address})
 
 
 def serve_static(name: str) -> Response[bytes]:

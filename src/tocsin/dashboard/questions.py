@@ -90,12 +90,13 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign's page."""
+    """One campaign's page. `more`: there are rarer reasons than the ones shown."""
 
     line: Line
     created_at: float
     spec: Spec
     reasons: list[Reason]
+    more: bool
 
 
 async def read_overview(ledger: Ledger, facts: Facts, account_id: str, now: float) -> Overview:
@@ -151,17 +152,19 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         due_at=found.due_at,
         figures=_figures({**numbers, "audience": found.audience}, interactions.get(campaign_id, {})),
     )
-    return Detail(line=line, created_at=found.created_at, spec=spec, reasons=reasons)
+    return Detail(
+        line=line, created_at=found.created_at, spec=spec, reasons=reasons[:REASONS], more=len(reasons) > REASONS
+    )
 
 
 async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> list[Reason]:
-    """Recipients who were not simply sent to, the most frequent REASONS first. Facts are written after the ledger, so
-    while a campaign runs these may lag behind its numbers."""
+    """Recipients who were not simply sent to, the most frequent first, one row more than is shown. Facts are written
+    after the ledger, so while a campaign runs these may lag behind its numbers."""
     rows = await facts.query(
         "SELECT platform, outcome, code, count() AS recipients FROM outcome FINAL "
         "WHERE account = {account:String} AND campaign = {campaign:UInt32} AND outcome != 'accepted' "
         "GROUP BY platform, outcome, code ORDER BY recipients DESC, platform, outcome, code LIMIT {limit:UInt32}",
-        {"account": account_id, "campaign": campaign_id, "limit": REASONS},
+        {"account": account_id, "campaign": campaign_id, "limit": REASONS + 1},
     )
     return [Reason(str(row[0]), str(row[1]), str(row[2]), int(row[3])) for row in rows]
 

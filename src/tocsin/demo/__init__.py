@@ -6,7 +6,9 @@ Every number that is shown is read back from the API, and compared with what the
 from __future__ import annotations
 
 import contextlib
+import signal
 import socket
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -29,6 +31,7 @@ CLICKS = 25
 def show(*, once: bool, data: Path | None, port: int | None, sandbox_port: int | None, users: int) -> None:
     """Runs the demo; with `once` it returns when the results are in, else it serves until Ctrl-C. Raises Misconfigured
     when a number is not what it has to be."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped too
     with contextlib.ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-demo-")))
         stage = stack.enter_context(
