@@ -25,6 +25,11 @@ SUBJECT_BYTES = 900  # a header line may have 998
 KEYS = 100
 KEY_BYTES = 120
 PLATFORMS = ("android", "ios", "windows")
+# The documented answer, with its link, so that callers who compare it keep working.
+INVALID_SYNTAX = (
+    "Invalid syntax for {field} field. Rectify and try again. "
+    "Read more: https://developer.clevertap.com/docs/create-campaign-api"
+)
 CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
 # FCM answers 400 for these in `data`; `aps` belongs to Apple.
 RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
@@ -251,7 +256,7 @@ def _compile(field: str, text: str, *, html: bool = False) -> BoundTemplate | st
     try:
         return _parse(text, html)
     except LiquidError as error:
-        raise Problem(f"Invalid syntax for {field} field. Rectify and try again. ({str(error)[:200]})") from None
+        raise Problem(INVALID_SYNTAX.format(field=field)) from error
 
 
 @functools.lru_cache(maxsize=512)
