@@ -11,7 +11,6 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-
 from conftest import ROOMY, Caller, Sandbox, Server
 
 

@@ -176,9 +176,43 @@ def test_unknown_filters_are_refused() -> None:
     ],
 )
 def test_runaway_templates_are_stopped(template: str) -> None:
-    """A template that would take for ever, or grow without end, ends as this recipient's result."""
-    with pytest.raises(Unrenderable):
+    """A template that would take for ever, or grow without end, is refused or ends as this recipient's result."""
+    with pytest.raises((Problem, Unrenderable)):
         push({"Long": "x" * 10_000}, body=template)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{" * 1700,
+        "{% " * 1000,
+        "{{ x }}" * 201,
+        "{{ (1..99999999) | join: ',' | size }}",
+        "{% assign r = (1..99999999) %}{{ r | size }}",
+        "{{ 'a'" + " | replace: 'a','aaaaaaaaaa'" * 11 + " | size }}",
+    ],
+    ids=["open output", "open tags", "many tags", "range", "assigned range", "many filters"],
+)
+def test_costly_templates_are_refused(template: str) -> None:
+    """What would keep the process busy, or fill its memory, is refused before it is tried."""
+    with pytest.raises(Problem, match="Invalid syntax for body field"):
+        push({}, body=template)
+
+
+def test_a_growing_replace_ends() -> None:
+    """Each `replace` may make its text ten times as long, until the limit."""
+    with pytest.raises(Unrenderable, match="replace"):
+        push({"Name": "a"}, body="{{ Profile.Name" + " | replace: 'a','aaaaaaaaaa'" * 8 + " | size }}")
+
+
+@pytest.mark.parametrize("expression", ["sum", "uniq", "date: '%Y'", "base64_decode", "round", "times: 'x'"])
+def test_an_odd_value_is_one_recipients_result(expression: str) -> None:
+    """A filter that fails on a profile's value refuses this message, whatever the library raises."""
+    for value in ([1, "x"], {"a": 1}, "\u00ff", 10**40, True):
+        try:
+            push({"V": value}, body="{{ Profile.V | " + expression + " }}")
+        except Unrenderable:
+            continue
 
 
 def test_deep_templates_are_refused() -> None:

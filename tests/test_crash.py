@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
 
 AUDIENCE = 20_000
@@ -15,9 +13,9 @@ CHUNKS_AT_ONCE = 4
 
 
 @pytest.fixture
-def own_server(tmp_path: Path) -> Iterator[Server]:
+def own_server(tmp_path: Path) -> Server:
     """A server that may be killed."""
-    yield Server(tmp_path, ROOMY)
+    return Server(tmp_path, ROOMY)
 
 
 def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:

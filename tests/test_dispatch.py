@@ -26,7 +26,7 @@ from tocsin.dispatch import Worker, freeze_due
 from tocsin.ingest import upload
 from tocsin.lane import Lane, Lanes
 from tocsin.outcome import FINAL, Outcome, State
-from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
 from tocsin.recorder import record_outcomes
 from tocsin.send import accept
 from tocsin.settings import Settings
@@ -75,8 +75,8 @@ class Vendor:
 class Script(Lanes):
     """The lanes of every account lead to these vendors."""
 
-    def __init__(self, vendors: dict[str, Vendor]):
-        self.by_platform = {platform: Lane("any", "script", vendor) for platform, vendor in vendors.items()}
+    def __init__(self, vendors: dict[str, Vendor], clock: Callable[[], float]):
+        self.by_platform = {platform: Lane("any", "script", vendor, clock) for platform, vendor in vendors.items()}
 
     async def of(self, account_id: str) -> dict[str, Lane]:
         return self.by_platform
@@ -88,7 +88,7 @@ class Stage:
     def __init__(self, ledger: Ledger, facts: Facts, vendors: dict[str, Vendor], options: Settings = SETTINGS):
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
-        self.lanes = Script(vendors)
+        self.lanes = Script(vendors, lambda: self.now)
         self.worker = Worker(ledger, facts, self.lanes, options, b"s" * 32, lambda: self.now, Bell())
 
     async def upload(self, *records: dict[str, Any]) -> None:
@@ -353,8 +353,11 @@ async def test_a_lost_lease_sends_nothing_more(own_ledger: Ledger, facts: Facts,
         await done.wait()
         return Outcome.ACCEPTED
 
-    vendor = Vendor(sleep_through, think)
+    vendor = Vendor(Outcome.ACCEPTED, sleep_through, think)
     stage = Stage(own_ledger, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, window=1))
+    proof = Push(id="0", collapse="c", address=Address("fcm", "proof"), title="t", body="b", expires_at=0)
+    await stage.lanes.by_platform["android"].send(proof)  # a lane that is not proven sends one at a time
+    vendor.got.clear()
     await stage.people(4)
     campaign = await stage.campaign()
     chunk = await stage.lease()

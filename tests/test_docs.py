@@ -57,7 +57,7 @@ def test_commands_are_documented() -> None:
     assert first_cells("Commands") == {path for path, _ in commands(tocsin)}
 
 
-@pytest.mark.parametrize(("path", "command"), list(commands(tocsin)), ids=lambda value: str(value))
+@pytest.mark.parametrize(("path", "command"), list(commands(tocsin)), ids=str)
 def test_commands_show_an_example(path: str, command: click.Command) -> None:
     """The help of every command has an example that begins with it."""
     assert re.search(rf"Example: (\S+=\S+ )?{path}\b", " ".join((command.help or "").split()))

@@ -91,11 +91,11 @@ def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
 
 
 def settle(store: Ledger, chunk: Chunk, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: chunks.settle(connection, chunk, owner, now, LEASE))
+    return store.write_now(lambda connection: chunks.settle(connection, chunk, now, LEASE))
 
 
 def release(store: Ledger, chunk: Chunk, not_before: float | None = None, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: chunks.release(connection, chunk, owner, now, not_before))
+    return store.write_now(lambda connection: chunks.release(connection, chunk, now, not_before))
 
 
 def load(store: Ledger, chunk_id: int) -> Chunk:
@@ -453,7 +453,7 @@ def test_a_taken_lease_is_fenced(store: Ledger, owner: str) -> None:
     late.move(0, State.ACCEPTED)
     late.move(1, State.CLAIMED)
     assert not settle(store, late, "one", now)
-    assert not store.write_now(lambda connection: chunks.freeze_request(connection, late, "one", [(9, "ios")]))
+    assert not store.write_now(lambda connection: chunks.freeze_request(connection, late, [(9, "ios")]))
     assert not release(store, late, now + 5, "one", now)
     assert load(store, current.id) == before
     assert settle(store, current, owner, now)
@@ -524,7 +524,7 @@ def test_a_request_is_frozen_to_its_people(store: Ledger) -> None:
     add_request(store)
     chunk = must_lease(store)
     pairs = [(7, "ios"), (8, ""), (0, ""), (2**32 - 1, "email")]
-    assert store.write_now(lambda connection: chunks.freeze_request(connection, chunk, "one", pairs))
+    assert store.write_now(lambda connection: chunks.freeze_request(connection, chunk, pairs))
     stored = load(store, chunk.id)
     assert list(stored.users) == [7, 8, 0, 2**32 - 1]
     assert [chunks.PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]

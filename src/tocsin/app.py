@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, get_args
@@ -110,11 +110,12 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, bell, stop)))
         if role in ("all", "worker"):
-            lanes = Lanes(stores.ledger, transport)
+            lanes = Lanes(stores.ledger, transport, time.time)
             worker = Worker(stores.ledger, stores.facts, lanes, settings, secret, time.time, bell)
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            server = await _open_door(data, host, port, url, settings, stores, bell, secret)
+            server, serving = await _open_door(data, host, port, url, settings, stores, bell, secret)
+            tasks.append(serving)
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
@@ -124,7 +125,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
 
 async def _open_door(
     data: Path, host: str, port: int, url: str, settings: Settings, stores: Stores, bell: Bell, secret: bytes
-) -> Server:
+) -> tuple[Server, asyncio.Task[None]]:
     context = Context(
         ledger=stores.ledger,
         facts=stores.facts,
@@ -141,13 +142,13 @@ async def _open_door(
     if await _is_open(host, port):
         raise Misconfigured(f"Port {port} of {host} is taken; give another --port.")
     server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
-    serving = asyncio.ensure_future(server.serve())
+    serving: asyncio.Task[None] = asyncio.create_task(server.serve())
     deadline = time.monotonic() + READY_SECONDS
     while not await _is_open(host, port):
         if serving.done() or time.monotonic() > deadline:
             raise Misconfigured(f"{host}:{port} cannot be listened on; give another --host or --port.")
         await asyncio.sleep(0.02)
-    return server
+    return server, serving
 
 
 async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asyncio.Event) -> None:
@@ -207,12 +208,3 @@ async def _is_open(host: str, port: int) -> bool:
 
 def _is_embedded(settings: Settings) -> bool:
     return settings.ledger_url.startswith("sqlite") or settings.facts_url.startswith("chdb:")
-
-
-def run(main: Callable[[], Awaitable[None]]) -> None:
-    """Runs one coroutine to its end: what a command's process does."""
-
-    async def start() -> None:
-        await main()
-
-    asyncio.run(start())

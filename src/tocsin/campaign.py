@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from tocsin.account import Account
 from tocsin.audience.query import PARSE, Everybody, Query, read_where
@@ -23,6 +23,7 @@ NAME_BYTES = 512
 LABELS = 50
 WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
 LATEST_ID = 2**31 - 1
+LATEST_YEAR = 2100
 
 # state of a run → the states it may go to. Ended ones stay.
 RUN_STATES: Mapping[str, tuple[str, ...]] = {
@@ -141,6 +142,8 @@ def _read_when(when: Any, zone: ZoneInfo, now: float) -> float:
         due_at = local.timestamp()
     except (ValueError, OverflowError):
         raise Problem(f"{when} is not a time of the calendar (at $.when)") from None
+    if local.year >= LATEST_YEAR:
+        raise Problem(f"{when} is after {LATEST_YEAR - 1} (at $.when)")
     if due_at < now - 60:  # «now» to the minute is not the past
         raise Problem(f"{when} is in the past in {zone.key} (at $.when)")
     return due_at
@@ -168,6 +171,8 @@ def _read_ttl(ttl: Any) -> float | None:
 def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float) -> int:
     """Writes a campaign and its run; answers its id: like an epoch second, unique, within signed 32 bits."""
     table = schema.campaign
+    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+        connection.execute(text("LOCK TABLE campaign IN EXCLUSIVE MODE"))
     last = connection.scalar(select(func.max(table.c.id))) or 0
     campaign_id = max(int(now), last + 1)
     if campaign_id > LATEST_ID:
@@ -228,8 +233,8 @@ def list_campaigns(
 
 def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) -> Spec:
     table = schema.campaign
-    text = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
-    return msgspec.json.decode(text or "", type=Spec)
+    stored = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
+    return msgspec.json.decode(stored or "", type=Spec)
 
 
 def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Record]:
@@ -237,10 +242,15 @@ def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Re
     run = schema.run
     return connection.execute(
         select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at)
-        .where(run.c.state == "scheduled", run.c.due_at <= now)
+        .where(run.c.state == "scheduled", run.c.due_at <= now, func.coalesce(run.c.retry_at, 0.0) <= now)
         .order_by(run.c.due_at)
         .limit(limit)
     ).all()
+
+
+def postpone_run(connection: Connection, run_id: int, until: float) -> None:
+    """A run that could not begin is tried again later, so that it holds up nobody else's."""
+    connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(retry_at=until))
 
 
 def move_run(connection: Connection, run_id: int, to: str, now: float, **values: Any) -> bool:
@@ -261,4 +271,8 @@ def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now
         move_run(connection, found.run_id, "stopped", now, ended_at=now)
     elif found.state == "running":
         move_run(connection, found.run_id, "stopped", now)
+        chunk = schema.chunk  # those that wait for a retry need not wait to be told
+        connection.execute(
+            update(chunk).where(chunk.c.run_id == found.run_id, chunk.c.open == 1).values(not_before=now)
+        )
     return str(found.state)

@@ -7,6 +7,7 @@ that was away too long finds out and lets go.
 from __future__ import annotations
 
 import array
+import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -50,6 +51,7 @@ class Chunk(msgspec.Struct):
     platforms: bytes
     states: bytearray
     notes: dict[int, Note]
+    lease: str = ""  # the value that fences this hold of the chunk from every other, of the same process too
 
     def move(self, position: int, to: State) -> None:
         """Changes one recipient's state, along the table only."""
@@ -166,6 +168,7 @@ def lease_next(connection: Connection, owner: str, now: float, lease_seconds: fl
         return None
     chunk = _unpack(found)
     chunk.started_at = chunk.started_at or now
+    chunk.lease = f"{owner}.{secrets.token_hex(8)}"
     for position, state in enumerate(chunk.states):
         if state == State.CLAIMED:
             chunk.move(position, State.UNKNOWN)
@@ -173,12 +176,14 @@ def lease_next(connection: Connection, owner: str, now: float, lease_seconds: fl
     connection.execute(
         update(table)
         .where(table.c.id == chunk.id)
-        .values(lease_owner=owner, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk))
+        .values(
+            lease_owner=chunk.lease, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk)
+        )
     )
     return chunk
 
 
-def freeze_request(connection: Connection, chunk: Chunk, owner: str, pairs: Sequence[tuple[int, str]]) -> bool:
+def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
     """Writes who a `/1/send` request meant. Those with no user or no platform are final at once."""
     recipients = Recipients(pairs)
     columns = recipients.columns()
@@ -191,19 +196,27 @@ def freeze_request(connection: Connection, chunk: Chunk, owner: str, pairs: Sequ
             chunk.move(position, State.NO_DEVICE)
     done = connection.execute(
         update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
         .values(columns | dict(_columns(chunk)))
     )
     return done.rowcount == 1
 
 
-def settle(connection: Connection, chunk: Chunk, owner: str, now: float, lease_seconds: float) -> bool:
+def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: float) -> bool:
     """Commits what became of one window and what the next one claims; renews the lease. False: the chunk is no longer
     ours, and nothing may be sent from it."""
     done = connection.execute(
         update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
         .values(lease_until=now + lease_seconds, **_columns(chunk))
+    )
+    return done.rowcount == 1
+
+
+def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
+    """Keeps a lease while its holder waits for others. False: it is no longer ours."""
+    done = connection.execute(
+        update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
     )
     return done.rowcount == 1
 
@@ -215,7 +228,7 @@ def is_stopped(connection: Connection, run_id: int | None) -> bool:
     return connection.scalar(select(schema.run.c.state).where(schema.run.c.id == run_id)) == "stopped"
 
 
-def release(connection: Connection, chunk: Chunk, owner: str, now: float, not_before: float | None) -> bool:
+def release(connection: Connection, chunk: Chunk, now: float, not_before: float | None) -> bool:
     """Lets go of a chunk: closed when `not_before` is None, else open for anybody from then on. A run with no open
     chunk is over. Answers whether this ended the run."""
     closed = not_before is None
@@ -223,7 +236,7 @@ def release(connection: Connection, chunk: Chunk, owner: str, now: float, not_be
         raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
     done = connection.execute(
         update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == owner)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
         .values(open=0 if closed else 1, not_before=not_before or now, lease_owner=None, lease_until=None)
     )
     if done.rowcount != 1 or not closed or chunk.run_id is None:
@@ -233,10 +246,12 @@ def release(connection: Connection, chunk: Chunk, owner: str, now: float, not_be
 
 def end_run(connection: Connection, run_id: int, now: float) -> bool:
     """Ends a run all of whose recipients are final; a stopped one stays «stopped»."""
+    run = schema.run
+    # Two workers that close the last two chunks at once must not each see the other's still open.
+    connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
     left = connection.scalar(select(func.count()).where(table.c.run_id == run_id, table.c.open == 1))
     if left:
         return False
-    run = schema.run
     connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
     return (
         connection.execute(
@@ -250,7 +265,7 @@ def release_dead(connection: Connection, owner: str) -> int:
     """Frees every chunk another owner holds. Only for a ledger that one process has to itself (SQLite)."""
     return connection.execute(
         update(table)
-        .where(table.c.open == 1, table.c.lease_owner.is_not(None), table.c.lease_owner != owner)
+        .where(table.c.open == 1, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
         .values(lease_until=0.0)
     ).rowcount
 

@@ -24,7 +24,7 @@ from tocsin import chunk as chunks
 from tocsin.account import Account
 from tocsin.audience.members import stream_recipients
 from tocsin.bell import Bell
-from tocsin.campaign import Record, Spec, find_due, move_run, read_stored_spec
+from tocsin.campaign import Record, find_due, move_run, postpone_run, read_stored_spec
 from tocsin.chunk import Chunk, Note, Recipients
 from tocsin.content import Content, Envelope, Renderer, Unrenderable
 from tocsin.ingest import refresh_profiles
@@ -33,7 +33,7 @@ from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
 from tocsin.providers.contract import Address, Message, Receipt
 from tocsin.recorder import record_outcomes
-from tocsin.roster import find_addresses, find_recipients, look_up, mark_gone, read_to
+from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up, mark_gone, read_to
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -42,6 +42,8 @@ from tocsin.tracking import sign_push_id
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
+RETRY_SECONDS = 30.0  # before a run that could not begin is tried again
+WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 Clock = Callable[[], float]
 
 # Of the receipts of one recipient's devices, the first of these is the recipient's.
@@ -66,6 +68,7 @@ class Job(msgspec.Struct, frozen=True):
     every_device: bool
     campaign: str  # the `wzrk_id`
     collapse: str
+    window: int  # recipients at once
 
 
 class Parcel(msgspec.Struct, frozen=True):
@@ -82,7 +85,11 @@ async def freeze_due(ledger: Ledger, facts: Facts, now: float, settings: Setting
     one transaction. Answers how many runs began."""
     begun = 0
     for run in await ledger.read(lambda connection: find_due(connection, now)):
-        begun += await _freeze(ledger, facts, run, now, settings)
+        try:
+            begun += await _freeze(ledger, facts, run, now, settings)
+        except Exception:
+            log.exception("campaign cannot begin", account=run.account_id, campaign=run.campaign_id)
+            await ledger.write(functools.partial(postpone_run, run_id=run.id, until=now + RETRY_SECONDS))
     return begun
 
 
@@ -169,34 +176,71 @@ class Worker:
 
     async def deliver(self, chunk: Chunk) -> None:
         """Takes a leased chunk as far as it goes now, records what is final, and closes or releases it."""
+        beating = asyncio.create_task(self._keep_lease(chunk))
+        try:
+            await self._deliver(chunk)
+        finally:
+            beating.cancel()
+
+    async def _keep_lease(self, chunk: Chunk) -> None:
+        """Renews the lease while vendors and stores think. When it is lost, the next commit finds out."""
+        while True:
+            await asyncio.sleep(self._settings.lease_seconds / 3)
+            until = self._clock() + self._settings.lease_seconds
+            try:
+                ours = await self._ledger.write(functools.partial(chunks.renew, chunk=chunk, until=until))
+            except Exception:
+                log.exception("lease not renewed", chunk=chunk.id)
+                continue
+            if not ours:
+                return
+
+    async def _deliver(self, chunk: Chunk) -> None:
         account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
         if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
             return
         job = await self._read_job(chunk)
+        gone: Gone = {}
+        bereft: set[int] = set()
         while True:
             parcels = await self._plan(chunk, job)
-            claimed = await self._commit(chunk, parcels)
+            claimed = await self._commit(chunk, parcels, gone)
+            bereft.update(gone)
             if claimed is None:
                 log.warning("lease lost", chunk=chunk.id)
-                return
-            if not claimed:
                 break
-            receipts = await self._send(chunk, claimed)
-            await self._apply(chunk, claimed, receipts)
+            if claimed:
+                receipts = await asyncio.gather(*(parcel.lane.send(parcel.message) for parcel in claimed))
+                gone = self._apply(chunk, claimed, receipts)
+            elif self._stopping or not chunk.waiting(self._clock()):
+                break
+            else:
+                gone = {}
+        await self._refresh(chunk.account_id, bereft)
+        if claimed is not None:
+            await self._let_go(account, chunk)
+
+    async def _let_go(self, account: Account, chunk: Chunk) -> None:
         await record_outcomes(self._facts, account, chunk)
         due = chunk.next_due()
-        ended = await self._ledger.write(
-            lambda connection: chunks.release(connection, chunk, self.owner, self._clock(), due)
-        )
+        ended = await self._ledger.write(lambda connection: chunks.release(connection, chunk, self._clock(), due))
         if ended:
             log.info("campaign ended", account=chunk.account_id, campaign=chunk.campaign_id)
+
+    async def _refresh(self, account_id: str, users: set[int]) -> None:
+        """Copies people whose devices died. The ledger has it already, and claims ask the ledger: a failure here makes
+        an estimate a little too high, nothing else."""
+        try:
+            await refresh_profiles(self._ledger, self._facts, account_id, sorted(users))
+        except Exception:
+            log.exception("profiles not refreshed; `tocsin repair` makes up for it", account=account_id)
 
     async def _freeze_request(self, chunk: Chunk) -> bool:
         request = msgspec.json.decode(chunk.request or "", type=Request)
 
         def freeze(connection: Connection) -> bool:
             pairs = find_recipients(connection, chunk.account_id, read_to(request.to), chunk.channel)
-            return chunks.freeze_request(connection, chunk, self.owner, pairs)
+            return chunks.freeze_request(connection, chunk, pairs)
 
         return await self._ledger.write(freeze)
 
@@ -205,12 +249,16 @@ class Worker:
         if chunk.request is not None:
             request = msgspec.json.decode(chunk.request, type=Request)
             name = f"s{chunk.id}"
-            return Job(Renderer(request.content), request.send_to_all_devices, f"{name}_{day}", f"tocsin-{name}")
+            return self._job(request.content, request.send_to_all_devices, name, day)
         spec = await self._ledger.read(
             lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id)
         )
-        name = str(chunk.campaign_id)
-        return Job(_renderer_of(chunk.campaign_id, spec), spec.send_to_all_devices, f"{name}_{day}", f"tocsin-{name}")
+        return self._job(spec.content, spec.send_to_all_devices, str(chunk.campaign_id), day)
+
+    def _job(self, content: Content, every_device: bool, name: str, day: str) -> Job:
+        window = min(self._settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
+        renderer = _compiled(msgspec.json.encode(content))
+        return Job(renderer, every_device, f"{name}_{day}", f"tocsin-{name}", window)
 
     async def _plan(self, chunk: Chunk, job: Job) -> list[Parcel]:
         """The next window: messages for those who can be reached, and a final state for those who cannot."""
@@ -222,6 +270,17 @@ class Worker:
         if self._stopping:
             return []
         lanes = await self._lanes.of(chunk.account_id)
+        window = self._pick(chunk, lanes, job.window, now)
+        users = sorted({chunk.users[position] for position in window})
+        people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users))
+        parcels: list[Parcel] = []
+        for position in window:
+            person = people.get(chunk.users[position])
+            parcels.extend(self._pack(chunk, job, position, person, lanes, now))
+        return parcels
+
+    def _pick(self, chunk: Chunk, lanes: Mapping[str, Lane], limit: int, now: float) -> list[int]:
+        """The positions to claim next: those whose lane is open."""
         window: list[int] = []
         for position in chunk.waiting(now):
             lane = lanes.get(chunks.PLATFORM_CODES[chunk.platforms[position]])
@@ -231,27 +290,29 @@ class Worker:
                 chunk.notes.setdefault(position, Note()).not_before = lane.paused_until
             else:
                 window.append(position)
-                if len(window) == self._settings.window:
+                if len(window) == limit:
                     break
-        users = sorted({chunk.users[position] for position in window})
-        people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users))
+        return window
+
+    def _pack(
+        self, chunk: Chunk, job: Job, position: int, person: Person | None, lanes: Mapping[str, Lane], now: float
+    ) -> list[Parcel]:
+        """The messages of one recipient; none, and a final state, where there is a reason not to send."""
+        platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
+        addresses = find_addresses(person, platform, every_device=job.every_device)
+        if isinstance(addresses, State):
+            chunk.move(position, addresses)
+            return []
+        assert person is not None
         parcels: list[Parcel] = []
-        for position in window:
-            platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
-            person = people.get(chunk.users[position])
-            addresses = find_addresses(person, platform, every_device=job.every_device)
-            if isinstance(addresses, State):
-                chunk.move(position, addresses)
-                continue
-            assert person is not None
+        try:
             for device_id, address in addresses:
                 envelope = self._address(chunk, job, position, device_id, address)
-                try:
-                    message = job.renderer.render(platform, person.profile, envelope)
-                except Unrenderable as error:
-                    self._end(chunk, position, State.REFUSED, f"template: {error}", now)
-                    break
+                message = job.renderer.render(platform, person.profile, envelope)
                 parcels.append(Parcel(position, device_id, message, lanes[platform]))
+        except Unrenderable as error:
+            self._end(chunk, position, State.REFUSED, f"template: {error}", now)
+            return []
         return parcels
 
     def _address(self, chunk: Chunk, job: Job, position: int, device_id: int, address: Address) -> Envelope:
@@ -266,8 +327,9 @@ class Worker:
             expires_at=int(chunk.expires_at),
         )
 
-    async def _commit(self, chunk: Chunk, parcels: Sequence[Parcel]) -> Sequence[Parcel] | None:
-        """Commits what is settled and claims the parcels' recipients. None: the lease is lost, send nothing."""
+    async def _commit(self, chunk: Chunk, parcels: Sequence[Parcel], gone: Gone) -> Sequence[Parcel] | None:
+        """Commits what is settled, forgets dead addresses, and claims the parcels' recipients. None: the lease is lost,
+        send nothing."""
 
         def commit(connection: Connection) -> Sequence[Parcel] | None:
             claimed = parcels
@@ -277,27 +339,14 @@ class Worker:
                 claimed = []
             for position in {parcel.position for parcel in claimed}:
                 chunk.move(position, State.CLAIMED)
-            ours = chunks.settle(connection, chunk, self.owner, self._clock(), self._settings.lease_seconds)
-            return claimed if ours else None
+            now = self._clock()
+            mark_gone(connection, chunk.account_id, gone, now)
+            return claimed if chunks.settle(connection, chunk, now, self._settings.lease_seconds) else None
 
         return await self._ledger.write(commit)
 
-    async def _send(self, chunk: Chunk, parcels: Sequence[Parcel]) -> list[Receipt]:
-        """Hands a claimed window to its lanes, renewing the lease while vendors think."""
-        now = self._clock()
-        sending = asyncio.ensure_future(asyncio.gather(*(parcel.lane.send(parcel.message, now) for parcel in parcels)))
-        while True:
-            done, _ = await asyncio.wait([sending], timeout=self._settings.lease_seconds / 3)
-            if done:
-                return sending.result()
-            await self._ledger.write(
-                lambda connection: chunks.settle(
-                    connection, chunk, self.owner, self._clock(), self._settings.lease_seconds
-                )
-            )
-
-    async def _apply(self, chunk: Chunk, parcels: Sequence[Parcel], receipts: Sequence[Receipt]) -> None:
-        """Turns receipts into states; dead addresses are forgotten."""
+    def _apply(self, chunk: Chunk, parcels: Sequence[Parcel], receipts: Sequence[Receipt]) -> Gone:
+        """Turns receipts into states; answers the addresses that turned out dead."""
         now = self._clock()
         by_position: dict[int, list[Receipt]] = {}
         gone: dict[int, list[tuple[int, Address, str]]] = {}
@@ -311,14 +360,7 @@ class Worker:
             tries = chunk.notes[position].tries if position in chunk.notes else 0
             step = next_step(best, tries, now, chunk.expires_at, self._policy, self._dice.random())
             self._step(chunk, position, step, best.code, now)
-        if gone:
-            await self._forget(chunk.account_id, gone, now)
-
-    async def _forget(
-        self, account_id: str, gone: Mapping[int, Sequence[tuple[int, Address, str]]], now: float
-    ) -> None:
-        await self._ledger.write(lambda connection: mark_gone(connection, account_id, gone, now))
-        await refresh_profiles(self._ledger, self._facts, account_id, sorted(gone))
+        return gone
 
     def _step(self, chunk: Chunk, position: int, step: Step, code: str, now: float) -> None:
         if step.state is State.WAITING:
@@ -338,9 +380,6 @@ class Worker:
 
 
 @functools.lru_cache(maxsize=64)
-def _compiled(text: bytes) -> Renderer:
-    return Renderer(msgspec.json.decode(text, type=Content))
-
-
-def _renderer_of(campaign_id: int, spec: Spec) -> Renderer:
-    return _compiled(msgspec.json.encode(spec.content))
+def _compiled(content: bytes) -> Renderer:
+    """The templates of a content, compiled once for all chunks of a campaign."""
+    return Renderer(msgspec.json.decode(content, type=Content))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import msgspec
 import structlog
 from sqlalchemy import select
@@ -21,16 +24,27 @@ log = structlog.get_logger()
 
 class Lane:
     """One provider of one account, with its pause. A provider whose settings do not load is None: its messages wait for
-    the operator."""
+    the operator. Credentials are proven by one message before the others follow."""
 
-    def __init__(self, account_id: str, name: str, provider: Provider | None):
+    def __init__(self, account_id: str, name: str, provider: Provider | None, clock: Callable[[], float]):
         self.account_id = account_id
         self.name = name
         self.provider = provider
         self.paused_until = 0.0
+        self._clock = clock
+        self._proven = False
+        self._probe = asyncio.Lock()
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    async def send(self, message: Message) -> Receipt:
         """Hands a message to the vendor, unless the lane is paused: then it comes back without a try spent."""
+        if not self._proven:
+            async with self._probe:
+                if not self._proven:
+                    return await self._hand_over(message)
+        return await self._hand_over(message)
+
+    async def _hand_over(self, message: Message) -> Receipt:
+        now = self._clock()
         if self.paused_until > now:
             return Receipt(
                 outcome=Outcome.THROTTLED, code="lane paused", retry_after=self.paused_until - now, scope=Scope.LANE
@@ -38,8 +52,13 @@ class Lane:
         if self.provider is None:
             receipt = Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
         else:
-            receipt = await self.provider.send(message, now)
+            try:
+                receipt = await self.provider.send(message, now)
+            except Exception:  # a bug of the provider: nobody knows whether the message went out
+                log.exception("provider failed", account=self.account_id, provider=self.name)
+                receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
         metrics.RECEIPTS.labels(provider=self.name, outcome=receipt.outcome.value).inc()
+        self._proven = receipt.outcome is not Outcome.DENIED
         if pause := lane_pause(receipt):
             self._pause(now, pause, receipt)
         return receipt
@@ -60,8 +79,9 @@ class Lane:
 class Lanes:
     """The lanes of every account, made when first needed and anew when `tocsin provider set` changed the credential."""
 
-    def __init__(self, ledger: Ledger, transport: Transport):
+    def __init__(self, ledger: Ledger, transport: Transport, clock: Callable[[], float]):
         self._ledger = ledger
+        self._clock = clock
         self._transport = transport
         self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
 
@@ -87,5 +107,5 @@ class Lanes:
             provider = cls(msgspec.json.decode(settings, type=cls.Settings), self._transport)
         except (Misconfigured, msgspec.ValidationError) as error:
             log.error("provider cannot work", account=account_id, provider=name, reason=str(error))
-            return Lane(account_id, name, None)
-        return Lane(account_id, name, provider)
+            return Lane(account_id, name, None, self._clock)
+        return Lane(account_id, name, provider, self._clock)

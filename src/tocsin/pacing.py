@@ -7,9 +7,9 @@ import msgspec
 from tocsin.outcome import Outcome, State
 from tocsin.providers.contract import Receipt, Scope
 
+SHORTEST_WAIT = 1.0
 LONGEST_WAIT = 3600.0
-LANE_PAUSE = 60.0  # FCM: 429 without Retry-After waits 60 s
-DENIED_PAUSE = 60.0  # how soon mended credentials are tried, with one message
+LANE_PAUSE = 60.0  # FCM: 429 without Retry-After waits 60 s; mended credentials are tried as soon
 
 
 class Policy(msgspec.Struct, frozen=True):
@@ -40,8 +40,7 @@ def next_step(receipt: Receipt, tries: int, now: float, expires_at: float, polic
         case Outcome.UNKNOWN:
             return Step(State.UNKNOWN, tries + 1)
         case Outcome.THROTTLED | Outcome.DENIED:
-            wait = receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE
-            return _wait(now + min(wait, LONGEST_WAIT), tries, expires_at)
+            return _wait(now + _asked(receipt), tries, expires_at)
         case Outcome.UNAVAILABLE if receipt.scope is Scope.LANE:
             # Nobody's message can go: an outage of an hour must not use up everybody's tries.
             return _wait(now + lane_pause(receipt), tries, expires_at)
@@ -62,11 +61,14 @@ def retry_delay(asked: float | None, tries: int, floor: float, dice: float) -> f
 
 def lane_pause(receipt: Receipt) -> float:
     """Seconds the whole credential has to pause after this answer; 0 for none."""
-    if receipt.outcome is Outcome.DENIED:
-        return DENIED_PAUSE if receipt.retry_after is None else receipt.retry_after
-    if receipt.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE) and receipt.scope is Scope.LANE:
-        return min(receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE, LONGEST_WAIT)
-    return 0.0
+    whole = receipt.scope is Scope.LANE and receipt.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE)
+    return _asked(receipt) if whole or receipt.outcome is Outcome.DENIED else 0.0
+
+
+def _asked(receipt: Receipt) -> float:
+    """What the vendor asked for, within reason: «Retry-After: 0» must not make a loop of it."""
+    wait = receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE
+    return min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
 
 
 def _wait(until: float, tries: int, expires_at: float) -> Step:

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from tocsin.errors import Problem
-from tocsin.ingest.people import Key, find_users, upsert_rows
+from tocsin.ingest.people import Key, find_bounced, find_users, upsert_rows
 from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
 from tocsin.ingest.record import read_email, read_phone
 from tocsin.outcome import State
@@ -21,12 +21,17 @@ TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "ident
 TO_LIMIT = 1000
 
 
+# Dead addresses of users: {user: [(device id, address, vendor's code)]}.
+Gone = Mapping[int, Sequence[tuple[int, Address, str]]]
+
+
 class Person(msgspec.Struct):
-    """What a message to a user needs. devices: live ones by platform, newest first, with their ledger ids."""
+    """What a message to a user needs. devices: live ones by platform, newest first, with their ledger ids. email: in
+    its one spelling, "" when there is none or it bounced for good."""
 
     profile: dict[str, Any]
     devices: dict[str, list[tuple[int, Address]]]
-    dead_email: str = ""  # the address that bounced for good, if any
+    email: str = ""
 
 
 def read_to(to: Any) -> list[Key]:
@@ -88,19 +93,21 @@ def look_up(connection: Connection, account_id: str, users: Sequence[int]) -> di
         select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(users))
     )
     for row in rows:
-        people[row.id] = Person(msgspec.json.decode(row.profile), defaultdict(list))
+        profile = msgspec.json.decode(row.profile)
+        people[row.id] = Person(profile, defaultdict(list), read_email(profile.get("Email")))
+    bounced = find_bounced(connection, account_id, [person.email for person in people.values() if person.email])
+    for person in people.values():
+        if person.email in bounced:
+            person.email = ""
     found = connection.execute(
         select(device)
-        .where(device.c.account_id == account_id, device.c.user_id.in_(users))
+        .where(device.c.account_id == account_id, device.c.user_id.in_(users), device.c.kind != "email")
+        .where(device.c.gone_at.is_(None))
         .order_by(device.c.registered_at.desc(), device.c.id.desc())
     )
     for row in found:
-        person = people[row.user_id]
-        if row.kind == "email":
-            person.dead_email = row.token
-        elif row.gone_at is None:
-            address = Address(kind=row.kind, value=row.token, registered_at=row.registered_at)
-            person.devices[PLATFORM_OF_KIND[row.kind]].append((row.id, address))
+        address = Address(kind=row.kind, value=row.token, registered_at=row.registered_at)
+        people[row.user_id].devices[PLATFORM_OF_KIND[row.kind]].append((row.id, address))
     return people
 
 
@@ -109,10 +116,9 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
     if person is None:
         return State.NO_DEVICE
     if platform == "email":
-        address = read_email(person.profile.get("Email"))
-        if not address or address == person.dead_email:
+        if not person.email:
             return State.NO_DEVICE
-        return [(0, Address(kind="email", value=address))] if wants_email(person.profile) else State.UNSUBSCRIBED
+        return [(0, Address(kind="email", value=person.email))] if wants_email(person.profile) else State.UNSUBSCRIBED
     devices = person.devices.get(platform, [])
     if not devices:
         return State.NO_DEVICE
@@ -121,10 +127,8 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
     return devices if every_device else devices[:1]
 
 
-def mark_gone(
-    connection: Connection, account_id: str, gone: Mapping[int, Sequence[tuple[int, Address, str]]], now: float
-) -> None:
-    """Forgets dead addresses of users: {user: [(device id, address, vendor's code)]}. A device that was registered
+def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float) -> None:
+    """Forgets dead addresses. A device that was registered
     again since we sent to it is left alone."""
     device = schema.device
     for user, addresses in gone.items():

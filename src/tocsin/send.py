@@ -3,11 +3,12 @@ durably; who the identities are is looked up by the worker."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, func, select
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
@@ -15,6 +16,7 @@ from tocsin.campaign import read_flag
 from tocsin.content import read_content
 from tocsin.dispatch import Request
 from tocsin.errors import Problem
+from tocsin.ingest.people import upsert_rows
 from tocsin.roster import read_to
 from tocsin.settings import Settings
 from tocsin.store import schema
@@ -36,7 +38,9 @@ async def accept(
     for field in NOT_YET:
         if body.get(field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
-    content = read_content(body.get("content"), channel, require_channel=settings.require_android_channel)
+    content = await asyncio.to_thread(
+        read_content, body.get("content"), channel, require_channel=settings.require_android_channel
+    )
     tag = _read_tag(body.get("tag_group"))
     request = Request(to=body["to"], content=content, send_to_all_devices=read_flag(body, "send_to_all_devices"))
     text = msgspec.json.encode(request).decode()
@@ -71,7 +75,11 @@ def _known_tag(connection: Connection, account_id: str, tag: str, now: float) ->
     mine = table.c.account_id == account_id
     if connection.scalar(select(func.count()).where(mine, table.c.name == tag)):
         return tag
+    # Two new groups at once, in two processes, take turns at the last place.
+    connection.execute(select(schema.account.c.id).where(schema.account.c.id == account_id).with_for_update())
     if (connection.scalar(select(func.count()).where(mine)) or 0) >= TAG_GROUPS:
         return ""
-    connection.execute(insert(table).values(account_id=account_id, name=tag, created_at=now))
+    upsert_rows(
+        connection, table, [{"account_id": account_id, "name": tag, "created_at": now}], keys=("account_id", "name")
+    )
     return tag

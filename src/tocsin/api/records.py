@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 from collections.abc import Sequence
 
@@ -9,7 +10,7 @@ from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin import ingest, metrics
-from tocsin.account import Account
+from tocsin.account import Account, list_accounts
 from tocsin.api.context import Context
 from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.errors import Problem
@@ -118,4 +119,8 @@ async def _local_account(context: Context, request: HttpRequest) -> Account:
     if not hmac.compare_digest(given.encode(), context.local_token.encode()):
         raise Problem("Invalid Credentials", code=401, status=401)
     account_id = request.headers.get("x-clevertap-account-id", "")
-    return await context.ledger.read(lambda connection: Account.load(connection, account_id))
+    accounts = await asyncio.to_thread(list_accounts, context.ledger)
+    found = next((account for account in accounts if account.id == account_id), None)
+    if found is None:
+        raise Problem(f"There is no account {account_id}", code=404, status=404)
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import datetime, time, timedelta
 from typing import Any
@@ -13,7 +14,7 @@ from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.audience.members import count_reachable
-from tocsin.campaign import LATEST_ID, Spec, insert_campaign, read_flag, read_spec, stop_campaign
+from tocsin.campaign import LATEST_ID, LATEST_YEAR, Spec, insert_campaign, read_flag, read_spec, stop_campaign
 from tocsin.errors import Problem
 from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
 
@@ -32,7 +33,9 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         with context.creates.admit(account.id, context.clock()):
             body = read_object(await read_body(request, settings.body_limit), request.url.path)
             now = context.clock()
-            spec = read_spec(body, account, now, require_channel=settings.require_android_channel)
+            spec = await asyncio.to_thread(
+                read_spec, body, account, now, require_channel=settings.require_android_channel
+            )
             estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec)
             if read_flag(body, "estimate_only"):
                 count_success(request)
@@ -98,9 +101,11 @@ def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]
     days = []
     for key in ("from", "to"):
         try:
-            days.append(datetime.strptime(str(body.get(key, "")), "%Y%m%d").date())
+            days.append(datetime.strptime(str(body.get(key, ""))[:9], "%Y%m%d").date())
         except ValueError:
             raise Problem(f"{key} must be an integer YYYYMMDD (at $.{key})") from None
+    if days[1].year >= LATEST_YEAR:
+        raise Problem(f"to is after {LATEST_YEAR - 1} (at $.to)")
     if days[0] > days[1]:
         raise Problem("The from date cannot be after the to date (at $.from)")
     midnight = time(tzinfo=account.zone)

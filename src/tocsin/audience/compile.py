@@ -78,26 +78,24 @@ class _Writer:
         # One element for a plain value, all of a list's for a list; never NULL, which no array may hold.
         texts = (
             f"arrayMap(x -> lowerUTF8(x), if(startsWith(dynamicType({column}), 'Array'), "
-            f"arrayMap(x -> if(startsWith(x, '\"'), JSONExtractString(x), x), "
-            f"JSONExtractArrayRaw(ifNull(toJSONString({column}), ''))), [ifNull(toString({column}), '')]))"
+            f"arrayMap(x -> if(startsWith(x, '\"'), JSONExtractString(x), x), arrayFilter(x -> x != 'null', "
+            f"JSONExtractArrayRaw(ifNull(toJSONString({column}), '')))), [ifNull(toString({column}), '')]))"
         )
-        present = f"isNotNull({column})"
-        if operator in ("contains", "does_not_contain"):
-            tests = [f"position(x, lowerUTF8({self._bind(_text(v), 'String')})) > 0" for v in condition.values]
-        elif operator in ("equals", "not_equals"):
-            tests = [self._write_equals(value) for value in condition.values]
-        else:
-            sign = COMPARISONS[operator]
-            tests = [f"toFloat64OrNull(x) {sign} {self._bind(as_number(v), 'Float64')}" for v in condition.values]
-        meets = f"({present} AND arrayExists(x -> ({' OR '.join(tests)}), {texts}))"
+        meets = f"(isNotNull({column}) AND arrayExists(x -> {self._write_test(condition)}, {texts}))"
         return f"NOT {meets}" if operator in ("not_equals", "does_not_contain") else meets
 
-    def _write_equals(self, value: Value) -> str:
-        text = f"x = lowerUTF8({self._bind(_text(value), 'String')})"
-        number = as_number(value)
-        if number is None:
-            return text
-        return f"({text} OR toFloat64OrNull(x) = {self._bind(number, 'Float64')})"
+    def _write_test(self, condition: Condition) -> str:
+        """Whether the text `x` meets any of the condition's values."""
+        numbers = [number for value in condition.values if (number := as_number(value)) is not None]
+        if condition.operator in COMPARISONS:
+            compared = f"toFloat64OrNull(x) {COMPARISONS[condition.operator]} y"
+            return f"arrayExists(y -> ifNull({compared}, 0), {self._bind(numbers, 'Array(Float64)')})"
+        texts = f"arrayMap(y -> lowerUTF8(y), {self._bind([_text(v) for v in condition.values], 'Array(String)')})"
+        if condition.operator in ("contains", "does_not_contain"):
+            return f"arrayExists(y -> position(x, y) > 0, {texts})"
+        if not numbers:
+            return f"has({texts}, x)"
+        return f"(has({texts}, x) OR has({self._bind(numbers, 'Array(Float64)')}, ifNull(toFloat64OrNull(x), nan)))"
 
     def _bind(self, value: Any, kind: str) -> str:
         name = f"p{len(self.parameters)}"

@@ -5,6 +5,7 @@ What is not understood is refused by name: a condition that was ignored would se
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from datetime import date, datetime
@@ -23,10 +24,11 @@ NUMBERS_ONLY = ("greater_than", "greater_than_equals", "less_than", "less_than_e
 Value = str | int | float | bool
 
 CONDITIONS = 100
-VALUES = 1000
+VALUES = 1000  # of all conditions of one place together
 NAME_BYTES = 480
 VALUE_BYTES = 2048
 PARSE = "Query specified in where failed to parse"
+NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 DATE_NUMBER = re.compile(r"[0-9]{8}")
 
 
@@ -137,7 +139,11 @@ def _read_conditions(raw: Any, place: str) -> tuple[Condition, ...]:
         raise Problem(f"{PARSE}: must be a list (at {place})")
     if len(raw) > CONDITIONS:
         raise Problem(f"{PARSE}: {len(raw)} conditions; at most {CONDITIONS} are allowed (at {place})")
-    return tuple(_read_condition(one, f"{place}[{index}]") for index, one in enumerate(raw))
+    conditions = tuple(_read_condition(one, f"{place}[{index}]") for index, one in enumerate(raw))
+    count = sum(len(condition.values) for condition in conditions)
+    if count > VALUES:
+        raise Problem(f"{PARSE}: {count} values; at most {VALUES} are allowed (at {place})")
+    return conditions
 
 
 def _read_condition(raw: Any, place: str) -> Condition:
@@ -167,6 +173,8 @@ def _read_value(value: Any, operator: str, place: str) -> Value:
         raise Problem(f"{PARSE}: must be a text, a number or a boolean (at {place})")
     if isinstance(value, str) and len(value.encode()) > VALUE_BYTES:
         raise Problem(f"{PARSE}: is longer than {VALUE_BYTES} bytes (at {place})")
+    if isinstance(value, int | float) and as_number(value) is None and not isinstance(value, bool):
+        raise Problem(f"{PARSE}: the number is too large (at {place})")
     if operator not in NUMBERS_ONLY:
         return value
     number = as_number(value)
@@ -179,10 +187,15 @@ def as_number(value: Value) -> float | None:
     """A value as a number: numbers, their texts, and `$D_` dates; None for anything else."""
     if isinstance(value, bool):
         return None
+    if isinstance(value, str):
+        value = value.removeprefix("$D_")
+        if not NUMBER.fullmatch(value):
+            return None
     try:
-        return float(value.removeprefix("$D_") if isinstance(value, str) else value)
-    except ValueError:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
         return None
+    return number if math.isfinite(number) else None
 
 
 def _refuse_unknown(raw: Mapping[str, Any], known: set[str], place: str) -> None:

@@ -8,7 +8,7 @@ An objectId is a device: it follows whoever was named on it last.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -39,26 +39,28 @@ class People:
         self.made: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device without being named
         self._linked: dict[Key, int] = {}
+        self._unlinked: set[Key] = set()
         self._tokens: dict[tuple[str, str], tuple[int, str]] = {}
         self._last_user = 0
 
     def load(self, records: Iterable[Record]) -> None:
         """Reads everybody the records may be about, in a few statements."""
+        accounts = schema.account
+        # Uploads of one account take turns: on PostgreSQL another process may be at the same people.
+        mine = select(accounts.c.last_user).where(accounts.c.id == self._account).with_for_update()
+        self._last_user = self._connection.scalar(mine) or 0
         keys = {key for record in records for key in _keys_of(record)}
         self._users = find_users(self._connection, self._account, keys)
         ids = sorted(set(self._users.values()))
         self._load_profiles(ids)
         names = schema.identity
         for part in _parts(ids):
-            named = select(names.c.user_id, names.c.kind).where(
+            named = select(names.c.user_id, names.c.kind, names.c.value).where(
                 names.c.account_id == self._account, names.c.user_id.in_(part)
             )
             for row in self._connection.execute(named):
                 self._kinds[row.user_id].add(row.kind)
-        accounts = schema.account
-        self._last_user = (
-            self._connection.scalar(select(accounts.c.last_user).where(accounts.c.id == self._account)) or 0
-        )
+                self._users[row.kind, row.value] = row.user_id
 
     def _load_profiles(self, ids: Sequence[int]) -> None:
         table = schema.user
@@ -74,18 +76,34 @@ class People:
         for kind, value in record.keys.items():
             self._link((kind, value), user)
         if isinstance(record, ProfileRecord):
-            self._profiles[user] = apply_changes(self._profiles[user], record.changes)
-            for key in (("Email", record.email), ("Phone", record.phone)):
-                if key[1] and key not in self._users:  # the first owner of an address keeps it
-                    self._link(key, user)
+            before = self._profiles[user]
+            self._profiles[user] = apply_changes(before, record.changes)
+            self._move_addresses(before, user)
         elif isinstance(record, TokenRecord):
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
         return user
+
+    def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
+        """An address belongs to the first user who has it in the profile, for as long as they have it."""
+        after = self._profiles[user]
+        for kind, read in (("Email", read_email), ("Phone", read_phone)):
+            old, new = (kind, read(before.get(kind))), (kind, read(after.get(kind)))
+            if old[1] and old != new and self._users.get(old) == user:
+                del self._users[old]
+                self._linked.pop(old, None)
+                self._unlinked.add(old)
+            if new[1] and new not in self._users:
+                self._link(new, user)
 
     def save(self, touched: Sequence[int]) -> None:
         """Writes what `place` changed; every touched user, and everybody whose devices moved, gets a new version."""
         self._find_former_owners()
         self._save_users([*touched, *sorted(self.moved)])
+        names = schema.identity
+        for kind, value in self._unlinked - set(self._linked):
+            self._connection.execute(
+                delete(names).where(names.c.account_id == self._account, names.c.kind == kind, names.c.value == value)
+            )
         if self._linked:
             _upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
@@ -229,24 +247,37 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> 
     return found
 
 
+def find_bounced(connection: Connection, account_id: str, addresses: Sequence[str]) -> set[str]:
+    """Those e-mail addresses that bounced for good: the ledger keeps them as devices that are gone."""
+    device, found = schema.device, set[str]()
+    for part in _parts(addresses):
+        query = select(device.c.token).where(
+            device.c.account_id == account_id, device.c.kind == "email", device.c.token.in_(part)
+        )
+        found.update(connection.scalars(query))
+    return found
+
+
 def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
     """The rows of the facts store's `profile` for these users, as the ledger knows them now."""
     table, device = schema.user, schema.device
-    devices: dict[int, list[tuple[str, bool, str]]] = defaultdict(list)
     rows: list[Row] = []
     for part in _parts(users):
-        found = select(device.c.user_id, device.c.kind, device.c.gone_at, device.c.token).where(
-            device.c.account_id == account_id, device.c.user_id.in_(part)
+        devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
+        found = select(device.c.user_id, device.c.kind, device.c.gone_at).where(
+            device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email"
         )
         for one in connection.execute(found):
-            devices[one.user_id].append((one.kind, one.gone_at is None, one.token))
+            devices[one.user_id].append((one.kind, one.gone_at is None))
         query = select(table.c.id, table.c.version, table.c.profile).where(
             table.c.account_id == account_id, table.c.id.in_(part)
         )
-        for user in connection.execute(query):
-            profile = msgspec.json.decode(user.profile)
-            reach = find_reach(profile, devices[user.id])
-            rows.append((account_id, user.id, user.version, *reach.values(), encode_props(to_facts(profile))))
+        people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
+        addresses = [email for *_, profile in people if (email := read_email(profile.get("Email")))]
+        bounced = find_bounced(connection, account_id, addresses)
+        for user, version, profile in people:
+            reach = find_reach(profile, devices[user], bounced)
+            rows.append((account_id, user, version, *reach.values(), encode_props(to_facts(profile))))
     return rows
 
 

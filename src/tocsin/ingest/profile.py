@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from tocsin.ingest.record import LIST_LENGTH, read_email
+from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email
 
 PLATFORM_OF_KIND = {"fcm": "android", "apns": "ios", "wns": "windows"}
 
@@ -33,7 +33,8 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
                 after[key] = [item for item in _as_list(after.get(key)) if item not in leaving]
             case "$incr" | "$decr":
                 sign = 1 if operation == "$incr" else -1
-                after[key] = _as_number(after.get(key)) + sign * value[operation]
+                total = _as_number(after.get(key)) + sign * value[operation]
+                after[key] = total if -INTEGERS <= total < INTEGERS else float(total)
             case _:
                 after[key] = value
     return after
@@ -48,15 +49,13 @@ def wants_email(profile: Mapping[str, Any]) -> bool:
     return not _is_no(profile.get("MSG-email"))
 
 
-def find_reach(profile: Mapping[str, Any], devices: Iterable[tuple[str, bool, str]]) -> dict[str, int]:
-    """What the platform columns say of a user: `devices` are (kind, whether it lives, token)."""
+def find_reach(
+    profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], bounced: Container[str] = ()
+) -> dict[str, int]:
+    """What the platform columns say of a user: `devices` are (kind, whether it lives), `bounced` dead addresses."""
     reach = {"android": NEVER, "ios": NEVER, "windows": NEVER, "email": NEVER}
     push = wants_push(profile)
-    bounced: set[str] = set()
-    for kind, lives, token in devices:
-        if kind == "email":  # the ledger keeps only addresses that bounced for good
-            bounced.add(token)
-            continue
+    for kind, lives in devices:
         platform = PLATFORM_OF_KIND[kind]
         if lives and push:
             reach[platform] = REACHABLE
@@ -82,6 +81,8 @@ def to_facts(value: Any) -> Any:
 
 
 def _is_no(value: Any) -> bool:
+    if isinstance(value, list):
+        return any(_is_no(one) for one in value)
     return (
         value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "n", "0")) or value == 0
     )

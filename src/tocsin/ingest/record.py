@@ -33,7 +33,16 @@ LIST_LENGTH = 100
 NESTING = 8
 IDENTITY_BYTES = 1024
 TOKEN_BYTES = 2048
+FIRST_TS = 86_400  # a day after 1970 began in UTC it has begun everywhere; the facts store knows no earlier day
 LATEST_TS = 4_102_444_800  # 2100: a later one is milliseconds
+INTEGERS = 2**63  # what both stores hold as an integer
+# One value each, with a meaning: a list of addresses, or a sum of consents, has none.
+RESERVED = frozenset(
+    (
+        *("Name", "Email", "Phone", "Gender", "Employed", "Education", "Married", "DOB", "Age", "Tz", "Photo"),
+        *("MSG-email", "MSG-push", "MSG-push-all", "MSG-sms", "MSG-whatsapp", "MSG-dndPhone"),
+    )
+)
 PHONE_START = re.compile(r"^\+?\d")
 
 
@@ -131,7 +140,7 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
         raise Rejected(532, "Token data is incorrect. id is absent.")
     if kind is None or kind == "":
         raise Rejected(533, "Token data is incorrect. type is absent.")
-    if kind not in DEVICE_KINDS:
+    if not isinstance(kind, str) or kind not in DEVICE_KINDS:
         known = ", ".join(sorted(DEVICE_KINDS))
         raise Rejected(534, f"Token data is incorrect. type is not valid for this objectId; known are {known}.")
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
@@ -143,9 +152,9 @@ def _read_ts(raw: Mapping[str, Any], now: float) -> int:
     ts = raw.get("ts")
     if ts is None:
         return int(now)
-    if isinstance(ts, str) and ts.isascii() and ts.isdigit():
+    if isinstance(ts, str) and ts.isascii() and ts.isdigit() and len(ts) < 12:
         ts = int(ts)
-    if isinstance(ts, bool) or not isinstance(ts, int | float) or not 0 < ts < LATEST_TS:
+    if isinstance(ts, bool) or not isinstance(ts, int | float) or not FIRST_TS <= ts < LATEST_TS:
         raise Rejected(525, "Timestamp should be present in the Unix Epoch format.")
     return int(ts)
 
@@ -220,7 +229,7 @@ def read_phone(value: Any) -> str:
 
 
 def _read_age(value: Any) -> int:
-    if isinstance(value, str) and value.isascii() and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 4:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 150:
         raise Rejected(520, "Profile data is incorrect. Age is invalid.")
@@ -241,7 +250,7 @@ def _check_property(key: str, value: Any, start: str, code: int, *, operations: 
         raise Rejected(
             code,
             f"{start} {key} is too large: at most {VALUE_BYTES} bytes a text, {LIST_LENGTH} values a list, "
-            f"{NESTING} levels.",
+            f"{NESTING} levels, integers of 64 bits.",
         )
 
 
@@ -249,8 +258,10 @@ def _check_operation(key: str, value: Mapping[str, Any], start: str, code: int) 
     if len(value) != 1 or next(iter(value)) not in OPERATIONS:
         raise Rejected(code, f"{start} {key} must hold one of {', '.join(sorted(OPERATIONS))}.")
     operation, operand = next(iter(value.items()))
+    if key in RESERVED and operation != "$delete":
+        raise Rejected(code, f"{start} {key} holds one value: send it plain, or $delete it.")
     if operation in ("$incr", "$decr"):
-        if isinstance(operand, bool) or not isinstance(operand, int | float):
+        if isinstance(operand, bool) or not isinstance(operand, int | float) or not _fits(operand, 1):
             raise Rejected(code, f"{start} {operation} of {key} needs a number.")
     elif operation != "$delete":
         values = operand if isinstance(operand, list) else [operand]
@@ -269,4 +280,4 @@ def _fits(value: Any, levels: int) -> bool:
         )
     if isinstance(value, list):
         return levels > 0 and len(value) <= LIST_LENGTH and all(_fits(v, levels - 1) for v in value)
-    return True
+    return not isinstance(value, int) or -INTEGERS <= value < INTEGERS

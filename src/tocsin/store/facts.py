@@ -10,6 +10,7 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tocsin.errors import Misconfigured
 CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
 QUERY_SECONDS = 30
 QUERY_BYTES = 2 * 1024**3
+BUDGET = {"max_execution_time": QUERY_SECONDS, "max_memory_usage": QUERY_BYTES}
 ROWS_AN_INSERT = 50_000
 
 # ClickHouse guesses that a text in JSON is a date, and then reads "5" beside it as the fifth of this month.
@@ -30,6 +32,8 @@ PLAIN_TEXTS = {
     "input_format_try_infer_datetimes": 0,
     "input_format_json_try_infer_numbers_from_strings": 0,
 }
+
+SCHEMES = ("chdb", "http", "https", "clickhouse", "clickhouses")
 
 COLUMNS = {
     "event": ("account", "name", "day", "user", "at", "id", "props"),
@@ -41,6 +45,7 @@ COLUMNS = {
 }
 
 Row = tuple[Any, ...]
+Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and who waits for them
 
 
 def path_of(key: str, column: str = "props") -> str:
@@ -76,21 +81,26 @@ class Facts:
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         self._made = 0
         self._lock = threading.Lock()
-        self._waiting: dict[str, list[tuple[Sequence[Row], asyncio.Future[None]]]] = defaultdict(list)
+        # Threads of its own: slow questions must not hold up the ledger's.
+        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="facts")
+        self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
 
     def query_now(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         """The rows of a query, in the calling thread; at most QUERY_SECONDS and QUERY_BYTES."""
         with self._client() as client:
-            settings = {"max_execution_time": QUERY_SECONDS, "max_memory_usage": QUERY_BYTES}
-            return list(client.query(sql, parameters=dict(parameters), settings=settings).result_rows)
+            return list(client.query(sql, parameters=dict(parameters), settings=BUDGET).result_rows)
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        return await asyncio.to_thread(self.query_now, sql, parameters)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, self.query_now, sql, parameters)
 
     def stream(self, sql: str, parameters: Mapping[str, Any]) -> Iterator[list[Row]]:
         """The rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
-        with self._client() as client, client.query_row_block_stream(sql, parameters=dict(parameters)) as blocks:
+        with (
+            self._client() as client,
+            client.query_row_block_stream(sql, parameters=dict(parameters), settings=BUDGET) as blocks,
+        ):
             for block in blocks:
                 yield list(block)
 
@@ -118,23 +128,39 @@ class Facts:
     async def _insert_waiting(self, table: str) -> None:
         try:
             while batch := self._waiting.pop(table, None):
-                rows = [row for part, _ in batch for row in part]
-                failure: Exception | None = None
                 try:
-                    await asyncio.to_thread(self.insert_now, table, rows)
+                    await self._insert_in_thread(table, [row for part, _ in batch for row in part])
                 except Exception as error:
-                    failure = error
+                    await self._insert_apart(table, batch, error)
+                    continue
                 for _, done in batch:
-                    if done.done():
-                        continue
-                    if failure is None:
+                    if not done.done():
                         done.set_result(None)
-                    else:
-                        done.set_exception(failure)
         finally:
             del self._inserting[table]
 
+    async def _insert_apart(self, table: str, batch: list[Part], error: Exception) -> None:
+        """After a block failed, each caller's rows on their own: a row that does not fit is its caller's alone."""
+        for rows, done in batch:
+            failure: Exception | None = error
+            if len(batch) > 1:
+                try:
+                    await self._insert_in_thread(table, rows)
+                    failure = None
+                except Exception as its_own:
+                    failure = its_own
+            if done.done():
+                continue
+            if failure is None:
+                done.set_result(None)
+            else:
+                done.set_exception(failure)
+
+    async def _insert_in_thread(self, table: str, rows: Sequence[Row]) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._threads, self.insert_now, table, rows)
+
     def close(self) -> None:
+        self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().close()
 
@@ -147,14 +173,17 @@ class Facts:
             self._idle.put(client)
 
     def _take(self) -> Any:
-        try:
-            return self._idle.get_nowait()
-        except queue.Empty:
-            with self._lock:
-                if self._made < CONNECTIONS:
-                    self._made += 1
-                    return connect(self.url)
+        with self._lock:
+            make = self._idle.empty() and self._made < CONNECTIONS
+            self._made += make
+        if not make:
             return self._idle.get(timeout=QUERY_SECONDS * 2)
+        try:
+            return connect(self.url)
+        except BaseException:
+            with self._lock:
+                self._made -= 1
+            raise
 
 
 def connect(url: str) -> Any:
@@ -170,13 +199,19 @@ def connect(url: str) -> Any:
 def open_facts(url: str) -> Facts:
     """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, or when the folder of chDB
     belongs to another process."""
+    if urlsplit(url).scheme not in SCHEMES:
+        known = ", ".join(SCHEMES)
+        raise Misconfigured(
+            f"TOCSIN_FACTS_URL must begin with one of {known}, not {urlsplit(url).scheme or 'nothing'}."
+        )
     if url.startswith("chdb:"):
         Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
         client = connect(url)
     except Exception as error:
+        reason = " ".join(str(error).split())[:200]
         raise Misconfigured(
-            f"The facts store at {_without_password(url)} cannot be opened ({str(error)[:200]}). A chDB folder belongs "
+            f"The facts store at {_without_password(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
     script = (Path(__file__).parent / "facts.sql").read_text()

@@ -13,7 +13,7 @@ import secrets
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
 
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
@@ -30,6 +30,7 @@ T = TypeVar("T")
 Work = Callable[[Connection], T]
 
 WRITES_A_COMMIT = 128  # more would make the first of them wait for the last
+READERS = 8
 LOCK_SECONDS = 15  # how long SQLite waits for another process (`account create` beside `serve`)
 
 
@@ -40,6 +41,8 @@ class Ledger:
         self.url = url
         self._reader = _engine(url, writing=False)
         self._writer = _engine(url, writing=True)
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
+        self._closed = False
         self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
         self._thread.start()
@@ -55,7 +58,7 @@ class Ledger:
             return work(connection)
 
     async def read(self, work: Work[T]) -> T:
-        return await asyncio.to_thread(self.read_now, work)
+        return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
 
     def write_now(self, work: Work[T]) -> T:
         """Queues `work` and waits: it is durable when this returns. Not for the event loop."""
@@ -66,12 +69,16 @@ class Ledger:
         return await asyncio.wrap_future(self._enqueue(work))
 
     def close(self) -> None:
+        self._closed = True
         self._queue.put(None)
+        self._readers.shutdown()
         self._thread.join()
         self._reader.dispose()
         self._writer.dispose()
 
     def _enqueue(self, work: Work[T]) -> Future[T]:
+        if self._closed:
+            raise RuntimeError("the ledger is closed")
         done: Future[T] = Future()
         self._queue.put((work, done))
         return done
@@ -113,7 +120,12 @@ class Ledger:
 
 def open_ledger(url: str) -> Ledger:
     """Opens the ledger and brings its tables up to this version. Raises Misconfigured when it cannot be reached."""
-    location = make_url(url)
+    try:
+        location = make_url(url)
+    except ArgumentError:
+        raise Misconfigured("TOCSIN_LEDGER_URL is no URL; it begins with sqlite:/// or postgresql://.") from None
+    if location.get_backend_name() not in ("sqlite", "postgresql"):
+        raise Misconfigured("TOCSIN_LEDGER_URL must begin with sqlite:/// or postgresql://.")
     if location.get_backend_name() == "sqlite" and location.database:
         Path(location.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
@@ -122,8 +134,9 @@ def open_ledger(url: str) -> Ledger:
             Path(location.database).chmod(0o600)
         return Ledger(url)
     except OperationalError as error:
+        reason = " ".join(str(error.orig).split())[:300]
         raise Misconfigured(
-            f"The ledger at {location.render_as_string(hide_password=True)} cannot be opened: {error.orig}. "
+            f"The ledger at {location.render_as_string(hide_password=True)} cannot be opened: {reason}. "
             "Check TOCSIN_LEDGER_URL and that the server runs."
         ) from None
 

@@ -128,6 +128,7 @@ run = Table(
     Column("campaign_id", Integer, nullable=False, index=True),
     Column("state", String(16), nullable=False),
     Column("due_at", Float, nullable=False),
+    Column("retry_at", Float),  # a run that could not begin is not tried again before
     Column("audience", Integer, nullable=False),
     Column("frozen_at", Float),
     Column("ended_at", Float),  # every recipient is in a final state

@@ -110,6 +110,7 @@ def upgrade() -> None:
         sa.Column("campaign_id", sa.Integer(), nullable=False),
         sa.Column("state", sa.String(length=16), nullable=False),
         sa.Column("due_at", sa.Float(), nullable=False),
+        sa.Column("retry_at", sa.Float(), nullable=True),
         sa.Column("audience", sa.Integer(), nullable=False),
         sa.Column("frozen_at", sa.Float(), nullable=True),
         sa.Column("ended_at", sa.Float(), nullable=True),
