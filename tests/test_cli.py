@@ -33,9 +33,10 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> subproces
         (["serve", "--data", "x", "--role", "cook"], 2, "cook"),
         (["account", "create", "A", "--data", "{data}", "--timezone", "Mars/Olympus"], 1, "time zone"),
         (["provider", "sandbox", "--account", "NO-SUC-HONE", "--data", "{data}", "--port", "1"], 1, "sandbox"),
+        (["account", "list", "--data", "{data}/typo"], 1, "no folder"),
         (["import", "events", "{data}/none.csv", "--account", "X", "--data", "{data}"], 2, "does not exist"),
     ],
-    ids=["command", "option", "choice", "zone", "sandbox", "file"],
+    ids=["command", "option", "choice", "zone", "sandbox", "folder", "file"],
 )
 def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], code: int, sentence: str) -> None:
     """A mistake ends with 2 (usage) or 1, and one line on stderr that names it."""
@@ -44,6 +45,45 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], code: i
     assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("latin.csv", b"identity,Name\nu1,J\xfcrgen\n"), ("broken.parquet", b"PAR1 no"), ("lines.jsonl", b"{no\n")],
+    ids=["encoding", "parquet", "json"],
+)
+def test_files_that_cannot_be_read(server: Server, caller: Caller, tmp_path: Path, name: str, content: bytes) -> None:
+    """A broken file is one sentence, not a trace."""
+    file = tmp_path / name
+    file.write_bytes(content)
+    done = run("import", "profiles", str(file), "--account", caller.account_id, "--data", str(server.data))
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("tocsin: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"TOCSIN_LEDGER_URL": "bogus"}, {"TOCSIN_FACTS_URL": "bogus://x"}, {"TOCSIN_WINDOW": "abc"}],
+    ids=["ledger", "facts", "number"],
+)
+def test_settings_that_do_not_fit(tmp_path: Path, environment: dict[str, str]) -> None:
+    """A value that cannot work stops the start with its name."""
+    done = run("serve", "--data", str(tmp_path), environment=environment)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert next(iter(environment)).removeprefix("TOCSIN_").lower() in done.stderr.lower()
+
+
+def test_import_keeps_identities_as_texts(server: Server, caller: Caller, tmp_path: Path) -> None:
+    """An identity that reads as a number or a boolean is a text all the same; wide rows go in smaller batches."""
+    file = tmp_path / "p.csv"
+    wide = "x" * 1900
+    columns = ",".join(f"c{number}" for number in range(5))
+    rows = [f"{name},{','.join([wide] * 5)}" for name in ("5e3", "true", "1.0", *map(str, range(800)))]
+    file.write_text(f"identity,{columns}\n" + "\n".join(rows) + "\n", "utf-8")
+    done = run("import", "profiles", str(file), "--account", caller.account_id, "--data", str(server.data))
+    assert json.loads(done.stdout) == {"processed": 803, "unprocessed": 0}, done.stderr
 
 
 def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ from tocsin.dispatch import Worker, freeze_due
 from tocsin.ingest import upload
 from tocsin.lane import Lane, Lanes
 from tocsin.outcome import FINAL, Outcome, State
-from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
+from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.recorder import record_outcomes
 from tocsin.send import accept
 from tocsin.settings import Settings

@@ -533,3 +533,42 @@ def test_accounts_are_apart(server: Server, caller: Caller) -> None:
 
     assert [estimate(caller, {}), found(caller, "City", "Graz"), found(caller, "City", "Linz")] == [1, 1, 0]
     assert [estimate(other, {}), found(other, "City", "Graz"), found(other, "City", "Linz")] == [2, 0, 2]
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"type": "event", "identity": "u", "evtName": "E", "ts": "9" * 5000},
+        {"type": "event", "identity": "u", "evtName": "E", "ts": 1},
+        {"type": "event", "identity": "u", "evtName": "E", "evtData": {"n": 10**400}},
+        {"type": "profile", "identity": "u", "profileData": {"Age": "9" * 5000}},
+        {"type": "profile", "identity": "u", "profileData": {"n": 2**63}},
+        {"type": "profile", "identity": "u", "profileData": {"MSG-push": {"$set": False}}},
+        {"type": "profile", "identity": "u", "profileData": {"Email": {"$add": ["a@example.com"]}}},
+        {"type": "token", "objectId": "o", "tokenData": {"type": [], "id": "t"}},
+    ],
+    ids=["digits", "before 1970", "integer", "age", "64 bits", "consent list", "address list", "token type"],
+)
+def test_odd_records_are_skipped_alone(caller: Caller, record: dict[str, Any]) -> None:
+    """A record with a value no store can hold is skipped with its code; the one beside it is taken."""
+    good = {"type": "profile", "identity": "good", "profileData": {"Name": "Good"}}
+    status, answer = caller.post("/1/upload", {"d": [record, good]})
+    assert (status, answer["status"], answer["processed"]) == (200, "partial", 1)
+    assert answer["unprocessed"][0]["code"] in range(509, 536)
+
+
+def test_an_address_follows_its_owner(sending: Caller, sandbox: Sandbox) -> None:
+    """Who gives up an address gets no more mail for it, and who takes it up does."""
+
+    def profile(identity: str, email: str) -> dict[str, Any]:
+        return {"type": "profile", "identity": identity, "profileData": {"Email": email}}
+
+    sending.upload(profile("u1", "shared@example.com"))
+    sending.upload(profile("u1", "own@example.com"))
+    sending.upload(profile("u2", "shared@example.com"))
+    content = {"subject": "s", "body": "b"}
+    sending.post("/1/send/email.json", {"to": {"Email": ["shared@example.com"]}, "content": content})
+    wait_for(lambda: sandbox.counts()["smtp"]["accepted"] == 1)
+    assert [message["address"] for message in sandbox.messages("smtp")] == ["shared@example.com"]
+    status, groups = sending.get("/1/tag_groups.json")
+    assert (status, groups["tag_groups"]["Not Tagged"]["sent"]) == (200, 1)

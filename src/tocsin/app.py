@@ -67,8 +67,11 @@ def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
 
 
 @contextmanager
-def open_ledger_only(data: Path) -> Iterator[Ledger]:
-    """The ledger, which many processes may have open at once: for commands that work while `serve` runs."""
+def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
+    """The ledger, which many processes may have open at once: for commands that work while `serve` runs. Raises
+    Misconfigured for a folder that is not there, unless it may be `new`: a typo must not make one."""
+    if not new and not data.is_dir():
+        raise Misconfigured(f"There is no folder {data}; `tocsin serve` and `tocsin account create` make one.")
     ledger = open_ledger(read_settings(os.environ, data).ledger_url)
     try:
         yield ledger

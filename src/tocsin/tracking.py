@@ -35,8 +35,10 @@ def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
     what, signature = raw[: _ID.size], raw[_ID.size :]
     # The last letter has two bits to spare: only the one spelling we give out is ours.
     spelled = base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id
-    if not spelled or len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(
-        signature, hmac.digest(secret, what, "sha256")[:_SIGNATURE]
+    if (
+        not spelled
+        or len(raw) != _ID.size + _SIGNATURE
+        or not hmac.compare_digest(signature, hmac.digest(secret, what, "sha256")[:_SIGNATURE])
     ):
         raise Problem("id is not one this server gave out (at $.id)")
     chunk_id, position = _ID.unpack(what)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import logging
 import os
 import sys
@@ -12,6 +13,8 @@ import click
 import msgspec
 import structlog
 from msgspec import Meta
+from pyarrow.lib import ArrowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from tocsin.cli.accounts import account
 from tocsin.cli.benches import bench
@@ -20,7 +23,7 @@ from tocsin.cli.keeping import doctor, repair
 from tocsin.cli.options import data_option
 from tocsin.cli.providers import provider
 from tocsin.errors import Misconfigured, Problem
-from tocsin.settings import PREFIX, Settings
+from tocsin.settings import PREFIX, Settings, read_settings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -70,6 +73,7 @@ def config() -> None:
 
     Example: TOCSIN_WINDOW=500 tocsin config
     """
+    read_settings(os.environ, Path())
     for field in msgspec.structs.fields(Settings):
         name = PREFIX + field.name.upper()
         value = os.environ.get(name, field.default)
@@ -123,6 +127,9 @@ def main() -> None:
         sys.exit(_say("stopped", 1))
     except (Misconfigured, Problem) as error:
         sys.exit(_say(str(error), 1))
+    except (OSError, UnicodeError, csv.Error, ArrowException, SQLAlchemyError) as error:
+        # What the machine, a file or a server did; a bug of ours still shows its trace.
+        sys.exit(_say(f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", 1))
 
 
 def _say(sentence: str, code: int) -> int:

@@ -31,7 +31,7 @@ def create(name: str, data: Path, timezone: str) -> None:
     from tocsin.account import create_account
     from tocsin.app import open_ledger_only
 
-    with open_ledger_only(data) as ledger:
+    with open_ledger_only(data, new=True) as ledger:
         made, passcode = create_account(ledger, name, timezone, time.time())
     print_json({"account_id": made.id, "passcode": passcode})
 

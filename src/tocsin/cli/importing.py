@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import itertools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +25,8 @@ from tocsin.folder import find_running
 from tocsin.ingest.record import IDENTITY_KINDS
 
 BATCH = 1000
+BATCH_BYTES = 2 * 1024 * 1024  # below the default limit of a body; records can be wide
+TEXTS = (*IDENTITY_KINDS, "evtName")  # columns whose cells are texts, whatever they look like
 SHOWN = 5
 Rows = Iterator[tuple[int, dict[str, Any]]]  # (bytes or rows read so far, row)
 Upload = Callable[[list[dict[str, Any]]], dict[str, Any]]
@@ -66,15 +67,31 @@ def _import(file: Path, kind: str, upload: Upload) -> None:
     processed, skipped, shown = 0, 0, 0
     with Progress(console=Console(stderr=True)) as progress:
         task = progress.add_task(f"{file.name}", total=total)
-        while batch := list(itertools.islice(rows, BATCH)):
-            result = upload([to_record(row, kind) for _, row in batch])
+        for read, batch in _batches(rows, kind):
+            result = upload(batch)
             processed += result["processed"]
             skipped += len(result["unprocessed"])
             for one in result["unprocessed"][: SHOWN - shown]:
                 progress.console.print(f"skipped: {one['error']}", markup=False)
                 shown += 1
-            progress.update(task, completed=batch[-1][0])
+            progress.update(task, completed=read)
     print_json({"processed": processed, "unprocessed": skipped})
+
+
+def _batches(rows: Rows, kind: str) -> Iterator[tuple[int, list[dict[str, Any]]]]:
+    """Records in batches, each with how far it goes into the file."""
+    batch: list[dict[str, Any]] = []
+    size = read = 0
+    for read, row in rows:
+        record = to_record(row, kind)
+        length = len(msgspec.json.encode(record))
+        if batch and (len(batch) == BATCH or size + length > BATCH_BYTES):
+            yield read, batch
+            batch, size = [], 0
+        batch.append(record)
+        size += length
+    if batch:
+        yield read, batch
 
 
 def to_record(row: dict[str, Any], kind: str) -> dict[str, Any]:
@@ -118,11 +135,12 @@ def _read_csv(file: Path) -> Rows:
 
     with file.open(encoding="utf-8-sig", newline="") as source:
         for row in csv.DictReader(count(iter(source)), strict=True):
-            yield read, {key: _typed(value) for key, value in row.items() if key is not None}
+            cells = ((key, value) for key, value in row.items() if key is not None)
+            yield read, {key: value if key in TEXTS else _typed(value) for key, value in cells}
 
 
 def _typed(text: Any) -> Any:
-    """A cell as the number or boolean it reads as; identifiers keep their text because the record makes it one."""
+    """A cell as the number or boolean it reads as, else its text."""
     if not isinstance(text, str):
         return None
     try:

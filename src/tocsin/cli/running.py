@@ -30,5 +30,5 @@ def ask(running: Running, path: str, account_id: str, body: Mapping[str, Any], s
             return answer
     except HTTPError as error:
         raise Misconfigured(f"The running server answered {error.code}: {error.read()[:300].decode()}") from None
-    except URLError as error:
-        raise Misconfigured(f"The running server at {running.url} does not answer: {error.reason}.") from None
+    except (URLError, TimeoutError) as error:
+        raise Misconfigured(f"The running server at {running.url} does not answer: {error}.") from None
