@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
 from conftest import Caller, Sandbox, people
 
 
 def test_campaign_reaches_everybody_once(sending: Caller, sandbox: Sandbox) -> None:
-    """Sixty people on three platforms get one message each, and every number agrees with the vendors'."""
+    """Sixty people on three platforms get one message each; the vendors, the numbers and the events agree."""
     sending.upload(*people(60, wns_port=sandbox.port + 3))
     status, answer = sending.post(
         "/1/targets/create.json",
@@ -32,5 +36,13 @@ def test_campaign_reaches_everybody_once(sending: Caller, sandbox: Sandbox) -> N
         "wns": 20,
     }
     assert all(one["duplicates"] == 0 for one in counts.values())
+    now = datetime.now(ZoneInfo("Europe/Berlin"))
+    days = {"from": int(f"{now - timedelta(days=1):%Y%m%d}"), "to": int(f"{now:%Y%m%d}")}
+    question: dict[str, Any] = {"event_name": "Notification Sent"} | days
+    question["event_properties"] = [{"name": "Campaign id", "value": campaign}]
+    estimate = {"name": "sent to", "estimate_only": True, "where": question, "devices": ["android", "ios", "windows"]}
+    estimate |= {"content": {"title": "Hello", "body": "there"}, "when": "now"}
+    _, answer = sending.post("/1/targets/create.json", estimate)
+    assert answer["estimates"] == {"android": 20, "ios": 20, "windows": 20}
     titles = {message["body"]["message"]["notification"]["title"] for message in sandbox.messages("fcm")}
     assert titles == {f"Hi Name {number}" for number in range(0, 60, 3)}

@@ -352,7 +352,7 @@ class _TextOf(HTMLParser):
             self.words.append(data)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=8)  # a body without templates is the same for everybody
 def to_text(html: str) -> str:
     """The plain-text part of a mail, made from its HTML."""
     parser = _TextOf()
