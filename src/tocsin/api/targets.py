@@ -20,66 +20,69 @@ from tocsin.stats import documented_state, list_targets, read_result, scheduled_
 
 
 def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
-    ledger, facts, settings = context.ledger, context.facts, context.settings
-
-    async def read(request: HttpRequest) -> tuple[Account, dict[str, Any]]:
-        account = await context.account_of(request)
-        return account, read_object(await read_body(request, settings.body_limit), request.url.path)
-
     @post("/1/targets/create.json", status_code=200)
     async def create(request: HttpRequest) -> Response[bytes]:
         account = await context.account_of(request)
         require_json_type(request)
         with context.creates.admit(account.id, context.clock()):
-            body = read_object(await read_body(request, settings.body_limit), request.url.path)
-            now = context.clock()
-            spec = await asyncio.to_thread(
-                read_spec, body, account, now, require_channel=settings.require_android_channel
-            )
-            estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec)
-            if read_flag(body, "estimate_only"):
-                count_success(request)
-                return answer({"status": "success", "estimates": estimates})
-            campaign_id = await ledger.write(lambda connection: insert_campaign(connection, account.id, spec, now))
-        context.bell.ring()
-        count_success(request)
-        return answer({"status": "success", "id": campaign_id, "estimates": estimates})
+            return await _create(context, request, account)
 
     @post("/1/targets/stop.json", status_code=200)
     async def stop(request: HttpRequest) -> Response[bytes]:
-        account, body = await read(request)
-        campaign_id = _read_id(body)
-        now = context.clock()
-        await ledger.write(lambda connection: stop_campaign(connection, account.id, campaign_id, now))
+        account, body = await _read(context, request)
+        campaign_id, now = _read_id(body), context.clock()
+        await context.ledger.write(lambda connection: stop_campaign(connection, account.id, campaign_id, now))
         context.bell.ring()
         count_success(request)
         return answer({"status": "success"})
 
     @post("/1/targets/result.json", status_code=200)
     async def result(request: HttpRequest) -> Response[bytes]:
-        account, body = await read(request)
-        numbers = await read_result(ledger, facts, account.id, _read_id(body))
+        account, body = await _read(context, request)
+        numbers = await read_result(context.ledger, context.facts, account.id, _read_id(body))
         count_success(request)
         return answer({"status": "success", "result": numbers})
 
     @post("/1/targets/list.json", status_code=200)
     async def list_all(request: HttpRequest) -> Response[bytes]:
-        account, body = await read(request)
-        now = context.clock()
-        found = await list_targets(ledger, account.id, due=_read_days(body, account))
+        account, body = await _read(context, request)
+        found = await list_targets(context.ledger, account.id, due=_read_days(body, account))
         count_success(request)
-        targets = [
-            {
-                "id": one["id"],
-                "name": one["name"],
-                "scheduled_on": scheduled_on(one["due_at"], account.zone),
-                "status": documented_state(one["state"], one["due_at"], now),
-            }
-            for one in found
-        ]
-        return answer({"status": "success", "targets": targets})
+        now = context.clock()
+        return answer({"status": "success", "targets": [_listed(one, account, now) for one in found]})
 
     return [create, stop, result, list_all]
+
+
+async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[str, Any]]:
+    account = await context.account_of(request)
+    return account, read_object(await read_body(request, context.settings.body_limit), request.url.path)
+
+
+async def _create(context: Context, request: HttpRequest, account: Account) -> Response[bytes]:
+    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+    now = context.clock()
+    # In a thread: templates are compiled and tried out.
+    spec = await asyncio.to_thread(
+        read_spec, body, account, now, require_channel=context.settings.require_android_channel
+    )
+    estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec)
+    if read_flag(body, "estimate_only"):
+        count_success(request)
+        return answer({"status": "success", "estimates": estimates})
+    campaign_id = await context.ledger.write(lambda connection: insert_campaign(connection, account.id, spec, now))
+    context.bell.ring()
+    count_success(request)
+    return answer({"status": "success", "id": campaign_id, "estimates": estimates})
+
+
+def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str, Any]:
+    return {
+        "id": target["id"],
+        "name": target["name"],
+        "scheduled_on": scheduled_on(target["due_at"], account.zone),
+        "status": documented_state(target["state"], target["due_at"], now),
+    }
 
 
 async def _estimate(context: Context, account: Account, spec: Spec) -> dict[str, int]:

@@ -30,7 +30,7 @@ from tocsin.providers.fcm import Fcm
 from tocsin.providers.transport import Transport
 from tocsin.store import schema
 from tocsin.store.facts import open_facts
-from tocsin.store.ledger import open_ledger
+from tocsin.store.ledger import Ledger, open_ledger
 
 BATCH = 1000
 CONNECTIONS = 32
@@ -56,12 +56,7 @@ def measure_accept(recipients: int, seconds: float) -> list[Reading]:
     with folder() as data:
         port = free_port(18_100, 1)
         with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
-            account, passcode = create_account(ledger, "bench", "UTC", time.time())
-            headers = {
-                "X-CleverTap-Account-Id": account.id,
-                "X-CleverTap-Passcode": passcode,
-                "Content-Type": "application/json",
-            }
+            headers = _make_caller(ledger)
             with serving(data, port):
                 load = asyncio.run(
                     press(port, "/1/send/push.json", headers, body, connections=CONNECTIONS, seconds=seconds)
@@ -79,6 +74,16 @@ def measure_accept(recipients: int, seconds: float) -> list[Reading]:
         Reading("bare app", bare, "requests/s"),
         Reading("counted in the ledger", float(stored), "requests"),
     ]
+
+
+def _make_caller(ledger: Ledger) -> dict[str, str]:
+    """The headers of a new account."""
+    account, passcode = create_account(ledger, "bench", "UTC", time.time())
+    return {
+        "X-CleverTap-Account-Id": account.id,
+        "X-CleverTap-Passcode": passcode,
+        "Content-Type": "application/json",
+    }
 
 
 def _measure_bare(body: bytes, seconds: float) -> float:
@@ -225,12 +230,7 @@ def measure_ingest(records: int) -> list[Reading]:
     with folder() as data:
         port = free_port(18_500, 1)
         with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
-            account, passcode = create_account(ledger, "bench", "UTC", time.time())
-        headers = {
-            "X-CleverTap-Account-Id": account.id,
-            "X-CleverTap-Passcode": passcode,
-            "Content-Type": "application/json",
-        }
+            headers = _make_caller(ledger)
         bodies = [_events(start, min(BATCH, records - start)) for start in range(0, records, BATCH)]
         with serving(data, port) as pid:
             started = time.monotonic()
