@@ -23,7 +23,7 @@ from tocsin.bell import Bell
 from tocsin.dashboard import dashboard_pages
 from tocsin.dispatch import POLL_SECONDS, Worker, freeze_due
 from tocsin.errors import Misconfigured
-from tocsin.folder import announce, hold_folder
+from tocsin.folder import announce, forget_address, hold_folder
 from tocsin.lane import Lanes
 from tocsin.providers.transport import Transport
 from tocsin.settings import Settings, read_settings
@@ -35,6 +35,7 @@ log = structlog.get_logger()
 Role = Literal["all", "api", "worker", "scheduler"]
 ROLES: tuple[str, ...] = get_args(Role)
 READY_SECONDS = 15.0
+LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
 
 
@@ -89,7 +90,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
-    with hold_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
+    with hold_folder(data, patience=LOOK_SECONDS) if _is_embedded(settings) else contextlib.nullcontext():
+        forget_address(data)
         stores = Stores(settings)
         try:
             await _run_roles(data, host, port, role, settings, stores)

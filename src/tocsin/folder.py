@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,16 +26,29 @@ class Running(msgspec.Struct, frozen=True):
 
 
 @contextmanager
-def hold_folder(data: Path) -> Iterator[None]:
-    """Keeps every other process off the embedded stores while it lasts. Raises Misconfigured when one has them. The
-    lock is the kernel's: it ends with the process, however that ends."""
+def hold_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Keeps every other process off the embedded stores while it lasts. Raises Misconfigured when one has had them for
+    `patience` seconds: a command that only looks holds the folder for a moment. The lock is the kernel's: it ends with
+    the process, however that ends."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
+    deadline = time.monotonic() + patience
     with (data / LOCK).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise Misconfigured(f"Another tocsin runs on {data}. Stop it first, or give another --data.") from None
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= deadline:
+                    raise Misconfigured(
+                        f"Another tocsin runs on {data}. Stop it first, or give another --data."
+                    ) from None
+                time.sleep(0.05)
         yield
+
+
+def forget_address(data: Path) -> None:
+    """Removes what an earlier server wrote, so that nobody calls an address that is no longer ours."""
+    (data / ADDRESS).unlink(missing_ok=True)
 
 
 def announce(data: Path, url: str) -> str:
