@@ -8,6 +8,7 @@ import secrets
 from datetime import UTC, date, datetime
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -170,3 +171,23 @@ def test_accepted_outcomes_are_events(facts: Facts) -> None:
         ("Notification Sent", DAY, 100, AT, 5 * 65536, props | {"Tag group": tag}),
         ("Notification Sent", DAY, 101, AT, 5 * 65536 + 1, props | {"Tag group": ""}),
     ]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[5.0, True], [True, "x"], [1, "x", False], [5, 5.5], ["2027-01-15", 5], ["true", True], ["5", 5]],
+    ids=str,
+)
+def test_lists_keep_their_values(facts: Facts, items: list[Any]) -> None:
+    """A list of several types keeps each of its values, alone and beside other lists in one block."""
+    account = fresh()
+    facts.insert_now("profile", [profile(account, 1, {"key": items})])
+    facts.insert_now("profile", [profile(account, 2, {"key": ["a"]}), profile(account, 3, {"key": items})])
+    found = facts.query_now(
+        "SELECT toJSONString({p:Identifier}) FROM profile FINAL WHERE account = {account:String} AND user != 2",
+        {"account": account, "p": path_of("key")},
+    )
+    assert [msgspec.json.decode(row[0]) for row in found] == [items, items]
+    assert [[type(one) is bool for one in msgspec.json.decode(row[0])] for row in found] == [
+        [type(one) is bool for one in items]
+    ] * 2

@@ -26,11 +26,15 @@ QUERY_BYTES = 2 * 1024**3
 BUDGET = {"max_execution_time": QUERY_SECONDS, "max_memory_usage": QUERY_BYTES}
 ROWS_AN_INSERT = 50_000
 
-# ClickHouse guesses that a text in JSON is a date, and then reads "5" beside it as the fifth of this month.
-PLAIN_TEXTS = {
+# ClickHouse guesses that a text in JSON is a date, and then reads "5" beside it as the fifth of this month; and it
+# makes one type of a list, so that true beside 5.0 becomes 1. Every value stays what it was.
+AS_WRITTEN = {
     "input_format_try_infer_dates": 0,
     "input_format_try_infer_datetimes": 0,
     "input_format_json_try_infer_numbers_from_strings": 0,
+    "input_format_json_read_bools_as_numbers": 0,
+    "input_format_json_read_bools_as_strings": 0,
+    "input_format_json_read_numbers_as_strings": 0,
 }
 
 SCHEMES = ("chdb", "http", "https", "clickhouse", "clickhouses")
@@ -191,9 +195,9 @@ def connect(url: str) -> Any:
     import clickhouse_connect
 
     if url.startswith("chdb:"):
-        return clickhouse_connect.get_client(dsn=url, settings=PLAIN_TEXTS)
+        return clickhouse_connect.get_client(dsn=url, settings=AS_WRITTEN)
     database = urlsplit(url).path.strip("/") or "tocsin"
-    return clickhouse_connect.get_client(dsn=url, database=database, settings=PLAIN_TEXTS)
+    return clickhouse_connect.get_client(dsn=url, database=database, settings=AS_WRITTEN)
 
 
 def open_facts(url: str) -> Facts:
