@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal
 
 import structlog
 from granian.constants import Interfaces
@@ -33,7 +33,6 @@ from tocsin.store.ledger import Ledger, open_ledger, read_secret
 log = structlog.get_logger()
 
 Role = Literal["all", "api", "worker", "scheduler"]
-ROLES: tuple[str, ...] = get_args(Role)
 READY_SECONDS = 15.0
 LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again

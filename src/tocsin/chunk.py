@@ -1,7 +1,7 @@
 """The ledger's unit of delivery: at most 1,000 recipients of a run, or one `/1/send` request, in one row.
 
-Every function runs inside one transaction. A worker holds a chunk by a lease; each write repeats the owner, so a worker
-that was away too long finds out and lets go.
+Every function runs inside one transaction. A worker holds a chunk by a lease; each write repeats the lease's own value,
+so a worker that was away too long finds out and lets go.
 """
 
 from __future__ import annotations
