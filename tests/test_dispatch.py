@@ -17,7 +17,8 @@ from sqlalchemy import Connection, select, update
 
 from tocsin import chunk as chunks
 from tocsin.account import create_account
-from tocsin.audience.members import PLATFORMS, count_reachable
+from tocsin.audience.compile import PLATFORMS
+from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.bell import Bell
 from tocsin.campaign import find_campaign, insert_campaign, read_spec, stop_campaign
@@ -172,7 +173,7 @@ class Stage:
         return await self.count("event", "name = 'Notification Sent'")
 
     async def reachable(self) -> int:
-        counts = await count_reachable(self.facts, self.account.id, read_where({}), PLATFORMS)
+        counts = await count_reachable(self.facts, self.account, read_where({}), PLATFORMS, NOW)
         return counts["android"]
 
     async def gone_codes(self) -> list[str | None]:

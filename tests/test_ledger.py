@@ -16,7 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from tocsin import chunk as chunks
 from tocsin.account import Account, Gate, add_passcode, create_account, find_account, list_accounts, revoke_passcode
-from tocsin.audience.query import Everybody
+from tocsin.audience.node import Everybody
 from tocsin.campaign import LATEST_ID, Spec, find_campaign, insert_campaign, move_run, stop_campaign
 from tocsin.chunk import Chunk, Note, Recipients
 from tocsin.content import Content

@@ -44,7 +44,7 @@ class Stores:
     def __init__(self, settings: Settings):
         self.ledger: Ledger = open_ledger(settings.ledger_url)
         try:
-            self.facts: Facts = open_facts(settings.facts_url)
+            self.facts: Facts = open_facts(settings.facts_url, settings.query_seconds, settings.query_megabytes)
         except BaseException:
             self.ledger.close()
             raise

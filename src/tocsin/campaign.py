@@ -12,7 +12,9 @@ import msgspec
 from sqlalchemy import Connection, Row, func, insert, select, text, update
 
 from tocsin.account import Account
-from tocsin.audience.query import PARSE, Everybody, Query, read_where
+from tocsin.audience.condition import PARSE
+from tocsin.audience.node import Query
+from tocsin.audience.query import Segments, find_segment, read_where
 from tocsin.content import Content, read_content
 from tocsin.errors import Problem
 from tocsin.store import schema
@@ -21,6 +23,7 @@ DEVICES = ("android", "ios", "windows")
 CHANNELS = ("push", "email")
 NAME_BYTES = 512
 LABELS = 50
+LEAST_USERS = 100  # that a limit may leave, as in CleverTap
 WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
 LATEST_ID = 2**31 - 1
 LATEST_YEAR = 2100
@@ -36,7 +39,7 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
-    *("users_limit_overall", "users_limit_per_run", "upper_cap_for_target_segment", "control_group"),
+    *("users_limit_per_run", "upper_cap_for_target_segment", "control_group"),
     *("system_control_group_include", "subscription_groups", "provider_nick_name", "provider_group_nickname"),
     *("respect_throttle", "draft", "campaign_cutoff", "dnd", "users_limit"),
 )
@@ -49,7 +52,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
 
     due_at: epoch seconds. platforms: what a recipient can be on, of android, ios, windows, email.
-    message_seconds: how long after the run begins a message may still be sent.
+    message_seconds: how long after the run begins a message may still be sent. users_limit: of so many users at most.
     """
 
     name: str
@@ -62,10 +65,19 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     respect_frequency_caps: bool = True
     send_to_all_devices: bool = False
     message_seconds: float | None = None
+    users_limit: int | None = None
 
 
-def read_spec(body: Mapping[str, Any], account: Account, now: float, *, require_channel: bool = False) -> Spec:
-    """The campaign of a create request, in the order of the documented errors. Raises Problem."""
+def read_spec(
+    body: Mapping[str, Any],
+    account: Account,
+    now: float,
+    segments: Segments | None = None,
+    *,
+    require_channel: bool = False,
+) -> Spec:
+    """The campaign of a create request, in the order of the documented errors; `segments` are the saved ones it may
+    name. Raises Problem."""
     name = body.get("name")
     if not isinstance(name, str) or not name.strip():
         raise Problem("Field name is empty")
@@ -74,7 +86,7 @@ def read_spec(body: Mapping[str, Any], account: Account, now: float, *, require_
     channel = _read_channel(body)
     content = read_content(body.get("content"), channel, require_channel=require_channel)
     due_at = _read_when(body.get("when"), account.zone, now)
-    query = _read_audience(body)
+    query = _read_audience(body, segments or {})
     for field in NOT_YET:
         if body.get(field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
@@ -89,6 +101,7 @@ def read_spec(body: Mapping[str, Any], account: Account, now: float, *, require_
         respect_frequency_caps=read_flag(body, "respect_frequency_caps", default=True),
         send_to_all_devices=read_flag(body, "send_to_all_devices"),
         message_seconds=_read_ttl(body.get("ttl")),
+        users_limit=_read_users_limit(body.get("users_limit_overall")),
     )
 
 
@@ -108,16 +121,14 @@ def _read_channel(body: Mapping[str, Any]) -> str:
     return str(channel)
 
 
-def _read_audience(body: Mapping[str, Any]) -> Query:
+def _read_audience(body: Mapping[str, Any], segments: Segments) -> Query:
     if "segment" in body:
         if "where" in body:
             raise Problem("Send where or segment, not both (at $.segment)")
-        if body["segment"] != "all":
-            raise Problem('the only segment known is "all" (at $.segment)')
-        return Everybody()
+        return find_segment(body["segment"], segments, "$.segment")
     if "where" not in body:
         raise Problem(PARSE)
-    return read_where(body["where"])
+    return read_where(body["where"], segments)
 
 
 def _read_devices(devices: Any) -> tuple[str, ...]:
@@ -166,6 +177,16 @@ def _read_ttl(ttl: Any) -> float | None:
     if isinstance(ttl, bool) or not isinstance(ttl, int | float) or not 0 < ttl <= 40_320:  # four weeks
         raise Problem("ttl must be between 1 and 40320 minutes (at $.ttl)")
     return float(ttl) * 60
+
+
+def _read_users_limit(limit: Any) -> int | None:
+    if limit is None:
+        return None
+    if isinstance(limit, bool) or not isinstance(limit, int) or not LEAST_USERS <= limit < 2**32:
+        raise Problem(
+            f"users_limit_overall must be a whole number of at least {LEAST_USERS} (at $.users_limit_overall)"
+        )
+    return limit
 
 
 def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float) -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 import msgspec
 import structlog
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Row
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
@@ -32,7 +32,7 @@ from tocsin.lane import Lane, Lanes
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
 from tocsin.providers.contract import Address, Message, Receipt
-from tocsin.recorder import record_outcomes
+from tocsin.recorder import record_outcomes, record_uninstalled
 from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up, mark_gone, read_to
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
@@ -80,6 +80,14 @@ class Parcel(msgspec.Struct, frozen=True):
     lane: Lane
 
 
+class Losses(msgspec.Struct):
+    """What a chunk's messages found dead. users: whose reach is less than it was. devices: rows of the ledger, as they
+    were when they went."""
+
+    users: set[int] = msgspec.field(default_factory=set)
+    devices: list[Row[Any]] = msgspec.field(default_factory=list)
+
+
 async def freeze_due(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
     """Freezes the runs whose time has come: the audience is asked once, and its chunks, the state and the numbers are
     one transaction. Answers how many runs began."""
@@ -95,10 +103,11 @@ async def freeze_due(ledger: Ledger, facts: Facts, now: float, settings: Setting
 
 async def _freeze(ledger: Ledger, facts: Facts, run: Record, now: float, settings: Settings) -> bool:
     spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
+    account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
 
     def gather() -> Recipients:
         recipients = Recipients()
-        for block in stream_recipients(facts, run.account_id, spec.where, spec.platforms):
+        for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
             recipients.extend(block)
         return recipients
 
@@ -199,26 +208,32 @@ class Worker:
         account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
         if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
             return
-        job = await self._read_job(chunk)
+        job, losses = await self._read_job(chunk), Losses()
+        try:
+            ours = await self._send_windows(chunk, job, losses)
+        finally:  # what was committed as gone is gone, however the rest went
+            await self._record_losses(account, losses)
+        if ours:
+            await self._let_go(account, chunk)
+
+    async def _send_windows(self, chunk: Chunk, job: Job, losses: Losses) -> bool:
+        """Sends one window after the other until nothing is due, and adds to `losses`. False: the lease is lost."""
         gone: Gone = {}
-        bereft: set[int] = set()
         while True:
             parcels = await self._plan(chunk, job)
-            claimed = await self._commit(chunk, parcels, gone)
-            bereft.update(gone)
+            claimed, went = await self._commit(chunk, parcels, gone)
+            losses.users.update(gone, (device.gone_user for device in went))
+            losses.devices.extend(went)
             if claimed is None:
                 log.warning("lease lost", chunk=chunk.id)
-                break
+                return False
             if claimed:
                 receipts = await asyncio.gather(*(parcel.lane.send(parcel.message) for parcel in claimed))
                 gone = self._apply(chunk, claimed, receipts)
             elif self._stopping or not chunk.waiting(self._clock()):
-                break
+                return True
             else:
                 gone = {}
-        await self._refresh(chunk.account_id, bereft)
-        if claimed is not None:
-            await self._let_go(account, chunk)
 
     async def _let_go(self, account: Account, chunk: Chunk) -> None:
         await record_outcomes(self._facts, account, chunk)
@@ -227,13 +242,14 @@ class Worker:
         if ended:
             log.info("campaign ended", account=chunk.account_id, campaign=chunk.campaign_id)
 
-    async def _refresh(self, account_id: str, users: set[int]) -> None:
-        """Copies people whose devices died. The ledger has it already, and claims ask the ledger: a failure here makes
-        an estimate a little too high, nothing else."""
+    async def _record_losses(self, account: Account, losses: Losses) -> None:
+        """Raises `App Uninstalled`, and copies people whose devices died. The ledger has it already, and claims ask the
+        ledger: a failure here makes an estimate a little too high and the event late, nothing else."""
         try:
-            await refresh_profiles(self._ledger, self._facts, account_id, sorted(users))
+            await record_uninstalled(self._facts, account, losses.devices)
+            await refresh_profiles(self._ledger, self._facts, account.id, sorted(losses.users))
         except Exception:
-            log.exception("profiles not refreshed; `tocsin repair` makes up for it", account=account_id)
+            log.exception("dead devices not recorded; `tocsin repair` makes up for it", account=account.id)
 
     async def _freeze_request(self, chunk: Chunk) -> bool:
         request = msgspec.json.decode(chunk.request or "", type=Request)
@@ -327,11 +343,13 @@ class Worker:
             expires_at=int(chunk.expires_at),
         )
 
-    async def _commit(self, chunk: Chunk, parcels: Sequence[Parcel], gone: Gone) -> Sequence[Parcel] | None:
+    async def _commit(
+        self, chunk: Chunk, parcels: Sequence[Parcel], gone: Gone
+    ) -> tuple[Sequence[Parcel] | None, Sequence[Row[Any]]]:
         """Commits what is settled, forgets dead addresses, and claims the parcels' recipients. None: the lease is lost,
-        send nothing."""
+        send nothing. Beside it the devices that went."""
 
-        def commit(connection: Connection) -> Sequence[Parcel] | None:
+        def commit(connection: Connection) -> tuple[Sequence[Parcel] | None, Sequence[Row[Any]]]:
             claimed = parcels
             if chunks.is_stopped(connection, chunk.run_id):
                 for position in chunk.waiting(float("inf")):
@@ -340,8 +358,9 @@ class Worker:
             for position in {parcel.position for parcel in claimed}:
                 chunk.move(position, State.CLAIMED)
             now = self._clock()
-            mark_gone(connection, chunk.account_id, gone, now)
-            return claimed if chunks.settle(connection, chunk, now, self._settings.lease_seconds) else None
+            went = mark_gone(connection, chunk.account_id, gone, now, chunk.campaign_id)
+            ours = chunks.settle(connection, chunk, now, self._settings.lease_seconds)
+            return (claimed if ours else None), went
 
         return await self._ledger.write(commit)
 

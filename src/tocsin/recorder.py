@@ -1,23 +1,43 @@
-"""What became of a chunk's recipients, as rows of facts. Writing them twice is writing them once."""
+"""What became of a chunk's recipients and of the devices it found dead, as rows of facts. Writing them twice is writing
+them once."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import Row as LedgerRow
+from sqlalchemy import Select, select
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
 from tocsin.chunk import Chunk
+from tocsin.ingest import event_row, hash_id
 from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
 
+PLATFORM_NAMES = {"fcm": "Android", "apns": "iOS", "wns": "Windows"}  # as CleverTap's events spell them
+
 
 async def record_outcomes(facts: Facts, account: Account, chunk: Chunk) -> None:
     """Stores every final recipient of a chunk; the rows' key is the chunk and the position."""
     await facts.insert("outcome", _rows(account, chunk))
+
+
+async def record_uninstalled(facts: Facts, account: Account, devices: Iterable[LedgerRow[Any]]) -> None:
+    """Raises `App Uninstalled` for rows of the ledger's `device` that went. CleverTap raises it when a vendor answers a
+    push with a token that is registered no more. It is an event of whoever had the device then, at that moment."""
+    await facts.insert("event", [_uninstalled_row(account, device) for device in devices])
+
+
+def _uninstalled_row(account: Account, device: LedgerRow[Any]) -> Row:
+    platform = PLATFORM_NAMES[device.kind]
+    props = {"Platform": platform, "Campaign id": device.gone_campaign, "Code": device.gone_code}
+    event_id = hash_id(account.id, device.id, device.gone_at)
+    return event_row(account, "App Uninstalled", device.gone_user, device.gone_at, event_id, props)
 
 
 def _rows(account: Account, chunk: Chunk) -> list[Row]:
@@ -48,25 +68,31 @@ def _rows(account: Account, chunk: Chunk) -> list[Row]:
 
 
 async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int = 50) -> int:
-    """Writes the outcomes of every chunk of an account anew, from the ledger, which is their truth. Answers how many
-    recipients."""
-    table, last, total = schema.chunk, 0, 0
-    while True:
-        after = last
-        ids = await ledger.read(
-            lambda connection, after=after: connection.scalars(  # type: ignore[misc]
-                select(table.c.id)
-                .where(table.c.account_id == account.id, table.c.id > after)
-                .order_by(table.c.id)
-                .limit(page)
-            ).all()
-        )
-        if not ids:
-            return total
-        for chunk_id in ids:
-            found = await ledger.read(lambda connection, one=chunk_id: chunks.load(connection, one))  # type: ignore[misc]
-            if found is not None:
-                rows = _rows(account, found)
+    """Writes the outcomes of every chunk of an account anew, from the ledger, which is their truth, and the devices
+    that are gone. Answers how many recipients."""
+    table, device, total = schema.chunk, schema.device, 0
+    every_chunk = select(table.c.id).where(table.c.account_id == account.id)
+    async for found in _read_pages(ledger, every_chunk, page):
+        for row in found:
+            chunk = await ledger.read(lambda connection, one=row.id: chunks.load(connection, one))  # type: ignore[misc]
+            if chunk is not None:
+                rows = _rows(account, chunk)
                 total += len(rows)
                 await facts.insert("outcome", rows)
-        last = ids[-1]
+    # A device without `gone_user` went before the ledger kept what its event says.
+    every_gone = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
+    async for found in _read_pages(ledger, every_gone, chunks.SIZE):
+        await record_uninstalled(facts, account, found)
+    return total
+
+
+async def _read_pages(ledger: Ledger, query: Select[Any], size: int) -> AsyncIterator[Sequence[LedgerRow[Any]]]:
+    """The rows of a query, `size` at a time, in the order of its `id`."""
+    key, last = query.selected_columns["id"], 0
+    while True:
+        page = query.where(key > last).order_by(key).limit(size)
+        rows = await ledger.read(lambda connection, page=page: connection.execute(page).all())  # type: ignore[misc]
+        if not rows:
+            return
+        yield rows
+        last = rows[-1].id

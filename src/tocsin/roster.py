@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from tocsin.errors import Problem
-from tocsin.ingest.people import Key, find_bounced, find_users, upsert_rows
+from tocsin.ingest.people import OPTED_OUT, Key, find_bounced, find_users, upsert_rows
 from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
 from tocsin.ingest.record import read_email, read_phone
 from tocsin.outcome import State
@@ -26,12 +26,14 @@ Gone = Mapping[int, Sequence[tuple[int, Address, str]]]
 
 
 class Person(msgspec.Struct):
-    """What a message to a user needs. devices: live ones by platform, newest first, with their ledger ids. email: in
-    its one spelling, "" when there is none or it bounced for good."""
+    """What a message to a user needs. devices: live ones that want push, by platform, newest first, with their ledger
+    ids. opted_out: platforms with a live device that does not. email: in its one spelling, "" when there is none or it
+    bounced for good."""
 
     profile: dict[str, Any]
     devices: dict[str, list[tuple[int, Address]]]
     email: str = ""
+    opted_out: set[str] = msgspec.field(default_factory=set)
 
 
 def read_to(to: Any) -> list[Key]:
@@ -100,19 +102,23 @@ def look_up(connection: Connection, account_id: str, users: Sequence[int]) -> di
         if person.email in bounced:
             person.email = ""
     found = connection.execute(
-        select(device)
+        select(device, OPTED_OUT)
         .where(device.c.account_id == account_id, device.c.user_id.in_(users), device.c.kind != "email")
         .where(device.c.gone_at.is_(None))
         .order_by(device.c.registered_at.desc(), device.c.id.desc())
     )
     for row in found:
+        person, platform = people[row.user_id], PLATFORM_OF_KIND[row.kind]
+        if row.opted_out:
+            person.opted_out.add(platform)
+            continue
         address = Address(kind=row.kind, value=row.token, registered_at=row.registered_at)
-        people[row.user_id].devices[PLATFORM_OF_KIND[row.kind]].append((row.id, address))
+        person.devices[platform].append((row.id, address))
     return people
 
 
 def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:
-    """Where to send: the newest device of the platform (all of them if asked), or why not."""
+    """Where to send: the newest device of the platform that wants push (all of them if asked), or why not."""
     if person is None:
         return State.NO_DEVICE
     if platform == "email":
@@ -121,16 +127,18 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
         return [(0, Address(kind="email", value=person.email))] if wants_email(person.profile) else State.UNSUBSCRIBED
     devices = person.devices.get(platform, [])
     if not devices:
-        return State.NO_DEVICE
+        return State.UNSUBSCRIBED if platform in person.opted_out else State.NO_DEVICE
     if not wants_push(person.profile):
         return State.UNSUBSCRIBED
     return devices if every_device else devices[:1]
 
 
-def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float) -> None:
-    """Forgets dead addresses. A device that was registered
-    again since we sent to it is left alone."""
+def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float, campaign_id: int = 0) -> list[Row[Any]]:
+    """Forgets dead addresses that a message of this campaign found (0: a `/1/send` request). Answers the rows of the
+    devices that went by it: one that was registered again since we sent to it is left alone, and one that is gone
+    already does not go twice."""
     device = schema.device
+    went: list[Row[Any]] = []
     for user, addresses in gone.items():
         for device_id, address, code in addresses:
             if address.kind == "email":
@@ -138,11 +146,11 @@ def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float) -
                 row |= {"token": address.value, "registered_at": now, "gone_at": now, "gone_code": code[:128]}
                 upsert_rows(connection, device, [row], keys=("account_id", "kind", "token"))
                 continue
-            connection.execute(
-                update(device)
-                .where(device.c.id == device_id, device.c.registered_at == address.registered_at)
-                .values(gone_at=now, gone_code=code[:128])
-            )
+            same = (device.c.id == device_id, device.c.registered_at == address.registered_at)
+            going = update(device).where(*same, device.c.gone_at.is_(None)).returning(device)
+            values = {"gone_at": now, "gone_code": code[:128], "gone_user": device.c.user_id}
+            went.extend(connection.execute(going.values(values | {"gone_campaign": campaign_id})))
+    return went
 
 
 def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:

@@ -29,6 +29,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uploads_at_once: Annotated[
         int, Meta(ge=1, description="`upload` requests of one account under way at one time.")
     ] = 15
+    query_seconds: Annotated[
+        float, Meta(gt=0, le=600, description="Seconds one question to the facts store may take.")
+    ] = 30.0
+    query_megabytes: Annotated[
+        int, Meta(ge=16, description="Memory one question to the facts store may take, in MB.")
+    ] = 2048
     require_android_channel: Annotated[
         bool, Meta(description="Refuse an android block without a `wzrk_cid`, as CleverTap has done since 2018.")
     ] = False

@@ -40,7 +40,7 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
     """Recipients who viewed and clicked, by campaign. A message counts once, however often it is reported."""
     rows = await facts.query(
-        "SELECT toUInt32(props.`Campaign id`.:Int64) AS campaign, name, uniqExact(id) FROM event "
+        "SELECT toUInt32(props.`Campaign id`.:Float64) AS campaign, name, uniqExact(id) FROM event "
         "WHERE account = {account:String} AND name IN {names:Array(String)} "
         "AND campaign IN {campaigns:Array(UInt32)} GROUP BY campaign, name",
         {"account": account_id, "names": list(INTERACTIONS.values()), "campaigns": list(campaign_ids)},
@@ -64,8 +64,9 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
         return [(row[0], dict(zip(("audience", *NUMBERS), map(int, row[1:]), strict=True))) for row in rows]
 
     clicks = facts.query(
-        "SELECT toString(props.`Tag group`) AS tag, name, uniqExact(id) FROM event WHERE account = {account:String} "
-        "AND name IN {names:Array(String)} AND props.`Campaign id`.:Int64 = 0 GROUP BY tag, name",
+        "SELECT JSONExtractString(raw, 'Tag group') AS tag, name, uniqExact(id) FROM event "
+        "WHERE account = {account:String} AND name IN {names:Array(String)} AND props.`Campaign id`.:Float64 = 0 "
+        "GROUP BY tag, name",
         {"account": account_id, "names": list(INTERACTIONS.values())},
     )
     found, interactions = await asyncio.gather(ledger.read(read), clicks)

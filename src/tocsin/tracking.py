@@ -6,12 +6,12 @@ import base64
 import binascii
 import hmac
 import struct
-from datetime import UTC, datetime
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
 from tocsin.errors import Problem
-from tocsin.store.facts import Facts, encode_props
+from tocsin.ingest import event_row
+from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 EVENTS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
@@ -53,15 +53,12 @@ async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: 
     if found is None or position >= len(found.users):
         raise Problem("id is not of a message this server sent (at $.id)")
     account = await ledger.read(lambda connection: Account.load(connection, found.account_id))
-    at = datetime.fromtimestamp(now, UTC)
     props = {
         "Campaign id": found.campaign_id,
+        "Variant": "default",
         "Channel": found.channel,
         "Platform": chunks.PLATFORM_CODES[found.platforms[position]],
         "Tag group": found.tag_group,
     }
-    row = (
-        *(found.account_id, EVENTS[kind], at.astimezone(account.zone).date(), found.users[position], at),
-        *(chunk_id * 65536 + position, encode_props(props)),
-    )
-    await facts.insert("event", [row])
+    event_id = chunk_id * 65536 + position
+    await facts.insert("event", [event_row(account, EVENTS[kind], found.users[position], now, event_id, props)])

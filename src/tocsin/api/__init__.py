@@ -10,6 +10,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from tocsin.api.context import Context
 from tocsin.api.records import operator_routes, record_routes
+from tocsin.api.segments import segment_routes
 from tocsin.api.targets import target_routes
 from tocsin.api.wire import on_bug, on_http_error, on_problem
 from tocsin.errors import Problem
@@ -18,7 +19,13 @@ from tocsin.errors import Problem
 def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> Litestar:
     """The ASGI application: the API, the operator's routes, and the dashboard's `pages`."""
     return Litestar(
-        [*record_routes(context), *target_routes(context), *operator_routes(context), *pages],
+        [
+            *record_routes(context),
+            *target_routes(context),
+            *segment_routes(context),
+            *operator_routes(context),
+            *pages,
+        ],
         exception_handlers={Problem: on_problem, HTTPException: on_http_error, Exception: on_bug},
         openapi_config=None,
         request_max_body_size=None,  # api/wire.py counts, and answers in our shape

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import hmac
 from collections.abc import Callable
 
 import msgspec
 
-from tocsin.account import Account, Gate
+from tocsin.account import Account, Gate, list_accounts
 from tocsin.api.throttle import Throttle
 from tocsin.api.wire import HttpRequest
 from tocsin.bell import Bell
+from tocsin.errors import Problem
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -33,3 +36,15 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return await self.gate.admit(
             headers.get("x-clevertap-account-id"), headers.get("x-clevertap-passcode"), self.clock()
         )
+
+    async def local_account_of(self, request: HttpRequest) -> Account:
+        """Commands on this machine prove themselves with the token of the data folder, which only its owner reads."""
+        given = request.headers.get("x-tocsin-local", "")
+        if not hmac.compare_digest(given.encode(), self.local_token.encode()):
+            raise Problem("Invalid Credentials", code=401, status=401)
+        account_id = request.headers.get("x-clevertap-account-id", "")
+        accounts = await asyncio.to_thread(list_accounts, self.ledger)
+        found = next((account for account in accounts if account.id == account_id), None)
+        if found is None:
+            raise Problem(f"There is no account {account_id}", code=404, status=404)
+        return found

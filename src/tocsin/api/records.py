@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import hmac
 from collections.abc import Sequence
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin import ingest, metrics
-from tocsin.account import Account, list_accounts
+from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.errors import Problem
@@ -79,11 +77,11 @@ def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:
 
     @post("/local/upload", status_code=200)
     async def local_upload(request: HttpRequest) -> Response[bytes]:
-        return await _upload(context, request, await _local_account(context, request), system=True)
+        return await _upload(context, request, await context.local_account_of(request), system=True)
 
     @post("/local/repair", status_code=200)
     async def local_repair(request: HttpRequest) -> Response[bytes]:
-        account = await _local_account(context, request)
+        account = await context.local_account_of(request)
         profiles = await copy_all_profiles(context.ledger, context.facts, account.id)
         outcomes = await record_again(context.ledger, context.facts, account)
         return answer({"status": "success", "profiles": profiles, "outcomes": outcomes})
@@ -111,16 +109,3 @@ async def _send(context: Context, request: HttpRequest, channel: str) -> Respons
     context.bell.ring()
     count_success(request)
     return answer(QUEUED)
-
-
-async def _local_account(context: Context, request: HttpRequest) -> Account:
-    """Commands on this machine prove themselves with the token of the data folder, which only its owner can read."""
-    given = request.headers.get("x-tocsin-local", "")
-    if not hmac.compare_digest(given.encode(), context.local_token.encode()):
-        raise Problem("Invalid Credentials", code=401, status=401)
-    account_id = request.headers.get("x-clevertap-account-id", "")
-    accounts = await asyncio.to_thread(list_accounts, context.ledger)
-    found = next((account for account in accounts if account.id == account_id), None)
-    if found is None:
-        raise Problem(f"There is no account {account_id}", code=404, status=404)
-    return found

@@ -12,6 +12,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from tocsin.account import Account
 from tocsin.api.context import Context
+from tocsin.api.segments import load_named
 from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.audience.members import count_reachable
 from tocsin.campaign import LATEST_ID, LATEST_YEAR, Spec, insert_campaign, read_flag, read_spec, stop_campaign
@@ -62,11 +63,13 @@ async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[s
 async def _create(context: Context, request: HttpRequest, account: Account) -> Response[bytes]:
     body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
     now = context.clock()
+    asked = {key: body[key] for key in ("where", "segment") if key in body}
+    segments = await load_named(context.ledger, account, asked)
     # In a thread: templates are compiled and tried out.
     spec = await asyncio.to_thread(
-        read_spec, body, account, now, require_channel=context.settings.require_android_channel
+        read_spec, body, account, now, segments, require_channel=context.settings.require_android_channel
     )
-    estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec)
+    estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec, now)
     if read_flag(body, "estimate_only"):
         count_success(request)
         return answer({"status": "success", "estimates": estimates})
@@ -85,8 +88,8 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
     }
 
 
-async def _estimate(context: Context, account: Account, spec: Spec) -> dict[str, int]:
-    counts = await count_reachable(context.facts, account.id, spec.where, spec.platforms)
+async def _estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
+    counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
     return {"web": counts["email"]} if spec.channel == "email" else counts  # the documented key for e-mail is «web»
 
 

@@ -1,101 +1,204 @@
 """What a question means: nodes → one SQL statement with bound parameters. Pure.
 
-Comparison: texts by their letters without regard to case; a number, or a text that reads as one, also by its number
-(so "5", 5 and 5.0 are equal); booleans as the texts true and false. A list in a profile meets a condition when one of
-its elements does. A property that is missing meets no condition but `not_equals`, `does_not_contain` and
-`does_not_exist`. No text of the caller is ever part of the statement.
+Each person is one row of `profile`, read once; the question is one condition on that row. What somebody did is a
+bitmap of users, made before the rows are read: from the daily bitmaps of `activity` where the event's name and days
+decide alone, else from one scan of that event's own rows. So the cost grows with the events asked for, not with all
+events, and there is no join.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
 from typing import Any, NamedTuple, assert_never
 
-from tocsin.audience.query import All, Condition, Did, Everybody, Is, Query, Value, as_number
-from tocsin.store.facts import path_of
+from tocsin.account import Account
+from tocsin.audience.node import (
+    AllOf,
+    AnyOf,
+    Condition,
+    Did,
+    DidSum,
+    Everybody,
+    Is,
+    Leaf,
+    Near,
+    Not,
+    Query,
+    Reachable,
+    Sample,
+    Times,
+    Uses,
+)
+from tocsin.audience.property import SYMBOLS, write_condition
+from tocsin.ingest.profile import REACHABLE
 
-COMPARISONS = {
-    "greater_than": ">",
-    "greater_than_equals": ">=",
-    "less_than": "<",
-    "less_than_equals": "<=",
-}
+PLATFORMS = ("android", "ios", "windows", "email")  # the reach columns of facts.sql, in the order of compile_members
+EPOCH = date(1970, 1, 1)  # the column `day` knows no earlier one
+EARTH = 6371.0088  # km, mean radius
+KM_A_DEGREE = 111.0  # a little less than there are, so that a box never cuts its circle
+BITMAP = "groupBitmapState"
 
 
 class Sql(NamedTuple):
+    """A statement and its values; `reads`: the queries inside it that read events, with the same values."""
+
     text: str
     parameters: Mapping[str, Any]
+    reads: tuple[str, ...] = ()
 
 
-def compile_members(query: Query, account_id: str) -> Sql:
-    """Everybody the question means: rows of (user, android, ios, windows, email), the reach columns of facts.sql."""
-    writer = _Writer(account_id)
-    meets = writer.write(query)
-    text = (
-        f"SELECT user, android, ios, windows, email FROM profile FINAL WHERE account = {{account:String}} AND {meets}"
-    )
-    return Sql(text, writer.parameters)
+def compile_members(query: Query, account: Account, now: float) -> Sql:
+    """Everybody the question means at `now`: rows of (user, android, ios, windows, email)."""
+    writer = Writer(account, now)
+    text = select_people(PLATFORMS, writer.write(query))
+    return Sql(text, writer.parameters, tuple(writer.reads))
 
 
-class _Writer:
-    """Gathers parameters while the tree is walked, so that each has a name of its own."""
+def select_people(columns: Sequence[str], meets: str) -> str:
+    """The newest row of everybody of the account who meets the condition."""
+    return f"SELECT user, {', '.join(columns)} FROM profile FINAL WHERE account = {{account:String}} AND {meets}"
 
-    def __init__(self, account_id: str):
-        self.parameters: dict[str, Any] = {"account": account_id}
+
+def compile_draw(query: Query, account: Account, now: float, platforms: Sequence[str], limit: int, seed: str) -> Sql:
+    """At most `limit` of them, drawn by a hash of seed and user, those who can be reached on a platform first."""
+    members = compile_members(query, account, now)
+    reached = " OR ".join(f"{name} = {REACHABLE}" for name in PLATFORMS if name in platforms)
+    drawn = "sipHash64(concat({draw:String}, ':', toString(user)))"
+    text = f"{members.text} ORDER BY ({reached}) DESC, {drawn}, user LIMIT {{limit:UInt64}}"
+    return Sql(text, {**members.parameters, "draw": seed, "limit": limit}, members.reads)
+
+
+class Writer:
+    """Walks one question, and gathers its parameters so that each has a name of its own. With `user`, only what that
+    user did is looked at."""
+
+    def __init__(self, account: Account, now: float, user: int | None = None):
+        self._zone = account.zone
+        self._today = datetime.fromtimestamp(now, UTC).astimezone(account.zone).date()
+        self._user = user
+        self.parameters: dict[str, Any] = {"account": account.id}
+        self.reads: list[str] = []  # the queries that make the bitmaps
 
     def write(self, query: Query) -> str:
-        """A condition on `user` in `profile`."""
+        """A condition on a row of `profile`: 1 or 0, never NULL."""
         match query:
+            case AllOf():
+                return f"({' AND '.join(self.write(part) for part in query.of)})"
+            case AnyOf():
+                return f"({' OR '.join(self.write(part) for part in query.of)})"
+            case Not():
+                return f"NOT ({self.write(query.of)})"
+            case _:
+                return self.write_leaf(query)
+
+    def write_leaf(self, leaf: Leaf) -> str:
+        match leaf:
             case Everybody():
                 return "1"
-            case Did():
-                return f"user IN ({self._write_did(query)})"
+            case Did() | DidSum():
+                self.reads.append(self._write_who(leaf))
+                return f"bitmapContains(({self.reads[-1]}), user)"
             case Is():
-                return self._write_conditions(query.properties)
-            case All():
-                return "(" + " AND ".join(self.write(part) for part in query.of) + ")"
+                return f"({' AND '.join(self._write_condition(one) for one in leaf.properties)})"
+            case Reachable():
+                columns = PLATFORMS[:3] if leaf.channel == "push" else ("email",)
+                return f"({' OR '.join(f'{name} = {REACHABLE}' for name in columns)})"
+            case Uses():
+                return f"({' OR '.join(f'{name} != 0' for name in PLATFORMS if name in leaf.platforms)})"
+            case Near():
+                return f"({' OR '.join(self._write_circle(*circle) for circle in leaf.circles)})"
+            case Sample():
+                drawn = f"sipHash64(concat({self._bind(leaf.seed, 'String')}, ':', toString(user))) % 10000"
+                return f"{drawn} < {self._bind(leaf.share, 'UInt16')}"
             case _:
-                assert_never(query)
+                assert_never(leaf)
 
-    def _write_did(self, did: Did) -> str:
-        event = self._bind(did.event, "String")
-        first, last = self._bind(did.first, "Date"), self._bind(did.last, "Date")
-        where = f"account = {{account:String}} AND name = {event} AND day BETWEEN {first} AND {last}"
-        if did.properties:
-            where += " AND " + self._write_conditions(did.properties)
-        return f"SELECT user FROM event WHERE {where}"
+    def _write_who(self, leaf: Did | DidSum) -> str:
+        """A query whose one value is the bitmap of the users."""
+        if isinstance(leaf, DidSum):
+            counts = " UNION ALL ".join(self._write_counts(did) for did in leaf.of)
+            enough = self._write_times("sum(n)", leaf.times)
+            return f"SELECT {BITMAP}(user) FROM (SELECT user FROM ({counts}) GROUP BY user HAVING {enough})"
+        if leaf.times is not None or leaf.session.first is not None or leaf.session.last is not None:
+            times = self._write_times("n", leaf.times or Times("greater_than_equals", 1))
+            return f"SELECT {BITMAP}(user) FROM ({self._write_counts(leaf)}) WHERE {times}"
+        name, days = self._write_name(leaf), self._write_days(leaf)
+        meets = self._write_event(leaf)
+        if not meets:
+            return f"SELECT groupBitmapMergeState(users) FROM activity WHERE {name} AND {days}"
+        return f"SELECT {BITMAP}(user) FROM event WHERE {name} AND {days}{self._only_user()} AND {' AND '.join(meets)}"
 
-    def _write_conditions(self, conditions: tuple[Condition, ...]) -> str:
-        return "(" + " AND ".join(self._write_condition(one) for one in conditions) + ")"
+    def _write_counts(self, did: Did) -> str:
+        """(user, n): how many such events, each once however often it was uploaded (FINAL)."""
+        session = did.session
+        event = f"FROM event FINAL WHERE {self._write_name(did)}{self._only_user()}"
+        if session.first is None and session.last is None:
+            meets = " AND ".join([self._write_days(did), *self._write_event(did)])
+            return f"SELECT user, toInt64(count()) AS n {event} AND {meets} GROUP BY user"
+        # The first and the latest of that name are of all time: the days count only for which events are meant.
+        meets = " AND ".join([self._write_days(did), *self._write_event(did)])
+        n = _count_ends(session.first, session.last)
+        counted = (
+            "toInt64(countIf(meets)) AS c, toInt64(argMin(meets, (at, id))) AS f, "
+            "toInt64(argMax(meets, (at, id))) AS l, toInt64(count() = 1) AS one"
+        )
+        rows = f"SELECT user, at, id, toUInt8({meets}) AS meets {event}"
+        return f"SELECT user, toInt64({n}) AS n FROM (SELECT user, {counted} FROM ({rows}) GROUP BY user) WHERE n > 0"
+
+    def _write_name(self, did: Did) -> str:
+        return f"account = {{account:String}} AND name = {self._bind(did.event, 'String')}"
+
+    def _write_days(self, did: Did) -> str:
+        first, last = (self._bind(max(day.resolve(self._today), EPOCH), "Date") for day in (did.first, did.last))
+        return f"day BETWEEN {first} AND {last}"
+
+    def _write_event(self, did: Did) -> list[str]:
+        """What the event itself must meet, beyond its name and day."""
+        session = did.session
+        meets = [self._write_condition(one) for one in did.properties]
+        if session.minutes:
+            zone = self._bind(str(self._zone), "String")
+            minute = f"(toHour(at, {zone}) * 60 + toMinute(at, {zone}))"
+            meets.append(f"({' OR '.join(self._write_minutes(minute, *pair) for pair in session.minutes)})")
+        if session.weekdays:  # ClickHouse counts from Monday, CleverTap from Sunday
+            meets.append(f"has({self._bind(list(session.weekdays), 'Array(UInt8)')}, toDayOfWeek(day) % 7 + 1)")
+        if session.monthdays:
+            meets.append(f"has({self._bind(list(session.monthdays), 'Array(UInt8)')}, toDayOfMonth(day))")
+        return meets
+
+    def _write_minutes(self, minute: str, first: int, last: int) -> str:
+        joined = "AND" if first <= last else "OR"  # over midnight
+        return f"({minute} >= {self._bind(first, 'UInt16')} {joined} {minute} <= {self._bind(last, 'UInt16')})"
+
+    def _write_times(self, number: str, times: Times) -> str:
+        return f"{number} {SYMBOLS.get(times.operator, '=')} {self._bind(times.number, 'UInt32')}"
 
     def _write_condition(self, condition: Condition) -> str:
-        column = self._bind(path_of(condition.name), "Identifier")
-        operator = condition.operator
-        if operator == "exists":
-            return f"isNotNull({column})"
-        if operator == "does_not_exist":
-            return f"isNull({column})"
-        # One element for a plain value, all of a list's for a list; never NULL, which no array may hold.
-        texts = (
-            f"arrayMap(x -> lowerUTF8(x), if(startsWith(dynamicType({column}), 'Array'), "
-            f"arrayMap(x -> if(startsWith(x, '\"'), JSONExtractString(x), x), arrayFilter(x -> x != 'null', "
-            f"JSONExtractArrayRaw(ifNull(toJSONString({column}), '')))), [ifNull(toString({column}), '')]))"
-        )
-        meets = f"(isNotNull({column}) AND arrayExists(x -> {self._write_test(condition)}, {texts}))"
-        return f"NOT {meets}" if operator in ("not_equals", "does_not_contain") else meets
+        return write_condition(condition, self._bind, self._zone, self._today)
 
-    def _write_test(self, condition: Condition) -> str:
-        """Whether the text `x` meets any of the condition's values."""
-        numbers = [number for value in condition.values if (number := as_number(value)) is not None]
-        if condition.operator in COMPARISONS:
-            compared = f"toFloat64OrNull(x) {COMPARISONS[condition.operator]} y"
-            return f"arrayExists(y -> ifNull({compared}, 0), {self._bind(numbers, 'Array(Float64)')})"
-        texts = f"arrayMap(y -> lowerUTF8(y), {self._bind([_text(v) for v in condition.values], 'Array(String)')})"
-        if condition.operator in ("contains", "does_not_contain"):
-            return f"arrayExists(y -> position(x, y) > 0, {texts})"
-        if not numbers:
-            return f"has({texts}, x)"
-        return f"(has({texts}, x) OR has({self._bind(numbers, 'Array(Float64)')}, ifNull(toFloat64OrNull(x), nan)))"
+    def _write_circle(self, latitude: float, longitude: float, kilometres: float) -> str:
+        """The box around a circle first: it spares nearly everybody the sines."""
+        high = kilometres / KM_A_DEGREE
+        box = f"latitude BETWEEN {self._degrees(latitude - high)} AND {self._degrees(latitude + high)}"
+        top = min(abs(latitude) + high, 90.0)
+        wide = high / math.cos(math.radians(top)) if top < 89 else 360.0
+        if longitude - wide >= -180 and longitude + wide <= 180:
+            box += f" AND longitude BETWEEN {self._degrees(longitude - wide)} AND {self._degrees(longitude + wide)}"
+        lat, lon = self._degrees(latitude), self._degrees(longitude)
+        haversine = (
+            f"pow(sin(radians(toFloat64(latitude) - {lat}) / 2), 2) + cos(radians({lat})) "
+            f"* cos(radians(toFloat64(latitude))) * pow(sin(radians(toFloat64(longitude) - {lon}) / 2), 2)"
+        )
+        distance = f"2 * {EARTH} * asin(sqrt(least(1, {haversine})))"
+        return f"({box} AND {distance} <= {self._bind(kilometres, 'Float64')})"
+
+    def _degrees(self, value: float) -> str:
+        return self._bind(value, "Float64")
+
+    def _only_user(self) -> str:
+        return "" if self._user is None else f" AND user = {self._bind(self._user, 'UInt32')}"
 
     def _bind(self, value: Any, kind: str) -> str:
         name = f"p{len(self.parameters)}"
@@ -103,7 +206,23 @@ class _Writer:
         return f"{{{name}:{kind}}}"
 
 
-def _text(value: Value) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return str(value)
+def _count_ends(first: bool | None, last: bool | None) -> str:
+    """How many events that meet are (or are not) the first and the latest of their name. c: those that meet; f, l:
+    whether the first, the latest does (1 or 0); one: whether they are the same event."""
+    match first, last:
+        case True, None:
+            return "f"
+        case None, True:
+            return "l"
+        case True, True:
+            return "f * one"
+        case True, False:
+            return "f * (1 - one)"
+        case False, True:
+            return "l * (1 - one)"
+        case False, None:
+            return "c - f"
+        case None, False:
+            return "c - l"
+        case _:
+            return "c - f - l + f * one"

@@ -3,49 +3,62 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator, Sequence
 
-from tocsin.audience.compile import compile_members
-from tocsin.audience.query import Query
+import msgspec
+
+from tocsin.account import Account
+from tocsin.audience.compile import PLATFORMS, Sql, compile_draw, compile_members
+from tocsin.audience.node import Query
 from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
-PLATFORMS = ("android", "ios", "windows", "email")  # the order of compile_members
 
-
-async def count_reachable(facts: Facts, account_id: str, query: Query, platforms: Sequence[str]) -> dict[str, int]:
-    """How many would really get it on each of `platforms`: a live device, not opted out, each user once a platform."""
-    members = compile_members(query, account_id)
-    columns = ", ".join(f"countIf({name} = {REACHABLE})" for name in PLATFORMS)
+async def count_reachable(
+    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
+) -> dict[str, int]:
+    """How many would really get it on each of `platforms`: a live device, not opted out, each user once a platform; of
+    at most `limit` users."""
+    members = _compile(query, account, platforms, now, limit)
+    columns = ", ".join(f"countIf({name} = {REACHABLE})" for name in platforms)
     [counts] = await facts.query(f"SELECT {columns} FROM ({members.text})", members.parameters)
-    by_name = dict(zip(PLATFORMS, counts, strict=True))
-    return {platform: int(by_name[platform]) for platform in platforms}
+    return {platform: int(count) for platform, count in zip(platforms, counts, strict=True)}
 
 
-async def count_members(facts: Facts, account_id: str, query: Query) -> int:
+async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:
     """How many people the question means, whether they can be reached or not."""
-    members = compile_members(query, account_id)
+    members = compile_members(query, account, now)
     [(count,)] = await facts.query(f"SELECT count() FROM ({members.text})", members.parameters)
     return int(count)
 
 
 def stream_recipients(
-    facts: Facts, account_id: str, query: Query, platforms: Sequence[str]
+    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> Iterator[list[tuple[int, str]]]:
     """Blocks of (user, platform), for every one of `platforms` a member has or had a device on. In the calling thread:
     memory does not grow with the audience."""
-    members = compile_members(query, account_id)
+    members = _compile(query, account, platforms, now, limit)
     wanted = [(PLATFORMS.index(platform) + 1, platform) for platform in platforms]
-    for block in facts.stream(f"{members.text} ORDER BY user", members.parameters):
+    for block in facts.stream(f"SELECT * FROM ({members.text}) ORDER BY user", members.parameters):
         yield [(row[0], platform) for row in block for index, platform in wanted if row[index]]
 
 
 async def read_recipients(
-    facts: Facts, account_id: str, query: Query, platforms: Sequence[str]
+    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> list[tuple[int, str]]:
     """All of `stream_recipients` at once, off the event loop."""
 
     def read() -> list[tuple[int, str]]:
-        return [pair for block in stream_recipients(facts, account_id, query, platforms) for pair in block]
+        blocks = stream_recipients(facts, account, query, platforms, now, limit)
+        return [pair for block in blocks for pair in block]
 
     return await asyncio.to_thread(read)
+
+
+def _compile(query: Query, account: Account, platforms: Sequence[str], now: float, limit: int | None) -> Sql:
+    if limit is None:
+        return compile_members(query, account, now)
+    # The same question draws the same people, so that the estimate is what is sent.
+    seed = hashlib.blake2b(msgspec.json.encode(query), digest_size=16).hexdigest()
+    return compile_draw(query, account, now, platforms, limit, seed)

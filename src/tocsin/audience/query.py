@@ -1,210 +1,216 @@
-"""What can be asked: the `where` of a request as typed nodes, nothing about SQL.
+"""The `where` of a request → the question, as nodes. docs/queries.md is its grammar.
 
 What is not understood is refused by name: a condition that was ignored would send to more people, never to fewer.
 """
 
 from __future__ import annotations
 
-import math
-import re
 from collections.abc import Mapping
-from datetime import date, datetime
 from typing import Any
 
-import msgspec
-
+from tocsin.audience import traits
+from tocsin.audience.condition import (
+    COMPARISONS,
+    NAME_BYTES,
+    PARSE,
+    are_backward,
+    fail,
+    read_conditions,
+    read_day,
+    refuse_unknown,
+    show,
+)
+from tocsin.audience.node import AllOf, AnyOf, Condition, Did, DidSum, Everybody, Is, Not, Query, Sample, Times, walk
+from tocsin.audience.session import read_session
 from tocsin.errors import Problem
 
-OPERATORS = (
-    *("equals", "not_equals", "contains", "does_not_contain", "exists", "does_not_exist"),
-    *("greater_than", "greater_than_equals", "less_than", "less_than_equals"),
+LEVELS = 8  # of and, or, not
+WIDTH = 50  # parts of one list
+PARTS = 200  # of one question, itself included
+ALL_CONDITIONS = 500
+ALL_VALUES = 10_000
+TIMES = 1_000_000
+EVENT_KEYS = frozenset(
+    ("event_name", "from", "to", "event_properties", "props", "session_properties", "operator", "value")
 )
-WITHOUT_VALUE = ("exists", "does_not_exist")
-NUMBERS_ONLY = ("greater_than", "greater_than_equals", "less_than", "less_than_equals")
-Value = str | int | float | bool
+COMMON = ("common_profile_properties", "common_profile_prop")
+KEYS = frozenset((*EVENT_KEYS, *COMMON, "advanced_query", "segment", "and", "or", "not", "sample"))
 
-CONDITIONS = 100
-VALUES = 1000  # of all conditions of one place together
-NAME_BYTES = 480
-VALUE_BYTES = 2048
-PARSE = "Query specified in where failed to parse"
-NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
-DATE_NUMBER = re.compile(r"[0-9]{8}")
+Segments = Mapping[str, Query]
 
 
-class Condition(msgspec.Struct, frozen=True):
-    """One property compared with values; several values are OR. What is equal to what, `compile` says."""
-
-    name: str
-    operator: str
-    values: tuple[Value, ...] = ()
-
-
-class Everybody(msgspec.Struct, frozen=True, tag="everybody"):
-    """`where: {}`."""
-
-
-class Did(msgspec.Struct, frozen=True, tag="did"):
-    """Raised the event at least once between the two days, both included, in the account's time zone."""
-
-    event: str
-    first: date
-    last: date
-    properties: tuple[Condition, ...] = ()
-
-
-class Is(msgspec.Struct, frozen=True, tag="is"):
-    """Has a profile that meets every condition."""
-
-    properties: tuple[Condition, ...]
-
-
-class All(msgspec.Struct, frozen=True, tag="all"):
-    """Meets every one of them."""
-
-    of: tuple[Query, ...]
-
-
-Query = Everybody | Did | Is | All
-
-
-def read_where(where: Any) -> Query:
-    """The question of a request's `where`. Raises Problem, with the place in the caller's JSON."""
+def read_where(where: Any, segments: Segments | None = None) -> Query:
+    """The question of a request's `where`; `segments` are the saved ones it may name. Raises Problem, with the place
+    in the caller's JSON."""
     if not isinstance(where, dict):
         raise Problem(PARSE)
     if not where:
         return Everybody()
-    known = {
-        "event_name",
-        "from",
-        "to",
-        "event_properties",
-        "props",
-        "common_profile_properties",
-        "common_profile_prop",
-    }
-    _refuse_unknown(where, known, "$.where")
+    query = _read(where, "$.where", segments or {}, LEVELS)
+    _bound(query)
+    return query
+
+
+def _bound(query: Query) -> None:
+    """Refuses a question that is too large, with everything its segments bring."""
+    conditions: list[Condition] = []
+    parts = 0
+    for node in walk(query):
+        dids = node.of if isinstance(node, DidSum) else (node,) if isinstance(node, Did | Is) else ()
+        parts += max(1, len(dids))
+        conditions.extend(one for did in dids for one in did.properties)
+    values = sum(len(condition.values) for condition in conditions)
+    for count, most, what in (
+        (parts, PARTS, "parts"),
+        (len(conditions), ALL_CONDITIONS, "conditions"),
+        (values, ALL_VALUES, "values"),
+    ):
+        if count > most:
+            fail(f"{count} {what}; at most {most} are allowed in one question", "$.where")
+
+
+def _read(where: Any, place: str, segments: Segments, levels: int) -> Query:
+    if not isinstance(where, dict) or not where:
+        fail("must be an object with at least one condition", place)
+    refuse_unknown(where, KEYS, place)
     parts: list[Query] = []
-    base = {"from", "to", "event_properties", "props"} & set(where)
     if "event_name" in where:
-        parts.append(_read_event(where))
-    elif base:
-        raise Problem(f"{PARSE}: {_name(min(base))} needs an event_name (at $.where)")
-    for key in ("common_profile_properties", "common_profile_prop"):
+        parts.append(_read_event(where, place))
+    elif base := EVENT_KEYS & set(where):
+        fail(f"{show(min(base))} needs an event_name", place)
+    for key in COMMON:
         if key in where:
-            parts.extend(_read_common(where[key], f"$.where.{key}"))
+            parts.extend(traits.read_common(where[key], f"{place}.{key}"))
+    if "advanced_query" in where:
+        parts.extend(_read_advanced(where["advanced_query"], f"{place}.advanced_query"))
+    if "segment" in where:
+        parts.append(find_segment(where["segment"], segments, f"{place}.segment"))
+    parts.extend(_read_nested(where, place, segments, levels))
+    if "sample" in where:
+        parts.append(_read_sample(where["sample"], f"{place}.sample"))
     if not parts:
-        raise Problem(f"{PARSE}: it holds no condition; send {{}} for everybody (at $.where)")
-    return parts[0] if len(parts) == 1 else All(tuple(parts))
+        fail("it holds no condition; send {} for everybody", place)
+    return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
-def _read_event(where: Mapping[str, Any]) -> Did:
-    name = where["event_name"]
+def _read_nested(where: Mapping[str, Any], place: str, segments: Segments, levels: int) -> list[Query]:
+    parts: list[Query] = []
+    for key in ("and", "or", "not"):
+        if key not in where:
+            continue
+        if not levels:
+            fail(f"nested deeper than {LEVELS} levels of and, or, not", f"{place}.{key}")
+        if key == "not":
+            parts.append(Not(_read(where[key], f"{place}.not", segments, levels - 1)))
+            continue
+        raws = _read_list(where[key], f"{place}.{key}")
+        read = tuple(_read(one, f"{place}.{key}[{at}]", segments, levels - 1) for at, one in enumerate(raws))
+        parts.append(AllOf(read) if key == "and" else AnyOf(read))
+    return parts
+
+
+def _read_list(raw: Any, place: str) -> list[Any]:
+    if not isinstance(raw, list) or not raw:
+        fail("must be a list with at least one element", place)
+    if len(raw) > WIDTH:
+        fail(f"{len(raw)} parts; at most {WIDTH} are allowed", place)
+    return raw
+
+
+def _read_event(where: Mapping[str, Any], place: str, *, counted: bool = True) -> Did:
+    name = where.get("event_name")
     if not isinstance(name, str) or not 0 < len(name.encode()) <= NAME_BYTES:
-        raise Problem(f"{PARSE}: event_name must be a text of 1 to {NAME_BYTES} bytes (at $.where.event_name)")
-    first, last = _read_day(where, "from"), _read_day(where, "to")
-    if first > last:
+        fail(f"event_name must be a text of 1 to {NAME_BYTES} bytes", f"{place}.event_name")
+    first, last = read_day(where, "from", place), read_day(where, "to", place)
+    if are_backward(first, last):
         raise Problem("Query parse failure - The from date cannot be after the to date")
     if "event_properties" in where and "props" in where:
-        raise Problem(f"{PARSE}: event_properties and props mean the same; send one of them (at $.where)")
+        fail("event_properties and props mean the same; send one of them", place)
     key = "props" if "props" in where else "event_properties"
-    return Did(name, first, last, _read_conditions(where.get(key, []), f"$.where.{key}"))
+    properties = read_conditions(where.get(key, []), f"{place}.{key}")
+    session, more = read_session(where.get("session_properties", []), f"{place}.session_properties")
+    if not counted and ("operator" in where or "value" in where):
+        fail("a count has no meaning here", f"{place}.operator")
+    return Did(name, first, last, properties + more, session, _read_times(where, place))
 
 
-def _read_day(where: Mapping[str, Any], key: str) -> date:
-    value = where.get(key)
-    if isinstance(value, str) and DATE_NUMBER.fullmatch(value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not DATE_NUMBER.fullmatch(str(value)):
-        raise Problem(f"{PARSE}: {key} must be an integer YYYYMMDD (at $.where.{key})")
-    try:
-        day = datetime.strptime(str(value), "%Y%m%d").date()
-    except ValueError:
-        raise Problem(f"{PARSE}: {value} is not a day of the calendar (at $.where.{key})") from None
-    if not 1970 <= day.year < 2100:
-        raise Problem(f"{PARSE}: {value} is not between 1970 and 2099 (at $.where.{key})")
-    return day
+def _read_times(raw: Mapping[str, Any], place: str) -> Times | None:
+    """`operator` and `value` beside the days. Counting is among those who did it: what could only mean never is
+    refused, for it would target everybody else."""
+    if "operator" not in raw and "value" not in raw:
+        return None
+    operator, number = raw.get("operator", "equals"), raw.get("value")
+    if operator not in ("equals", *COMPARISONS):
+        known = ", ".join(("equals", *COMPARISONS))
+        fail(f"unknown operator {show(operator)} for a count; known are {known}", f"{place}.operator")
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= TIMES:
+        fail(f"how many times must be a whole number up to {TIMES}", f"{place}.value")
+    if number < {"greater_than": 0, "greater_than_equals": 0, "less_than": 2}.get(operator, 1):
+        fail(f"{operator} {number} means never: ask with did_none", f"{place}.value")
+    return Times(operator, number)
 
 
-def _read_common(common: Any, place: str) -> list[Query]:
-    if not isinstance(common, dict):
-        raise Problem(f"{PARSE}: must be an object (at {place})")
-    _refuse_unknown(common, {"profile_fields"}, place)
-    conditions = _read_conditions(common.get("profile_fields", []), f"{place}.profile_fields")
-    return [Is(conditions)] if conditions else []
-
-
-def _read_conditions(raw: Any, place: str) -> tuple[Condition, ...]:
-    if not isinstance(raw, list):
-        raise Problem(f"{PARSE}: must be a list (at {place})")
-    if len(raw) > CONDITIONS:
-        raise Problem(f"{PARSE}: {len(raw)} conditions; at most {CONDITIONS} are allowed (at {place})")
-    conditions = tuple(_read_condition(one, f"{place}[{index}]") for index, one in enumerate(raw))
-    count = sum(len(condition.values) for condition in conditions)
-    if count > VALUES:
-        raise Problem(f"{PARSE}: {count} values; at most {VALUES} are allowed (at {place})")
-    return conditions
-
-
-def _read_condition(raw: Any, place: str) -> Condition:
+def _read_advanced(raw: Any, place: str) -> list[Query]:
     if not isinstance(raw, dict):
-        raise Problem(f"{PARSE}: must be an object (at {place})")
-    _refuse_unknown(raw, {"name", "Key", "field_name", "operator", "value"}, place)
-    names = [raw[key] for key in ("name", "Key", "field_name") if key in raw]  # what real callers send for `name`
-    if len(names) != 1 or not isinstance(names[0], str) or not 0 < len(names[0].encode()) <= NAME_BYTES:
-        raise Problem(f"{PARSE}: one name is needed, a text of 1 to {NAME_BYTES} bytes (at {place}.name)")
-    operator = raw.get("operator", "equals")
-    if operator not in OPERATORS:
-        raise Problem(
-            f"{PARSE}: unknown operator {_name(operator)}; known are {', '.join(OPERATORS)} (at {place}.operator)"
-        )
-    if operator in WITHOUT_VALUE:
-        return Condition(names[0], operator)
-    if "value" not in raw:
-        raise Problem(f"{PARSE}: {operator} needs a value (at {place}.value)")
-    values = raw["value"] if isinstance(raw["value"], list) else [raw["value"]]
-    if not 0 < len(values) <= VALUES:
-        raise Problem(f"{PARSE}: needs 1 to {VALUES} values (at {place}.value)")
-    return Condition(names[0], operator, tuple(_read_value(one, operator, f"{place}.value") for one in values))
+        fail("must be an object", place)
+    refuse_unknown(raw, {"did_all", "did_any", "did_none"}, place)
+    if not raw:
+        fail("it holds no condition; known are did_all, did_any, did_none", place)
+    parts: list[Query] = []
+    if "did_all" in raw:
+        parts.extend(_read_events(raw["did_all"], f"{place}.did_all", counted=True))
+    if "did_any" in raw:
+        parts.append(_read_did_any(raw["did_any"], f"{place}.did_any"))
+    if "did_none" in raw:
+        parts.append(Not(AnyOf(_read_events(raw["did_none"], f"{place}.did_none", counted=False))))
+    return parts
 
 
-def _read_value(value: Any, operator: str, place: str) -> Value:
-    if not isinstance(value, str | int | float):
-        raise Problem(f"{PARSE}: must be a text, a number or a boolean (at {place})")
-    if isinstance(value, str) and len(value.encode()) > VALUE_BYTES:
-        raise Problem(f"{PARSE}: is longer than {VALUE_BYTES} bytes (at {place})")
-    if isinstance(value, int | float) and as_number(value) is None and not isinstance(value, bool):
-        raise Problem(f"{PARSE}: the number is too large (at {place})")
-    if operator not in NUMBERS_ONLY:
-        return value
-    number = as_number(value)
-    if number is None:
-        raise Problem(f"{PARSE}: {operator} needs a number (at {place})")
-    return number
+def _read_did_any(raw: Any, place: str) -> Query:
+    if not isinstance(raw, dict):
+        fail("must be an object with any_events", place)
+    refuse_unknown(raw, {"any_events", "operator", "value"}, place)
+    events = _read_events(raw.get("any_events"), f"{place}.any_events", counted=False)
+    times = _read_times(raw, place)
+    return AnyOf(events) if times is None else DidSum(events, times)
 
 
-def as_number(value: Value) -> float | None:
-    """A value as a number: numbers, their texts, and `$D_` dates; None for anything else."""
-    if isinstance(value, bool):
-        return None
-    if isinstance(value, str):
-        value = value.removeprefix("$D_")
-        if not NUMBER.fullmatch(value):
-            return None
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        return None
-    return number if math.isfinite(number) else None
+def _read_events(raw: Any, place: str, *, counted: bool) -> tuple[Did, ...]:
+    events = []
+    for index, one in enumerate(_read_list(raw, place)):
+        if not isinstance(one, dict):
+            fail("must be an object", f"{place}[{index}]")
+        refuse_unknown(one, EVENT_KEYS, f"{place}[{index}]")
+        events.append(_read_event(one, f"{place}[{index}]", counted=counted))
+    return tuple(events)
 
 
-def _refuse_unknown(raw: Mapping[str, Any], known: set[str], place: str) -> None:
-    for key in raw:
-        if key not in known:
-            raise Problem(
-                f"{PARSE}: {_name(key)} is not supported here; known are {', '.join(sorted(known))} (at {place})"
-            )
+def find_segment(name: Any, segments: Segments, place: str) -> Query:
+    if name == "all":
+        return Everybody()
+    if not isinstance(name, str) or name not in segments:
+        fail(f"there is no segment {show(name)}; save it first, or send all for everybody", place)
+    return segments[name]
 
 
-def _name(value: Any) -> str:
-    return repr(value)[:80]
+def named_segments(body: Any) -> set[str]:
+    """The saved segments a request's JSON may name, wherever they stand in it."""
+    if isinstance(body, dict):
+        found = {body["segment"]} if isinstance(body.get("segment"), str) else set()
+        return found.union(*(named_segments(inner) for inner in body.values()))
+    if isinstance(body, list):
+        return set().union(*(named_segments(inner) for inner in body))
+    return set()
+
+
+def _read_sample(raw: Any, place: str) -> Sample:
+    if not isinstance(raw, dict):
+        fail("must be an object with percent", place)
+    refuse_unknown(raw, {"percent", "seed"}, place)
+    percent, seed = raw.get("percent"), raw.get("seed", "")
+    hundredths = percent * 100 if isinstance(percent, int | float) and not isinstance(percent, bool) else 0
+    if not 0 < hundredths <= 10_000 or abs(round(hundredths) - hundredths) > 1e-6:
+        fail("percent must be above 0 and at most 100, with at most two decimals", f"{place}.percent")
+    if not isinstance(seed, str) or len(seed.encode()) > NAME_BYTES:
+        fail(f"seed must be a text of at most {NAME_BYTES} bytes", f"{place}.seed")
+    return Sample(round(hundredths), seed)

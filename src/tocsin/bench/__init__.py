@@ -17,13 +17,15 @@ from tocsin.demo.stage import running
 
 
 class Reading(msgspec.Struct, frozen=True):
-    """One measured number. `of` is what it is compared with, `ratio` this number divided by that one's."""
+    """One measured number. `of` is what it is compared with, `ratio` this number divided by that one's; `p95` stands
+    beside a median."""
 
     name: str
     value: float
     unit: str
     of: str = ""
     ratio: float | None = None
+    p95: float | None = None
 
 
 def report(bench: str, arguments: dict[str, Any], readings: list[Reading], *, as_json: bool) -> None:
@@ -38,7 +40,8 @@ def report(bench: str, arguments: dict[str, Any], readings: list[Reading], *, as
         table.add_column(heading, justify=side)  # type: ignore[arg-type]
     for one in readings:
         beside = f"{one.ratio:.2f} × {one.of}" if one.ratio is not None else one.of
-        table.add_row(one.name, f"{one.value:,.1f}", one.unit, beside)
+        p95 = f", p95 {one.p95:,.1f}" if one.p95 is not None else ""
+        table.add_row(one.name, f"{one.value:,.1f}", f"{one.unit}{p95}", beside)
     Console().print(table)
 
 

@@ -1,9 +1,8 @@
-"""The four measures. Each starts what it needs in a folder of its own and leaves nothing behind."""
+"""Three of the measures. Each starts what it needs in a folder of its own and leaves nothing behind."""
 
 from __future__ import annotations
 
 import asyncio
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -17,8 +16,6 @@ import msgspec
 from sqlalchemy import func, select
 
 from tocsin.account import create_account
-from tocsin.audience.members import count_reachable
-from tocsin.audience.query import read_where
 from tocsin.bench import Reading, cpu_seconds, peak_mib, serving
 from tocsin.bench.load import press
 from tocsin.demo import free_port
@@ -34,7 +31,6 @@ from tocsin.store.ledger import Ledger, open_ledger
 
 BATCH = 1000
 CONNECTIONS = 32
-REPEATS = 20
 
 
 @contextmanager
@@ -169,62 +165,6 @@ async def _send_bare(given: dict[str, Any], count: int) -> float:
         return count / (time.monotonic() - started)
 
 
-QUESTIONS: dict[str, dict[str, Any]] = {
-    "everybody": {},
-    "one event": {"event_name": "event-3", "from": 20260101, "to": 20260131},
-    "one event, one number property": {
-        "event_name": "event-3",
-        "from": 20260101,
-        "to": 20260131,
-        "event_properties": [{"name": "Price", "operator": "less_than", "value": 10}],
-    },
-    "one event, one profile field": {
-        "event_name": "event-3",
-        "from": 20260101,
-        "to": 20260131,
-        "common_profile_properties": {"profile_fields": [{"name": "Customer Type", "value": "Platinum"}]},
-    },
-}
-
-
-def measure_audience(users: int, events: int) -> list[Reading]:
-    """The median of an estimate, warm, beside counting every row of the events once."""
-    with folder() as data:
-        facts = open_facts(f"chdb://{data / 'facts'}")
-        facts.command_now(
-            "INSERT INTO profile SELECT 'bench', number + 1, 1, number % 3 = 0, number % 3 = 1, number % 3 = 2, 1, "
-            "concat('{\"Customer Type\":\"', ['Platinum','Gold','Silver','Silver'][number % 4 + 1], '\"}') "
-            f"FROM numbers({int(users)})"
-        )
-        facts.command_now(
-            "INSERT INTO event SELECT 'bench', concat('event-', toString(cityHash64(number) % 10)), "
-            "toDate('2026-01-01') + cityHash64(number, 1) % 90 AS day, cityHash64(number, 2) "
-            f"% {int(users)} + 1, toDateTime(day, 'UTC') + number % 86400, number, "
-            "concat('{\"Price\":', toString(cityHash64(number, 3) % 1000), '}') "
-            f"FROM numbers({int(events)})"
-        )
-        scan = _median(lambda: facts.query_now("SELECT count(), max(user), max(at) FROM event", {}))
-        readings = [Reading("scan of all events", scan * 1000, "ms")]
-        for name, where in QUESTIONS.items():
-            query = read_where(where)
-            spent = _median(
-                lambda: asyncio.run(count_reachable(facts, "bench", query, ("android", "ios", "windows")))  # noqa: B023
-            )
-            readings.append(Reading(name, spent * 1000, "ms", "scan of all events", spent / scan))
-        facts.close()
-    return readings
-
-
-def _median(work: Any) -> float:
-    work()
-    times = []
-    for _ in range(REPEATS):
-        started = time.monotonic()
-        work()
-        times.append(time.monotonic() - started)
-    return statistics.median(times)
-
-
 def measure_ingest(records: int) -> list[Reading]:
     """Events through `/1/upload` in batches of 1,000, beside one bare insert of as many rows into the facts store."""
     with folder() as data:
@@ -238,7 +178,7 @@ def measure_ingest(records: int) -> list[Reading]:
             rate = records / (time.monotonic() - started)
             memory = peak_mib(pid)
         facts = open_facts(f"chdb://{data / 'facts'}")
-        rows = facts.query_now("SELECT account, name, day, user, at, id, toJSONString(props) FROM event", {})
+        rows = facts.query_now("SELECT account, name, day, user, at, id, toJSONString(props), raw FROM event", {})
         started = time.monotonic()
         facts.insert_now("event", rows)
         bare = len(rows) / (time.monotonic() - started)

@@ -15,7 +15,8 @@ from litestar import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.wire import HttpRequest
-from tocsin.dashboard.wording import describe, full_time, iso_time, short_time, thousands
+from tocsin.audience.wording import describe
+from tocsin.dashboard.wording import full_time, iso_time, short_time, thousands
 from tocsin.errors import Problem
 
 HERE = Path(__file__).parent

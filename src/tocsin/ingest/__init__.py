@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import msgspec
 from sqlalchemy import Connection, select
@@ -20,8 +19,9 @@ from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, read_record
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
-from tocsin.store.facts import Facts, Row, encode_props
+from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
+from tocsin.store.props import encode_props, encode_raw
 
 RECORDS = 1000
 
@@ -128,29 +128,34 @@ def _store(
     return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved}))
 
 
+def event_row(
+    account: Account, name: str, user: int, at: float, event_id: int, props: Mapping[str, Any], raw: str | None = None
+) -> Row:
+    """A row of the facts store's `event`. The day is the one on the account's clock at `at`, epoch seconds."""
+    moment = datetime.fromtimestamp(int(at), UTC)
+    day = moment.astimezone(account.zone).date()
+    encoded = encode_props(to_facts(props))
+    return (account.id, name, day, user, moment, event_id, encoded, encode_raw(props) if raw is None else raw)
+
+
+def hash_id(*what: Any) -> int:
+    """An event's id from what it says, 64 bits: writing the event again is writing it once."""
+    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
+
+
 def _event_rows(account: Account, records: Sequence[Record], users: Sequence[int]) -> list[Row]:
     """Events get an id from what they say, so a repeat of the request is no second event; the same event twice in one
     request is two."""
     rows: list[Row] = []
     seen: Counter[tuple[Any, ...]] = Counter()
-    zone = account.zone
     for record, user in zip(records, users, strict=True):
         if not isinstance(record, EventRecord):
             continue
-        props = encode_props(to_facts(record.props))
-        what = (user, record.name, record.at, props)
+        raw = encode_raw(record.props)
+        what = (user, record.name, record.at, raw)
         seen[what] += 1
-        at = datetime.fromtimestamp(record.at, UTC)
-        rows.append((account.id, record.name, _day(at, zone), user, at, _event_id(*what, seen[what]), props))
+        rows.append(event_row(account, record.name, user, record.at, hash_id(*what, seen[what]), record.props, raw))
     return rows
 
 
-def _day(at: datetime, zone: ZoneInfo) -> Any:
-    return at.astimezone(zone).date()
-
-
-def _event_id(*what: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
-
-
-__all__ = ["RECORDS", "ProfileRecord", "Result", "refresh_profiles", "upload"]
+__all__ = ["RECORDS", "ProfileRecord", "Result", "event_row", "hash_id", "refresh_profiles", "upload"]

@@ -2,7 +2,7 @@
 
 Identities resolve to one user. A known `identity` decides; then FBID, GPID, objectId; then the e-mail address or phone
 number of the profile, but never across two people who each have an `identity` of their own (a family shares a phone).
-An objectId is a device: it follows whoever was named on it last.
+An objectId is a device: it follows whoever was named on it last, and its choice about push goes with it.
 """
 
 from __future__ import annotations
@@ -12,17 +12,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, delete, exists, insert, select, update
 
-from tocsin.ingest.profile import apply_changes, find_reach, to_facts
+from tocsin.ingest.profile import apply_changes, find_place, find_reach, split_choice, to_facts
 from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
 from tocsin.store import schema
-from tocsin.store.facts import Row, encode_props
+from tocsin.store.facts import Row
+from tocsin.store.props import encode_props
 
 Key = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
 ASK_AT_ONCE = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 DECIDING = ("identity", "FBID", "GPID", "objectId")
+DEVICE_ID_BYTES = 256  # a longer objectId gets no token (530), so there is no device that could choose
+
+# Of a row of `device`: whether it opted out of push.
+OPTED_OUT = (
+    exists()
+    .where(
+        schema.device_opt_out.c.account_id == schema.device.c.account_id,
+        schema.device_opt_out.c.object_id == schema.device.c.object_id,
+    )
+    .label("opted_out")
+)
 
 
 class People:
@@ -41,6 +53,7 @@ class People:
         self._linked: dict[Key, int] = {}
         self._unlinked: set[Key] = set()
         self._tokens: dict[tuple[str, str], tuple[int, str]] = {}
+        self._choices: dict[str, bool] = {}  # by objectId: whether it wants push
         self._last_user = 0
 
     def load(self, records: Iterable[Record]) -> None:
@@ -77,11 +90,21 @@ class People:
             self._link((kind, value), user)
         if isinstance(record, ProfileRecord):
             before = self._profiles[user]
-            self._profiles[user] = apply_changes(before, record.changes)
+            self._profiles[user] = apply_changes(before, self._take_choice(record))
             self._move_addresses(before, user)
         elif isinstance(record, TokenRecord):
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
         return user
+
+    def _take_choice(self, record: ProfileRecord) -> Mapping[str, Any]:
+        """The changes that are the profile's: `MSG-push` of a record with an objectId is that device's alone."""
+        object_id = record.keys.get("objectId")
+        if object_id is None:
+            return record.changes
+        changes, wanted = split_choice(record.changes)
+        if wanted is not None and len(object_id.encode()) <= DEVICE_ID_BYTES:
+            self._choices[object_id] = wanted
+        return changes
 
     def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
         """An address belongs to the first user who has it in the profile, for as long as they have it."""
@@ -108,6 +131,7 @@ class People:
             _upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
         self._save_tokens()
+        self._save_choices()
 
     def _resolve(self, record: Record) -> int:
         for kind in DECIDING:
@@ -222,12 +246,28 @@ class People:
                 "registered_at": self._now,
                 "gone_at": None,
                 "gone_code": None,
+                "gone_user": None,
+                "gone_campaign": None,
             }
             for (kind, token), (user, object_id) in self._tokens.items()
             if newest[object_id, kind] == token
         ]
         if kept:
             upsert_rows(self._connection, device, kept, keys=("account_id", "kind", "token"))
+
+    def _save_choices(self) -> None:
+        table = schema.device_opt_out
+        for part in _parts([object_id for object_id, wanted in self._choices.items() if wanted]):
+            self._connection.execute(
+                delete(table).where(table.c.account_id == self._account, table.c.object_id.in_(part))
+            )
+        leaving = [
+            {"account_id": self._account, "object_id": object_id, "since": self._now}
+            for object_id, wanted in self._choices.items()
+            if not wanted
+        ]
+        if leaving:
+            upsert_rows(self._connection, table, leaving, keys=("account_id", "object_id"), kept=("since",))
 
 
 def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> dict[Key, int]:
@@ -264,11 +304,11 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
     rows: list[Row] = []
     for part in _parts(users):
         devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
-        found = select(device.c.user_id, device.c.kind, device.c.gone_at).where(
+        found = select(device.c.user_id, device.c.kind, device.c.gone_at, OPTED_OUT).where(
             device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email"
         )
         for one in connection.execute(found):
-            devices[one.user_id].append((one.kind, one.gone_at is None))
+            devices[one.user_id].append((one.kind, one.gone_at is None and not one.opted_out))
         query = select(table.c.id, table.c.version, table.c.profile).where(
             table.c.account_id == account_id, table.c.id.in_(part)
         )
@@ -277,7 +317,8 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
         bounced = find_bounced(connection, account_id, addresses)
         for user, version, profile in people:
             reach = find_reach(profile, devices[user], bounced)
-            rows.append((account_id, user, version, *reach.values(), encode_props(to_facts(profile))))
+            encoded = encode_props(to_facts(profile))
+            rows.append((account_id, user, version, *reach.values(), *find_place(profile), encoded))
     return rows
 
 
@@ -302,7 +343,11 @@ def upsert_rows(
         from sqlalchemy.dialects.sqlite import insert as dialect_insert  # type: ignore[assignment]
     statement = dialect_insert(table)
     changed = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
-    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_=changed), rows)
+    if changed:
+        statement = statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=list(keys))
+    connection.execute(statement, rows)
 
 
 def _upsert_identities(connection: Connection, account_id: str, linked: dict[Key, int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
@@ -40,8 +41,17 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     return after
 
 
+def split_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool | None]:
+    """The changes of a record that names a device, without `MSG-push`; and whether that wants push, None when it was
+    not among them. CleverTap's «GDPR» guide: `MSG-push` blocks push for the specific device, `MSG-push-all` for all
+    devices tagged to the user. `$delete` takes the choice back, and a device that made none gets push."""
+    rest = dict(changes)
+    wanted = not _is_no(rest.pop("MSG-push")) if "MSG-push" in rest else None
+    return rest, wanted
+
+
 def wants_push(profile: Mapping[str, Any]) -> bool:
-    """`MSG-push` or `MSG-push-all` set to false opts out of push."""
+    """`MSG-push-all`, or a `MSG-push` that was sent without a device, set to false opts out of push on all devices."""
     return not (_is_no(profile.get("MSG-push")) or _is_no(profile.get("MSG-push-all")))
 
 
@@ -52,12 +62,13 @@ def wants_email(profile: Mapping[str, Any]) -> bool:
 def find_reach(
     profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], bounced: Container[str] = ()
 ) -> dict[str, int]:
-    """What the platform columns say of a user: `devices` are (kind, whether it lives), `bounced` dead addresses."""
+    """What the platform columns say of a user: `devices` are (kind, whether it lives and did not opt out), `bounced`
+    dead addresses."""
     reach = {"android": NEVER, "ios": NEVER, "windows": NEVER, "email": NEVER}
     push = wants_push(profile)
-    for kind, lives in devices:
+    for kind, willing in devices:
         platform = PLATFORM_OF_KIND[kind]
-        if lives and push:
+        if willing and push:
             reach[platform] = REACHABLE
         elif reach[platform] == NEVER:
             reach[platform] = UNREACHABLE
@@ -66,6 +77,18 @@ def find_reach(
         fine = wants_email(profile) and address and address not in bounced
         reach["email"] = REACHABLE if fine else UNREACHABLE
     return reach
+
+
+def find_place(profile: Mapping[str, Any]) -> tuple[float, float]:
+    """Where a user is, in degrees: the properties Latitude and Longitude; (nan, nan) when that is no place."""
+    latitude, longitude = (_as_degrees(profile.get(name)) for name in ("Latitude", "Longitude"))
+    if abs(latitude) <= 90 and abs(longitude) <= 180:
+        return latitude, longitude
+    return math.nan, math.nan
+
+
+def _as_degrees(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
 
 
 def to_facts(value: Any) -> Any:

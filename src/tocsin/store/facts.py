@@ -14,17 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-import msgspec
-
-from tocsin.errors import Misconfigured
+from tocsin.errors import Misconfigured, Problem
 
 CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
-QUERY_SECONDS = 30
-QUERY_BYTES = 2 * 1024**3
-BUDGET = {"max_execution_time": QUERY_SECONDS, "max_memory_usage": QUERY_BYTES}
+QUERY_SECONDS = 30.0
+QUERY_MEGABYTES = 2048
 ROWS_AN_INSERT = 50_000
+STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
 
 # ClickHouse guesses that a text in JSON is a date, and then reads "5" beside it as the fifth of this month; and it
 # makes one type of a list, so that true beside 5.0 becomes 1. Every value stays what it was.
@@ -40,8 +38,11 @@ AS_WRITTEN = {
 SCHEMES = ("chdb", "http", "https", "clickhouse", "clickhouses")
 
 COLUMNS = {
-    "event": ("account", "name", "day", "user", "at", "id", "props"),
-    "profile": ("account", "user", "version", "android", "ios", "windows", "email", "props"),
+    "event": ("account", "name", "day", "user", "at", "id", "props", "raw"),
+    "profile": (
+        *("account", "user", "version", "android", "ios", "windows", "email"),
+        *("latitude", "longitude", "props"),
+    ),
     "outcome": (
         *("account", "campaign", "chunk", "position", "user", "platform"),
         *("channel", "outcome", "code", "tag_group", "day", "at"),
@@ -52,35 +53,12 @@ Row = tuple[Any, ...]
 Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and who waits for them
 
 
-def path_of(key: str, column: str = "props") -> str:
-    """The name of a property's subcolumn, to be bound as an `Identifier`: `Customer Type` → `props.Customer Type`."""
-    return f"{column}.{escape_key(key)}"
-
-
-def escape_key(key: str) -> str:
-    """A property's key as a JSON path of one step. In ClickHouse a dot parts steps and a quote ends a name; percent
-    signs stand for everything but ASCII letters, digits and spaces, so that two keys never meet in one path."""
-    return quote(key, safe=" ").replace(".", "%2E").replace("~", "%7E").replace("-", "%2D") or "%"
-
-
-def encode_props(props: Mapping[str, Any]) -> str:
-    """A property object as the text of a `props` column."""
-    return msgspec.json.encode(_escape(props)).decode()
-
-
-def _escape(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {escape_key(key): _escape(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_escape(inner) for inner in value]
-    return value
-
-
 class Facts:
     """An open facts store. Its methods that wait run in threads; the event loop stays free."""
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES):
         self.url = url
+        self.bound(query_seconds, query_megabytes)
         self.embedded = url.startswith("chdb:")
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
         self._made = 0
@@ -90,10 +68,20 @@ class Facts:
         self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
 
+    def bound(self, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> None:
+        """What one query may need from now on."""
+        self._seconds, self._megabytes = query_seconds, query_megabytes
+        self._budget = {
+            "max_execution_time": query_seconds,
+            "max_memory_usage": query_megabytes * 1024 * 1024,
+            "max_query_size": STATEMENT_BYTES,
+            "max_ast_elements": STATEMENT_BYTES,
+        }
+
     def query_now(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        """The rows of a query, in the calling thread; at most QUERY_SECONDS and QUERY_BYTES."""
-        with self._client() as client:
-            return list(client.query(sql, parameters=dict(parameters), settings=BUDGET).result_rows)
+        """The rows of a query, in the calling thread. Raises Problem when it needs more time or memory than one may."""
+        with self._client() as client, self._bounded():
+            return list(client.query(sql, parameters=dict(parameters), settings=self._budget).result_rows)
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
         loop = asyncio.get_running_loop()
@@ -103,7 +91,8 @@ class Facts:
         """The rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
         with (
             self._client() as client,
-            client.query_row_block_stream(sql, parameters=dict(parameters), settings=BUDGET) as blocks,
+            self._bounded(),
+            client.query_row_block_stream(sql, parameters=dict(parameters), settings=self._budget) as blocks,
         ):
             for block in blocks:
                 yield list(block)
@@ -169,6 +158,20 @@ class Facts:
             self._idle.get().close()
 
     @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            text = str(error)
+            for code, bound in (
+                ("TIMEOUT_EXCEEDED", f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"),
+                ("MEMORY_LIMIT_EXCEEDED", f"{self._megabytes} MB of memory (TOCSIN_QUERY_MEGABYTES)"),
+            ):
+                if code in text:
+                    raise Problem(f"The question needs more than {bound}; ask for less", code=503, status=503) from None
+            raise
+
+    @contextmanager
     def _client(self) -> Iterator[Any]:
         client = self._take()
         try:
@@ -181,7 +184,7 @@ class Facts:
             make = self._idle.empty() and self._made < CONNECTIONS
             self._made += make
         if not make:
-            return self._idle.get(timeout=QUERY_SECONDS * 2)
+            return self._idle.get(timeout=self._seconds * 2)
         try:
             return connect(self.url)
         except BaseException:
@@ -200,9 +203,9 @@ def connect(url: str) -> Any:
     return clickhouse_connect.get_client(dsn=url, database=database, settings=AS_WRITTEN)
 
 
-def open_facts(url: str) -> Facts:
-    """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, or when the folder of chDB
-    belongs to another process."""
+def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> Facts:
+    """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, when the folder of chDB
+    belongs to another process, or when its tables are of another version."""
     if urlsplit(url).scheme not in SCHEMES:
         known = ", ".join(SCHEMES)
         raise Misconfigured(
@@ -223,10 +226,22 @@ def open_facts(url: str) -> Facts:
     for statement in "\n".join(lines).split(";"):
         if statement.strip():
             client.command(statement)
-    facts = Facts(url)
+    _check_layout(client, url)
+    facts = Facts(url, query_seconds, query_megabytes)
     facts._made = 1
     facts._idle.put(client)
     return facts
+
+
+def _check_layout(client: Any, url: str) -> None:
+    for table, columns in COLUMNS.items():
+        found = {row[0] for row in client.query(f"DESCRIBE TABLE {table}").result_rows}
+        if missing := set(columns) - found:
+            raise Misconfigured(
+                f"The facts store at {_without_password(url)} was made by another version of Tocsin: its table {table} "
+                f"lacks {', '.join(sorted(missing))}. Give TOCSIN_FACTS_URL a new place, run `tocsin repair` for "
+                "profiles and outcomes, and `tocsin import` for events."
+            )
 
 
 def _without_password(url: str) -> str:

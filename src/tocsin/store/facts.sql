@@ -2,7 +2,8 @@
 -- Every table begins its order with the account; every query names it. Writing a row twice is writing it once: each
 -- engine keeps one row per key, and readers say FINAL or count distinct.
 
--- What people did. `day` is the day in the account's time zone; `props` has its keys escaped (store/facts.py).
+-- What people did. `day` is the day in the account's time zone; `raw` the properties as they came; `props` the same as
+-- they are asked for (store/props.py).
 CREATE TABLE IF NOT EXISTS event
 (
     account LowCardinality(String),
@@ -11,23 +12,46 @@ CREATE TABLE IF NOT EXISTS event
     user    UInt32,
     at      DateTime('UTC'),
     id      UInt64,
-    props   JSON
+    props   JSON,
+    raw     String CODEC(ZSTD(3))
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (account, name, day, user, at, id);
 
--- What people are: a copy of the ledger's profile that can be queried. The highest version of a user counts.
--- android, ios, windows, email: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
-CREATE TABLE IF NOT EXISTS profile
+-- Who raised an event on a day, kept on every insert: one bitmap instead of the day's events. Or-ing a user twice is
+-- once, so a repeated insert changes nothing. A bitmap is large: with the default 8,192 rows a granule, one day would
+-- be read with all others.
+CREATE TABLE IF NOT EXISTS activity
 (
     account LowCardinality(String),
-    user    UInt32,
-    version UInt32,
-    android UInt8,
-    ios     UInt8,
-    windows UInt8,
-    email   UInt8,
-    props   JSON
+    name    LowCardinality(String),
+    day     Date,
+    users   AggregateFunction(groupBitmap, UInt32)
+)
+ENGINE = AggregatingMergeTree
+ORDER BY (account, name, day)
+SETTINGS index_granularity = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_to_activity TO activity AS
+SELECT account, name, day, groupBitmapState(user) AS users
+FROM event
+GROUP BY account, name, day;
+
+-- What people are: a copy of the ledger's profile that can be queried. The highest version of a user counts.
+-- android, ios, windows, email: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
+-- latitude, longitude: degrees, nan for those whose place is not known.
+CREATE TABLE IF NOT EXISTS profile
+(
+    account   LowCardinality(String),
+    user      UInt32,
+    version   UInt32,
+    android   UInt8,
+    ios       UInt8,
+    windows   UInt8,
+    email     UInt8,
+    latitude  Float32 CODEC(NONE),
+    longitude Float32 CODEC(NONE),
+    props     JSON
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (account, user);
@@ -51,7 +75,7 @@ CREATE TABLE IF NOT EXISTS outcome
 ENGINE = ReplacingMergeTree
 ORDER BY (account, campaign, chunk, position);
 
--- `Notification Sent` is an event like any other, so that a `where` can ask for it.
+-- `Notification Sent` is an event like any other, so that a `where` can ask for it; its props as encode_props makes them.
 CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_event TO event AS
 SELECT
     account,
@@ -62,10 +86,17 @@ SELECT
     chunk * 65536 + position AS id,
     CAST(
         concat(
-            '{"Campaign id":', toString(campaign),
-            ',"Channel":', toJSONString(toString(channel)),
-            ',"Platform":', toJSONString(toString(platform)),
-            ',"Tag group":', toJSONString(toString(tag_group)), '}'),
-        'JSON') AS props
+            '{"Campaign id":', toString(campaign), '.0',
+            ',"Variant":"\\u001fdefault\\u001f"',
+            ',"Channel":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(channel)), char(31))),
+            ',"Platform":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(platform)), char(31))),
+            ',"Tag group":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(tag_group)), char(31))), '}'),
+        'JSON') AS props,
+    concat(
+        '{"Campaign id":', toString(campaign),
+        ',"Variant":"default"',
+        ',"Channel":', toJSONString(toString(channel)),
+        ',"Platform":', toJSONString(toString(platform)),
+        ',"Tag group":', toJSONString(toString(tag_group)), '}') AS raw
 FROM outcome
 WHERE outcome = 'accepted';

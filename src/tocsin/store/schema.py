@@ -95,9 +95,30 @@ device = Table(
     Column("registered_at", Float, nullable=False),
     Column("gone_at", Float),
     Column("gone_code", String(128)),
+    Column("gone_user", Integer),  # whose device it was when it went: its objectId may move to somebody else afterwards
+    Column("gone_campaign", Integer),  # whose message found out; 0: a `/1/send` request
     UniqueConstraint("account_id", "kind", "token", name="device_token"),
     Index("device_of_user", "account_id", "user_id"),
     Index("device_of_object", "account_id", "object_id"),
+)
+
+# A device that wants no push: a choice of the objectId, whatever its tokens and whoever has it.
+device_opt_out = Table(
+    "device_opt_out",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("object_id", String(256), primary_key=True),
+    Column("since", Float, nullable=False),
+)
+
+segment = Table(
+    "segment",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("where_json", Text, nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("changed_at", Float, nullable=False),
 )
 
 tag_group = Table(

@@ -1,0 +1,139 @@
+"""`/1/segments/…`: questions kept by a name, and why somebody is in an audience."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from litestar import Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from tocsin.account import Account
+from tocsin.api.context import Context
+from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object
+from tocsin.audience.condition import PARSE
+from tocsin.audience.explain import explain_person, explain_query
+from tocsin.audience.query import find_segment, named_segments, read_where
+from tocsin.audience.segment import Segment, delete_segment, load_segments, read_name, save_segment
+from tocsin.errors import Problem
+from tocsin.ingest.people import find_users
+from tocsin.ingest.record import read_email
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+PERSON = {"identity": "identity", "objectId": "objectId", "FBID": "FBID", "GPID": "GPID", "Email": "Email"}
+PAGE = 100
+
+
+def segment_routes(context: Context) -> Sequence[HTTPRouteHandler]:
+    @post("/1/segments/save.json", status_code=200)
+    async def save(request: HttpRequest) -> Response[bytes]:
+        account, body = await _read(context, request)
+        if "where" not in body:
+            raise Problem(PARSE)
+        query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
+        segment = Segment(read_name(body.get("name")), body["where"], query)
+        now = context.clock()
+        await context.ledger.write(lambda connection: save_segment(connection, account.id, segment, now))
+        count_success(request)
+        return answer({"status": "success", "name": segment.name})
+
+    @post("/1/segments/list.json", status_code=200)
+    async def list_all(request: HttpRequest) -> Response[bytes]:
+        account, body = await _read(context, request)
+        page, limit = _read_count(body, "page", 1, 1_000_000), _read_count(body, "limit", PAGE, PAGE)
+        found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
+        count_success(request)
+        some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
+        return answer({"status": "success", "segments": some, "total_pages": -(-len(found) // limit)})
+
+    @post("/1/segments/get.json", status_code=200)
+    async def get_one(request: HttpRequest) -> Response[bytes]:
+        account, body = await _read(context, request)
+        name = read_name(body.get("name"))
+        found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
+        if not found:
+            raise Problem(f"There is no segment {name!r} (at $.name)")
+        count_success(request)
+        return answer({"status": "success", "segment": _shown(found[0])})
+
+    @post("/1/segments/delete.json", status_code=200)
+    async def delete_one(request: HttpRequest) -> Response[bytes]:
+        account, body = await _read(context, request)
+        name = read_name(body.get("name"))
+        if not await context.ledger.write(lambda connection: delete_segment(connection, account.id, name)):
+            raise Problem(f"There is no segment {name!r} (at $.name)")
+        count_success(request)
+        return answer({"status": "success"})
+
+    @post("/1/segments/explain.json", status_code=200)
+    async def explain(request: HttpRequest) -> Response[bytes]:
+        account, body = await _read(context, request)
+        found = await explain_where(context.ledger, context.facts, account, body, context.clock())
+        count_success(request)
+        return answer(found)
+
+    @post("/local/explain", status_code=200)
+    async def local_explain(request: HttpRequest) -> Response[bytes]:
+        account = await context.local_account_of(request)
+        body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+        return answer(await explain_where(context.ledger, context.facts, account, body, context.clock()))
+
+    return [save, list_all, get_one, delete_one, explain, local_explain]
+
+
+async def explain_where(
+    ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float
+) -> dict[str, Any]:
+    """The answer of explain.json. Raises Problem for a question that is wrong or a person nobody knows."""
+    if "where" not in body and "segment" not in body:
+        raise Problem(PARSE)
+    segments = await load_named(ledger, account, body)
+    if "where" in body:
+        query = read_where(body["where"], segments)
+    else:
+        query = find_segment(body["segment"], segments, "$.segment")
+    named = [name for name in PERSON if name in body]
+    if not named:
+        cost = await explain_query(facts, account, query, now)
+        return {"status": "success", **msgspec.to_builtins(cost)}
+    user = await _find_person(ledger, account, named[0], body[named[0]])
+    verdict = await explain_person(facts, account, query, user, now)
+    return {"status": "success", "in": verdict.meant, "reachable": verdict.reachable, "why": verdict.why}
+
+
+async def load_named(ledger: Ledger, account: Account, body: Any) -> dict[str, Any]:
+    """The saved segments that a request names."""
+    names = named_segments(body) - {"all"}
+    if not names:
+        return {}
+    found = await ledger.read(lambda connection: load_segments(connection, account.id, names))
+    return {one.name: one.query for one in found}
+
+
+async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) -> int:
+    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(text, str) or not text:
+        raise Problem(f"{name} must be a text (at $.{name})")
+    key = (PERSON[name], read_email(text) if name == "Email" else text)
+    users = await ledger.read(lambda connection: find_users(connection, account.id, [key]))
+    if key not in users:
+        raise Problem(f"Nobody has the {name} {text[:80]!r} (at $.{name})")
+    return users[key]
+
+
+async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[str, Any]]:
+    account = await context.account_of(request)
+    return account, read_object(await read_body(request, context.settings.body_limit), request.url.path)
+
+
+def _read_count(body: Mapping[str, Any], key: str, default: int, most: int) -> int:
+    value = body.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise Problem(f"{key} must be a whole number from 1 to {most} (at $.{key})")
+    return value
+
+
+def _shown(segment: Segment) -> dict[str, Any]:
+    return {"name": segment.name, "where": segment.where, "changed_at": int(segment.changed_at)}
