@@ -10,12 +10,13 @@ import math
 import operator as compared
 import random
 import re
+import unicodedata
 from calendar import monthrange
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tocsin.account import Account, create_account
@@ -33,7 +34,7 @@ Where = Mapping[str, Any]
 # --- the account's clock ----------------------------------------------------------------------------------------------
 
 RELATIVE_DAY = re.compile(r"-(\d+)([dwmy])", re.ASCII)
-FAR = 4e11  # seconds; datetime ends there
+EARLIEST, LATEST = -62_000_000_000, 253_400_000_000  # of what datetime knows; days lie between 1000 and 9998
 
 
 class Clock(NamedTuple):
@@ -47,7 +48,7 @@ class Clock(NamedTuple):
 
     def day_of(self, seconds: float) -> date:
         """«The day on the account's clock», however many hours it had."""
-        if abs(seconds) > FAR / 100:
+        if not EARLIEST < seconds < LATEST:
             return date.max if seconds > 0 else date.min
         return self.at(math.floor(seconds)).date()
 
@@ -212,17 +213,23 @@ def equals(value: Scalar, asked: Scalar, clock: Clock) -> bool:
 
 
 def contains(value: Scalar, asked: Scalar, clock: Clock) -> bool:
-    """`contains`: «has it in its text», a number «as its digits: 59.99 contains 9.9»."""
-    return fold(asked) in fold(value)
+    """`contains`: «has it in its text», a number «as its digits: 59.99 contains 9.9»; long ones are always digits."""
+    return digits_of(asked) in digits_of(value)
+
+
+def digits_of(value: Scalar) -> str:
+    """«Whole numbers of 2^53 and more are their digits, whatever their spelling.»"""
+    number = number_of(value)
+    is_long = number is not None and abs(number) >= BIG and number == number.to_integral_value()
+    return str(int(number)) if number is not None and is_long else fold(value)
 
 
 def compares(operator: str, value: Scalar, asked: Scalar, clock: Clock) -> bool:
     """The four comparisons, of numbers, or of dates with a whole day: «greater_than is after its end,
-    greater_than_equals from its start, …; a text property never compares with a day»."""
-    day = clock.asked_day(asked)
+    greater_than_equals from its start, …; a text that does not read as a number never compares with a day»."""
+    number, limit, day = number_of(value), number_of(as_date(asked)), clock.asked_day(asked)
     if day is not None:
-        return is_number(value) and ORDERS[operator](clock.day_of(float(value)), day)
-    number, limit = number_of(value), number_of(as_date(asked))
+        return number is not None and ORDERS[operator](clock.day_of(float(number)), day)
     return number is not None and limit is not None and ORDERS[operator](float(number), float(limit))
 
 
@@ -234,8 +241,8 @@ def is_between(value: Scalar, asked: Sequence[Scalar], clock: Clock) -> bool:
 
 def is_on_day(value: Scalar, asked: Scalar, clock: Clock) -> bool:
     """«With equals and not_equals only the spelling 2025-03-30 is a day.»"""
-    day = spelled_day(asked) if isinstance(asked, str) else None
-    return day is not None and is_number(value) and clock.day_of(float(value)) == day
+    number, day = number_of(value), spelled_day(asked) if isinstance(asked, str) else None
+    return number is not None and day is not None and clock.day_of(float(number)) == day
 
 
 def is_same_number(value: Scalar, asked: Scalar) -> bool:
@@ -246,12 +253,8 @@ def is_same_number(value: Scalar, asked: Scalar) -> bool:
     return one == other if max(abs(one), abs(other)) >= BIG else float(one) == float(other)
 
 
-def is_number(value: Scalar) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def number_of(value: Scalar) -> Decimal | None:
-    """«A text that reads as a number also is that number», with all its digits. A boolean is none."""
+    """«A text reads as a number when all of it is an ASCII decimal», here with all its digits. A boolean is none."""
     if isinstance(value, bool) or (isinstance(value, str) and not READS_AS_NUMBER.fullmatch(value)):
         return None
     number = Decimal(str(value))
@@ -259,10 +262,11 @@ def number_of(value: Scalar) -> Decimal | None:
 
 
 def fold(value: Scalar) -> str:
-    """«Case does not count, in any script»; booleans are the texts `true` and `false`, a number is its digits."""
+    """«Case does not count, by Unicode's case folding; composed and decomposed letters are the same»; booleans are the
+    texts `true` and `false`, a number is its digits."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    return str(value).casefold()
+    return unicodedata.normalize("NFC", str(value).casefold())
 
 
 # --- people -----------------------------------------------------------------------------------------------------------
@@ -371,8 +375,8 @@ def meets_circle(person: Person, circle: Sequence[float]) -> bool:
 
 def distance_to(person: Person, latitude: float, longitude: float) -> float | None:
     """Kilometres on a sphere (haversine); None for somebody without «degrees, both numbers»."""
-    there, along = person.profile.get("Latitude", ""), person.profile.get("Longitude", "")
-    if not is_number(there) or not is_number(along):
+    there, along = person.profile.get("Latitude"), person.profile.get("Longitude")
+    if not isinstance(there, int | float) or not isinstance(along, int | float):
         return None
     one, other = math.radians(latitude), math.radians(there)
     half = math.sin((other - one) / 2) ** 2
@@ -381,7 +385,7 @@ def distance_to(person: Person, latitude: float, longitude: float) -> float | No
 
 
 def as_lists(value: Sequence[Any]) -> Sequence[Sequence[Any]]:
-    """One place, circle or pair of minutes, or a list of such."""
+    """One pair of minutes, or a list of such."""
     return value if isinstance(value[0], list) else [value]
 
 
@@ -396,9 +400,9 @@ def is_like(person: Person, common: Where, clock: Clock) -> bool:
     }
     for key, wanted in common.items():
         if key == "geo_fields":
-            met = any(meets_place(person, place, clock) for place in as_lists(wanted))
+            met = any(meets_place(person, place, clock) for place in wanted)
         elif key == "geo_radius":
-            met = any(meets_circle(person, circle) for circle in as_lists(wanted))
+            met = any(meets_circle(person, circle) for circle in wanted)
         else:
             met = all(tests[key](condition) for condition in wanted)
         if not met:
@@ -577,7 +581,21 @@ TEXTS: tuple[Scalar, ...] = (
         "true story",
         "tab\t",
     ),
-    *("İzmir", "izmir", "ﬁn", "FIN", "today", "-30d", "10:00", "line\nbreak", "nul\x00byte", "$D_soon", "{a:String}"),
+    *(
+        "İzmir",
+        "izmir",
+        "ﬁn",
+        "FIN",
+        "today",
+        "-30d",
+        "10:00",
+        "line\nbreak",
+        "nul\x00byte",
+        "Café",
+        "CAFE\u0301",
+        "$D_soon",
+        "{a:String}",
+    ),
 )
 NUMBERISH: tuple[Scalar, ...] = (
     *("5", "05", "5.0", "-5", "1e3", "59.99", "12", "0", "-0.5", "1000", "100.00", "+5", ".5", "5."),
@@ -638,12 +656,19 @@ class World:
         self.seed = seed
         zone = ZoneInfo(self._dice.choice(ZONES))
         self.clock = Clock(zone, self._pick_now(zone))
-        self.moments = sorted(self._moments())
+        self.moments = moments_of(self.clock)
         self.people = [self._make_person(number) for number in range(PEOPLE)]
         if everybody_reachable:
             for number, person in enumerate(self.people):
                 person.devices = [Device(self._dice.choice(list(PLATFORM_OF_KIND)), number, lives=True)]
                 person.profile = {key: value for key, value in person.profile.items() if not key.startswith("MSG-")}
+
+    @staticmethod
+    def of(clock: Clock, people: Sequence[Person]) -> World:
+        """These people, instead of random ones."""
+        world = World(0)
+        world.clock, world.people = clock, list(people)
+        return world
 
     @property
     def names(self) -> dict[int, str]:
@@ -686,15 +711,6 @@ class World:
                 day = self._dice.choice(days_of_change(zone, day.year) or [day]) + timedelta(self._dice.randrange(9))
         at = time(self._dice.choice((0, 23, self._dice.randrange(24))), self._dice.randrange(60), 1)
         return datetime.combine(day, at, zone).timestamp() + 0.25
-
-    def _moments(self) -> set[int]:
-        """Seconds worth having: midnights and changes of the clocks, and those a second beside them."""
-        zone, today = self.clock.zone, self.clock.today
-        days = [today - timedelta(days=back) for back in (-1, 0, 1, 2, 7, 28, 29, 30, 31, 60, 183, 365, 366)]
-        for change in days_of_change(zone, today.year):
-            days += [change - timedelta(days=1), change, change + timedelta(days=1)]
-        starts = {int(datetime.combine(day, time(hour), zone).timestamp()) for day in days for hour in (0, 1, 3)}
-        return {start + beside for start in starts for beside in (-1, 0, 1)}
 
     def _pick_moment(self) -> int:
         """A second to happen at: near midnights, on the same few days, or anywhere in two months."""
@@ -754,7 +770,7 @@ class World:
             place["Latitude"] = latitude + dice.choice((0, dice.random() / 3))
             place["Longitude"] = longitude + dice.choice((0, dice.random() / 10))
             if dice.random() < 0.2:
-                place[dice.choice(("Latitude", "Longitude"))] = dice.choice(("n/a", True, None))
+                place[dice.choice(("Latitude", "Longitude"))] = dice.choice(("n/a", None))
         return {name: value for name, value in place.items() if value is not None}
 
     def _make_events(self) -> list[Event]:
@@ -893,6 +909,15 @@ def object_id(person: Person, device: Device) -> str:
 def token(person: Person, device: Device) -> str:
     address = f"{person.name}-{device.number}-{device.kind}"
     return f"https://db3.notify.windows.com/?token={address}" if device.kind == "wns" else address
+
+
+def moments_of(clock: Clock) -> list[int]:
+    """Seconds worth having: midnights and changes of the clocks, and those a second beside them."""
+    days = [clock.today - timedelta(days=back) for back in (-1, 0, 1, 2, 7, 28, 29, 30, 31, 60, 183, 365, 366)]
+    for change in days_of_change(clock.zone, clock.today.year):
+        days += [change - timedelta(days=1), change, change + timedelta(days=1)]
+    starts = {int(datetime.combine(day, time(hour), clock.zone).timestamp()) for day in days for hour in (0, 1, 3)}
+    return sorted({start + beside for start in starts for beside in (-1, 0, 1)})
 
 
 def days_of_change(zone: ZoneInfo, year: int) -> list[date]:

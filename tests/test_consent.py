@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from conftest import Caller, Sandbox, people
 from conftest import token as address_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
@@ -273,6 +273,7 @@ class Model:
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(STEPS, max_size=25), st.booleans())
+@example([("token", None, "d1", 1), ("token", None, "d1", 0), ("token", None, "d1", 1)], True)
 async def test_any_order_of_words(
     tmp_path_factory: pytest.TempPathFactory, facts: Facts, steps: list[tuple[str, Any, Any, Any]], at_once: bool
 ) -> None:

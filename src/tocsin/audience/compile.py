@@ -30,11 +30,13 @@ from tocsin.audience.node import (
     Sample,
     Times,
     Uses,
+    walk,
 )
 from tocsin.audience.property import SYMBOLS, write_condition
 from tocsin.ingest.profile import REACHABLE
 
-PLATFORMS = ("android", "ios", "windows", "email")  # the reach columns of facts.sql, in the order of compile_members
+PLATFORMS = ("android", "ios", "windows", "email")  # the columns of facts.sql, in the order of the bits of `reach`
+COLUMNS = (*PLATFORMS, "reach")
 EPOCH = date(1970, 1, 1)  # the column `day` knows no earlier one
 EARTH = 6371.0088  # km, mean radius
 KM_A_DEGREE = 111.0  # a little less than there are, so that a box never cuts its circle
@@ -50,10 +52,35 @@ class Sql(NamedTuple):
 
 
 def compile_members(query: Query, account: Account, now: float) -> Sql:
-    """Everybody the question means at `now`: rows of (user, android, ios, windows, email)."""
+    """Everybody the question means at `now`: rows of (user, android, ios, windows, email, reach).
+
+    In two stages where it can be: first what a row of `profile` says by itself, then, for those who are left, the
+    bitmaps, draws and distances, which cost more than reading a column does.
+    """
     writer = Writer(account, now)
-    text = select_people(PLATFORMS, writer.write(query))
+    rows: list[str] = []
+    rest: list[str] = []
+    for part in _parts(query):
+        if isinstance(part, Near):
+            rows.append(writer.write_boxes(part))
+            rest.append(writer.write(part))
+        else:
+            (rest if _needs_only_user(part) else rows).append(writer.write(part))
+    if not rows or not rest:
+        text = select_people(COLUMNS, " AND ".join(rows or rest))
+    else:
+        inner = select_people((*COLUMNS, "latitude", "longitude"), " AND ".join(rows))
+        text = f"SELECT user, {', '.join(COLUMNS)} FROM ({inner}) WHERE {' AND '.join(rest)}"
     return Sql(text, writer.parameters, tuple(writer.reads))
+
+
+def _parts(query: Query) -> tuple[Query, ...]:
+    """What must all be met."""
+    return tuple(inner for part in query.of for inner in _parts(part)) if isinstance(query, AllOf) else (query,)
+
+
+def _needs_only_user(query: Query) -> bool:
+    return all(isinstance(node, Did | DidSum | Sample | AllOf | AnyOf | Not) for node in walk(query))
 
 
 def select_people(columns: Sequence[str], meets: str) -> str:
@@ -178,21 +205,27 @@ class Writer:
     def _write_condition(self, condition: Condition) -> str:
         return write_condition(condition, self._bind, self._zone, self._today)
 
-    def _write_circle(self, latitude: float, longitude: float, kilometres: float) -> str:
-        """The box around a circle first: it spares nearly everybody the sines."""
+    def write_boxes(self, near: Near) -> str:
+        """The boxes around the circles: they spare nearly everybody the sines."""
+        return f"({' OR '.join(self._write_box(*circle) for circle in near.circles)})"
+
+    def _write_box(self, latitude: float, longitude: float, kilometres: float) -> str:
         high = kilometres / KM_A_DEGREE
         box = f"latitude BETWEEN {self._degrees(latitude - high)} AND {self._degrees(latitude + high)}"
         top = min(abs(latitude) + high, 90.0)
         wide = high / math.cos(math.radians(top)) if top < 89 else 360.0
         if longitude - wide >= -180 and longitude + wide <= 180:
             box += f" AND longitude BETWEEN {self._degrees(longitude - wide)} AND {self._degrees(longitude + wide)}"
+        return f"({box})"
+
+    def _write_circle(self, latitude: float, longitude: float, kilometres: float) -> str:
         lat, lon = self._degrees(latitude), self._degrees(longitude)
         haversine = (
             f"pow(sin(radians(toFloat64(latitude) - {lat}) / 2), 2) + cos(radians({lat})) "
             f"* cos(radians(toFloat64(latitude))) * pow(sin(radians(toFloat64(longitude) - {lon}) / 2), 2)"
         )
         distance = f"2 * {EARTH} * asin(sqrt(least(1, {haversine})))"
-        return f"({box} AND {distance} <= {self._bind(kilometres, 'Float64')})"
+        return f"({distance} <= {self._bind(kilometres, 'Float64')})"
 
     def _degrees(self, value: float) -> str:
         return self._bind(value, "Float64")

@@ -22,7 +22,7 @@ NAME_BYTES = 480
 VALUE_BYTES = 2048
 YEARS = range(1000, 9999)  # of a day of a property
 EVENT_YEARS = range(1970, 2100)
-ANY_DAY = date(2025, 1, 31)  # against which two relative days are put in order
+UNIT_DAYS = {"d": (1, 1), "w": (7, 7), "m": (28, 31), "y": (365, 366)}  # at least, at most
 PARSE = "Query specified in where failed to parse"
 ALIASES = ("name", "Key", "field_name")  # what real callers send for `name`
 AGO = re.compile(r"-([0-9]{1,5})([dwmy])")
@@ -114,10 +114,13 @@ def _read_value(value: Any, operator: str, place: str) -> Value | Day:
 
 
 def are_backward(first: Day, last: Day) -> bool:
-    """Whether it is known already that the first day comes after the last."""
-    if (first.on is None) != (last.on is None):
-        return False  # only the day of asking will tell; nothing lies between them then
-    return first.resolve(ANY_DAY) > last.resolve(ANY_DAY)
+    """Whether it is known already that the first day comes after the last. Where only the day of asking will tell,
+    nothing lies between them then."""
+    if first.on is not None and last.on is not None:
+        return first.on > last.on
+    if first.on is not None or last.on is not None:
+        return False
+    return first.ago * UNIT_DAYS[first.unit][1] < last.ago * UNIT_DAYS[last.unit][0]
 
 
 def _is_backward(low: Value | Day, high: Value | Day) -> bool:

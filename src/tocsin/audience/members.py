@@ -11,7 +11,6 @@ import msgspec
 from tocsin.account import Account
 from tocsin.audience.compile import PLATFORMS, Sql, compile_draw, compile_members
 from tocsin.audience.node import Query
-from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
 
@@ -21,9 +20,9 @@ async def count_reachable(
     """How many would really get it on each of `platforms`: a live device, not opted out, each user once a platform; of
     at most `limit` users."""
     members = _compile(query, account, platforms, now, limit)
-    columns = ", ".join(f"countIf({name} = {REACHABLE})" for name in platforms)
-    [counts] = await facts.query(f"SELECT {columns} FROM ({members.text})", members.parameters)
-    return {platform: int(count) for platform, count in zip(platforms, counts, strict=True)}
+    rows = await facts.query(f"SELECT reach, count() FROM ({members.text}) GROUP BY reach", members.parameters)
+    bits = {platform: 1 << PLATFORMS.index(platform) for platform in platforms}
+    return {platform: sum(int(count) for reach, count in rows if reach & bit) for platform, bit in bits.items()}
 
 
 async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:

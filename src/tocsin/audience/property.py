@@ -16,7 +16,7 @@ import msgspec
 
 from tocsin.audience.condition import NEGATIONS, find_iso_day
 from tocsin.audience.node import Condition, Day
-from tocsin.store.props import EXACT, NUMBER, SEPARATOR, Value, as_number, element_of, fold, numbers_path_of, path_of
+from tocsin.store.props import EXACT, NUMBER, SEPARATOR, Value, as_number, element_of, numbers_path_of, path_of
 
 Bind = Callable[[Any, str], str]
 NumberTest = Callable[[str], str]  # an SQL number → SQL that is true for it
@@ -68,7 +68,7 @@ def _want(condition: Condition, bind: Bind, zone: ZoneInfo, today: date) -> Want
     plain = [value for value in values if not isinstance(value, Day)]
     if operator in ("equals", "not_equals"):
         return _want_equal(plain, bind, zone)
-    return Wanted(parts=tuple(dict.fromkeys(fold(one) if isinstance(one, str) else element_of(one) for one in plain)))
+    return Wanted(parts=tuple(dict.fromkeys(element_of(one) for one in plain)))
 
 
 def _want_equal(values: Sequence[Value], bind: Bind, zone: ZoneInfo) -> Wanted:
@@ -139,7 +139,9 @@ def _write_every(wanted: Wanted, text: str, bind: Bind) -> str:
         tests.append(f"arrayExists(part -> position(x, part) > 0, {bind(list(wanted.parts), 'Array(String)')})")
     if wanted.numbers:
         reads = f"match(x, {bind(f'^({NUMBER.pattern})$', 'String')})"  # ClickHouse would read inf and nan as well
-        tests.append(f"({reads} AND ifNull({_any(test('toFloat64OrNull(x)') for test in wanted.numbers)}, 0))")
+        tests.append(
+            f"({reads} AND ifNull(isFinite(toFloat64OrNull(x)), 0) AND ifNull({_any(test('toFloat64OrNull(x)') for test in wanted.numbers)}, 0))"
+        )
     separator = bind(SEPARATOR, "String")
     elements = f"arraySlice(splitByString({separator}, ifNull({text}, '')), 2, -1)"
     return f"(notEmpty({elements}) AND arrayAll(x -> {_any(tests)}, {elements}))"

@@ -118,9 +118,6 @@ def _read_geo_radius(raw: Any, place: str) -> list[Query]:
 
 
 def _read_geo(raw: Any, place: str) -> list[list[Any]]:
-    """A list of places or circles, or a single one."""
-    if isinstance(raw, list) and raw and not any(isinstance(one, list) for one in raw):
-        return [raw]
     if not isinstance(raw, list) or len(raw) > CONDITIONS or not all(isinstance(one, list) for one in raw):
         fail(f"must be a list of at most {CONDITIONS} lists", place)
     return raw

@@ -93,6 +93,7 @@ class People:
             self._profiles[user] = apply_changes(before, self._take_choice(record))
             self._move_addresses(before, user)
         elif isinstance(record, TokenRecord):
+            self._tokens.pop((record.kind, record.token), None)  # said again it is the newest, the last of the dict
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
         return user
 

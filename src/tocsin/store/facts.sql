@@ -39,6 +39,7 @@ GROUP BY account, name, day;
 
 -- What people are: a copy of the ledger's profile that can be queried. The highest version of a user counts.
 -- android, ios, windows, email: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
+-- reach: the four as bits of those where a message would get to, so that counting them reads one byte a person.
 -- latitude, longitude: degrees, nan for those whose place is not known.
 CREATE TABLE IF NOT EXISTS profile
 (
@@ -51,7 +52,8 @@ CREATE TABLE IF NOT EXISTS profile
     email     UInt8,
     latitude  Float32 CODEC(NONE),
     longitude Float32 CODEC(NONE),
-    props     JSON
+    props     JSON,
+    reach     UInt8 MATERIALIZED (android = 1) + 2 * (ios = 1) + 4 * (windows = 1) + 8 * (email = 1)
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (account, user);
