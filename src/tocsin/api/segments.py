@@ -30,23 +30,12 @@ def segment_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     @post("/1/segments/save.json", status_code=200)
     async def save(request: HttpRequest) -> Response[bytes]:
         account, body = await _read(context, request)
-        if "where" not in body:
-            raise Problem(PARSE)
-        query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
-        segment = Segment(read_name(body.get("name")), body["where"], query)
-        now = context.clock()
-        await context.ledger.write(lambda connection: save_segment(connection, account.id, segment, now))
-        count_success(request)
-        return answer({"status": "success", "name": segment.name})
+        return _succeed(request, await _save(context, account, body))
 
     @post("/1/segments/list.json", status_code=200)
     async def list_all(request: HttpRequest) -> Response[bytes]:
         account, body = await _read(context, request)
-        page, limit = _read_count(body, "page", 1, 1_000_000), _read_count(body, "limit", PAGE, PAGE)
-        found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
-        count_success(request)
-        some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
-        return answer({"status": "success", "segments": some, "total_pages": -(-len(found) // limit)})
+        return _succeed(request, await _list(context, account, body))
 
     @post("/1/segments/get.json", status_code=200)
     async def get_one(request: HttpRequest) -> Response[bytes]:
@@ -55,8 +44,7 @@ def segment_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
         if not found:
             raise Problem(f"There is no segment {name!r} (at $.name)")
-        count_success(request)
-        return answer({"status": "success", "segment": _shown(found[0])})
+        return _succeed(request, {"segment": _shown(found[0])})
 
     @post("/1/segments/delete.json", status_code=200)
     async def delete_one(request: HttpRequest) -> Response[bytes]:
@@ -64,23 +52,48 @@ def segment_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         name = read_name(body.get("name"))
         if not await context.ledger.write(lambda connection: delete_segment(connection, account.id, name)):
             raise Problem(f"There is no segment {name!r} (at $.name)")
-        count_success(request)
-        return answer({"status": "success"})
+        return _succeed(request, {})
 
+    return [save, list_all, get_one, delete_one, *_explain_routes(context)]
+
+
+def _explain_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     @post("/1/segments/explain.json", status_code=200)
     async def explain(request: HttpRequest) -> Response[bytes]:
         account, body = await _read(context, request)
         found = await explain_where(context.ledger, context.facts, account, body, context.clock())
-        count_success(request)
-        return answer(found)
+        return _succeed(request, found)
 
     @post("/local/explain", status_code=200)
     async def local_explain(request: HttpRequest) -> Response[bytes]:
         account = await context.local_account_of(request)
         body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
-        return answer(await explain_where(context.ledger, context.facts, account, body, context.clock()))
+        found = await explain_where(context.ledger, context.facts, account, body, context.clock())
+        return _succeed(request, found)
 
-    return [save, list_all, get_one, delete_one, explain, local_explain]
+    return [explain, local_explain]
+
+
+def _succeed(request: HttpRequest, found: Mapping[str, Any]) -> Response[bytes]:
+    count_success(request)
+    return answer({"status": "success", **found})
+
+
+async def _save(context: Context, account: Account, body: Mapping[str, Any]) -> dict[str, Any]:
+    if "where" not in body:
+        raise Problem(PARSE)
+    query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
+    segment = Segment(read_name(body.get("name")), body["where"], query)
+    now = context.clock()
+    await context.ledger.write(lambda connection: save_segment(connection, account.id, segment, now))
+    return {"name": segment.name}
+
+
+async def _list(context: Context, account: Account, body: Mapping[str, Any]) -> dict[str, Any]:
+    page, limit = _read_count(body, "page", 1, 1_000_000), _read_count(body, "limit", PAGE, PAGE)
+    found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
+    some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
+    return {"segments": some, "total_pages": -(-len(found) // limit)}
 
 
 async def explain_where(
@@ -97,10 +110,11 @@ async def explain_where(
     named = [name for name in PERSON if name in body]
     if not named:
         cost = await explain_query(facts, account, query, now)
-        return {"status": "success", **msgspec.to_builtins(cost)}
+        found: dict[str, Any] = msgspec.to_builtins(cost)
+        return found
     user = await _find_person(ledger, account, named[0], body[named[0]])
     verdict = await explain_person(facts, account, query, user, now)
-    return {"status": "success", "in": verdict.meant, "reachable": verdict.reachable, "why": verdict.why}
+    return {"in": verdict.meant, "reachable": verdict.reachable, "why": verdict.why}
 
 
 async def load_named(ledger: Ledger, account: Account, body: Any) -> dict[str, Any]:

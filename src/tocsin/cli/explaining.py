@@ -38,7 +38,8 @@ def explain(account_id: str, data: Path, where: str, identity: str | None) -> No
         return
     with open_stores(data) as (_, stores):
         account = find_account(stores.ledger, account_id)
-        print_json(asyncio.run(explain_where(stores.ledger, stores.facts, account, body, time.time())))
+        found = asyncio.run(explain_where(stores.ledger, stores.facts, account, body, time.time()))
+        print_json({"status": "success", **found})
 
 
 def _read_json(where: str) -> Any:
