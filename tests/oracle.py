@@ -177,7 +177,7 @@ def items_in(value: Any) -> Iterator[Any]:
     for item in as_list(value):
         if isinstance(item, list):
             yield from items_in(item)
-        elif item is not None:
+        else:
             yield item
 
 
@@ -187,7 +187,7 @@ def values_in(value: Any) -> Iterator[Scalar]:
         if isinstance(item, dict):
             for inner in item.values():
                 yield from values_in(inner)
-        else:
+        elif item is not None:
             yield as_date(item)
 
 
@@ -823,7 +823,7 @@ class World:
                 "Category": dice.choice(TEXTS[:5]),
                 "Price": dice.choice(NUMBERS),
                 "Bought": f"$D_{dice.choice(self.moments)}",
-                "Labels": dice.choices(TEXTS[:5], k=2),
+                "Labels": dice.choices((*TEXTS[:5], None), k=2),
                 "by.dot": dice.choice(NUMBERS),
             }
             return {key: value for key, value in item.items() if dice.random() < 0.75} or {"Category": "Gold"}
