@@ -10,7 +10,7 @@ import msgspec
 
 from tocsin.account import Account
 from tocsin.audience.compile import PLATFORMS, Writer, compile_members, select_people
-from tocsin.audience.node import AllOf, AnyOf, Is, Leaf, Not, Query
+from tocsin.audience.node import AllOf, AnyOf, Is, Not, Query, walk
 from tocsin.audience.wording import describe
 from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
@@ -48,7 +48,7 @@ async def explain_person(facts: Facts, account: Account, query: Query, user: int
     """Asks every part by itself for this one user, and puts the answers together as the question does."""
     spread = _spread(query)
     writer = Writer(account, now, user)
-    columns = [writer.write_leaf(leaf) for leaf in _leaves(spread)]
+    columns = [writer.write_leaf(node) for node in walk(spread) if not isinstance(node, AllOf | AnyOf | Not)]
     sql = select_people([*PLATFORMS, *columns], "user = {user:UInt32}")
     rows = await facts.query(sql, {**writer.parameters, "user": user})
     if not rows:  # no copy in the facts store yet: nothing is known of them, so nothing meant
@@ -87,17 +87,6 @@ def _spread(query: Query) -> Query:
             return Not(_spread(query.of))
         case _:
             return query
-
-
-def _leaves(query: Query) -> Iterator[Leaf]:
-    match query:
-        case AllOf() | AnyOf():
-            for part in query.of:
-                yield from _leaves(part)
-        case Not():
-            yield from _leaves(query.of)
-        case _:
-            yield query
 
 
 def _judge(query: Query, met: Iterator[Any]) -> Part:
