@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tocsin.content import CHANNEL_NEEDED, Envelope, Renderer, Unrenderable, read_content, to_text
+from tocsin.content import Envelope, Renderer, Unrenderable, read_content
+from tocsin.content.mail import to_text
+from tocsin.content.push import CHANNEL_NEEDED
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Mail, Push
 

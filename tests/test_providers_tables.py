@@ -13,6 +13,7 @@ from tocsin.outcome import Outcome
 from tocsin.providers import apns, fcm, mime, smtp, toast, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
 from tocsin.providers.oauth import read_grant
+from tocsin.providers.payload import make_fcm_payload
 from tocsin.providers.transfer import Answer
 
 NOW = 1_800_000_000.0
@@ -122,7 +123,7 @@ def test_fcm_code_is_the_vendors() -> None:
 def test_fcm_payload_has_everything_and_no_null() -> None:
     """A full push becomes the documented JSON; a bare one leaves out what it does not have."""
     full = push(image="https://e.example/i.png", sound="ding.mp3", channel="news", badge=3, data={"wzrk_id": "1_2"})
-    message = json.loads(fcm.payload(full, NOW))["message"]
+    message = json.loads(make_fcm_payload(full, NOW))["message"]
     assert message["token"] == "token"
     assert message["notification"] == {"title": "Hello", "body": "World", "image": "https://e.example/i.png"}
     assert message["data"] == {"wzrk_id": "1_2"}
@@ -130,7 +131,7 @@ def test_fcm_payload_has_everything_and_no_null() -> None:
     assert (android["collapse_key"], android["priority"], android["ttl"]) == ("1_20260101", "high", "600s")
     expected = {"tag": "1_20260101", "sound": "ding.mp3", "channel_id": "news", "notification_count": 3}
     assert android["notification"] == expected
-    bare = fcm.payload(push(sound="default"), NOW)
+    bare = make_fcm_payload(push(sound="default"), NOW)
     assert b"null" not in bare
     assert json.loads(bare)["message"]["android"]["notification"] == {"tag": "1_20260101", "default_sound": True}
 
@@ -138,7 +139,7 @@ def test_fcm_payload_has_everything_and_no_null() -> None:
 @pytest.mark.parametrize(("expires", "ttl"), [(-5, "0s"), (10**9, "2419200s")])
 def test_fcm_ttl_stays_in_its_range(expires: int, ttl: str) -> None:
     """FCM answers 400 to a time to live outside zero to four weeks."""
-    sent = json.loads(fcm.payload(push(expires_at=int(NOW) + expires), NOW))
+    sent = json.loads(make_fcm_payload(push(expires_at=int(NOW) + expires), NOW))
     assert sent["message"]["android"]["ttl"] == ttl
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 from urllib.parse import quote
 
 import jwt
@@ -14,6 +14,7 @@ from msgspec import Meta
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.payload import make_apns_payload
 from tocsin.providers.transport import Answer, Limits, Request, Transport
 from tocsin.providers.verdict import (
     DENIED,
@@ -120,20 +121,6 @@ def _read_body(raw: bytes) -> _Body:
         return _Body()
 
 
-def payload(message: Push) -> bytes:
-    """The JSON body: the app's own keys stand beside `aps`, as Apple wants custom keys to."""
-    aps: dict[str, Any] = {"alert": {"title": message.title, "body": message.body}}
-    if message.badge is not None:
-        aps["badge"] = message.badge
-    if message.sound:
-        aps["sound"] = message.sound
-    if message.category:
-        aps["category"] = message.category
-    if message.mutable_content:
-        aps["mutable-content"] = 1
-    return msgspec.json.encode({**message.data, "aps": aps})
-
-
 def request(message: Push, origin: str, topic: str, token: str, timeout: float) -> Request:
     """The POST for one message. origin: `https://host[:port]`."""
     headers = (
@@ -147,7 +134,7 @@ def request(message: Push, origin: str, topic: str, token: str, timeout: float) 
         "content-type: application/json",
     )
     url = f"{origin}/3/device/{quote(message.address.value, safe='')}"
-    return Request(url=url, headers=headers, body=payload(message), timeout=timeout)
+    return Request(url=url, headers=headers, body=make_apns_payload(message), timeout=timeout)
 
 
 class Signer:

@@ -57,7 +57,11 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
 
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """One e-mail for one mailbox, rendered. `html` or `text` may be empty, not both. `id` as in `Push`; `campaign` is
-    the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made."""
+    the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made.
+
+    unsubscribe: the https URL that takes this mailbox off the list by one POST (RFC 8058), or "".
+    bounce: the signed id that a bounce of this mail has to bring back in its address (VERP), or "".
+    """
 
     id: str
     campaign: str
@@ -68,6 +72,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     sender_name: str = ""
     reply_to: str = ""
     headers: tuple[tuple[str, str], ...] = ()
+    unsubscribe: str = ""
+    bounce: str = ""
 
 
 Message = Push | Mail
@@ -88,6 +94,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     code: the vendor's own code («UNREGISTERED», «410 Unregistered», «550 5.1.1»), never empty unless accepted.
     vendor_id: the vendor's id of an accepted message. detail: the vendor's sentence, at most 300 characters, no secret.
     retry_after: seconds to wait before the next attempt, from the vendor's header or its documentation.
+    suspect: the answer may be about our settings and not about this device or mailbox (APNs' `BadDeviceToken` is also
+        what the wrong environment says to everybody); when many are, the lane stops instead of believing them.
     """
 
     outcome: Outcome
@@ -96,6 +104,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     detail: str = ""
     retry_after: float | None = None
     scope: Scope = Scope.MESSAGE
+    suspect: bool = False
 
 
 class Provider(Protocol):

@@ -13,6 +13,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.providers.oauth import Tokens
+from tocsin.providers.payload import make_fcm_payload
 from tocsin.providers.transport import Answer, Limits, Request, Transport
 from tocsin.providers.verdict import (
     DENIED,
@@ -33,7 +34,6 @@ from tocsin.providers.verdict import (
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
-FOUR_WEEKS = 2_419_200  # seconds, the longest `ttl`
 FLOOR = 10.0  # seconds: FCM asks never to be tried again sooner
 QUOTA_WAIT = 60.0  # seconds: FCM: a 429 without Retry-After
 PROVED = 512  # campaigns remembered as having been accepted once
@@ -146,40 +146,10 @@ def _read_body(raw: bytes) -> _Body:
         return _Body()  # a proxy's HTML
 
 
-def payload(message: Push, now: float) -> bytes:
-    """The JSON body; a field without a value is left out, because FCM refuses null."""
-    shown: dict[str, Any] = {"title": message.title, "body": message.body}
-    if message.image:
-        shown["image"] = message.image
-    android: dict[str, Any] = {"tag": message.collapse}
-    if message.sound == "default":
-        android["default_sound"] = True
-    elif message.sound:
-        android["sound"] = message.sound
-    if message.channel:
-        android["channel_id"] = message.channel
-    if message.badge is not None:
-        android["notification_count"] = message.badge
-    ttl = min(max(int(message.expires_at - now), 0), FOUR_WEEKS)
-    body = {
-        "token": message.address.value,
-        "notification": shown,
-        "android": {
-            "collapse_key": message.collapse,
-            "priority": "high",
-            "ttl": f"{ttl}s",
-            "notification": android,
-        },
-    }
-    if message.data:
-        body["data"] = message.data
-    return msgspec.json.encode({"message": body})
-
-
 def request(message: Push, now: float, url: str, token: str, timeout: float) -> Request:
     """The POST for one message. url: `…/v1/projects/{project}/messages:send`."""
     headers = ("Authorization: Bearer " + token, "Content-Type: application/json")
-    return Request(url=url, headers=headers, body=payload(message, now), timeout=timeout)
+    return Request(url=url, headers=headers, body=make_fcm_payload(message, now), timeout=timeout)
 
 
 class Fcm:
