@@ -45,19 +45,11 @@ class _Line:
         multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, limits.streams)
         multi.setopt(pycurl.M_MAXCONNECTS, max(limits.connections * 2, 8))
 
-    async def perform(self, transfer: Transfer) -> pycurl.error | None:
-        """Runs one transfer to its end; None when libcurl is content."""
-        self.busy += 1
-        try:
-            await self.multi.perform(transfer.curl)
-            self.heard = time.monotonic()
-        except pycurl.error as error:
-            return error
-        finally:
-            self.busy -= 1
-            if self.retired and not self.busy:
-                await self.multi.aclose()
-        return None
+    async def leave(self) -> None:
+        """One transfer less; the last one of a replaced generation closes it."""
+        self.busy -= 1
+        if self.retired and not self.busy:
+            await self.multi.aclose()
 
 
 class Pool:
@@ -82,10 +74,14 @@ class Pool:
             transfer = self._idle.pop() if self._idle else self._make_http()
             transfer.load(request)
             line, generation, started = self._line, self.generation, time.monotonic()
-            error = await self._run(transfer)
-            answer = transfer.read_failure(error) if error else transfer.read_answer()
+            error = await self._run(line, transfer)
+            if error is None:
+                line.heard = time.monotonic()
+                self._idle.append(transfer)
+                return transfer.read_answer()
+            answer = transfer.read_failure(error)
             self._idle.append(transfer)
-            if error and error.args[0] == pycurl.E_OPERATION_TIMEDOUT and line.heard < started:
+            if error.args[0] == pycurl.E_OPERATION_TIMEDOUT and line.heard < started:
                 # HTTP/2 keeps a connection whose streams time out. One that a firewall has forgotten would swallow
                 # every message after this one, each of them an unknown.
                 await self.renew(generation)
@@ -113,11 +109,15 @@ class Pool:
         for line in (self._line, *self._leaving):
             await line.multi.aclose()
 
-    async def _run(self, transfer: Transfer) -> pycurl.error | None:
+    async def _run(self, line: _Line, transfer: Transfer) -> pycurl.error | None:
+        """Runs one transfer to its end; None when libcurl is content."""
         if self._closed:
             return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool is closed")
+        line.busy += 1
         try:
-            return await self._line.perform(transfer)
+            await line.multi.add_handle(transfer.curl)
+        except pycurl.error as error:
+            return error
         except asyncio.CancelledError:
             # Ours to answer only when the pool was closed under a request; else the caller is being cancelled, and the
             # handle is left to the garbage collector because libcurl lets go of it one turn of the loop later.
@@ -125,6 +125,12 @@ class Pool:
             if not self._closed or (task is not None and task.cancelling()):
                 raise
             return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool was closed")
+        finally:
+            if line.retired:
+                await line.leave()
+            else:
+                line.busy -= 1
+        return None
 
     def _make_http(self) -> Transfer:
         return Transfer(self._ca, self._limits.idle).prepare_http(fresh_dns=self._limits.fresh_dns)
