@@ -23,9 +23,10 @@ from tocsin.audience.query import read_where
 from tocsin.bell import Bell
 from tocsin.campaign import find_campaign, insert_campaign, read_spec, stop_campaign
 from tocsin.chunk import Chunk
-from tocsin.dispatch import Worker, freeze_due
+from tocsin.dispatch import Worker
+from tocsin.freeze import freeze_due
 from tocsin.ingest import upload
-from tocsin.lane import Lane, Lanes
+from tocsin.lane import Lane
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.recorder import record_outcomes
@@ -73,7 +74,7 @@ class Vendor:
         return [message.address.value for message in self.got]
 
 
-class Script(Lanes):
+class Script:
     """The lanes of every account lead to these vendors."""
 
     def __init__(self, vendors: dict[str, Vendor], clock: Callable[[], float]):

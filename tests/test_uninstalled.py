@@ -18,12 +18,11 @@ from tocsin.bell import Bell
 from tocsin.cli.providers import sandbox_settings
 from tocsin.cli.running import ask
 from tocsin.dispatch import Worker
+from tocsin.fleet import Fleet
 from tocsin.folder import find_running
 from tocsin.ingest.people import upsert_rows
-from tocsin.lane import Lanes
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Message
-from tocsin.providers.transport import Transport
 from tocsin.recorder import record_again
 from tocsin.roster import Gone, look_up, mark_gone
 from tocsin.store import schema
@@ -38,13 +37,13 @@ ANDROID = "fcm-unregistered-token"
 class Town(Stage):
     """A stage whose vendors are the sandbox, which has names for dead tokens."""
 
-    def __init__(self, ledger: Ledger, facts: Facts, transport: Transport, sandbox: Sandbox):
+    def __init__(self, ledger: Ledger, facts: Facts, sandbox: Sandbox):
         super().__init__(ledger, facts, {})
         # In the past: APNs says since when a token is dead, and one that was registered after that is left alone.
         self.now = float(int(time.time())) - 600 + 0.25
         self.wns_port = sandbox.port + 3
-        lanes = Lanes(ledger, transport, lambda: self.now)
-        self.worker = Worker(ledger, facts, lanes, SETTINGS, b"s" * 32, lambda: self.now, Bell())
+        self.fleet = Fleet(ledger, 0, lambda: self.now)
+        self.worker = Worker(ledger, facts, self.fleet, SETTINGS, b"s" * 32, lambda: self.now, Bell())
         rows = [
             {
                 "account_id": self.account.id,
@@ -101,8 +100,9 @@ class Town(Stage):
 @pytest_asyncio.fixture
 async def town(store: Ledger, facts: Facts, sandbox: Sandbox) -> AsyncIterator[Town]:
     """An account that sends to the sandbox, on each ledger in turn."""
-    async with Transport() as transport:
-        yield Town(store, facts, transport, sandbox)
+    town = Town(store, facts, sandbox)
+    yield town
+    await town.fleet.aclose()
 
 
 def moment(at: float) -> datetime:
@@ -257,7 +257,7 @@ async def test_a_delivery_that_breaks_off(own_ledger: Ledger, facts: Facts) -> N
 
     async def spoil(_message: Message) -> Outcome:
         table = schema.user
-        broken = update(table).where(table.c.account_id == stage.account.id, table.c.id == 3).values(profile="{")
+        broken = update(table).where(table.c.account_id == stage.account.id, table.c.id == 3).values(profile='{"MSG-')
         await own_ledger.write(lambda connection: connection.execute(broken))
         return Outcome.ACCEPTED
 

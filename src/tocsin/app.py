@@ -21,11 +21,11 @@ from tocsin.api import Context, build_api
 from tocsin.api.throttle import Throttle
 from tocsin.bell import Bell
 from tocsin.dashboard import dashboard_pages
-from tocsin.dispatch import POLL_SECONDS, Worker, freeze_due
+from tocsin.dispatch import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
+from tocsin.fleet import Fleet
 from tocsin.folder import announce, forget_address, hold_folder
-from tocsin.lane import Lanes
-from tocsin.providers.transport import Transport
+from tocsin.freeze import freeze_due
 from tocsin.settings import Settings, read_settings
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
@@ -105,7 +105,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         loop.add_signal_handler(name, stop.set)
     bell = Bell()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
-    transport = Transport()
+    fleet = Fleet(stores.ledger, settings.couriers, time.time)
     url = f"http://{host}:{port}"
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None
@@ -114,8 +114,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, bell, stop)))
         if role in ("all", "worker"):
-            lanes = Lanes(stores.ledger, transport, time.time)
-            worker = Worker(stores.ledger, stores.facts, lanes, settings, secret, time.time, bell)
+            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, bell)
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
             server, serving = await _open_door(data, host, port, url, settings, stores, bell, secret)
@@ -124,7 +123,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         await _wait(stop, tasks)
     finally:
         await _stop(server, worker, tasks, stop, bell, settings)
-        await transport.aclose()
+        await fleet.aclose()
 
 
 async def _open_door(

@@ -24,6 +24,9 @@ TRANSACTIONAL, CAMPAIGN = 0, 1
 
 table = schema.chunk
 
+# The states a recipient may come from, by the state it goes to.
+SOURCES = {to: frozenset(int(source) for source, targets in STATES.items() if to in targets) for to in State}
+
 
 class Note(msgspec.Struct, omit_defaults=True):
     """What a recipient's byte cannot say. code: the vendor's. not_before: epoch seconds, while it waits. at: when it
@@ -60,8 +63,18 @@ class Chunk(msgspec.Struct):
             raise ValueError(f"recipient {position} of chunk {self.id} cannot go from {source.name} to {to.name}")
         self.states[position] = to
 
+    def move_all(self, positions: Iterable[int], to: State) -> None:
+        """`move` for many."""
+        states, allowed = self.states, SOURCES[to]
+        for position in positions:
+            if states[position] not in allowed:
+                self.move(position, to)  # says what is wrong
+            states[position] = to
+
     def waiting(self, now: float) -> list[int]:
         """The positions that may be claimed now."""
+        if not self.notes:
+            return [position for position, state in enumerate(self.states) if not state]
         return [
             position
             for position, state in enumerate(self.states)

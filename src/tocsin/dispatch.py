@@ -1,4 +1,4 @@
-"""Stage 4 of 7, dispatch: a due run is frozen into chunks once; chunks are claimed, rendered, sent and settled.
+"""Stage 4 of 7, dispatch: chunks are claimed, handed over, settled and closed.
 
 The order of the commits is the promise. A window is committed as claimed before any of it is handed to a vendor; what
 came of it is committed together with the next claim. So after a crash what is claimed may have been sent, and is
@@ -9,41 +9,40 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import structlog
 from sqlalchemy import Connection, Row
 
 from tocsin import chunk as chunks
+from tocsin import metrics
 from tocsin.account import Account
-from tocsin.audience.members import stream_recipients
+from tocsin.batch import Batch, Job, Parcel, Sent
 from tocsin.bell import Bell
-from tocsin.campaign import Record, find_due, move_run, postpone_run, read_stored_spec
-from tocsin.chunk import Chunk, Note, Recipients
-from tocsin.content import Content, Envelope, Renderer, Unrenderable
+from tocsin.campaign import read_stored_spec
+from tocsin.chunk import Chunk, Note
+from tocsin.content import Content
 from tocsin.ingest import refresh_profiles
-from tocsin.lane import Lane, Lanes
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
-from tocsin.providers.contract import Address, Message, Receipt
+from tocsin.providers.contract import Address, Receipt, Scope
 from tocsin.recorder import record_outcomes, record_uninstalled
 from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up, mark_gone, read_to
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.tracking import sign_push_id
 
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
-RETRY_SECONDS = 30.0  # before a run that could not begin is tried again
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
+WRONG = 20  # so many recipients refused for what the content is, and none accepted: the rest is not tried
+CONTENTS = 1000  # contents watched for that
 Clock = Callable[[], float]
 
 # Of the receipts of one recipient's devices, the first of these is the recipient's.
@@ -51,6 +50,21 @@ PRECEDENCE = (
     *(Outcome.ACCEPTED, Outcome.UNKNOWN, Outcome.THROTTLED, Outcome.DENIED, Outcome.UNAVAILABLE),
     *(Outcome.REFUSED, Outcome.GONE),
 )
+
+
+class Road(Protocol):
+    """The way to one vendor for one account, whoever does the sending: `Lane` in this process, `Route` in another."""
+
+    name: str
+    paused_until: float
+
+    async def carry(self, batch: Batch) -> Sent: ...
+
+
+class Roads(Protocol):
+    """The roads of an account by platform. A platform without one has no provider set."""
+
+    async def of(self, account_id: str) -> Mapping[str, Road]: ...
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,23 +75,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     send_to_all_devices: bool = False
 
 
-class Job(msgspec.Struct, frozen=True):
-    """What all messages of a chunk share."""
+class Order(msgspec.Struct, frozen=True):
+    """What a chunk's worker has to know of its content. personal: it looks at profiles. window: recipients at once."""
 
-    renderer: Renderer
+    job: Job
     every_device: bool
-    campaign: str  # the `wzrk_id`
-    collapse: str
-    window: int  # recipients at once
-
-
-class Parcel(msgspec.Struct, frozen=True):
-    """One message on its way: for which position, to which device, over which lane."""
-
-    position: int
-    device_id: int
-    message: Message
-    lane: Lane
+    personal: bool
+    window: int
 
 
 class Losses(msgspec.Struct):
@@ -88,63 +92,15 @@ class Losses(msgspec.Struct):
     devices: list[Row[Any]] = msgspec.field(default_factory=list)
 
 
-async def freeze_due(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
-    """Freezes the runs whose time has come: the audience is asked once, and its chunks, the state and the numbers are
-    one transaction. Answers how many runs began."""
-    begun = 0
-    for run in await ledger.read(lambda connection: find_due(connection, now)):
-        try:
-            begun += await _freeze(ledger, facts, run, now, settings)
-        except Exception:
-            log.exception("campaign cannot begin", account=run.account_id, campaign=run.campaign_id)
-            await ledger.write(functools.partial(postpone_run, run_id=run.id, until=now + RETRY_SECONDS))
-    return begun
-
-
-async def _freeze(ledger: Ledger, facts: Facts, run: Record, now: float, settings: Settings) -> bool:
-    spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
-    account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
-
-    def gather() -> Recipients:
-        recipients = Recipients()
-        for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
-            recipients.extend(block)
-        return recipients
-
-    recipients = await asyncio.to_thread(gather)
-    lifetime = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
-
-    def write(connection: Connection) -> bool:
-        if not move_run(connection, run.id, "running", now, frozen_at=now, audience=len(recipients)):
-            return False  # stopped, or frozen by somebody else, in the meantime
-        chunks.insert_run_chunks(
-            connection,
-            account_id=run.account_id,
-            run_id=run.id,
-            campaign_id=run.campaign_id,
-            channel=spec.channel,
-            recipients=recipients,
-            expires_at=now + lifetime,
-            now=now,
-        )
-        chunks.end_run(connection, run.id, now)
-        return True
-
-    begun = await ledger.write(write)
-    if begun:
-        log.info("campaign begun", account=run.account_id, campaign=run.campaign_id, audience=len(recipients))
-    return begun
-
-
 class Worker:
     """Delivers chunks, several side by side, until it is told to stop; then it finishes what is with the vendors."""
 
     def __init__(
-        self, ledger: Ledger, facts: Facts, lanes: Lanes, settings: Settings, secret: bytes, clock: Clock, bell: Bell
+        self, ledger: Ledger, facts: Facts, roads: Roads, settings: Settings, secret: bytes, clock: Clock, bell: Bell
     ):
         self._ledger = ledger
         self._facts = facts
-        self._lanes = lanes
+        self._roads = roads
         self._settings = settings
         self._secret = secret
         self._clock = clock
@@ -152,6 +108,7 @@ class Worker:
         self._stopping = False
         self._policy = Policy(settings.retry_floor, settings.retries)
         self._dice = random.Random()  # noqa: S311 - jitter, no secret
+        self._wrong: dict[tuple[str, str], int] = {}
         self.owner = uuid.uuid4().hex
 
     def stop(self) -> None:
@@ -208,28 +165,31 @@ class Worker:
         account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
         if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
             return
-        job, losses = await self._read_job(chunk), Losses()
+        order, losses = await self._read_order(chunk), Losses()
         try:
-            ours = await self._send_windows(chunk, job, losses)
+            ours = await self._send_windows(chunk, order, losses)
         finally:  # what was committed as gone is gone, however the rest went
             await self._record_losses(account, losses)
         if ours:
             await self._let_go(account, chunk)
 
-    async def _send_windows(self, chunk: Chunk, job: Job, losses: Losses) -> bool:
+    async def _send_windows(self, chunk: Chunk, order: Order, losses: Losses) -> bool:
         """Sends one window after the other until nothing is due, and adds to `losses`. False: the lease is lost."""
         gone: Gone = {}
         while True:
-            parcels = await self._plan(chunk, job)
-            claimed, went = await self._commit(chunk, parcels, gone)
+            roads = await self._roads.of(chunk.account_id)
+            window = await self._plan(chunk, order, roads)
+            claimed, went = await self._commit(chunk, window, gone)
             losses.users.update(gone, (device.gone_user for device in went))
             losses.devices.extend(went)
             if claimed is None:
                 log.warning("lease lost", chunk=chunk.id)
                 return False
             if claimed:
-                receipts = await asyncio.gather(*(parcel.lane.send(parcel.message) for parcel in claimed))
-                gone = self._apply(chunk, claimed, receipts)
+                sent = await asyncio.gather(
+                    *(roads[name].carry(Batch(order.job, name, parcels)) for name, parcels in claimed.items())
+                )
+                gone = self._apply(chunk, order, list(zip(claimed, claimed.values(), sent, strict=True)), roads)
             elif self._stopping or not chunk.waiting(self._clock()):
                 return True
             else:
@@ -260,103 +220,85 @@ class Worker:
 
         return await self._ledger.write(freeze)
 
-    async def _read_job(self, chunk: Chunk) -> Job:
-        day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+    async def _read_order(self, chunk: Chunk) -> Order:
         if chunk.request is not None:
             request = msgspec.json.decode(chunk.request, type=Request)
-            name = f"s{chunk.id}"
-            return self._job(request.content, request.send_to_all_devices, name, day)
+            return self._order(chunk, request.content, f"s{chunk.id}", request.send_to_all_devices)
         spec = await self._ledger.read(
             lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id)
         )
-        return self._job(spec.content, spec.send_to_all_devices, str(chunk.campaign_id), day)
+        return self._order(chunk, spec.content, str(chunk.campaign_id), spec.send_to_all_devices)
 
-    def _job(self, content: Content, every_device: bool, name: str, day: str) -> Job:
+    def _order(self, chunk: Chunk, content: Content, name: str, every_device: bool) -> Order:
+        encoded = msgspec.json.encode(content)
+        day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+        job = Job(
+            account_id=chunk.account_id,
+            chunk_id=chunk.id,
+            content=encoded,
+            campaign=f"{name}_{day}",
+            collapse=f"tocsin-{name}",
+            expires_at=chunk.expires_at,
+            public_url=self._settings.public_url,
+            secret=self._secret,
+        )
         window = min(self._settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
-        renderer = _compiled(msgspec.json.encode(content))
-        return Job(renderer, every_device, f"{name}_{day}", f"tocsin-{name}", window)
+        return Order(job, every_device, b"{{" in encoded or b"{%" in encoded, window)
 
-    async def _plan(self, chunk: Chunk, job: Job) -> list[Parcel]:
-        """The next window: messages for those who can be reached, and a final state for those who cannot."""
+    async def _plan(self, chunk: Chunk, order: Order, roads: Mapping[str, Road]) -> dict[str, list[Parcel]]:
+        """The next window: messages by platform for those who can be reached, a final state for those who cannot."""
         now = self._clock()
         if now >= chunk.expires_at:
             for position in chunk.waiting(float("inf")):
                 self._end(chunk, position, State.EXPIRED, "too late", now)
-            return []
+            return {}
         if self._stopping:
-            return []
-        lanes = await self._lanes.of(chunk.account_id)
-        window = self._pick(chunk, lanes, job.window, now)
+            return {}
+        window = self._pick(chunk, order, roads, now)
         users = sorted({chunk.users[position] for position in window})
-        people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users))
-        parcels: list[Parcel] = []
+        people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users, chunk.channel))
+        parcels: dict[str, list[Parcel]] = {}
         for position in window:
+            platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
             person = people.get(chunk.users[position])
-            parcels.extend(self._pack(chunk, job, position, person, lanes, now))
+            packed = _pack(order, position, platform, person)
+            if isinstance(packed, State):
+                chunk.move(position, packed)
+            else:
+                parcels.setdefault(platform, []).extend(packed)
         return parcels
 
-    def _pick(self, chunk: Chunk, lanes: Mapping[str, Lane], limit: int, now: float) -> list[int]:
-        """The positions to claim next: those whose lane is open."""
+    def _pick(self, chunk: Chunk, order: Order, roads: Mapping[str, Road], now: float) -> list[int]:
+        """The positions to claim next: those whose road is open."""
         window: list[int] = []
         for position in chunk.waiting(now):
-            lane = lanes.get(chunks.PLATFORM_CODES[chunk.platforms[position]])
-            if lane is None:
+            platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
+            road = roads.get(platform)
+            if road is None:
                 chunk.move(position, State.NO_PROVIDER)
-            elif lane.paused_until > now:
-                chunk.notes.setdefault(position, Note()).not_before = lane.paused_until
+            elif self._wrong.get((order.job.collapse, platform), 0) >= WRONG:
+                self._end(chunk, position, State.REFUSED, "not tried: the content is refused", now)
+            elif road.paused_until > now:
+                chunk.notes.setdefault(position, Note()).not_before = road.paused_until
             else:
                 window.append(position)
-                if len(window) == limit:
+                if len(window) == order.window:
                     break
         return window
 
-    def _pack(
-        self, chunk: Chunk, job: Job, position: int, person: Person | None, lanes: Mapping[str, Lane], now: float
-    ) -> list[Parcel]:
-        """The messages of one recipient; none, and a final state, where there is a reason not to send."""
-        platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
-        addresses = find_addresses(person, platform, every_device=job.every_device)
-        if isinstance(addresses, State):
-            chunk.move(position, addresses)
-            return []
-        assert person is not None
-        parcels: list[Parcel] = []
-        try:
-            for device_id, address in addresses:
-                envelope = self._address(chunk, job, position, device_id, address)
-                message = job.renderer.render(platform, person.profile, envelope)
-                parcels.append(Parcel(position, device_id, message, lanes[platform]))
-        except Unrenderable as error:
-            self._end(chunk, position, State.REFUSED, f"template: {error}", now)
-            return []
-        return parcels
-
-    def _address(self, chunk: Chunk, job: Job, position: int, device_id: int, address: Address) -> Envelope:
-        # The same id on every attempt at this recipient and device.
-        name = f"{chunk.id}:{position}:{device_id}".encode()
-        return Envelope(
-            id=str(uuid.UUID(bytes=hashlib.blake2b(name, digest_size=16, key=self._secret).digest(), version=4)),
-            collapse=job.collapse,
-            campaign=job.campaign,
-            push_id=sign_push_id(self._secret, chunk.id, position),
-            address=address,
-            expires_at=int(chunk.expires_at),
-        )
-
     async def _commit(
-        self, chunk: Chunk, parcels: Sequence[Parcel], gone: Gone
-    ) -> tuple[Sequence[Parcel] | None, Sequence[Row[Any]]]:
-        """Commits what is settled, forgets dead addresses, and claims the parcels' recipients. None: the lease is lost,
+        self, chunk: Chunk, window: dict[str, list[Parcel]], gone: Gone
+    ) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
+        """Commits what is settled, forgets dead addresses, and claims the window's recipients. None: the lease is lost,
         send nothing. Beside it the devices that went."""
 
-        def commit(connection: Connection) -> tuple[Sequence[Parcel] | None, Sequence[Row[Any]]]:
-            claimed = parcels
+        def commit(connection: Connection) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
+            claimed = window
             if chunks.is_stopped(connection, chunk.run_id):
                 for position in chunk.waiting(float("inf")):
                     chunk.move(position, State.STOPPED)
-                claimed = []
-            for position in {parcel.position for parcel in claimed}:
-                chunk.move(position, State.CLAIMED)
+                claimed = {}
+            chunk.move_all({parcel.position for parcels in claimed.values() for parcel in parcels}, State.CLAIMED)
             now = self._clock()
             went = mark_gone(connection, chunk.account_id, gone, now, chunk.campaign_id)
             ours = chunks.settle(connection, chunk, now, self._settings.lease_seconds)
@@ -364,22 +306,57 @@ class Worker:
 
         return await self._ledger.write(commit)
 
-    def _apply(self, chunk: Chunk, parcels: Sequence[Parcel], receipts: Sequence[Receipt]) -> Gone:
-        """Turns receipts into states; answers the addresses that turned out dead."""
+    def _apply(
+        self, chunk: Chunk, order: Order, sent: Iterable[tuple[str, list[Parcel], Sent]], roads: Mapping[str, Road]
+    ) -> Gone:
+        """Turns what came of a window into states; answers the addresses that turned out dead."""
         now = self._clock()
-        by_position: dict[int, list[Receipt]] = {}
         gone: dict[int, list[tuple[int, Address, str]]] = {}
-        for parcel, receipt in zip(parcels, receipts, strict=True):
-            by_position.setdefault(parcel.position, []).append(receipt)
-            if receipt.outcome is Outcome.GONE:
-                dead = (parcel.device_id, parcel.message.address, receipt.code)
-                gone.setdefault(chunk.users[parcel.position], []).append(dead)
-        for position, answers in by_position.items():
-            best = min(answers, key=lambda answer: PRECEDENCE.index(answer.outcome))
-            tries = chunk.notes[position].tries if position in chunk.notes else 0
-            step = next_step(best, tries, now, chunk.expires_at, self._policy, self._dice.random())
-            self._step(chunk, position, step, best.code, now)
+        for platform, parcels, done in sent:
+            self._count(roads[platform].name, parcels, done)
+            odd: dict[int, list[Receipt | None]] = {}
+            if order.every_device:
+                for place, parcel in enumerate(parcels):
+                    odd.setdefault(parcel.position, []).append(done.answers.get(place))
+            else:
+                odd = {parcels[place].position: [receipt] for place, receipt in done.answers.items()}
+                plain = [parcel.position for parcel in parcels if parcel.position not in odd]
+                odd |= {position: [None] for position in plain if position in chunk.notes}
+                chunk.move_all((position for position in plain if position not in odd), State.ACCEPTED)
+            for place, receipt in done.answers.items():
+                if receipt.outcome is Outcome.GONE:
+                    parcel = parcels[place]
+                    dead = (parcel.device_id, parcel.address, receipt.code)
+                    gone.setdefault(chunk.users[parcel.position], []).append(dead)
+            for position, answers in odd.items():
+                self._judge(chunk, position, [answer or ACCEPTED for answer in answers], now)
+            self._watch(order.job.collapse, platform, len(parcels) - len(done.answers), done.answers.values())
         return gone
+
+    def _count(self, provider: str, parcels: Sequence[Parcel], done: Sent) -> None:
+        metrics.RECEIPTS.labels(provider=provider, outcome="accepted").inc(len(parcels) - len(done.answers))
+        for receipt in done.answers.values():
+            metrics.RECEIPTS.labels(provider=provider, outcome=receipt.outcome.value).inc()
+
+    def _watch(self, collapse: str, platform: str, accepted: int, answers: Iterable[Receipt]) -> None:
+        """A content that a vendor refuses for what it is would be refused for everybody."""
+        key = (collapse, platform)
+        if accepted:
+            self._wrong[key] = -(10**9)
+        wrong = sum(answer.scope is Scope.CAMPAIGN for answer in answers)
+        if wrong:
+            self._wrong[key] = before = self._wrong.get(key, 0) + wrong
+            if WRONG <= before < WRONG + wrong:
+                log.error("content refused by the vendor: nobody else is tried", content=collapse, platform=platform)
+        while len(self._wrong) > CONTENTS:
+            del self._wrong[next(iter(self._wrong))]
+
+    def _judge(self, chunk: Chunk, position: int, answers: Sequence[Receipt], now: float) -> None:
+        """One recipient's state from the receipts of their devices."""
+        best = min(answers, key=lambda answer: PRECEDENCE.index(answer.outcome))
+        tries = chunk.notes[position].tries if position in chunk.notes else 0
+        step = next_step(best, tries, now, chunk.expires_at, self._policy, self._dice.random())
+        self._step(chunk, position, step, best.code, now)
 
     def _step(self, chunk: Chunk, position: int, step: Step, code: str, now: float) -> None:
         if step.state is State.WAITING:
@@ -398,7 +375,17 @@ class Worker:
         chunk.notes[position] = Note(tries=tries, code="" if state is State.ACCEPTED else code, at=at)
 
 
-@functools.lru_cache(maxsize=64)
-def _compiled(content: bytes) -> Renderer:
-    """The templates of a content, compiled once for all chunks of a campaign."""
-    return Renderer(msgspec.json.decode(content, type=Content))
+ACCEPTED = Receipt(outcome=Outcome.ACCEPTED)
+
+
+def _pack(order: Order, position: int, platform: str, person: Person | None) -> list[Parcel] | State:
+    """The messages of one recipient, or the reason not to send."""
+    addresses = find_addresses(person, platform, every_device=order.every_device)
+    if isinstance(addresses, State):
+        return addresses
+    assert person is not None
+    profile = person.profile if order.personal else ""
+    return [
+        Parcel(position, device_id, address.kind, address.value, address.registered_at, profile)
+        for device_id, address in addresses
+    ]

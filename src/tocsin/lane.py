@@ -7,17 +7,14 @@ from collections.abc import Callable
 
 import msgspec
 import structlog
-from sqlalchemy import select
 
-from tocsin import metrics
+from tocsin.batch import Batch, Sent, carry
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.pacing import lane_pause
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Message, Provider, Receipt, Scope
 from tocsin.providers.transport import Transport
-from tocsin.store import schema
-from tocsin.store.ledger import Ledger
 
 log = structlog.get_logger()
 
@@ -43,6 +40,10 @@ class Lane:
                     return await self._hand_over(message)
         return await self._hand_over(message)
 
+    async def carry(self, batch: Batch) -> Sent:
+        """Renders and sends a batch; see `batch.carry`."""
+        return Sent(await carry(batch, self.send), self.paused_until)
+
     async def _hand_over(self, message: Message) -> Receipt:
         now = self._clock()
         if self.paused_until > now:
@@ -57,7 +58,6 @@ class Lane:
             except Exception:  # a bug of the provider: nobody knows whether the message went out
                 log.exception("provider failed", account=self.account_id, provider=self.name)
                 receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
-        metrics.RECEIPTS.labels(provider=self.name, outcome=receipt.outcome.value).inc()
         self._proven = receipt.outcome is not Outcome.DENIED
         if pause := lane_pause(receipt):
             self._pause(now, pause, receipt)
@@ -76,35 +76,37 @@ class Lane:
         self.paused_until = max(self.paused_until, now + seconds)
 
 
-class Lanes:
-    """The lanes of every account, made when first needed and anew when `tocsin provider set` changed the credential."""
+class Credential(msgspec.Struct, frozen=True, array_like=True):
+    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; another time, another lane."""
 
-    def __init__(self, ledger: Ledger, transport: Transport, clock: Callable[[], float]):
-        self._ledger = ledger
+    account_id: str
+    name: str
+    settings: str
+    changed_at: float
+
+    def __repr__(self) -> str:
+        return f"Credential({self.account_id!r}, {self.name!r})"
+
+
+class Lanes:
+    """The lanes of this process, made when first needed and anew when the credential changed."""
+
+    def __init__(self, transport: Transport, clock: Callable[[], float]):
         self._clock = clock
         self._transport = transport
         self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
 
-    async def of(self, account_id: str) -> dict[str, Lane]:
-        """An account's lanes by platform. A platform without one has no provider set."""
-        table = schema.provider
-        rows = await self._ledger.read(
-            lambda connection: connection.execute(
-                select(table.c.name, table.c.settings, table.c.changed_at).where(table.c.account_id == account_id)
-            ).all()
-        )
-        lanes: dict[str, Lane] = {}
-        for name, settings, changed_at in rows:
-            key = (account_id, name)
-            if key not in self._lanes or self._lanes[key][0] != changed_at:
-                self._lanes[key] = (changed_at, self._make(account_id, name, settings))
-            lanes[BY_NAME[name].platform] = self._lanes[key][1]
-        return lanes
+    def get(self, credential: Credential) -> Lane:
+        key = (credential.account_id, credential.name)
+        if key not in self._lanes or self._lanes[key][0] != credential.changed_at:
+            self._lanes[key] = (credential.changed_at, self._make(credential))
+        return self._lanes[key][1]
 
-    def _make(self, account_id: str, name: str, settings: str) -> Lane:
+    def _make(self, credential: Credential) -> Lane:
+        account_id, name = credential.account_id, credential.name
         cls = BY_NAME[name]
         try:
-            provider = cls(msgspec.json.decode(settings, type=cls.Settings), self._transport)
+            provider = cls(msgspec.json.decode(credential.settings, type=cls.Settings), self._transport)
         except (Misconfigured, msgspec.ValidationError) as error:
             log.error("provider cannot work", account=account_id, provider=name, reason=str(error))
             return Lane(account_id, name, None, self._clock)

@@ -26,13 +26,15 @@ Gone = Mapping[int, Sequence[tuple[int, Address, str]]]
 
 
 class Person(msgspec.Struct):
-    """What a message to a user needs. devices: live ones that want push, by platform, newest first, with their ledger
-    ids. opted_out: platforms with a live device that does not. email: in its one spelling, "" when there is none or it
-    bounced for good."""
+    """What a message to a user needs. profile: as JSON. devices: live ones that want push, by platform, newest first,
+    with their ledger ids. opted_out: platforms with a live device that does not. email: in its one spelling, "" when
+    there is none or it bounced for good. wants_push, wants_email: the user's own choice."""
 
-    profile: dict[str, Any]
+    profile: str
     devices: dict[str, list[tuple[int, Address]]]
     email: str = ""
+    wants_push: bool = True
+    wants_email: bool = True
     opted_out: set[str] = msgspec.field(default_factory=set)
 
 
@@ -87,34 +89,47 @@ def find_recipients(
     return [*pairs, *[(0, "")] * nobody]
 
 
-def look_up(connection: Connection, account_id: str, users: Sequence[int]) -> dict[int, Person]:
-    """The people of one window."""
-    table, device = schema.user, schema.device
-    people: dict[int, Person] = {}
+def look_up(connection: Connection, account_id: str, users: Sequence[int], channel: str = "") -> dict[int, Person]:
+    """The people of one window, with what `channel` asks about: their address for "email", their devices for "push",
+    both for ""."""
+    table = schema.user
     rows = connection.execute(
         select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(users))
     )
-    for row in rows:
-        profile = msgspec.json.decode(row.profile)
-        people[row.id] = Person(profile, defaultdict(list), read_email(profile.get("Email")))
-    bounced = find_bounced(connection, account_id, [person.email for person in people.values() if person.email])
-    for person in people.values():
-        if person.email in bounced:
-            person.email = ""
+    people = {user: _read_person(profile, mail=channel != "push") for user, profile in rows}
+    if channel != "push":
+        bounced = find_bounced(connection, account_id, [person.email for person in people.values() if person.email])
+        for person in people.values():
+            if person.email in bounced:
+                person.email = ""
+    if channel != "email":
+        _add_devices(connection, account_id, people)
+    return people
+
+
+def _add_devices(connection: Connection, account_id: str, people: Mapping[int, Person]) -> None:
+    device = schema.device
+    columns = (device.c.id, device.c.user_id, device.c.kind, device.c.token, device.c.registered_at, OPTED_OUT)
     found = connection.execute(
-        select(device, OPTED_OUT)
-        .where(device.c.account_id == account_id, device.c.user_id.in_(users), device.c.kind != "email")
+        select(*columns)
+        .where(device.c.account_id == account_id, device.c.user_id.in_(list(people)), device.c.kind != "email")
         .where(device.c.gone_at.is_(None))
         .order_by(device.c.registered_at.desc(), device.c.id.desc())
     )
-    for row in found:
-        person, platform = people[row.user_id], PLATFORM_OF_KIND[row.kind]
-        if row.opted_out:
+    for device_id, user, kind, token, registered_at, opted_out in found:
+        person, platform = people[user], PLATFORM_OF_KIND[kind]
+        if opted_out:
             person.opted_out.add(platform)
-            continue
-        address = Address(kind=row.kind, value=row.token, registered_at=row.registered_at)
-        person.devices[platform].append((row.id, address))
-    return people
+        else:
+            person.devices.setdefault(platform, []).append((device_id, Address(kind, token, registered_at)))
+
+
+def _read_person(text: str, *, mail: bool) -> Person:
+    if "MSG-" not in text and not mail:
+        return Person(text, {})
+    profile = msgspec.json.decode(text)
+    email = read_email(profile.get("Email")) if mail else ""
+    return Person(text, {}, email, wants_push(profile), wants_email(profile))
 
 
 def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:
@@ -124,11 +139,11 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
     if platform == "email":
         if not person.email:
             return State.NO_DEVICE
-        return [(0, Address(kind="email", value=person.email))] if wants_email(person.profile) else State.UNSUBSCRIBED
+        return [(0, Address(kind="email", value=person.email))] if person.wants_email else State.UNSUBSCRIBED
     devices = person.devices.get(platform, [])
     if not devices:
         return State.UNSUBSCRIBED if platform in person.opted_out else State.NO_DEVICE
-    if not wants_push(person.profile):
+    if not person.wants_push:
         return State.UNSUBSCRIBED
     return devices if every_device else devices[:1]
 

@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: Annotated[
         int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
     ] = 256
+    couriers: Annotated[
+        int, Meta(ge=0, le=64, description="Processes that send for one worker; 0: it sends by itself.")
+    ] = 2
     chunks_at_once: Annotated[int, Meta(ge=1, le=64, description="Chunks one worker delivers side by side.")] = 4
     lease_seconds: Annotated[
         float, Meta(gt=1, description="How long a worker may be silent before another takes its chunk.")
@@ -58,6 +61,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     message_hours: Annotated[
         float, Meta(gt=0, le=672, description="Hours after which an undelivered message is given up.")
     ] = 24.0
+    public_url: Annotated[
+        str, Meta(description="This server's https address as the world sees it; empty: mails cannot be unsubscribed.")
+    ] = ""
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0

@@ -62,3 +62,8 @@ async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: 
     }
     event_id = chunk_id * 65536 + position
     await facts.insert("event", [event_row(account, EVENTS[kind], found.users[position], now, event_id, props)])
+
+
+def unsubscribe_url(public_url: str, push_id: str) -> str:
+    """Where one POST takes the recipient of a mail off the list (RFC 8058); "" without a public address."""
+    return f"{public_url}/u/{push_id}" if public_url else ""

@@ -125,8 +125,8 @@ class Transfer:
         curl.setopt(pycurl.SEEKFUNCTION, self._rewind)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
-        # The refusal is only told in libcurl's trace: some thirty lines a request. A function of ours would cost 20 µs a
-        # request; `list.insert(kind, line)` takes the same two arguments and costs 7.
+        # The refusal is only told in libcurl's trace: some thirty lines a request. A function of ours would cost 20 µs
+        # a request; `list.insert(kind, line)` takes the same two arguments and costs 7.
         curl.setopt(pycurl.VERBOSE, 1)
         curl.setopt(pycurl.DEBUGFUNCTION, self._told.insert)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
