@@ -416,7 +416,7 @@ async def test_outcomes_recorded_twice_are_one(own_ledger: Ledger, facts: Facts)
     chunk = own_ledger.read_now(lambda connection: chunks.load(connection, 1))
     assert chunk is not None
     for _ in range(2):
-        await record_outcomes(facts, stage.account, chunk)
+        await record_outcomes(facts, [(stage.account, chunk)])
     assert (await stage.count("outcome"), await stage.sent_events()) == (3, 2)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, func, insert, or_, select, update
 
-from tocsin.outcome import FINAL, NUMBERS, STATES, State, count_numbers
+from tocsin.outcome import NUMBERS, STATES, State, count_numbers
 from tocsin.store import schema
 
 SIZE = 1000
@@ -92,7 +92,7 @@ class Chunk(msgspec.Struct):
 
     @property
     def settled(self) -> bool:
-        return all(state in FINAL for state in self.states)
+        return not (self.states.count(State.WAITING) or self.states.count(State.CLAIMED))
 
 
 class Recipients:
@@ -262,8 +262,7 @@ def end_run(connection: Connection, run_id: int, now: float) -> bool:
     run = schema.run
     # Two workers that close the last two chunks at once must not each see the other's still open.
     connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
-    left = connection.scalar(select(func.count()).where(table.c.run_id == run_id, table.c.open == 1))
-    if left:
+    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, table.c.open == 1).limit(1)) is not None:
         return False
     connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
     return (

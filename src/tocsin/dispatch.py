@@ -26,12 +26,13 @@ from tocsin.batch import Batch, Job, Parcel, Sent
 from tocsin.bell import Bell
 from tocsin.campaign import read_stored_spec
 from tocsin.chunk import Chunk, Note
+from tocsin.closing import Closing, Done
 from tocsin.content import Content
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
 from tocsin.providers.contract import Address, Receipt, Scope
-from tocsin.recorder import record_outcomes, record_uninstalled
+from tocsin.recorder import record_uninstalled
 from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up, mark_gone, read_to
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
@@ -108,6 +109,8 @@ class Worker:
         self._stopping = False
         self._policy = Policy(settings.retry_floor, settings.retries)
         self._dice = random.Random()  # noqa: S311 - jitter, no secret
+        self._delivering = 0
+        self._closing = Closing(ledger, facts, clock, lambda: self._delivering > 0)
         self._wrong: dict[tuple[str, str], int] = {}
         self.owner = uuid.uuid4().hex
 
@@ -120,8 +123,12 @@ class Worker:
         if self._ledger.embedded:  # one process has this ledger to itself: other owners are dead
             await self._ledger.write(lambda connection: chunks.release_dead(connection, self.owner))
         async with asyncio.TaskGroup() as group:
-            for _ in range(self._settings.chunks_at_once):
-                group.create_task(self._work())
+            closing = group.create_task(self._closing.run())
+            async with asyncio.TaskGroup() as working:
+                for _ in range(self._settings.chunks_at_once):
+                    working.create_task(self._work())
+            self._closing.end()
+            await closing
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -133,8 +140,8 @@ class Worker:
                 )
                 if chunk is None:
                     await self._bell.wait(POLL_SECONDS)
-                else:
-                    await self.deliver(chunk)
+                elif done := await self._deliver_leased(chunk):
+                    await self._closing.put(done)
             except Exception:
                 # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
                 log.exception("delivery interrupted")
@@ -142,11 +149,25 @@ class Worker:
 
     async def deliver(self, chunk: Chunk) -> None:
         """Takes a leased chunk as far as it goes now, records what is final, and closes or releases it."""
+        if done := await self._deliver_leased(chunk):
+            await self._closing.close([done])
+
+    async def _deliver_leased(self, chunk: Chunk) -> Done | None:
+        """None: the lease is lost. Else its renewal goes on until it is let go of."""
         beating = asyncio.create_task(self._keep_lease(chunk))
+        self._delivering += 1
         try:
-            await self._deliver(chunk)
-        finally:
+            account = await self._deliver(chunk)
+        except BaseException:
             beating.cancel()
+            raise
+        finally:
+            self._delivering -= 1
+            self._closing.look_up()
+        if account is None:
+            beating.cancel()
+            return None
+        return Done(account, chunk, beating)
 
     async def _keep_lease(self, chunk: Chunk) -> None:
         """Renews the lease while vendors and stores think. When it is lost, the next commit finds out."""
@@ -161,17 +182,17 @@ class Worker:
             if not ours:
                 return
 
-    async def _deliver(self, chunk: Chunk) -> None:
+    async def _deliver(self, chunk: Chunk) -> Account | None:
+        """Sends what is due. Answers the chunk's account; None: the lease is lost."""
         account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
         if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
-            return
+            return None
         order, losses = await self._read_order(chunk), Losses()
         try:
             ours = await self._send_windows(chunk, order, losses)
         finally:  # what was committed as gone is gone, however the rest went
             await self._record_losses(account, losses)
-        if ours:
-            await self._let_go(account, chunk)
+        return account if ours else None
 
     async def _send_windows(self, chunk: Chunk, order: Order, losses: Losses) -> bool:
         """Sends one window after the other until nothing is due, and adds to `losses`. False: the lease is lost."""
@@ -194,13 +215,6 @@ class Worker:
                 return True
             else:
                 gone = {}
-
-    async def _let_go(self, account: Account, chunk: Chunk) -> None:
-        await record_outcomes(self._facts, account, chunk)
-        due = chunk.next_due()
-        ended = await self._ledger.write(lambda connection: chunks.release(connection, chunk, self._clock(), due))
-        if ended:
-            log.info("campaign ended", account=chunk.account_id, campaign=chunk.campaign_id)
 
     async def _record_losses(self, account: Account, losses: Losses) -> None:
         """Raises `App Uninstalled`, and copies people whose devices died. The ledger has it already, and claims ask the

@@ -16,15 +16,22 @@ from tocsin.chunk import Chunk
 from tocsin.ingest import event_row, hash_id
 from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State
 from tocsin.store import schema
-from tocsin.store.facts import Facts, Row
+from tocsin.store.facts import COLUMNS, Facts, Row
 from tocsin.store.ledger import Ledger
 
+NAMES = {int(state): outcome.value for state, outcome in OUTCOME_OF.items()}
 PLATFORM_NAMES = {"fcm": "Android", "apns": "iOS", "wns": "Windows"}  # as CleverTap's events spell them
 
 
-async def record_outcomes(facts: Facts, account: Account, chunk: Chunk) -> None:
-    """Stores every final recipient of a chunk; the rows' key is the chunk and the position."""
-    await facts.insert("outcome", _rows(account, chunk))
+async def record_outcomes(facts: Facts, settled: Sequence[tuple[Account, Chunk]]) -> int:
+    """Stores every final recipient of some chunks, in one block; the rows' key is the chunk and the position. Answers
+    how many they are."""
+    columns: list[list[Any]] = [[] for _ in COLUMNS["outcome"]]
+    for account, chunk in settled:
+        for column, more in zip(columns, _columns(account, chunk), strict=True):
+            column.extend(more)
+    await facts.insert_columns("outcome", columns)
+    return len(columns[0])
 
 
 async def record_uninstalled(facts: Facts, account: Account, devices: Iterable[LedgerRow[Any]]) -> None:
@@ -40,31 +47,31 @@ def _uninstalled_row(account: Account, device: LedgerRow[Any]) -> Row:
     return event_row(account, "App Uninstalled", device.gone_user, device.gone_at, event_id, props)
 
 
-def _rows(account: Account, chunk: Chunk) -> list[Row]:
-    rows: list[Row] = []
-    zone = account.zone
-    first = datetime.fromtimestamp(int(chunk.started_at), UTC)
-    first_day = first.astimezone(zone).date()
-    for position, byte in enumerate(chunk.states):
-        state = State(byte)
-        if state not in FINAL:
-            continue
-        note = chunk.notes.get(position)
-        at, day = first, first_day
-        if note is not None and note.at:
-            at = datetime.fromtimestamp(int(note.at), UTC)
-            day = at.astimezone(zone).date()
-        code = note.code if note is not None else ""
-        rows.append(
-            (
-                *(account.id, chunk.campaign_id, chunk.id, position, chunk.users[position]),
-                chunks.PLATFORM_CODES[chunk.platforms[position]],
-                *(chunk.channel, OUTCOME_OF[state].value),
-                state.name.lower().replace("_", " ") if state in SUPPRESSED else code,
-                *(chunk.tag_group, day, at),
-            )
-        )
-    return rows
+def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
+    """The columns of `outcome` for one chunk, as `COLUMNS` has them."""
+    states = chunk.states
+    places: Sequence[int] = range(len(states))
+    if not chunk.settled:
+        places = [place for place in places if states[place] in FINAL]
+    count, at = len(places), datetime.fromtimestamp(int(chunk.started_at), UTC)
+    ats, days, codes = [at] * count, [at.astimezone(account.zone).date()] * count, [""] * count
+    suppressed = [index for index, place in enumerate(places) if states[place] in SUPPRESSED]
+    noted = [index for index, place in enumerate(places) if place in chunk.notes] if chunk.notes else []
+    for index in noted:
+        note = chunk.notes[places[index]]
+        codes[index] = note.code
+        if note.at:
+            ats[index] = moment = datetime.fromtimestamp(int(note.at), UTC)
+            days[index] = moment.astimezone(account.zone).date()
+    for index in suppressed:
+        codes[index] = State(states[places[index]]).name.lower().replace("_", " ")
+    return [
+        *([account.id] * count, [chunk.campaign_id] * count, [chunk.id] * count),
+        *(places, [chunk.users[place] for place in places]),
+        [chunks.PLATFORM_CODES[chunk.platforms[place]] for place in places],
+        *([chunk.channel] * count, [NAMES[states[place]] for place in places]),
+        *(codes, [chunk.tag_group] * count, days, ats),
+    ]
 
 
 async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int = 50) -> int:
@@ -76,9 +83,7 @@ async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int
         for row in found:
             chunk = await ledger.read(lambda connection, one=row.id: chunks.load(connection, one))  # type: ignore[misc]
             if chunk is not None:
-                rows = _rows(account, chunk)
-                total += len(rows)
-                await facts.insert("outcome", rows)
+                total += await record_outcomes(facts, [(account, chunk)])
     # A device without `gone_user` went before the ledger kept what its event says.
     every_gone = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
     async for found in _read_pages(ledger, every_gone, chunks.SIZE):

@@ -10,21 +10,14 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from sqlalchemy import func, select
 
 from tocsin.account import create_account
-from tocsin.bench import Reading, cpu_seconds, peak_mib, serving
+from tocsin.bench import Reading, peak_mib, serving
 from tocsin.bench.load import press
 from tocsin.demo import free_port
-from tocsin.demo.samples import sample_people
-from tocsin.demo.stage import Stage
-from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, Push
-from tocsin.providers.fcm import Fcm
-from tocsin.providers.transport import Transport
 from tocsin.store import schema
 from tocsin.store.facts import open_facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -93,76 +86,6 @@ def _measure_bare(body: bytes, seconds: float) -> float:
             return asyncio.run(press(port, "/", {}, body, connections=CONNECTIONS, seconds=seconds)).rate
         finally:
             process.kill()
-
-
-def measure_dispatch(audience: int) -> list[Reading]:
-    """A campaign to FCM from frozen to closed, beside the same client sending the same number with no ledger."""
-    with folder() as data, Stage.open(data, free_port(18_300, 1), free_port(18_400, 5), "UTC") as stage:
-        records = list(sample_people(audience, "", kinds=("fcm",)))
-        for start in stage.track(range(0, len(records), BATCH), "users"):
-            stage.call("/1/upload", {"d": records[start : start + BATCH]})
-        before = cpu_seconds(stage.server_pid)
-        campaign = int(
-            stage.create(
-                {
-                    "name": "bench",
-                    "where": {},
-                    "content": {"title": "Hello {{ Profile.Name }}", "body": "there"},
-                    "devices": ["android"],
-                    "when": "now",
-                }
-            )["id"]
-        )
-        result = stage.wait_for_result(campaign)
-        used = cpu_seconds(stage.server_pid) - before
-        with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
-            run = ledger.read_now(
-                lambda connection: connection.execute(
-                    select(schema.run.c.frozen_at, schema.run.c.ended_at).where(schema.run.c.campaign_id == campaign)
-                ).one()
-            )
-        rate = result["sent"] / (run.ended_at - run.frozen_at)
-        bare = asyncio.run(_send_bare(stage.sandbox("/credentials"), result["sent"]))
-        return [
-            Reading("delivered and recorded", rate, "notifications/s", "bare client, same sink", rate / bare),
-            Reading("bare client, same sink", bare, "notifications/s"),
-            Reading("CPU of the server", used / result["sent"] * 1e6, "µs a notification"),
-            Reading("peak memory of the server", peak_mib(stage.server_pid), "MiB"),
-            Reading("sent", float(result["sent"]), f"of {result['audience']}"),
-        ]
-
-
-async def _send_bare(given: dict[str, Any], count: int) -> float:
-    settings = Fcm.Settings(
-        service_account=msgspec.json.encode(given["fcm"]["service_account"]).decode(),
-        endpoint=given["fcm"]["endpoint"],
-        ca=given["ca"],
-    )
-    now = time.time()
-
-    def message(number: int) -> Push:
-        address = Address("fcm", f"bare-{number}:registration-token")
-        data = {"wzrk_id": "bench_1", "wzrk_pid": str(number)}
-        return Push(
-            id=f"{number:032x}",
-            collapse="bench",
-            address=address,
-            title=f"Hello {number}",
-            body="there",
-            data=data,
-            expires_at=int(now) + 3600,
-        )
-
-    async with Transport() as transport:
-        fcm = Fcm(settings, transport)
-        await fcm.send(message(count), now)  # the token, and the connection
-        started = time.monotonic()
-        for first in range(0, count, BATCH):
-            last = min(count, first + BATCH)
-            receipts = await asyncio.gather(*(fcm.send(message(number), now) for number in range(first, last)))
-            if any(receipt.outcome is not Outcome.ACCEPTED for receipt in receipts):
-                raise RuntimeError("the sink refused a message")
-        return count / (time.monotonic() - started)
 
 
 def measure_ingest(records: int) -> list[Reading]:

@@ -32,17 +32,21 @@ def accept(recipients: int, seconds: float, as_json: bool) -> None:
 
 
 @bench.command()
-@click.option("--audience", type=click.IntRange(100, 200_000), default=20_000, show_default=True)
+@click.option("--audience", type=click.IntRange(100, 2_000_000), default=20_000, show_default=True)
 @json_option
 def dispatch(audience: int, as_json: bool) -> None:
-    """A campaign from frozen to closed against the sandbox, beside the same client without a ledger.
+    """A campaign from frozen to closed, beside h2load and a bare loop of the same client on the same sink.
 
-    Example: tocsin bench dispatch --audience 20000 --json
+    The sink is nghttpd where it is installed (Debian: nghttp2-server; h2load: nghttp2-client), else the sandbox.
+
+    Example: tocsin bench dispatch --audience 200000 --json
     """
     from tocsin.bench import report
-    from tocsin.bench.measures import measure_dispatch
+    from tocsin.bench.delivery import measure_dispatch
+    from tocsin.bench.measures import folder
 
-    report("dispatch", {"audience": audience}, measure_dispatch(audience), as_json=as_json)
+    with folder() as data:
+        report("dispatch", {"audience": audience}, measure_dispatch(data, audience), as_json=as_json)
 
 
 @bench.command()

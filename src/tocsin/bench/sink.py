@@ -1,0 +1,170 @@
+"""Where the messages of `tocsin bench dispatch` go: an HTTP/2 server over TLS that is not our code (nghttpd, of
+Debian's nghttp2-server) and answers as FCM does, or the sandbox where there is none."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from tocsin.demo import free_port
+from tocsin.demo.stage import running
+
+CONNECTIONS, STREAMS = 4, 100  # as our FCM pool
+READY_SECONDS = 10.0
+
+
+class Sink(msgspec.Struct, frozen=True):
+    """name: what is listening. fcm: the provider's settings for it. url: where messages go. process: its id."""
+
+    name: str
+    fcm: dict[str, Any]
+    url: str
+    process: int
+
+
+@contextmanager
+def open_sink(folder: Path) -> Iterator[Sink]:
+    """A sink while the context lasts."""
+    folder.mkdir()
+    daemon = shutil.which("nghttpd")
+    with _run_nghttpd(daemon, folder) if daemon else _run_sandbox(folder) as sink:
+        yield sink
+
+
+@contextmanager
+def _run_nghttpd(daemon: str, folder: Path) -> Iterator[Sink]:
+    port = free_port(18_443, 1)
+    origin = f"https://127.0.0.1:{port}"
+    files = {
+        "v1/projects/bench/messages:send": b'{"name":"projects/bench/messages/0:1735689600000001%bench"}',
+        "token": b'{"access_token":"ya29.' + b"x" * 180 + b'","expires_in":3600,"token_type":"Bearer"}',
+    }
+    for name, content in files.items():
+        path = folder / "www" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    ca = _make_certificate(folder)
+    command = [daemon, "-n1", "-d", str(folder / "www"), str(port), str(folder / "key.pem"), str(folder / "cert.pem")]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            _wait_for(port)
+            settings = {"service_account": _service_account(f"{origin}/token"), "endpoint": origin, "ca": ca}
+            yield Sink("nghttpd", settings, f"{origin}/v1/projects/bench/messages:send", process.pid)
+        finally:
+            process.kill()
+
+
+@contextmanager
+def _run_sandbox(folder: Path) -> Iterator[Sink]:
+    from urllib.request import urlopen
+
+    port = free_port(18_400, 5)
+    with (folder / "log").open("ab") as log, running(log, "sandbox", "--port", str(port)) as pid:
+        with urlopen(f"http://127.0.0.1:{port}/credentials", timeout=10) as reply:
+            given = msgspec.json.decode(reply.read())
+        account = given["fcm"]["service_account"]
+        settings = {
+            "service_account": msgspec.json.encode(account).decode(),
+            "endpoint": given["fcm"]["endpoint"],
+            "ca": given["ca"],
+        }
+        url = f"{given['fcm']['endpoint']}/v1/projects/{account['project_id']}/messages:send"
+        yield Sink("sandbox", settings, url, pid)
+
+
+def press_with_h2load(sink: Sink, folder: Path, requests: int) -> float | None:
+    """What h2load does to the same sink, in requests a second; None where it is not installed or not understood."""
+    program = shutil.which("h2load")
+    if program is None or sink.name != "nghttpd":
+        return None
+    body = folder / "body"
+    body.write_bytes(b'{"message":{"token":"' + b"t" * 160 + b'","data":{"text":"' + b"w" * 300 + b'"}}}')
+    done = subprocess.run(  # noqa: S603 - a program of this machine, no input of anybody's
+        [
+            program,
+            "-n",
+            str(requests),
+            "-c",
+            str(CONNECTIONS),
+            "-m",
+            str(STREAMS),
+            "-t",
+            "1",
+            "-d",
+            str(body),
+            sink.url,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    found = re.search(r"finished in [^,]+, ([0-9.]+) req/s", done.stdout)
+    return float(found[1]) if found else None
+
+
+def _service_account(token_uri: str) -> str:
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    account = {
+        "type": "service_account",
+        "project_id": "bench",
+        "private_key_id": "bench",
+        "private_key": pem,
+        "client_email": "bench@bench.iam.gserviceaccount.com",
+        "token_uri": token_uri,
+    }
+    return msgspec.json.encode(account).decode()
+
+
+def _make_certificate(folder: Path) -> str:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench sink")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=2))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = certificate.public_bytes(Encoding.PEM)
+    (folder / "cert.pem").write_bytes(pem)
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return pem.decode()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + READY_SECONDS
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+        except OSError:
+            if time.monotonic() > deadline:
+                print("the sink does not listen", file=sys.stderr)
+                raise
+            time.sleep(0.05)
+        else:
+            return
