@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -45,6 +45,7 @@ NOT_YET = (
 )
 
 
+OnCrash = Literal["report", "resend"]
 Record = Row[*tuple[Any, ...]]
 
 
@@ -53,6 +54,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
     due_at: epoch seconds. platforms: what a recipient can be on, of android, ios, windows, email.
     message_seconds: how long after the run begins a message may still be sent. users_limit: of so many users at most.
+    on_crash: what becomes of a message nobody knows about, sent or not: "report" it as unknown, or "resend" it under
+        the same collapse key, so that a second copy replaces the first on the screen.
     """
 
     name: str
@@ -66,6 +69,7 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     send_to_all_devices: bool = False
     message_seconds: float | None = None
     users_limit: int | None = None
+    on_crash: OnCrash = "report"
 
 
 def read_spec(
@@ -102,6 +106,7 @@ def read_spec(
         send_to_all_devices=read_flag(body, "send_to_all_devices"),
         message_seconds=_read_ttl(body.get("ttl")),
         users_limit=_read_users_limit(body.get("users_limit_overall")),
+        on_crash=read_on_crash(body),
     )
 
 
@@ -111,6 +116,16 @@ def read_flag(body: Mapping[str, Any], key: str, *, default: bool = False, code:
     if not isinstance(value, bool):
         raise Problem(f'"{key}" must be a Boolean', code=code)
     return value
+
+
+def read_on_crash(body: Mapping[str, Any]) -> OnCrash:
+    """`on_crash`, our own field: "report" or "resend". Raises Problem."""
+    match body.get("on_crash", "report"):
+        case "report":
+            return "report"
+        case "resend":
+            return "resend"
+    raise Problem('on_crash must be "report" or "resend" (at $.on_crash)')
 
 
 def _read_channel(body: Mapping[str, Any]) -> str:

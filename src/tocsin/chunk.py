@@ -21,6 +21,7 @@ from tocsin.store import schema
 SIZE = 1000
 PLATFORM_CODES = ("", "android", "ios", "windows", "email")  # a byte a recipient; "" is nobody we can reach
 TRANSACTIONAL, CAMPAIGN = 0, 1
+RESENDS = 5  # of one recipient, after so many workers were lost over it
 
 table = schema.chunk
 
@@ -54,6 +55,7 @@ class Chunk(msgspec.Struct):
     platforms: bytes
     states: bytearray
     notes: dict[int, Note]
+    resend: bool = False  # what nobody knows about is sent again
     lease: str = ""  # the value that fences this hold of the chunk from every other, of the same process too
 
     def move(self, position: int, to: State) -> None:
@@ -132,12 +134,13 @@ def insert_run_chunks(
     recipients: Recipients,
     expires_at: float,
     now: float,
+    resend: bool = False,
 ) -> None:
     rows = []
     for start in range(0, len(recipients), SIZE):
         rows.append(
             _new_row(account_id, channel, "", expires_at, now)
-            | {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN}
+            | {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
             | recipients.columns(start, start + SIZE)
         )
     if rows:
@@ -153,12 +156,14 @@ def insert_request(
     request: str,
     expires_at: float,
     now: float,
+    resend: bool = False,
 ) -> int:
     """Queues one `/1/send` request, durably, with nobody looked up yet. Answers the chunk's id."""
     row = _new_row(account_id, channel, tag_group, expires_at, now) | {
         **Recipients().columns(),
         "request": request,
         "priority": TRANSACTIONAL,
+        "resend": int(resend),
     }
     key = connection.execute(insert(table).values(row)).inserted_primary_key
     assert key is not None
@@ -167,7 +172,7 @@ def insert_request(
 
 def lease_next(connection: Connection, owner: str, now: float, lease_seconds: float) -> Chunk | None:
     """Takes the most urgent open chunk that nobody holds. Of a holder that fell silent, what was claimed may have been
-    sent: it becomes unknown and is never sent again."""
+    sent: it becomes unknown and is never sent again, unless the chunk asks for that."""
     due = (table.c.open == 1, table.c.not_before <= now)
     free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
     found = connection.execute(
@@ -184,8 +189,9 @@ def lease_next(connection: Connection, owner: str, now: float, lease_seconds: fl
     chunk.lease = f"{owner}.{secrets.token_hex(8)}"
     for position, state in enumerate(chunk.states):
         if state == State.CLAIMED:
-            chunk.move(position, State.UNKNOWN)
-            chunk.notes[position] = Note(code="worker lost", tries=_tries(chunk, position) + 1)
+            tries = _tries(chunk, position) + 1
+            chunk.move(position, State.WAITING if chunk.resend and tries <= RESENDS else State.UNKNOWN)
+            chunk.notes[position] = Note(code="worker lost", tries=tries)
     connection.execute(
         update(table)
         .where(table.c.id == chunk.id)
@@ -232,6 +238,12 @@ def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
         update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
     )
     return done.rowcount == 1
+
+
+def count_in_flight(connection: Connection, run_id: int) -> int:
+    """Recipients of a run that are claimed: with a vendor now, or about to be."""
+    held = select(table.c.states).where(table.c.run_id == run_id, table.c.open == 1, table.c.lease_owner.is_not(None))
+    return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
 def is_stopped(connection: Connection, run_id: int | None) -> bool:
@@ -349,6 +361,7 @@ def _unpack(row: Any) -> Chunk:
         users=_users(bytes(row.users)),
         platforms=bytes(row.platforms),
         states=bytearray(row.states),
+        resend=bool(row.resend),
         notes=msgspec.json.decode(row.notes, type=dict[int, Note], strict=False),
     )
 

@@ -58,6 +58,7 @@ async def _freeze(ledger: Ledger, facts: Facts, run: Record, now: float, setting
             campaign_id=run.campaign_id,
             channel=spec.channel,
             recipients=recipients,
+            resend=spec.on_crash == "resend",
             expires_at=now + lifetime,
             now=now,
         )

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, func, select
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
-from tocsin.campaign import read_flag
+from tocsin.campaign import read_flag, read_on_crash
 from tocsin.content import read_content
 from tocsin.dispatch import Request
 from tocsin.errors import Problem
@@ -43,7 +43,7 @@ async def accept(
     )
     tag = _read_tag(body.get("tag_group"))
     request = Request(to=body["to"], content=content, send_to_all_devices=read_flag(body, "send_to_all_devices"))
-    text = msgspec.json.encode(request).decode()
+    text, resend = msgspec.json.encode(request).decode(), read_on_crash(body) == "resend"
 
     def write(connection: Connection) -> None:
         chunks.insert_request(
@@ -52,6 +52,7 @@ async def accept(
             channel=channel,
             tag_group=_known_tag(connection, account.id, tag, now),
             request=text,
+            resend=resend,
             expires_at=now + settings.message_hours * 3600,
             now=now,
         )

@@ -9,13 +9,24 @@ from typing import Any
 
 from litestar import Response, post
 from litestar.handlers import HTTPRouteHandler
+from sqlalchemy import Connection
 
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.segments import load_named
 from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.audience.members import count_reachable
-from tocsin.campaign import LATEST_ID, LATEST_YEAR, Spec, insert_campaign, read_flag, read_spec, stop_campaign
+from tocsin.campaign import (
+    LATEST_ID,
+    LATEST_YEAR,
+    Spec,
+    find_campaign,
+    insert_campaign,
+    read_flag,
+    read_spec,
+    stop_campaign,
+)
+from tocsin.chunk import count_in_flight
 from tocsin.errors import Problem
 from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
 
@@ -32,10 +43,16 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     async def stop(request: HttpRequest) -> Response[bytes]:
         account, body = await _read(context, request)
         campaign_id, now = _read_id(body), context.clock()
-        await context.ledger.write(lambda connection: stop_campaign(connection, account.id, campaign_id, now))
+
+        def stop_now(connection: Connection) -> int:
+            stop_campaign(connection, account.id, campaign_id, now)
+            run_id = find_campaign(connection, account.id, campaign_id).run_id
+            return count_in_flight(connection, run_id)
+
+        in_flight = await context.ledger.write(stop_now)
         context.bell.ring()
         count_success(request)
-        return answer({"status": "success"})
+        return answer({"status": "success", "in_flight": in_flight})
 
     @post("/1/targets/result.json", status_code=200)
     async def result(request: HttpRequest) -> Response[bytes]:

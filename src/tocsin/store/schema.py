@@ -161,11 +161,12 @@ chunk = Table(
     metadata,
     Column("id", RowId, primary_key=True, autoincrement=True),
     Column("account_id", String(32), nullable=False),
-    Column("run_id", RowId, index=True),  # NULL: a `/1/send` request
+    Column("run_id", RowId),  # NULL: a `/1/send` request
     Column("campaign_id", Integer, nullable=False),  # 0: a `/1/send` request
     Column("channel", String(16), nullable=False),
     Column("tag_group", String(256), nullable=False),
     Column("priority", Integer, nullable=False),  # 0 before 1: transactional sends overtake campaigns
+    Column("resend", Integer, nullable=False, server_default="0"),  # 1: what nobody knows about is sent again
     Column("open", Integer, nullable=False),  # 1 until every recipient is final and recorded
     Column("not_before", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
@@ -184,5 +185,6 @@ chunk = Table(
     Column("suppressed", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Index("chunk_due", "open", "priority", "not_before"),
+    Index("chunk_of_run", "run_id", "open"),
     Index("chunk_of_account", "account_id", "tag_group"),
 )
