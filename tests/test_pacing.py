@@ -101,10 +101,12 @@ def test_unavailable_waits_its_delay(receipt: Receipt, policy: Policy, chance: f
     assert next_step(receipt, spent, NOW, NOW + wait / 2, lasting, chance) == Step(State.EXPIRED, spent + 1)
 
 
-@given(asked, tries, floors, dice)
-def test_retry_delay_keeps_its_bounds(wanted: float | None, spent: int, floor: float, chance: float) -> None:
+@given(asked, tries, floors, dice, st.floats(0, 200_000))
+def test_retry_delay_keeps_its_bounds(
+    wanted: float | None, spent: int, floor: float, chance: float, left: float
+) -> None:
     """A delay is at least the floor and what was asked for, and at most LONGEST_WAIT."""
-    delay = retry_delay(wanted, spent, floor, chance)
+    delay = retry_delay(wanted, spent, floor, chance, left)
     assert delay <= LONGEST_WAIT
     assert delay >= min(floor, LONGEST_WAIT)
     assert delay >= min(wanted or 0.0, LONGEST_WAIT)
@@ -112,18 +114,30 @@ def test_retry_delay_keeps_its_bounds(wanted: float | None, spent: int, floor: f
 
 @given(asked, tries, floors, dice)
 def test_retry_delay_grows(wanted: float | None, spent: int, floor: float, chance: float) -> None:
-    """The same luck waits no shorter after one try more, and twice as long while nobody asked and no bound is met."""
+    """The same luck waits no shorter after one try more; what it adds to the least doubles while no bound is met."""
     delay, later = (retry_delay(wanted, count, floor, chance) for count in (spent, spent + 1))
     assert later >= delay
-    if wanted is None and later < LONGEST_WAIT:
-        assert later == pytest.approx(2 * delay)
+    if floor * 2.0 ** (spent + 1) <= LONGEST_WAIT - max(floor, wanted or 0.0):
+        least = max(floor, wanted or 0.0)
+        assert later - least == pytest.approx(2 * (delay - least), abs=1e-6)
 
 
-@given(st.floats(0.05, 100), dice, dice)
-def test_retry_delay_is_spread(floor: float, one: float, other: float) -> None:
-    """Different luck comes back at different times, over as much again as the wait itself."""
-    spread = retry_delay(None, 0, floor, one) - retry_delay(None, 0, floor, other)
-    assert spread == pytest.approx(floor * (one - other), abs=1e-9)
+@given(asked, tries, floors)
+def test_retry_delay_is_fully_spread(wanted: float | None, spent: int, floor: float) -> None:
+    """Luck decides over the whole width, from the least that is allowed to `floor × 2^tries` above it."""
+    least = max(floor, wanted or 0.0)
+    soonest, middle, latest = (retry_delay(wanted, spent, floor, chance) for chance in (0.0, 0.5, 1.0))
+    assert soonest == min(least, LONGEST_WAIT)
+    assert latest == pytest.approx(min(least + floor * 2.0**spent, LONGEST_WAIT))
+    assert middle == pytest.approx((soonest + latest) / 2)
+
+
+@given(asked, tries, floors, dice, st.floats(0.1, 200_000))
+def test_luck_outlives_nobody(wanted: float | None, spent: int, floor: float, chance: float, left: float) -> None:
+    """Whoever would live to the soonest retry lives to the one by chance."""
+    least = min(max(floor, wanted or 0.0), LONGEST_WAIT)
+    delay = retry_delay(wanted, spent, floor, chance, left)
+    assert delay <= left if least < left else delay == least
 
 
 @given(receipts(*ANSWERS))

@@ -123,9 +123,11 @@ def moment(at: float) -> datetime:
 async def test_a_dead_token_is_an_event(town: Town, kind: str, value: str, platform: str, code: str) -> None:
     """The event is the user's, at the ledger's time, with the campaign that found out and the vendor's code."""
     await town.move_in("u", "d", value.format(port=town.wns_port), kind)
+    await town.move_in("fine", "f", token(kind, "fine", town.wns_port), kind)
+    await town.push("fine")  # «bad token» may be about our settings where nothing was accepted
     campaign = await town.campaign(devices=[platform.lower()])
     await town.deliver_all()
-    assert town.gone() == [(town.now, code)]
+    assert [one for one in town.gone() if one[0]] == [(town.now, code)]
     props = {"Platform": platform, "Campaign id": campaign, "Code": code}
     assert await town.events() == [(1, moment(town.now), props)]
 

@@ -26,6 +26,7 @@ from tocsin.errors import Misconfigured
 from tocsin.fleet import Fleet
 from tocsin.folder import announce, forget_address, hold_folder
 from tocsin.freeze import freeze_due
+from tocsin.guard import Rules
 from tocsin.settings import Settings, read_settings
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
@@ -105,7 +106,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         loop.add_signal_handler(name, stop.set)
     bell = Bell()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
-    fleet = Fleet(stores.ledger, settings.couriers, time.time)
+    fleet = Fleet(stores.ledger, settings.couriers, time.time, Rules(ramp_seconds=settings.ramp_seconds))
     url = f"http://{host}:{port}"
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None

@@ -59,10 +59,12 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
     """What came of a batch. answers: by the parcel's place in it, of all that were not simply accepted. paused_until:
-    of the lane, epoch seconds. stops: how often the lane stopped by itself, by reason."""
+    of the lane, epoch seconds. tally: the vendor's answers by outcome, as they came, and stops: how often the lane
+    stopped, by reason; both since the lane was last asked."""
 
     answers: dict[int, Receipt]
     paused_until: float = 0.0
+    tally: dict[str, int] = {}
     stops: dict[str, int] = {}
 
 

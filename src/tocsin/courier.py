@@ -19,6 +19,7 @@ import msgspec
 import structlog
 
 from tocsin.batch import Batch, Sent
+from tocsin.guard import Rules
 from tocsin.lane import Credential, Lanes
 from tocsin.providers.transport import Transport
 
@@ -43,22 +44,22 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
     sent: Sent | None
 
 
-def main(descriptor: int) -> None:
+def main(descriptor: int, rules: Rules) -> None:
     """Runs a courier on an inherited socket until its other end is closed."""
     for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
         signal.signal(name, signal.SIG_IGN)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # messages come and go without cycles
-    asyncio.run(_serve(socket.socket(fileno=descriptor)))
+    asyncio.run(_serve(socket.socket(fileno=descriptor), rules))
     os._exit(0)  # a thread that still talks to a relay must not keep it
 
 
-async def _serve(sock: socket.socket) -> None:
+async def _serve(sock: socket.socket, rules: Rules) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=BUFFER_BYTES)
     decoder, encoder = msgspec.msgpack.Decoder(Errand), msgspec.msgpack.Encoder()
     tasks: set[asyncio.Task[None]] = set()
     async with Transport() as transport:
-        lanes = Lanes(transport, time.time)
+        lanes = Lanes(transport, time.time, rules)
 
         async def run(errand: Errand) -> None:
             try:
@@ -91,4 +92,4 @@ def write_frame(writer: asyncio.StreamWriter, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), Rules(ramp_seconds=float(sys.argv[2])))

@@ -327,7 +327,7 @@ class Worker:
         now = self._clock()
         gone: dict[int, list[tuple[int, Address, str]]] = {}
         for platform, parcels, done in sent:
-            self._count(roads[platform].name, parcels, done)
+            _count(roads[platform].name, done)
             odd: dict[int, list[Receipt | None]] = {}
             if order.every_device:
                 for place, parcel in enumerate(parcels):
@@ -347,11 +347,6 @@ class Worker:
             self._watch(order.job.collapse, platform, len(parcels) - len(done.answers), done.answers.values())
         return gone
 
-    def _count(self, provider: str, parcels: Sequence[Parcel], done: Sent) -> None:
-        metrics.RECEIPTS.labels(provider=provider, outcome="accepted").inc(len(parcels) - len(done.answers))
-        for receipt in done.answers.values():
-            metrics.RECEIPTS.labels(provider=provider, outcome=receipt.outcome.value).inc()
-
     def _watch(self, collapse: str, platform: str, accepted: int, answers: Iterable[Receipt]) -> None:
         """A content that a vendor refuses for what it is would be refused for everybody."""
         key = (collapse, platform)
@@ -369,7 +364,8 @@ class Worker:
         """One recipient's state from the receipts of their devices."""
         best = min(answers, key=lambda answer: PRECEDENCE.index(answer.outcome))
         tries = chunk.notes[position].tries if position in chunk.notes else 0
-        step = next_step(best, tries, now, chunk.expires_at, self._policy, self._dice.random())
+        chance = self._dice.random()
+        step = next_step(best, tries, now, chunk.expires_at, self._policy, chance, resend=chunk.resend)
         self._step(chunk, position, step, best.code, now)
 
     def _step(self, chunk: Chunk, position: int, step: Step, code: str, now: float) -> None:
@@ -390,6 +386,13 @@ class Worker:
 
 
 ACCEPTED = Receipt(outcome=Outcome.ACCEPTED)
+
+
+def _count(provider: str, done: Sent) -> None:
+    for outcome, count in done.tally.items():
+        metrics.RECEIPTS.labels(provider=provider, outcome=outcome).inc(count)
+    for reason, count in done.stops.items():
+        metrics.LANE_STOPS.labels(provider=provider, reason=reason).inc(count)
 
 
 def _pack(order: Order, position: int, platform: str, person: Person | None) -> list[Parcel] | State:

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 
 from tocsin.batch import Batch, Sent
 from tocsin.courier import Errand, Report, read_frame, write_frame
+from tocsin.guard import NO_RULES, Rules
 from tocsin.lane import Credential, Lane, Lanes
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
@@ -37,8 +38,9 @@ LOST = Receipt(outcome=Outcome.UNKNOWN, code="courier lost")
 class Courier:
     """One process, started when first needed and again after it died."""
 
-    def __init__(self) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.busy = 0
+        self._rules = rules
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[Sent | None]] = {}
         self._writer: asyncio.StreamWriter | None = None
@@ -71,7 +73,7 @@ class Courier:
                 ours, theirs = socket.socketpair()
                 with theirs:
                     self._process = await asyncio.create_subprocess_exec(
-                        *(sys.executable, "-m", "tocsin.courier", str(theirs.fileno())),
+                        *(sys.executable, "-m", "tocsin.courier", str(theirs.fileno()), str(self._rules.ramp_seconds)),
                         pass_fds=(theirs.fileno(),),
                         stdin=asyncio.subprocess.DEVNULL,
                         env=os.environ,
@@ -131,11 +133,11 @@ class Route:
 class Fleet:
     """The roads of every account, over so many couriers; 0: in this process."""
 
-    def __init__(self, ledger: Ledger, couriers: int, clock: Callable[[], float]):
+    def __init__(self, ledger: Ledger, couriers: int, clock: Callable[[], float], rules: Rules = NO_RULES):
         self._ledger = ledger
-        self._couriers = [Courier() for _ in range(couriers)]
+        self._couriers = [Courier(rules) for _ in range(couriers)]
         self._transport = Transport()
-        self._lanes = Lanes(self._transport, clock)
+        self._lanes = Lanes(self._transport, clock, rules)
         self._routes: dict[tuple[str, str], Route] = {}
 
     async def of(self, account_id: str) -> Mapping[str, Lane | Route]:
@@ -161,6 +163,8 @@ class Fleet:
 def read_credentials(connection: Connection, account_id: str) -> list[Credential]:
     table = schema.provider
     rows = connection.execute(
-        select(table.c.name, table.c.settings, table.c.changed_at).where(table.c.account_id == account_id)
+        select(table.c.name, table.c.settings, table.c.changed_at, table.c.trusted).where(
+            table.c.account_id == account_id
+        )
     )
-    return [Credential(account_id, name, settings, changed_at) for name, settings, changed_at in rows]
+    return [Credential(account_id, name, settings, at, bool(trusted)) for name, settings, at, trusted in rows]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable
 
 import msgspec
@@ -10,6 +11,7 @@ import structlog
 
 from tocsin.batch import Batch, Sent, carry
 from tocsin.errors import Misconfigured
+from tocsin.guard import LONGEST_TURN, NO_RULES, Guard, Ramp, Rules
 from tocsin.outcome import Outcome
 from tocsin.pacing import lane_pause
 from tocsin.providers import BY_NAME
@@ -18,22 +20,51 @@ from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()
 
+ACCEPTED = Outcome.ACCEPTED  # looked up once: it is asked 15,000 times a second
+
+# What the operator can do about a stop. Others end by themselves.
+ADVICE = {
+    "denied": "`tocsin provider set {name} …` with credentials that work",
+    "breaker": "`tocsin provider set {name} …` if the settings are wrong; "
+    "`tocsin provider trust {name} …` if the addresses really are dead",
+    "brake": "`tocsin provider trust {name} …` if the addresses really are dead",
+}
+
 
 class Lane:
     """One provider of one account, with its pause. A provider whose settings do not load is None: its messages wait for
-    the operator. Credentials are proven by one message before the others follow."""
+    the operator. Every answer goes through the lane's guard, which may stop it.
 
-    def __init__(self, account_id: str, name: str, provider: Provider | None, clock: Callable[[], float]):
+    Settings are proven by one message before the others follow: after a start or a stop they go one at a time until an
+    answer shows that the vendor means the addresses, not us.
+    """
+
+    def __init__(
+        self,
+        account_id: str,
+        name: str,
+        provider: Provider | None,
+        clock: Callable[[], float],
+        rules: Rules = NO_RULES,
+    ):
         self.account_id = account_id
         self.name = name
         self.provider = provider
         self.paused_until = 0.0
         self._clock = clock
+        self._guard = Guard(rules)
+        self._ramp = Ramp(rules.ramp_seconds)
         self._proven = False
         self._probe = asyncio.Lock()
+        self._stops: set[str] = set()  # why it pauses now: each reason is logged once a pause
+        self._braking = False
+        self._accepted = 0  # since the last batch came back; so do the next two
+        self._others: Counter[str] = Counter()
+        self._stopped: Counter[str] = Counter()
 
     async def send(self, message: Message) -> Receipt:
-        """Hands a message to the vendor, unless the lane is paused: then it comes back without a try spent."""
+        """Hands a message to the vendor, unless the lane is paused or the message's turn is too far: then it comes back
+        without a try spent. May wait LONGEST_TURN for its turn."""
         if not self._proven:
             async with self._probe:
                 if not self._proven:
@@ -42,57 +73,117 @@ class Lane:
 
     async def carry(self, batch: Batch) -> Sent:
         """Renders and sends a batch; see `batch.carry`."""
-        return Sent(await carry(batch, self.send), self.paused_until)
+        answers = await carry(batch, self.send)
+        sent = Sent(answers, self.paused_until, {"accepted": self._accepted, **self._others}, dict(self._stopped))
+        self._accepted = 0
+        self._others.clear()
+        self._stopped.clear()
+        return sent
 
     async def _hand_over(self, message: Message) -> Receipt:
+        if (held := self._look(self._clock())) is not None:
+            return held
+        if self._ramp.climbing and (held := await self._wait_turn()) is not None:
+            return held
         now = self._clock()
-        if self.paused_until > now:
-            return Receipt(
-                outcome=Outcome.THROTTLED, code="lane paused", retry_after=self.paused_until - now, scope=Scope.LANE
-            )
         if self.provider is None:
             receipt = Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
-        else:
-            try:
-                receipt = await self.provider.send(message, now)
-            except Exception:  # a bug of the provider: nobody knows whether the message went out
-                log.exception("provider failed", account=self.account_id, provider=self.name)
-                receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
-        self._proven = receipt.outcome is not Outcome.DENIED
-        if pause := lane_pause(receipt):
-            self._pause(now, pause, receipt)
+            return self._heed(receipt, receipt, now)
+        try:
+            answer = await self.provider.send(message, now)
+        except Exception:  # a bug of the provider: nobody knows whether the message went out
+            log.exception("provider failed", account=self.account_id, provider=self.name)
+            receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
+            return self._heed(receipt, receipt, now)
+        now = self._clock()
+        receipt = self._guard.judge(answer, now)
+        if answer.outcome is not ACCEPTED:
+            return self._heed(answer, receipt, now)
+        self._accepted += 1
+        self._ramp.count(now)
+        if not self._proven:
+            self._proven = not self._guard.tripped
         return receipt
 
-    def _pause(self, now: float, seconds: float, receipt: Receipt) -> None:
-        if self.paused_until <= now:  # once for all the answers of one window
-            log.warning(
-                "lane paused",
-                account=self.account_id,
-                provider=self.name,
-                seconds=round(seconds, 1),
-                code=receipt.code,
-                detail=receipt.detail,
-            )
-        self.paused_until = max(self.paused_until, now + seconds)
+    def _look(self, now: float) -> Receipt | None:
+        """What a message gets that meets a pause."""
+        return _held("lane paused", self.paused_until - now, Scope.LANE) if self.paused_until > now else None
+
+    async def _wait_turn(self) -> Receipt | None:
+        """None once it is this message's turn; or what it gets instead."""
+        wait = self._ramp.delay(self._clock())
+        if wait > LONGEST_TURN:
+            return _held("lane ramping", wait, Scope.DEVICE)
+        if wait > 0:
+            await asyncio.sleep(wait)
+        return self._look(self._clock())
+
+    def _heed(self, answer: Receipt, receipt: Receipt, now: float) -> Receipt:
+        """Counts an answer other than accepted, and pauses the lane where the guard or the answer wants it."""
+        guard = self._guard
+        self._others[answer.outcome.value] += 1
+        doubtful = answer.suspect and not guard.promising
+        self._proven = not (receipt.outcome is Outcome.DENIED or guard.tripped or doubtful)
+        if receipt.outcome is Outcome.DENIED and answer.outcome is not Outcome.DENIED:
+            self._pause("breaker", guard.stopped_until, receipt, now)
+        elif pause := lane_pause(receipt):
+            reason = receipt.outcome.value if receipt.scope is answer.scope else "storm"
+            self._pause(reason, now + pause, receipt, now)
+            if receipt.outcome is not Outcome.DENIED:
+                self._ramp.start()
+        if guard.braking and not self._braking:
+            self._note("brake", receipt, now)
+        self._braking = guard.braking
+        return receipt
+
+    def _pause(self, reason: str, until: float, receipt: Receipt, now: float) -> None:
+        if until <= now:  # a probe of the breaker that found nothing new
+            return
+        if self.paused_until <= now:
+            self._stops.clear()
+        self.paused_until = max(self.paused_until, until)
+        if reason not in self._stops:  # once for all the answers of one window
+            self._stops.add(reason)
+            self._note(reason, receipt, now)
+
+    def _note(self, reason: str, receipt: Receipt, now: float) -> None:
+        self._stopped[reason] += 1
+        log.warning(
+            "lane brakes" if reason == "brake" else "lane paused",
+            account=self.account_id,
+            provider=self.name,
+            reason=reason,
+            seconds=round(max(self.paused_until - now, 0.0), 1),
+            code=receipt.code,
+            detail=receipt.detail,
+            todo=ADVICE.get(reason, "nothing, it goes on by itself").format(name=self.name),
+        )
+
+
+def _held(code: str, wait: float, scope: Scope) -> Receipt:
+    return Receipt(outcome=Outcome.THROTTLED, code=code, retry_after=wait, scope=scope)
 
 
 class Credential(msgspec.Struct, frozen=True, array_like=True):
-    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; another time, another lane."""
+    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; another time, another lane.
+    trusted: what vendors say about dead addresses is believed without a breaker."""
 
     account_id: str
     name: str
     settings: str
     changed_at: float
+    trusted: bool = False
 
     def __repr__(self) -> str:
         return f"Credential({self.account_id!r}, {self.name!r})"
 
 
 class Lanes:
-    """The lanes of this process, made when first needed and anew when the credential changed."""
+    """The lanes of this process, made when first needed and anew when `tocsin provider …` changed their row."""
 
-    def __init__(self, transport: Transport, clock: Callable[[], float]):
+    def __init__(self, transport: Transport, clock: Callable[[], float], rules: Rules = NO_RULES):
         self._clock = clock
+        self._rules = rules
         self._transport = transport
         self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
 
@@ -104,10 +195,11 @@ class Lanes:
 
     def _make(self, credential: Credential) -> Lane:
         account_id, name = credential.account_id, credential.name
+        rules = msgspec.structs.replace(self._rules, trusted=credential.trusted)
         cls = BY_NAME[name]
         try:
             provider = cls(msgspec.json.decode(credential.settings, type=cls.Settings), self._transport)
         except (Misconfigured, msgspec.ValidationError) as error:
             log.error("provider cannot work", account=account_id, provider=name, reason=str(error))
-            return Lane(account_id, name, None, self._clock)
-        return Lane(account_id, name, provider, self._clock)
+            return Lane(account_id, name, None, self._clock, rules)
+        return Lane(account_id, name, provider, self._clock, rules)

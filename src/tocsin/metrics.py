@@ -13,6 +13,12 @@ RECORDS = Counter("tocsin_records_total", "Upload records by result.", ("result"
 RECEIPTS = Counter(
     "tocsin_receipts_total", "Answers of vendors by provider and outcome.", ("provider", "outcome"), registry=REGISTRY
 )
+LANE_STOPS = Counter(
+    "tocsin_lane_stops_total",
+    "Lanes that stopped, paused or braked, by reason.",
+    ("provider", "reason"),
+    registry=REGISTRY,
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

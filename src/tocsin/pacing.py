@@ -1,6 +1,8 @@
-"""When to try again, when to give up, when to stop the line. Pure: the clock and the dice are given."""
+"""When to try again, when to give up, how long to pause. Pure: the clock and the dice are given."""
 
 from __future__ import annotations
+
+import math
 
 import msgspec
 
@@ -27,10 +29,13 @@ class Step(msgspec.Struct, frozen=True):
     not_before: float = 0.0
 
 
-def next_step(receipt: Receipt, tries: int, now: float, expires_at: float, policy: Policy, dice: float) -> Step:
+def next_step(
+    receipt: Receipt, tries: int, now: float, expires_at: float, policy: Policy, dice: float, *, resend: bool = False
+) -> Step:
     """Final, or waiting for a time. Being throttled or denied spends no try; a message never outlives `expires_at`.
 
-    tries: spent before this attempt. dice: uniform in [0, 1), for the jitter.
+    tries: spent before this attempt. dice: uniform in [0, 1), for the jitter. resend: what nobody knows about is sent
+    again, while tries and time last; when they are over it stays unknown.
     """
     match receipt.outcome:
         case Outcome.ACCEPTED:
@@ -38,6 +43,9 @@ def next_step(receipt: Receipt, tries: int, now: float, expires_at: float, polic
         case Outcome.GONE:
             return Step(State.GONE, tries + 1)
         case Outcome.UNKNOWN:
+            delay = retry_delay(receipt.retry_after, tries, policy.floor, dice, expires_at - now)
+            if resend and tries < policy.retries and now + delay < expires_at:
+                return Step(State.WAITING, tries + 1, now + delay)
             return Step(State.UNKNOWN, tries + 1)
         case Outcome.THROTTLED | Outcome.DENIED:
             return _wait(now + _asked(receipt), tries, expires_at)
@@ -47,16 +55,24 @@ def next_step(receipt: Receipt, tries: int, now: float, expires_at: float, polic
         case Outcome.UNAVAILABLE:
             if tries >= policy.retries:
                 return Step(State.EXPIRED, tries + 1)
-            return _wait(now + retry_delay(receipt.retry_after, tries, policy.floor, dice), tries + 1, expires_at)
+            delay = retry_delay(receipt.retry_after, tries, policy.floor, dice, expires_at - now)
+            return _wait(now + delay, tries + 1, expires_at)
         case _:
             return Step(State.REFUSED, tries + 1)
 
 
-def retry_delay(asked: float | None, tries: int, floor: float, dice: float) -> float:
-    """Seconds before the retry after `tries` tries: what the vendor asked for, or `floor` doubled each time; plus as
-    much again by chance (jitter), so that a thousand messages do not come back in the same second."""
-    least = max(floor * 2.0**tries, asked or 0.0)
-    return float(min(least * (1 + dice), LONGEST_WAIT))
+def retry_delay(asked: float | None, tries: int, floor: float, dice: float, left: float = math.inf) -> float:
+    """Seconds before the retry after `tries` tries: `max(floor, asked) + dice × floor × 2^tries`.
+
+    Full jitter (AWS, «Exponential backoff and jitter») is any time from 0 to the doubled bound, which keeps a thousand
+    messages from coming back in the same second. But FCM wants nothing sooner than 10 s, and a vendor gets the time it
+    asks for: that is the least, and the whole width of the jitter lies above it. The jitter ends with the message,
+    `left` seconds away: no message expires by bad luck.
+    """
+    least = max(floor, asked or 0.0)
+    if least >= LONGEST_WAIT:
+        return LONGEST_WAIT
+    return least + dice * max(min(floor * 2.0**tries, LONGEST_WAIT - least, left - least), 0.0)
 
 
 def lane_pause(receipt: Receipt) -> float:

@@ -58,6 +58,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retries: Annotated[
         int, Meta(ge=0, le=20, description="Retries of one recipient after the first attempt; then it is expired.")
     ] = 5
+    ramp_seconds: Annotated[
+        float,
+        Meta(ge=0, le=3600, description="Seconds a lane takes to climb back to its rate after a pause; 0: none."),
+    ] = 60.0
     message_hours: Annotated[
         float, Meta(gt=0, le=672, description="Hours after which an undelivered message is given up.")
     ] = 24.0

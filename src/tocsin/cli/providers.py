@@ -11,7 +11,7 @@ from urllib.request import urlopen
 import click
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection
+from sqlalchemy import Connection, update
 
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
@@ -58,6 +58,34 @@ def use_sandbox(account_id: str, data: Path, port: int) -> None:
     print_json({"account_id": account_id, "providers": sorted(BY_NAME)})
 
 
+@provider.command("trust")
+@click.argument("name", type=click.Choice(sorted(BY_NAME)))
+@account_option
+@data_option
+@click.option("--undo", is_flag=True, help="Weigh its answers again.")
+def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
+    """Say that the addresses this provider calls dead really are, however many: it is believed, and they are forgotten.
+    `tocsin provider set` of the same provider ends it.
+
+    Example: tocsin provider trust apns --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only
+    from tocsin.store import schema
+
+    table = schema.provider
+    said = (
+        update(table)
+        .where(table.c.account_id == account_id, table.c.name == name)
+        .values(trusted=int(not undo), changed_at=time.time())  # a running server makes the lane anew
+    )
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+        if not ledger.write_now(lambda connection: connection.execute(said).rowcount):
+            raise Misconfigured(f"{account_id} has no provider {name}; `tocsin provider set {name}` first.")
+    print_json({"account_id": account_id, "provider": name, "trusted": not undo})
+
+
 def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of each provider, from what a sandbox says of itself at `GET /credentials`."""
     ca = given["ca"]
@@ -86,8 +114,14 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
     from tocsin.store import schema
 
     rows = [
-        {"account_id": account_id, "name": name, "settings": _checked(name, one), "changed_at": time.time()}
-        for name, one in settings.items()
+        {
+            "account_id": account_id,
+            "name": name,
+            "settings": _checked(name, one),
+            "trusted": 0,
+            "changed_at": time.time(),
+        }
+        for name, one in settings.items()  # «trust» was said of other settings
     ]
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)

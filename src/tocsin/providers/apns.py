@@ -20,6 +20,7 @@ from tocsin.providers.verdict import (
     DENIED,
     GONE,
     REFUSED,
+    SUSPECT,
     WRONG_TEMPLATE,
     Verdict,
     check_ca,
@@ -57,8 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 _BROKEN = unavailable(APPLE_WAIT)
 TABLE: dict[str, Verdict] = {
-    "BadDeviceToken": GONE,  # or the wrong environment: whether many say so is for pacing's breaker
-    "DeviceTokenNotForTopic": GONE,
+    "BadDeviceToken": SUSPECT,  # or the wrong environment
+    "DeviceTokenNotForTopic": SUSPECT,  # or the wrong topic
     "TopicDisallowed": DENIED,
     "BadTopic": DENIED,
     "MissingTopic": DENIED,

@@ -15,19 +15,29 @@ DETAIL = 300  # characters of a vendor's sentence that a receipt keeps
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A row of a vendor's table: how it ends, how far it reaches, seconds to wait when the vendor names none."""
+    """A row of a vendor's table: how it ends, how far it reaches, seconds to wait when the vendor names none; `suspect`
+    as in `Receipt`."""
 
     outcome: Outcome
     scope: Scope = Scope.MESSAGE
     wait: float | None = None
+    suspect: bool = False
 
     def receipt(self, code: str, detail: str = "", retry_after: float | None = None) -> Receipt:
         """The receipt for one answer; the vendor's own `retry_after` goes before the row's."""
         wait = self.wait if retry_after is None or self.wait is None else retry_after
-        return Receipt(outcome=self.outcome, code=code, detail=clip(detail), retry_after=wait, scope=self.scope)
+        return Receipt(
+            outcome=self.outcome,
+            code=code,
+            detail=clip(detail),
+            retry_after=wait,
+            scope=self.scope,
+            suspect=self.suspect,
+        )
 
 
 GONE = Verdict(Outcome.GONE)
+SUSPECT = Verdict(Outcome.GONE, suspect=True)
 REFUSED = Verdict(Outcome.REFUSED)
 WRONG_TEMPLATE = Verdict(Outcome.REFUSED, Scope.CAMPAIGN)
 DENIED = Verdict(Outcome.DENIED, Scope.LANE)

@@ -59,6 +59,7 @@ provider = Table(
     Column("account_id", String(32), primary_key=True),
     Column("name", String(16), primary_key=True),
     Column("settings", Text, nullable=False),
+    Column("trusted", Integer, nullable=False, server_default="0"),  # 1: who a vendor calls dead is dead, however many
     Column("changed_at", Float, nullable=False),
 )
 
