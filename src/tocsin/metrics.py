@@ -19,6 +19,9 @@ LANE_STOPS = Counter(
     ("provider", "reason"),
     registry=REGISTRY,
 )
+FEEDBACK = Counter(
+    "tocsin_feedback_total", "Unsubscribes and mails that came back, by what they were.", ("result",), registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

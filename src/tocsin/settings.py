@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta
@@ -12,11 +14,21 @@ from msgspec import Meta
 from tocsin.errors import Misconfigured
 
 PREFIX = "TOCSIN_"
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+# In a header the URL stands between < and >, in a list with commas (RFC 2369), and must not need folding.
+PUBLIC_URL = re.compile(r"[!#-+\--;=?-~]{1,300}")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger_url: Annotated[str, Meta(description="The ledger. Empty: `sqlite:///DIR/ledger.db`.")] = ""
     facts_url: Annotated[str, Meta(description="The facts store. Empty: `chdb:///DIR/facts`.")] = ""
+    public_url: Annotated[
+        str,
+        Meta(
+            description="This server as the world reaches it, such as `https://mail.example.com`; empty: mails have no "
+            "unsubscribe link."
+        ),
+    ] = ""
     body_limit: Annotated[
         int, Meta(ge=1, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
     ] = 5 * 1024 * 1024
@@ -65,9 +77,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     message_hours: Annotated[
         float, Meta(gt=0, le=672, description="Hours after which an undelivered message is given up.")
     ] = 24.0
-    public_url: Annotated[
-        str, Meta(description="This server's https address as the world sees it; empty: mails cannot be unsubscribed.")
-    ] = ""
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0
@@ -94,4 +103,26 @@ def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
         settings,
         ledger_url=settings.ledger_url or f"sqlite:///{data / 'ledger.db'}",
         facts_url=settings.facts_url or f"chdb://{(data / 'facts').resolve()}",
+        public_url=_check_public_url(settings.public_url),
     )
+
+
+def _check_public_url(url: str) -> str:
+    """The URL without its last slash. RFC 8058 asks for https; plain http is for this machine."""
+    if not url:
+        return ""
+    try:
+        parts = urlsplit(url)
+        host, fine = parts.hostname, parts.port != 0
+    except ValueError:  # a port that is no number
+        host, fine = None, False
+    plain = parts.scheme == "http" and host in LOOPBACK if fine else False
+    if (
+        not (fine and host and PUBLIC_URL.fullmatch(url))
+        or not (parts.scheme == "https" or plain)
+        or "@" in parts.netloc
+        or parts.query
+        or parts.fragment
+    ):
+        raise Misconfigured(f"TOCSIN_PUBLIC_URL has to be an https URL without a query, not {url[:300]!r}.")
+    return url.rstrip("/")

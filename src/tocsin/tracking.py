@@ -1,4 +1,5 @@
-"""Views and clicks coming back. The id in every message (`wzrk_pid`) is signed, so it is its own permission."""
+"""What comes back names its message by the signed id in it (`wzrk_pid`; of a mail, its link and its envelope), which is
+its own permission. Views and clicks are recorded here; what changes a person is in `feedback.py`."""
 
 from __future__ import annotations
 
@@ -6,6 +7,10 @@ import base64
 import binascii
 import hmac
 import struct
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
 
 from tocsin import chunk as chunks
 from tocsin.account import Account
@@ -45,25 +50,68 @@ def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
     return int(chunk_id), int(position)
 
 
+def unsubscribe_url(public_url: str, push_id: str) -> str:
+    """Where a mail's `List-Unsubscribe` leads (RFC 8058), "" when the server has no `public_url`."""
+    return f"{public_url}/u/{push_id}" if public_url else ""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that this server sent: whose, to whom, and by what. campaign_id: 0 for a send by identity."""
+
+    account: Account
+    chunk_id: int
+    position: int
+    user: int
+    campaign_id: int
+    channel: str
+    platform: str
+    tag_group: str
+
+    @property
+    def event_id(self) -> int:
+        """The id of every event about this message: reported twice, it is one event."""
+        return self.chunk_id * 65536 + self.position
+
+    @property
+    def props(self) -> dict[str, Any]:
+        """What every event about this message says."""
+        return {
+            "Campaign id": self.campaign_id,
+            "Variant": "default",
+            "Channel": self.channel,
+            "Platform": self.platform,
+            "Tag group": self.tag_group,
+        }
+
+
+async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> Sent:
+    """The message of a signed id. Raises Problem for one that is not ours."""
+    chunk_id, position = read_push_id(secret, push_id)
+
+    def read(connection: Connection) -> Sent | None:
+        found = chunks.load(connection, chunk_id)
+        if found is None or position >= len(found.users):
+            return None
+        return Sent(
+            account=Account.load(connection, found.account_id),
+            chunk_id=chunk_id,
+            position=position,
+            user=found.users[position],
+            campaign_id=found.campaign_id,
+            channel=found.channel,
+            platform=chunks.PLATFORM_CODES[found.platforms[position]],
+            tag_group=found.tag_group,
+        )
+
+    sent = await ledger.read(read)
+    if sent is None:
+        raise Problem("id is not of a message this server sent (at $.id)")
+    return sent
+
+
 async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
     """Stores a view or click as an event of the user. The event's id is the message's: reported twice, it counts once,
     with the numbers it adds to."""
-    chunk_id, position = read_push_id(secret, push_id)
-    found = await ledger.read(lambda connection: chunks.load(connection, chunk_id))
-    if found is None or position >= len(found.users):
-        raise Problem("id is not of a message this server sent (at $.id)")
-    account = await ledger.read(lambda connection: Account.load(connection, found.account_id))
-    props = {
-        "Campaign id": found.campaign_id,
-        "Variant": "default",
-        "Channel": found.channel,
-        "Platform": chunks.PLATFORM_CODES[found.platforms[position]],
-        "Tag group": found.tag_group,
-    }
-    event_id = chunk_id * 65536 + position
-    await facts.insert("event", [event_row(account, EVENTS[kind], found.users[position], now, event_id, props)])
-
-
-def unsubscribe_url(public_url: str, push_id: str) -> str:
-    """Where one POST takes the recipient of a mail off the list (RFC 8058); "" without a public address."""
-    return f"{public_url}/u/{push_id}" if public_url else ""
+    sent = await find_sent(ledger, secret, push_id)
+    row = event_row(sent.account, EVENTS[kind], sent.user, now, sent.event_id, sent.props)
+    await facts.insert("event", [row])

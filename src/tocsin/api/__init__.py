@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin.api.context import Context
+from tocsin.api.feedback import feedback_routes
 from tocsin.api.records import operator_routes, record_routes
 from tocsin.api.segments import segment_routes
 from tocsin.api.targets import target_routes
@@ -23,6 +24,7 @@ def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> Lites
             *record_routes(context),
             *target_routes(context),
             *segment_routes(context),
+            *feedback_routes(context),
             *operator_routes(context),
             *pages,
         ],

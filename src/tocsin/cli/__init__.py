@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from tocsin.cli.accounts import account
 from tocsin.cli.benches import bench
+from tocsin.cli.bouncing import bounce
 from tocsin.cli.explaining import explain
 from tocsin.cli.importing import import_records
 from tocsin.cli.keeping import doctor, repair
@@ -100,7 +101,7 @@ def demo(once: bool, data: Path | None, port: int | None, sandbox_port: int | No
     show(once=once, data=data, port=port, sandbox_port=sandbox_port, users=users)
 
 
-for command in (account, provider, import_records, bench, explain, repair, doctor):
+for command in (account, provider, import_records, bench, explain, bounce, repair, doctor):
     tocsin.add_command(command)
 
 
