@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+KILLS ?= 200
+SEED ?=
 
-.PHONY: help setup demo test check fix bench lock clean
+.PHONY: help setup demo test faults check fix bench lock clean
 help:            ## this list
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## */\t/' | expand -t 12
 
@@ -20,6 +22,9 @@ demo: setup      ## the whole product on this machine; `make demo ARGS=--once` e
 
 test: setup      ## the whole suite
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: setup    ## 200 times kill -9, and stores that fail; `make faults KILLS=40 SEED=…` repeats a run
+	FAULT_KILLS=$(KILLS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -s tests/faults tests/test_ledger_processes.py $(ARGS)
 
 check: setup     ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -55,7 +55,13 @@ def free_ports(count: int) -> int:
 class Process:
     """One tocsin command that runs on its own, until stopped or killed."""
 
-    def __init__(self, *arguments: str, environment: Mapping[str, str] | None = None, log: Path | None = None):
+    def __init__(
+        self,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        log: Path | None = None,
+        wait: bool = True,
+    ):
         self._log = log.open("ab") if log is not None else None
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tocsin", *arguments],
@@ -63,9 +69,10 @@ class Process:
             stderr=self._log or subprocess.DEVNULL,
             env=os.environ | dict(environment or {}),
         )
-        self.ready_line = self._wait_until_ready()
+        self.ready_line = self.wait_until_ready() if wait else ""
 
-    def _wait_until_ready(self) -> str:
+    def wait_until_ready(self) -> str:
+        """The line a command prints when it is ready."""
         assert self.process.stdout is not None
         line = self.process.stdout.readline().decode()
         if not line:
@@ -170,22 +177,24 @@ def wait_for(ask: Callable[[], T | None], seconds: float = RESULT_SECONDS) -> T:
 class Server(Process):
     """`tocsin serve` on a folder."""
 
-    def __init__(self, data: Path, environment: Mapping[str, str] | None = None, port: int | None = None):
+    def __init__(
+        self, data: Path, environment: Mapping[str, str] | None = None, port: int | None = None, *, wait: bool = True
+    ):
         self.data = data
         self.port = port or free_ports(1)
         self.environment = dict(environment or {})
+        self.ledger_url = self.environment.get("TOCSIN_LEDGER_URL", f"sqlite:///{data / 'ledger.db'}")
         data.mkdir(parents=True, exist_ok=True)
-        super().__init__(
-            *("serve", "--data", str(data), "--port", str(self.port)), environment=environment, log=data / "log"
-        )
+        arguments = ("serve", "--data", str(data), "--port", str(self.port))
+        super().__init__(*arguments, environment=environment, log=data / "log", wait=wait)
 
-    def again(self) -> Server:
+    def again(self, *, wait: bool = True) -> Server:
         """A new process on the same folder and port."""
-        return Server(self.data, self.environment, self.port)
+        return Server(self.data, self.environment, self.port, wait=wait)
 
     def account(self, timezone: str = "UTC") -> Caller:
         """A new account, and somebody who calls as it."""
-        with contextlib.closing(open_ledger(f"sqlite:///{self.data / 'ledger.db'}")) as ledger:
+        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
             account, passcode = create_account(ledger, "test", timezone, time.time())
         return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
 
@@ -194,7 +203,9 @@ class Server(Process):
         from tocsin.cli.providers import sandbox_settings, store_providers
 
         _, given = sandbox.control.get("/credentials")
-        store_providers(self.data, caller.account_id, sandbox_settings(given))
+        with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment
+            patch.setenv("TOCSIN_LEDGER_URL", self.ledger_url)
+            store_providers(self.data, caller.account_id, sandbox_settings(given))
 
 
 class Sandbox(Process):
@@ -240,6 +251,20 @@ def sandbox(sandbox_process: Sandbox) -> Iterator[Sandbox]:
     sandbox_process.clear()
     yield sandbox_process
     sandbox_process.clear()
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Server]]:
+    """Starts servers of a test's own, called like `Server`; those that still run at its end are killed."""
+    started: list[Server] = []
+
+    def start(*arguments: Any, **options: Any) -> Server:
+        started.append(Server(*arguments, **options))
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.kill()
 
 
 @pytest.fixture(scope="session")

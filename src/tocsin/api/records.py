@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
 
 from litestar import Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from sqlalchemy.exc import SQLAlchemyError
 
 from tocsin import ingest, metrics
 from tocsin.account import Account
@@ -70,7 +73,9 @@ def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:
 
     @get("/metrics")
     async def show_metrics() -> Response[bytes]:
-        waiting = await context.ledger.read(lambda connection: backlog(connection, context.clock()))
+        waiting: Mapping[str, float] = {"chunks": math.nan, "overdue": math.nan}
+        with contextlib.suppress(SQLAlchemyError):  # without a ledger the rest is wanted most
+            waiting = await context.ledger.read(lambda connection: backlog(connection, context.clock()))
         metrics.CHUNKS_OPEN.set(waiting["chunks"])
         metrics.RUNS_OVERDUE.set(waiting["overdue"])
         return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")

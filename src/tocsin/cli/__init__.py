@@ -11,7 +11,6 @@ from pathlib import Path
 
 import click
 import msgspec
-import structlog
 from msgspec import Meta
 from pyarrow.lib import ArrowException
 from sqlalchemy.exc import SQLAlchemyError
@@ -25,6 +24,7 @@ from tocsin.cli.keeping import doctor, repair
 from tocsin.cli.options import data_option
 from tocsin.cli.providers import provider
 from tocsin.errors import Misconfigured, Problem
+from tocsin.log import configure_log
 from tocsin.settings import PREFIX, Settings, read_settings
 
 
@@ -107,16 +107,7 @@ for command in (account, provider, import_records, bench, explain, bounce, repai
 
 def main() -> None:
     """The console script."""
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    configure_log()
     logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
     try:
         tocsin(standalone_mode=False)

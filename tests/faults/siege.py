@@ -1,0 +1,220 @@
+"""One server's folder under siege: two accounts, four vendors full of faults, and `kill -9` at random moments."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import select
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOMY, Sandbox, Server, people, token, wait_for
+from evidence import count_sent, read_states, read_users
+from vendors import count_accepted, count_doubled, read_accepted, read_cut, set_faults
+
+from tocsin.outcome import FINAL, State
+
+WINDOW = 64
+CHUNKS_AT_ONCE = 4
+IN_FLIGHT = WINDOW * CHUNKS_AT_ONCE
+"""Recipients that one kill can make unknown."""
+
+ENVIRONMENT = ROOMY | {
+    "TOCSIN_WINDOW": str(WINDOW),
+    "TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE),
+    "TOCSIN_LEASE_SECONDS": "2.5",  # what a killed worker held on PostgreSQL is free after this
+}
+KINDS = ("fcm", "apns", "wns")
+PUSH: dict[str, Any] = {"content": {"title": "Hello {{ Profile.Name }}", "body": "there"}}
+MAIL: dict[str, Any] = {"target_mode": "email", "content": {"subject": "Hello", "body": "<p>there</p>"}}
+START_SECONDS = 1.5  # a server is ready after about this
+COMPLETE_SECONDS = 60.0
+
+
+class Siege:
+    """Campaigns of two accounts on one server that is killed again and again; `story` is what was done to it."""
+
+    def __init__(self, data: Path, ledger_url: str, sandbox: Sandbox, dice: random.Random, size: int):
+        self.sandbox, self.dice, self.size = sandbox, dice, size
+        self.story: list[str] = []
+        self.kills = self.round_kills = 0
+        self._orphans: list[int] = []  # pidfds of children whose parent was killed
+        self.server = Server(data, ENVIRONMENT | {"TOCSIN_LEDGER_URL": ledger_url})
+        self.callers = [self.server.account() for _ in range(2)]
+        for number, caller in enumerate(self.callers):
+            self.server.use_sandbox(caller, sandbox)
+            caller.upload(*people(size, prefix=self.prefix(number), kinds=KINDS, wns_port=sandbox.port + 3))
+        self.campaigns: list[tuple[int, int, bool]] = []  # account, campaign, whether it is a push
+
+    def __enter__(self) -> Siege:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.kill()
+
+    @staticmethod
+    def prefix(account: int) -> str:
+        return f"siege{account}"
+
+    def begin(self, *, faults: bool = True) -> None:
+        """Starts a push and an e-mail campaign on each account, with nothing remembered of earlier ones."""
+        self.sandbox.clear()
+        if faults:
+            set_faults(self.sandbox)
+        self.round_kills = 0
+        self.campaigns = [
+            (account, caller.create(**(PUSH if push else MAIL)), push)
+            for account, caller in enumerate(self.callers)
+            for push in (True, False)
+        ]
+        self._tell(f"campaigns {[campaign for _, campaign, _ in self.campaigns]}")
+
+    def completed(self) -> bool:
+        """Whether every campaign has its result."""
+        for account, campaign, _ in self.campaigns:
+            status, answer = self.callers[account].post("/1/targets/result.json", {"id": campaign})
+            if status != 200:
+                assert "hasn't been completed" in answer["error"], answer
+                return False
+        return True
+
+    def kill_somehow(self) -> None:
+        """One kill at a random moment of a random kind, and a server that is ready again."""
+        moments = (self._kill_after_time, self._kill_at_share, self._kill_in_drain, self._kill_start, self._kill_child)
+        self.dice.choices(moments, weights=(5, 3, 2, 2, 2))[0]()
+
+    def kill_in_freeze(self) -> None:
+        """Right after the campaigns were asked for: the audience is read, or the chunks are written."""
+        self._kill_after(self.dice.uniform(0.0, 0.4), "freeze")
+
+    def _kill_after_time(self) -> None:
+        self._kill_after(self.dice.uniform(0.05, 1.2), "after start")
+
+    def _kill_at_share(self) -> None:
+        now, share = count_accepted(self.sandbox), self.dice.uniform(0.02, 0.3)
+        target = now + share * (4 * self.size - now)
+        self._tell(f"waits until {target:.0f} are accepted")
+        wait_for(lambda: count_accepted(self.sandbox) >= target or self.completed())
+        self._kill()
+
+    def _kill_in_drain(self) -> None:
+        """SIGTERM, and then it is not allowed to finish."""
+        self._wait(self.dice.uniform(0.05, 1.0))
+        self.server.process.terminate()
+        seconds = self.dice.uniform(0.0, 0.25)
+        self._tell(f"SIGTERM, {seconds:.3f} s before")
+        self._wait(seconds)
+        self._kill()
+
+    def _kill_start(self) -> None:
+        """Two kills shortly after each other: the second meets a server that is just starting."""
+        self._kill(start=False)
+        self.server = self.server.again(wait=False)
+        seconds = self.dice.uniform(0.0, START_SECONDS * 1.3)
+        self._tell(f"starts, {seconds:.3f} s before")
+        self._wait(seconds)
+        self._kill()
+
+    def _kill_child(self) -> None:
+        """One child process of the server, where it has any: it must go on by itself. Else the server."""
+        self._wait(self.dice.uniform(0.05, 1.0))
+        children = find_children(self.server.process.pid)
+        if not children:
+            self._kill()
+            return
+        pid = self.dice.choice(children)
+        self._tell(f"kill child {children.index(pid)} of {len(children)}")
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        self.kills += 1
+        self.round_kills += 1
+
+    def _kill_after(self, seconds: float, why: str) -> None:
+        self._tell(f"{why}, {seconds:.3f} s before")
+        self._wait(seconds)
+        self._kill()
+
+    def _kill(self, *, start: bool = True) -> None:
+        for pid in find_children(self.server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                self._orphans.append(os.pidfd_open(pid))
+        self.server.kill()
+        self.kills += 1
+        self.round_kills += 1
+        self._tell(f"kill {self.kills}")
+        if start:
+            self.server = self.server.again()
+
+    @staticmethod
+    def _wait(seconds: float) -> None:
+        moment = time.monotonic() + seconds
+        wait_for(lambda: time.monotonic() >= moment)
+
+    def _tell(self, what: str) -> None:
+        self.story.append(what)
+        print(what)
+
+    def check(self) -> dict[str, int]:
+        """Waits for the campaigns and holds what the server says beside what the vendors have. The sums."""
+        wait_for(self.completed, COMPLETE_SECONDS)
+        wait_for(self._no_orphans)
+        assert self.server.process.poll() is None, "the server ended by itself"
+        accepted, sums = read_accepted(self.sandbox), Counter[str]()
+        assert count_doubled(self.sandbox) == 0
+        assert set(accepted) <= {campaign for _, campaign, _ in self.campaigns}, "an ended campaign went on"
+        for account, campaign, push in self.campaigns:
+            got = accepted.get(campaign, Counter())
+            assert [address for address, count in got.items() if count > 1] == []
+            sums.update(self._check_campaign(account, campaign, push, set(got)))
+        allowed = IN_FLIGHT * self.round_kills + read_cut(self.sandbox)
+        assert sums["unknown"] <= allowed, f"{sums['unknown']} unknown, {self.round_kills} kills explain {allowed}"
+        self._tell(f"{dict(sums)} after {self.round_kills} kills, {allowed} unknown explained")
+        return dict(sums)
+
+    def _check_campaign(self, account: int, campaign: int, push: bool, got: set[str]) -> dict[str, int]:
+        caller = self.callers[account]
+        result = caller.result(campaign)
+        numbers = {name: result[name] for name in ("audience", "sent", "unknown", "failed", "suppressed")}
+        assert numbers["audience"] == sum(numbers.values()) - numbers["audience"], numbers
+        assert numbers["sent"] <= len(got) <= numbers["sent"] + numbers["unknown"], (numbers, len(got))
+        states = read_states(self.server.ledger_url, caller.account_id, campaign)
+        assert len(states) == numbers["audience"], "somebody is in the audience twice or not at all"
+        assert {state for state in states.values() if state not in FINAL} == set()
+        known = self._addresses(account, push)
+        owners = {known[address] for address in got}
+        users = read_users(self.server.ledger_url, caller.account_id, sorted(known.values()))
+        took = {users[name] for name in owners}
+        assert {user for user, state in states.items() if state is State.ACCEPTED} <= took, "sent, and not accepted"
+        assert {states[user].name for user in took} <= {"ACCEPTED", "UNKNOWN"}, "accepted, and not said so"
+        assert count_sent(caller, campaign, PUSH if push else MAIL) == numbers["sent"], "facts and result disagree"
+        return numbers
+
+    def _addresses(self, account: int, push: bool) -> dict[str, str]:
+        """Whose address is which."""
+        found = {}
+        for number in range(self.size):
+            name, kind = f"{self.prefix(account)}-{number}", KINDS[number % len(KINDS)]
+            address = token(kind, name, self.sandbox.port + 3) if push else f"{name}@example.com"
+            found[address] = name
+        return found
+
+    def _no_orphans(self) -> bool:
+        """Whether all children of killed servers have ended."""
+        ended, _, _ = select.select(self._orphans, [], [], 0)
+        for pidfd in ended:
+            os.close(pidfd)
+        self._orphans = [pidfd for pidfd in self._orphans if pidfd not in ended]
+        return not self._orphans
+
+
+def find_children(pid: int) -> list[int]:
+    """The child processes of a process, of any of its threads (Linux)."""
+    children: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            children += map(int, path.read_text().split())
+    return sorted(children)

@@ -1,0 +1,49 @@
+"""`kill -9` again and again, with faults at every vendor: nobody doubled, nobody lost, what nobody knows is said.
+
+`FAULT_KILLS=200` for all of them, `FAULT_SEED=…` for those of an earlier run: `make faults`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from pathlib import Path
+
+import pytest
+from conftest import Sandbox
+from siege import Siege
+
+pytest_plugins = ("engines",)
+
+KILLS = int(os.environ.get("FAULT_KILLS", "20"))
+SEED = os.environ.get("FAULT_SEED") or secrets.token_hex(4)
+SIZE = 1500  # people of each of the two accounts
+
+
+@pytest.mark.timeout(120 + 15 * KILLS)
+def test_kills_lose_and_double_nobody(tmp_path: Path, ledger_url: str, sandbox: Sandbox) -> None:
+    """Half of the kills on each engine. After each round of campaigns the ledger, the facts and the vendors agree."""
+    engine = ledger_url.partition(":")[0]
+    print(f"FAULT_SEED={SEED} FAULT_KILLS={KILLS} on {engine}")
+    with Siege(tmp_path, ledger_url, sandbox, random.Random(f"{SEED}/{engine}"), SIZE) as siege:
+        unknown = 0
+        while siege.kills < KILLS // 2:
+            unknown += fight(siege, KILLS // 2)["unknown"]
+        assert unknown > 0, "nothing was under way at any kill: this proves nothing"
+
+        siege.begin(faults=False)
+        sums = siege.check()
+        assert sums["sent"] + sums["suppressed"] == sums["audience"]
+        assert sums["sent"] == sum(one["accepted"] for one in sandbox.counts().values())
+        assert siege.server.stop() == 0
+
+
+def fight(siege: Siege, kills: int) -> dict[str, int]:
+    """One round of campaigns, killed until they are complete or so many kills are done. The sums of their numbers."""
+    siege.begin()
+    if siege.dice.random() < 0.5:
+        siege.kill_in_freeze()
+    while siege.kills < kills and not siege.completed():
+        siege.kill_somehow()
+    return siege.check()
