@@ -44,15 +44,16 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         account, body = await _read(context, request)
         campaign_id, now = _read_id(body), context.clock()
 
-        def stop_now(connection: Connection) -> int:
-            stop_campaign(connection, account.id, campaign_id, now)
+        def stop_now(connection: Connection) -> dict[str, int]:
+            if stop_campaign(connection, account.id, campaign_id, now) != "running":
+                return {}
             run_id = find_campaign(connection, account.id, campaign_id).run_id
-            return count_in_flight(connection, run_id)
+            return {"in_flight": count_in_flight(connection, run_id)}
 
         in_flight = await context.ledger.write(stop_now)
         context.bell.ring()
         count_success(request)
-        return answer({"status": "success", "in_flight": in_flight})
+        return answer({"status": "success", **in_flight})
 
     @post("/1/targets/result.json", status_code=200)
     async def result(request: HttpRequest) -> Response[bytes]:
