@@ -50,20 +50,23 @@ class Job(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """The messages of one window for one lane."""
+    """The messages of one window for one lane. climbs_from: since when the lane climbs back to its rate, wherever it
+    met the pause; epoch seconds."""
 
     job: Job
     platform: str
     parcels: list[Parcel]
+    climbs_from: float = 0.0
 
 
 class Sent(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch. answers: by the parcel's place in it, of all that were not simply accepted. paused_until:
-    of the lane, epoch seconds. tally: the vendor's answers by outcome, as they came, and stops: how often the lane
-    stopped, by reason; both since the lane was last asked."""
+    """What came of a batch. answers: by the parcel's place in it, of all that were not simply accepted. paused_until,
+    climbs_from: of the lane, epoch seconds. tally: the vendor's answers by outcome, as they came, and stops: how often
+    the lane stopped, by reason; both since the lane was last asked."""
 
     answers: dict[int, Receipt]
     paused_until: float = 0.0
+    climbs_from: float = 0.0
     tally: dict[str, int] = {}
     stops: dict[str, int] = {}
 

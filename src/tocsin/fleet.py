@@ -119,14 +119,18 @@ class Route:
     def __init__(self, couriers: list[Courier], credential: Credential):
         self.name = credential.name
         self.paused_until = 0.0
+        self.climbs_from = 0.0
         self.credential = credential
         self._couriers = couriers
 
     async def carry(self, batch: Batch) -> Sent:
         """Hands a batch to the courier with the least to do."""
         courier = min(self._couriers, key=lambda one: one.busy)
+        if self.climbs_from:
+            batch = msgspec.structs.replace(batch, climbs_from=self.climbs_from)
         sent = await courier.carry(self.credential, batch)
         self.paused_until = max(self.paused_until, sent.paused_until)
+        self.climbs_from = max(self.climbs_from, sent.climbs_from)
         return sent
 
 

@@ -51,6 +51,7 @@ class Lane:
         self.name = name
         self.provider = provider
         self.paused_until = 0.0
+        self.climbs_from = 0.0  # the end of the last pause after which it climbs
         self._clock = clock
         self._guard = Guard(rules)
         self._ramp = Ramp(rules.ramp_seconds)
@@ -72,9 +73,12 @@ class Lane:
         return await self._hand_over(message)
 
     async def carry(self, batch: Batch) -> Sent:
-        """Renders and sends a batch; see `batch.carry`."""
+        """Renders and sends a batch; see `batch.carry`. Another process may have met the pause."""
+        if batch.climbs_from > self.climbs_from:
+            self._climb(batch.climbs_from)
         answers = await carry(batch, self.send)
-        sent = Sent(answers, self.paused_until, {"accepted": self._accepted, **self._others}, dict(self._stopped))
+        tally = {"accepted": self._accepted, **self._others}
+        sent = Sent(answers, self.paused_until, self.climbs_from, tally, dict(self._stopped))
         self._accepted = 0
         self._others.clear()
         self._stopped.clear()
@@ -105,6 +109,11 @@ class Lane:
             self._proven = not self._guard.tripped
         return receipt
 
+    def _climb(self, since: float) -> None:
+        """After the pause that ends at `since` the lane climbs."""
+        self.climbs_from = max(self.climbs_from, since)
+        self._ramp.start()
+
     def _look(self, now: float) -> Receipt | None:
         """What a message gets that meets a pause."""
         return _held("lane paused", self.paused_until - now, Scope.LANE) if self.paused_until > now else None
@@ -130,7 +139,7 @@ class Lane:
             reason = receipt.outcome.value if receipt.scope is answer.scope else "storm"
             self._pause(reason, now + pause, receipt, now)
             if receipt.outcome is not Outcome.DENIED:
-                self._ramp.start()
+                self._climb(now + pause)
         if guard.braking and not self._braking:
             self._note("brake", receipt, now)
         self._braking = guard.braking
