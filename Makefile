@@ -24,7 +24,7 @@ test: setup      ## the whole suite
 	$(BIN)/python -m pytest $(ARGS)
 
 faults: setup    ## 200 times kill -9, and stores that fail; `make faults KILLS=40 SEED=…` repeats a run
-	FAULT_KILLS=$(KILLS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -s tests/faults tests/test_ledger_processes.py $(ARGS)
+	FAULT_KILLS=$(KILLS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -s tests/faults tests/test_ledger_processes.py tests/test_first_use.py $(ARGS)
 
 check: setup     ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

@@ -72,6 +72,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     on_crash: OnCrash = "report"
 
 
+# Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
+_STORED = msgspec.json.Decoder(Spec)
+
+
 def read_spec(
     body: Mapping[str, Any],
     account: Account,
@@ -270,7 +274,7 @@ def list_campaigns(
 def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) -> Spec:
     table = schema.campaign
     stored = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
-    return msgspec.json.decode(stored or "", type=Spec)
+    return _STORED.decode(stored or "")
 
 
 def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Record]:

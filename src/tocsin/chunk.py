@@ -39,6 +39,10 @@ class Note(msgspec.Struct, omit_defaults=True):
     at: float = 0.0
 
 
+# Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
+_NOTES = msgspec.json.Decoder(dict[int, Note], strict=False)
+
+
 class Chunk(msgspec.Struct):
     """A leased chunk, as its worker holds it; `states` and `notes` are the worker's until it commits."""
 
@@ -362,7 +366,7 @@ def _unpack(row: Any) -> Chunk:
         platforms=bytes(row.platforms),
         states=bytearray(row.states),
         resend=bool(row.resend),
-        notes=msgspec.json.decode(row.notes, type=dict[int, Note], strict=False),
+        notes=_NOTES.decode(row.notes),
     )
 
 
