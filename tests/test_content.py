@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tocsin.content import Envelope, Renderer, Unrenderable, read_content
 from tocsin.content.mail import to_text
-from tocsin.content.push import CHANNEL_NEEDED
+from tocsin.content.push import CHANNEL_NEEDED, SOURCE_BYTES
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Mail, Push
 
@@ -353,11 +353,11 @@ def test_missing_and_wrong_texts_are_refused() -> None:
 
 
 def test_sizes_are_refused() -> None:
-    """What no vendor carries is refused at the door, and one byte less is taken."""
-    fits = 3600 - len("t") - len("{}")
+    """What is far beyond what any vendor carries is refused at the door, and one byte less is taken."""
+    fits = SOURCE_BYTES - len("t") - len("{}")
     assert push({}, body="x" * fits).body == "x" * fits
-    assert refuse({"title": "t", "body": "x" * (fits + 1)}).startswith("content is 3601 bytes for android")
-    assert "bytes for ios" in refuse_block("ios", k="é" * 1800)
+    assert refuse({"title": "t", "body": "x" * (fits + 1)}).startswith("content is 16385 bytes for android")
+    assert refuse({"title": "é" * 8193, "body": "b"}).startswith("title is 16386 bytes; at most 16384 are taken")
     assert "subject is longer than 900 bytes" in refuse({"subject": "é" * 451, "body": "b"}, "email")
     assert mail({}, body="x" * 1024 * 1024).html
     assert "body is longer" in refuse({"subject": "s", "body": "x" * (1024 * 1024 + 1)}, "email")

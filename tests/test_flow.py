@@ -44,5 +44,5 @@ def test_campaign_reaches_everybody_once(sending: Caller, sandbox: Sandbox) -> N
     estimate |= {"content": {"title": "Hello", "body": "there"}, "when": "now"}
     _, answer = sending.post("/1/targets/create.json", estimate)
     assert answer["estimates"] == {"android": 20, "ios": 20, "windows": 20}
-    titles = {message["body"]["message"]["notification"]["title"] for message in sandbox.messages("fcm")}
+    titles = {message["body"]["message"]["data"]["nt"] for message in sandbox.messages("fcm")}
     assert titles == {f"Hi Name {number}" for number in range(0, 60, 3)}

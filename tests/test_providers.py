@@ -410,10 +410,15 @@ async def test_wns_channel_elsewhere_is_not_called(bench: Bench) -> None:
     assert await bench.counts("wns") == before
 
 
-async def test_wns_toast_too_large_is_refused_here(bench: Bench) -> None:
-    """More than 5,000 bytes of XML is not sent."""
-    came = await send(bench.provider("wns"), bench.message("wns", body="x" * 5000))
-    assert (came.outcome, came.code) == (Outcome.REFUSED, "toast too large")
+@pytest.mark.parametrize("name", ["fcm", "apns", "wns"])
+async def test_what_cannot_be_shortened_is_refused_here(bench: Bench, name: str) -> None:
+    """A body that is too long is shortened and taken; keys that are too large go no further than us."""
+    assert (await send(bench.provider(name), bench.message(name, body="x" * 9000))).outcome is Outcome.ACCEPTED
+    came = await send(bench.provider(name), bench.message(name, data={"key": "x" * 5000}))
+    assert (came.outcome, came.code) == (Outcome.REFUSED, "payload too large")
+    assert "bytes over the limit" in came.detail
+    counts = await bench.counts(name)
+    assert (counts["accepted"], counts["refused"]) == (1, 0)
 
 
 async def test_apns_collapse_and_id_arrive(bench: Bench) -> None:

@@ -13,7 +13,7 @@ from tocsin.outcome import Outcome
 from tocsin.providers import apns, fcm, mime, smtp, toast, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
 from tocsin.providers.oauth import read_grant
-from tocsin.providers.payload import make_fcm_payload
+from tocsin.providers.payload import make_apns_payload, make_fcm_payload
 from tocsin.providers.transfer import Answer
 
 NOW = 1_800_000_000.0
@@ -120,10 +120,10 @@ def test_fcm_code_is_the_vendors() -> None:
     assert fcm.receipt(fcm_error(403, "PERMISSION_DENIED"), proved=True).code == "PERMISSION_DENIED"
 
 
-def test_fcm_payload_has_everything_and_no_null() -> None:
-    """A full push becomes the documented JSON; a bare one leaves out what it does not have."""
+def test_fcm_notification_has_everything_and_no_null() -> None:
+    """A full push in the style of Android's own becomes the documented JSON; a bare one leaves out what it lacks."""
     full = push(image="https://e.example/i.png", sound="ding.mp3", channel="news", badge=3, data={"wzrk_id": "1_2"})
-    message = json.loads(make_fcm_payload(full, NOW))["message"]
+    message = json.loads(make_fcm_payload(full, NOW, "notification"))["message"]
     assert message["token"] == "token"
     assert message["notification"] == {"title": "Hello", "body": "World", "image": "https://e.example/i.png"}
     assert message["data"] == {"wzrk_id": "1_2"}
@@ -131,7 +131,7 @@ def test_fcm_payload_has_everything_and_no_null() -> None:
     assert (android["collapse_key"], android["priority"], android["ttl"]) == ("1_20260101", "high", "600s")
     expected = {"tag": "1_20260101", "sound": "ding.mp3", "channel_id": "news", "notification_count": 3}
     assert android["notification"] == expected
-    bare = make_fcm_payload(push(sound="default"), NOW)
+    bare = make_fcm_payload(push(sound="default"), NOW, "notification")
     assert b"null" not in bare
     assert json.loads(bare)["message"]["android"]["notification"] == {"tag": "1_20260101", "default_sound": True}
 
@@ -210,7 +210,7 @@ def test_apns_410_is_held_against_the_registration(reason: str, registered: floa
 def test_apns_request_has_the_documented_headers() -> None:
     """Topic, type, priority, expiration, collapse id and id; the app's own keys stand beside aps."""
     message = push(address=Address("apns", "a/b"), badge=0, sound="default", category="c", data={"k": "v", "aps": "x"})
-    sent = apns.request(message, "https://h.example", "com.example.app", "JWT", 5.0)
+    sent = apns.request(message, make_apns_payload(message), "https://h.example", "com.example.app", "JWT", 5.0)
     assert sent.url == "https://h.example/3/device/a%2Fb"
     assert set(sent.headers) >= {
         "authorization: bearer JWT",
@@ -223,7 +223,8 @@ def test_apns_request_has_the_documented_headers() -> None:
     }
     body = json.loads(sent.body)
     alert = {"title": "Hello", "body": "World"}
-    assert body == {"k": "v", "aps": {"alert": alert, "badge": 0, "sound": "default", "category": "c"}}
+    sdk = {"wzrk_rnv": "true", "wzrk_pivot": "wzrk_default"}
+    assert body == sdk | {"k": "v", "aps": {"alert": alert, "badge": 0, "sound": "default", "category": "c"}}
 
 
 def wns_answer(status: int, **headers: str) -> Answer:

@@ -72,7 +72,7 @@ def titles(sandbox: Sandbox, mode: str) -> list[str]:
     messages = sandbox.messages(VENDORS[mode])
     if mode == "email":
         return sorted(message["headers"]["subject"] for message in messages)
-    return sorted(message["body"]["message"]["notification"]["title"] for message in messages)
+    return sorted(message["body"]["message"]["data"]["nt"] for message in messages)
 
 
 @pytest.mark.parametrize("mode", ["push", "email"])
@@ -232,10 +232,7 @@ def test_push_is_personal(sending: Caller, sandbox: Sandbox) -> None:
 
     settled(sending, sent=3)
     found = {message["address"]: message["body"]["message"] for message in sandbox.messages("fcm")}
-    seen = {
-        address: (one["notification"]["title"], one["notification"]["body"], one["data"]["mine"])
-        for address, one in found.items()
-    }
+    seen = {address: (one["data"]["nt"], one["data"]["nm"], one["data"]["mine"]) for address, one in found.items()}
     assert seen == {
         token("fcm", "user-0"): ("Hi Name 0", "we know you & <user-0@example.com>", "for NAME 0"),
         token("fcm", "user-1"): ("Hi Name 1", "we know you & <user-1@example.com>", "for NAME 1"),

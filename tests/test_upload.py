@@ -445,7 +445,7 @@ def test_sends_by_each_name(sending: Caller, sandbox: Sandbox) -> None:
     assert {kind: settled(sending, kind)["sent"] for kind in by} == dict.fromkeys(by, 1)
     messages = sandbox.messages("fcm")
     assert {message["address"] for message in messages} == {token("fcm", "device-of-jack")}
-    assert sorted(message["body"]["message"]["notification"]["title"] for message in messages) == sorted(by)
+    assert sorted(message["body"]["message"]["data"]["nt"] for message in messages) == sorted(by)
 
 
 def test_known_device_becomes_a_user(caller: Caller) -> None:
@@ -483,7 +483,7 @@ def test_token_moves(sending: Caller, sandbox: Sandbox) -> None:
     body = {"to": {"Identity": ["one", "two"]}, "tag_group": "tag", "content": content}
     assert sending.post(PUSH, body)[0] == 200
     assert settled(sending, "tag")["sent"] == 1
-    assert [one["body"]["message"]["notification"]["title"] for one in sandbox.messages("fcm")] == ["two"]
+    assert [one["body"]["message"]["data"]["nt"] for one in sandbox.messages("fcm")] == ["two"]
 
 
 def test_token_is_replaced(sending: Caller, sandbox: Sandbox) -> None:

@@ -6,24 +6,25 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from liquid.template import BoundTemplate
 
+from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, PLATFORMS, read_block
 from tocsin.content.parts import Content, Envelope, read_text
-from tocsin.content.template import compile_template, fill
+from tocsin.content.template import Template, compile_template, fill, is_template
 from tocsin.errors import Problem
-from tocsin.providers.contract import Push
+from tocsin.providers.contract import Address, Platform, Push
+from tocsin.providers.payload import APNS_BYTES, FCM_BYTES, measure_json, measure_payload
+from tocsin.providers.toast import TOAST_BYTES, measure_toast
 
-PUSH_BYTES = 3600  # of the vendors' 4,096; the rest is for the keys we add
-KEYS = 100
-KEY_BYTES = 120
-PLATFORMS = ("android", "ios", "windows")
-CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
-# FCM answers 400 for these in `data`; `aps` belongs to Apple.
-RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
-KNOWN_KEYS = {
-    "android": ("background_image", "default_sound", "deep_link", "large_icon", "wzrk_cid", "wzrk_dl"),
-    "ios": ("mutable-content", "deep_link", "sound_file", "category", "badge_count"),
-    "windows": ("deep_link",),
+__all__ = ["CHANNEL_NEEDED", "SOURCE_BYTES", "PushForm", "read_push"]
+
+# Of title, body and one platform's block, as they are sent to us: four of the vendors' messages, because a template may
+# hold a text for each language. What is shown is shortened to what the vendor takes.
+SOURCE_BYTES = 16_384
+TEXT_BYTES = 256  # of a message at least are for its title and body; a campaign whose keys leave less says nothing
+LIMITS: dict[Platform, tuple[str, int]] = {
+    "android": ("FCM", FCM_BYTES),
+    "ios": ("APNs", APNS_BYTES),
+    "windows": ("WNS", TOAST_BYTES),
 }
 
 
@@ -33,38 +34,72 @@ def read_push(raw: Mapping[str, Any], require_channel: bool) -> Content:
     blocks = raw.get("platform_specific", {})
     if not isinstance(blocks, dict):
         raise Problem("platform_specific must be an object (at $.content.platform_specific)")
-    platforms = {name: _read_block(name, block, require_channel) for name, block in blocks.items()}
-    content = Content(title=title, body=body, platforms=platforms)
+    platforms = dict(read_block(name, block, require_channel) for name, block in blocks.items())
+    texts = len(title.encode()) + len(body.encode())
     for field, text in (("title", title), ("body", body)):
-        if len(text.encode()) > PUSH_BYTES:
+        if len(text.encode()) > SOURCE_BYTES:
             size = len(text.encode())
-            raise Problem(f"{field} is {size} bytes; at most {PUSH_BYTES} fit in a push (at $.content.{field})")
+            raise Problem(f"{field} is {size} bytes; at most {SOURCE_BYTES} are taken (at $.content.{field})")
     for name in PLATFORMS:
-        size = len(title.encode()) + len(body.encode()) + len(msgspec.json.encode(platforms.get(name, {})))
-        if size > PUSH_BYTES:
-            raise Problem(f"content is {size} bytes for {name}; at most {PUSH_BYTES} fit in a push (at $.content)")
+        size = texts + len(msgspec.json.encode(platforms.get(name, {})))
+        if size > SOURCE_BYTES:
+            raise Problem(f"content is {size} bytes for {name}; at most {SOURCE_BYTES} are taken (at $.content)")
+    content = Content(title=title, body=body, platforms=platforms)
+    form = PushForm(content)
+    for name, block in platforms.items():
+        _check_room(name, block, form, min(texts, TEXT_BYTES))
     return content
 
 
-def _read_block(name: str, block: Any, require_channel: bool) -> dict[str, Any]:
-    place = f"$.content.platform_specific.{name[:40]}"
-    if name not in PLATFORMS:
-        raise Problem(f"unknown platform; known are {', '.join(PLATFORMS)} (at {place})")
-    if not isinstance(block, dict) or len(block) > KEYS:
-        raise Problem(f"must be an object of at most {KEYS} keys (at {place})")
-    for key, value in block.items():
-        if not 0 < len(key.encode()) <= KEY_BYTES:
-            raise Problem(f"a key is empty or longer than {KEY_BYTES} bytes (at {place})")
-        if any(key == word or (word.endswith(".") and key.startswith(word)) for word in RESERVED_KEYS[name]):
-            raise Problem(f"{key} is a reserved key (at {place}.{key})")
-        if key in KNOWN_KEYS[name] and not isinstance(value, str | int | float | bool):
-            raise Problem(f"{key} must be a text, a number or a boolean (at {place}.{key})")
-    badge = block.get("badge_count", 0) if name == "ios" else 0
-    if not str(badge).isascii() or not str(badge).isdigit():
-        raise Problem(f"badge_count must be a whole number (at {place}.badge_count)")
-    if name == "android" and require_channel and not block.get("wzrk_cid"):
-        raise Problem(CHANNEL_NEEDED, code=9)
-    return dict(block)
+def _check_room(name: Platform, block: Mapping[str, Any], form: PushForm, needed: int) -> None:
+    """Refuses a block that leaves title and body fewer than `needed` bytes of what the vendor takes, with nothing in
+    the place of its templates: nobody could ever get it."""
+    vendor, limit = LIMITS[name]
+    size = form.measure(name)
+    if size + needed <= limit:
+        return
+    key = max((one for one in block if not is_template(block[one])), key=lambda one: measure_json(as_text(block[one])))
+    raise Problem(
+        f"{key} is {len(as_text(block[key]).encode())} bytes; with everything beside title and body the message is "
+        f"{size} bytes, and {vendor} takes {limit} (at $.content.platform_specific.{name}.{key})"
+    )
+
+
+class _Look(msgspec.Struct, frozen=True, kw_only=True):
+    """What a block says, filled in: the fields of a `Push` that are not the envelope's and not title or body."""
+
+    deep_link: str
+    image: str
+    large_icon: str
+    sound: str
+    category: str
+    badge: int | None
+    mutable_content: bool
+    channel: str
+    data: dict[str, str]
+
+
+class _Block:
+    """The block of one platform, compiled. Without a template in it everything is worked out here, once."""
+
+    def __init__(self, platform: str, block: Mapping[str, Any]):
+        self._platform = platform
+        self._values = dict(block)
+        self._templates: dict[str, Template] = {
+            key: compile_template(key, value) for key, value in block.items() if is_template(value)
+        }
+        self._fixed = _make_look(platform, self._values | dict.fromkeys(self._templates, ""))
+
+    def fill(self, values: Mapping[str, Any]) -> _Look:
+        """The look for one profile."""
+        if not self._templates:
+            return self._fixed
+        filled = {key: fill(template, values) for key, template in self._templates.items()}
+        return _make_look(self._platform, self._values | filled)
+
+    def fill_nothing(self) -> _Look:
+        """The look with nothing in the place of its templates."""
+        return self._fixed
 
 
 class PushForm:
@@ -73,45 +108,78 @@ class PushForm:
     def __init__(self, content: Content):
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
-        self._blocks = {
-            platform: {
-                key: compile_template(key, value) if isinstance(value, str) else value for key, value in block.items()
-            }
-            for platform, block in content.platforms.items()
-        }
+        self._blocks: dict[str, _Block] = {name: _Block(name, content.platforms.get(name, {})) for name in PLATFORMS}
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Envelope) -> Push:
         """One push for one device."""
-        block = {
-            key: fill(value, values) if isinstance(value, str | BoundTemplate) else value
-            for key, value in self._blocks.get(platform, {}).items()
-        }
-        link = str(block.get("deep_link") or block.get("wzrk_dl") or "")
-        data = {key: _as_text(value) for key, value in block.items() if key not in KNOWN_KEYS[platform]}
-        data |= {"wzrk_id": envelope.campaign, "wzrk_pid": envelope.push_id}
-        if link:
-            data["wzrk_dl"] = link
-        badge = block.get("badge_count")
-        return Push(
-            id=envelope.id,
-            collapse=envelope.collapse,
-            address=envelope.address,
-            title=fill(self._title, values),
-            body=fill(self._body, values),
-            deep_link=link,
-            image=str(block.get("background_image", "")),
-            large_icon=str(block.get("large_icon", "")),
-            sound=str(block.get("sound_file", "")) or ("default" if _is_yes(block.get("default_sound")) else ""),
-            category=str(block.get("category", "")),
-            badge=None if badge is None else int(badge),
-            mutable_content=_is_yes(block.get("mutable-content")),
-            channel=str(block.get("wzrk_cid", "")),
-            data=data,
-            expires_at=envelope.expires_at,
-        )
+        look = self._blocks[platform].fill(values)
+        return _make_push(look, fill(self._title, values), fill(self._body, values), envelope)
+
+    def measure(self, platform: Platform) -> int:
+        """Bytes of the message without title and body, and with nothing in the place of the block's templates."""
+        message = _make_push(self._blocks[platform].fill_nothing(), "", "", _LONGEST)
+        return measure_toast(message) if platform == "windows" else measure_payload(platform, message)
 
 
-def _as_text(value: Any) -> str:
+# The envelope of a campaign, as long as ours become.
+_LONGEST = Envelope(
+    id="",
+    collapse="tocsin-2147483647",
+    campaign="2147483647_20261231",
+    push_id="p" * 27,
+    address=Address("fcm", ""),
+    expires_at=4_000_000_000,
+    account="ABC-DEF-GHIJ",
+)
+
+
+def _make_push(look: _Look, title: str, body: str, envelope: Envelope) -> Push:
+    data = {**look.data, "wzrk_id": envelope.campaign, "wzrk_pid": envelope.push_id}
+    if envelope.account:
+        data["wzrk_acct_id"] = envelope.account
+    return Push(
+        id=envelope.id,
+        collapse=envelope.collapse,
+        address=envelope.address,
+        title=title,
+        body=body,
+        deep_link=look.deep_link,
+        image=look.image,
+        large_icon=look.large_icon,
+        sound=look.sound,
+        category=look.category,
+        badge=look.badge,
+        mutable_content=look.mutable_content,
+        channel=look.channel,
+        data=data,
+        expires_at=envelope.expires_at,
+    )
+
+
+def _make_look(platform: str, block: Mapping[str, Any]) -> _Look:
+    link = str(block.get("deep_link") or block.get("wzrk_dl") or "")
+    data = {key: as_text(value) for key, value in block.items() if key not in FIELDS[platform]}
+    if link:
+        data["wzrk_dl"] = link
+    if platform == "android" and "badge_icon" in block:
+        data.setdefault("wzrk_bi", as_text(block["badge_icon"]))
+    badge = block.get("wzrk_bc" if platform == "android" else "badge_count")
+    rich = platform == "ios" and any(block.get(key) for key in MEDIA_KEYS)
+    return _Look(
+        deep_link=link,
+        image=str(block.get("background_image", "")),
+        large_icon=str(block.get("large_icon", "")),
+        sound=str(block.get("sound_file", "")) or ("default" if _is_yes(block.get("default_sound")) else ""),
+        category=str(block.get("category", "")),
+        badge=None if badge in (None, "") else int(badge),
+        mutable_content=rich or _is_yes(block.get("mutable-content")),
+        channel=str(block.get("wzrk_cid", "")),
+        data=data,
+    )
+
+
+def as_text(value: Any) -> str:
+    """A value of an own key as vendors carry it: a text, or its JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 

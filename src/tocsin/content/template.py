@@ -5,16 +5,19 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from liquid import Environment
 from liquid.exceptions import LiquidError, ResourceLimitError, UnknownFilterError
 from liquid.template import BoundTemplate
 
+from tocsin.content.phrase import Phrase, ProfileValues, read_phrase
 from tocsin.errors import Problem
 
-Template = BoundTemplate | str  # a text with nothing to fill in stays a text
+__all__ = ["OUTPUT_BYTES", "ProfileValues", "Template", "compile_template", "fill", "is_template"]
+
+Template = BoundTemplate | Phrase | str  # a text with nothing to fill in stays a text
 
 OUTPUT_BYTES = 2 * 1024 * 1024
 TAGS = 200
@@ -57,34 +60,20 @@ _PLAIN = _make_environment(autoescape=False)
 _HTML = _make_environment(autoescape=True)
 
 
-class ProfileValues(Mapping[str, Any]):
-    """A profile in a template: its keys by their letters, then without regard to case (`Profile.name`)."""
-
-    def __init__(self, profile: Mapping[str, Any]):
-        self._profile = profile
-
-    def __getitem__(self, key: str) -> Any:
-        if key in self._profile:
-            return self._profile[key]
-        wanted = str(key).lower()
-        for name, value in self._profile.items():
-            if name.lower() == wanted:
-                return value
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._profile)
-
-    def __len__(self) -> int:
-        return len(self._profile)
+def is_template(value: Any) -> bool:
+    """True for a text with something to fill in."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def compile_template(field: str, text: str, *, html: bool = False) -> Template:
     """A template, or the text itself when there is nothing to fill in: most campaigns say the same to everybody."""
-    if "{{" not in text and "{%" not in text:
+    if not is_template(text):
         return text
     try:
         _check_template(text)
+        phrase = read_phrase(text, html=html, limit=OUTPUT_BYTES)
+        if phrase is not None:
+            return phrase
         template = _parse(text, html)
         _try_out(template)
         return template
@@ -124,4 +113,8 @@ def _parse(text: str, html: bool) -> BoundTemplate:
 
 def fill(template: Template, values: Mapping[str, Any]) -> str:
     """The text for one profile."""
-    return template if isinstance(template, str) else template.render(**values)
+    if isinstance(template, str):
+        return template
+    if isinstance(template, Phrase):
+        return template.render(values["Profile"])
+    return template.render(**values)

@@ -14,7 +14,7 @@ from msgspec import Meta
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
-from tocsin.providers.payload import make_apns_payload
+from tocsin.providers.payload import UnsendableError, make_apns_payload
 from tocsin.providers.transport import Answer, Limits, Request, Transport
 from tocsin.providers.verdict import (
     DENIED,
@@ -122,8 +122,8 @@ def _read_body(raw: bytes) -> _Body:
         return _Body()
 
 
-def request(message: Push, origin: str, topic: str, token: str, timeout: float) -> Request:
-    """The POST for one message. origin: `https://host[:port]`."""
+def request(message: Push, body: bytes, origin: str, topic: str, token: str, timeout: float) -> Request:
+    """The POST for one message. body: its JSON. origin: `https://host[:port]`."""
     headers = (
         "authorization: bearer " + token,
         "apns-topic: " + topic,
@@ -135,7 +135,7 @@ def request(message: Push, origin: str, topic: str, token: str, timeout: float) 
         "content-type: application/json",
     )
     url = f"{origin}/3/device/{quote(message.address.value, safe='')}"
-    return Request(url=url, headers=headers, body=make_apns_payload(message), timeout=timeout)
+    return Request(url=url, headers=headers, body=body, timeout=timeout)
 
 
 class Signer:
@@ -199,10 +199,14 @@ class Apns:
         """See `Provider.send`. What a new connection or a new token can mend is sent again once."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
+        try:
+            body = make_apns_payload(message)
+        except UnsendableError as error:
+            return error.receipt
         for attempt in (1, 2):
             token = self._signer.token(now)
             generation = self._pool.generation
-            answer = await self._pool.request(request(message, self._origin, self._topic, token, self._timeout))
+            answer = await self._pool.request(request(message, body, self._origin, self._topic, token, self._timeout))
             came = receipt(answer, message.address)
             if not await self._mend(came.code, token, generation, now) or attempt == 2:
                 break

@@ -13,7 +13,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.providers.oauth import Tokens
-from tocsin.providers.payload import make_fcm_payload
+from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
 from tocsin.providers.transport import Answer, Limits, Request, Transport
 from tocsin.providers.verdict import (
     DENIED,
@@ -45,6 +45,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     service_account: Annotated[
         str, Meta(description="the service account's key, the JSON file from Google", extra={"file": True})
     ]
+    style: Annotated[
+        Style, Meta(description="sdk: apps with CleverTap's SDK show the message; notification: Android shows it")
+    ] = "sdk"
     endpoint: Annotated[str, Meta(description="where FCM is")] = "https://fcm.googleapis.com"
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     timeout: Annotated[float, Meta(description="seconds to wait for an answer, FCM asks for 10 at least")] = 30.0
@@ -146,10 +149,10 @@ def _read_body(raw: bytes) -> _Body:
         return _Body()  # a proxy's HTML
 
 
-def request(message: Push, now: float, url: str, token: str, timeout: float) -> Request:
-    """The POST for one message. url: `…/v1/projects/{project}/messages:send`."""
+def request(body: bytes, url: str, token: str, timeout: float) -> Request:
+    """The POST for one message. body: its JSON. url: `…/v1/projects/{project}/messages:send`."""
     headers = ("Authorization: Bearer " + token, "Content-Type: application/json")
-    return Request(url=url, headers=headers, body=make_fcm_payload(message, now), timeout=timeout)
+    return Request(url=url, headers=headers, body=body, timeout=timeout)
 
 
 class Fcm:
@@ -168,6 +171,7 @@ class Fcm:
         self._key = _read_key(account.private_key)
         self._url = f"{endpoint}/v1/projects/{account.project_id}/messages:send"
         self._timeout = settings.timeout
+        self._style = settings.style
         # FCM: at most 100 streams on a connection.
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=Limits(connections=4, streams=100, in_flight=400))
         self._tokens = Tokens(self._pool, self._ask)
@@ -180,11 +184,15 @@ class Fcm:
         """See `Provider.send`. A 401 is met once with a new token; the second one is `DENIED`."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
+        try:
+            body = make_fcm_payload(message, now, self._style)
+        except UnsendableError as error:
+            return error.receipt
         for attempt in (1, 2):
             token = await self._tokens.get(now)
             if isinstance(token, Receipt):
                 return token
-            answer = await self._pool.request(request(message, now, self._url, token, self._timeout))
+            answer = await self._pool.request(request(body, self._url, token, self._timeout))
             came = receipt(answer, proved=message.collapse in self._proved)
             if answer.status != 401 or came.outcome is not Outcome.DENIED or attempt == 2:
                 break

@@ -13,6 +13,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.providers.oauth import Tokens
+from tocsin.providers.payload import UnsendableError
 from tocsin.providers.toast import make_tag, render
 from tocsin.providers.transport import Answer, Limits, Request, Transport
 from tocsin.providers.verdict import (
@@ -31,7 +32,6 @@ from tocsin.providers.verdict import (
     wrong_kind,
 )
 
-TOAST_BYTES = 5000
 ENTRA = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
 ENTRA_SCOPE = "https://wns.windows.com/.default"
 LEGACY = "https://login.live.com/accesstoken.srf"
@@ -156,9 +156,10 @@ class Wns:
             return wrong_kind(self.name)
         if not is_allowed(message.address.value, self._origin):
             return GONE.receipt("channel not allowed", "the channel URI is not Microsoft's")
-        body = render(message)
-        if len(body) > TOAST_BYTES:
-            return REFUSED.receipt("toast too large", f"{len(body)} bytes, WNS takes {TOAST_BYTES}")
+        try:
+            body = render(message)
+        except UnsendableError as error:
+            return error.receipt
         for attempt in (1, 2):
             token = await self._tokens.get(now)
             if isinstance(token, Receipt):

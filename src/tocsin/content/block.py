@@ -1,0 +1,93 @@
+"""`platform_specific`: what one platform's block may hold, and what a wrong one is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from tocsin.errors import Problem
+from tocsin.providers.contract import Platform
+
+KEYS = 100
+KEY_BYTES = 120
+ACTIONS = 3  # buttons that Android shows
+PLATFORMS: tuple[Platform, ...] = ("android", "ios", "windows")
+CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
+# FCM answers 400 for these in `data`; `aps` belongs to Apple.
+RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
+# Keys that become a field of the message; every other one reaches the app as it is.
+FIELDS: dict[str, frozenset[str]] = {
+    "android": frozenset(
+        ("background_image", "badge_icon", "default_sound", "deep_link", "large_icon", "wzrk_cid", "wzrk_dl")
+    ),
+    "ios": frozenset(("mutable-content", "deep_link", "sound_file", "category", "badge_count")),
+    "windows": frozenset(("deep_link",)),
+}
+MEDIA_KEYS = ("ct_mediaUrl", "mediaUrl")  # shown by a service extension, which only runs for mutable content
+# Keys the SDKs read, or that become fields: what they are not, they must not be.
+SINGLE = {
+    "android": FIELDS["android"] | {"enable_rendermax", "ico", "pr", "wzrk_bp", "wzrk_ck", "wzrk_sound"},
+    "ios": FIELDS["ios"] | {"ct_mediaUrl", "ct_mediaType", "mediaUrl", "mediaType", "wzrk_dl"},
+    "windows": FIELDS["windows"] | {"wzrk_dl"},
+}
+WHOLE = {
+    "android": frozenset(("badge_icon", "badge_id", "wzrk_bc", "wzrk_bi")),
+    "ios": frozenset(("badge_count",)),
+    "windows": frozenset[str](),
+}
+
+
+class _Action(msgspec.Struct):
+    """A button: its label, and what it opens."""
+
+    label: str = msgspec.field(name="l")
+    dl: str = ""
+    ico: str = ""
+    id: str = ""
+    ac: bool | str = False
+
+
+def read_block(given: str, block: Any, require_channel: bool) -> tuple[Platform, dict[str, Any]]:
+    """The platform and its block, as it was given. Raises Problem."""
+    place = f"$.content.platform_specific.{given[:40]}"
+    name = next((one for one in PLATFORMS if one == given), None)
+    if name is None:
+        raise Problem(f"unknown platform; known are {', '.join(PLATFORMS)} (at {place})")
+    if not isinstance(block, dict) or len(block) > KEYS:
+        raise Problem(f"must be an object of at most {KEYS} keys (at {place})")
+    for key, value in block.items():
+        if not 0 < len(key.encode()) <= KEY_BYTES:
+            raise Problem(f"a key is empty or longer than {KEY_BYTES} bytes (at {place})")
+        if any(key == word or (word.endswith(".") and key.startswith(word)) for word in RESERVED_KEYS[name]):
+            raise Problem(f"{key} is a reserved key (at {place}.{key})")
+        _check_value(name, key, value, f"{place}.{key}")
+    if name == "android" and require_channel and not block.get("wzrk_cid"):
+        raise Problem(CHANNEL_NEEDED, code=9)
+    return name, dict(block)
+
+
+def _check_value(name: str, key: str, value: Any, place: str) -> None:
+    if key in WHOLE[name]:
+        if name == "android" and value == "":
+            return  # CleverTap's own messages hold them empty
+        if not str(value).isascii() or not str(value).isdigit():
+            raise Problem(f"{key} must be a whole number (at {place})")
+        if len(str(value)) > 9:
+            raise Problem(f"{key} must be below a thousand million (at {place})")
+    elif key in SINGLE[name] and not isinstance(value, str | int | float | bool):
+        raise Problem(f"{key} must be a text, a number or a boolean (at {place})")
+    elif key == "wzrk_acts" and name == "android":
+        _check_actions(value, place)
+
+
+def _check_actions(value: Any, place: str) -> None:
+    """The buttons: a list, or its JSON as a text, as the SDK wants it. A text with a template is taken as it is."""
+    if isinstance(value, str) and ("{{" in value or "{%" in value):
+        return
+    try:
+        actions = msgspec.convert(msgspec.json.decode(value) if isinstance(value, str) else value, list[_Action])
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise Problem(f"wzrk_acts must be a list of objects with the texts l and dl: {error} (at {place})") from None
+    if len(actions) > ACTIONS:
+        raise Problem(f"wzrk_acts has {len(actions)} buttons; Android shows {ACTIONS} (at {place})")
