@@ -60,7 +60,12 @@ class Bench:
         """A message to a device or mailbox that no other test writes to."""
         device = "a0" + uuid4().hex[2:]  # the sandbox has names for its bad devices, and a random one may spell one
         if name == "smtp":
-            given: dict[str, Any] = {"subject": "Grüße", "html": "<p>Hi</p>", "text": "Hi", "campaign": "1_20260101"}
+            given: dict[str, Any] = {
+                "subject": "Grüße",
+                "html": ("<p>Hi</p>",),
+                "text": ("Hi",),
+                "campaign": "1_20260101",
+            }
             return Mail(
                 **{"id": str(uuid4()), "address": Address("email", f"{device}@example.com"), **given, **changed}
             )

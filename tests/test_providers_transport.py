@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tocsin.providers.transport import Envelope, Limits, Pool, Request, Transport
+from tocsin.providers.transport import Envelope, Limits, Pool, Request, Server, Transport
 
 
 @pytest_asyncio.fixture
@@ -137,5 +137,6 @@ async def test_renewed_pool_uses_new_connections(transport: Transport) -> None:
 def test_requests_do_not_show_what_they_carry() -> None:
     """A request or an envelope that lands in a log holds neither address nor credential."""
     request = Request(url="https://h/3/device/secret", headers=("authorization: secret",), body=b"secret")
-    envelope = Envelope(url="smtp://h", sender="a", recipient="secret", body=b"secret", username="u", password="secret")
-    assert "secret" not in f"{request!r}{envelope!r}"
+    envelope = Envelope(sender="a", recipient="secret", body=b"secret")
+    server = Server(host="h", port=1, hello="h", username="u", password="secret")
+    assert "secret" not in f"{request!r}{envelope!r}{server!r}"

@@ -1,13 +1,12 @@
-"""A mail: its HTML, the text made from it, and what one mailbox is sent."""
+"""A mail: its fields, its body, and what one mailbox is sent."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
-from html.parser import HTMLParser
 from typing import Any
 
 from tocsin.content.parts import Content, Envelope, read_text
+from tocsin.content.pieces import Body
 from tocsin.content.template import compile_template, fill
 from tocsin.errors import Problem
 from tocsin.providers.contract import Mail
@@ -44,56 +43,19 @@ class MailForm:
     def __init__(self, content: Content):
         self._content = content
         self._subject = compile_template("subject", content.subject)
-        self._body = compile_template("body", content.body, html=True)
+        self._body = Body(content.body)
 
     def render(self, values: Mapping[str, Any], envelope: Envelope) -> Mail:
         """One mail for one mailbox."""
-        html = fill(self._body, values)
+        html, text = self._body.render(values)
         return Mail(
             id=envelope.id,
             campaign=envelope.campaign,
             address=envelope.address,
             subject=" ".join(fill(self._subject, values).split()),  # a value may hold a line break, a header may not
             html=html,
-            text=to_text(html),
+            text=text,
             sender_name=self._content.sender_name,
             reply_to=self._content.reply_to,
+            unsubscribe=envelope.unsubscribe,
         )
-
-
-class _TextOf(HTMLParser):
-    """The words of an HTML mail, a line a block."""
-
-    BLOCKS = frozenset(("p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "table", "ul", "ol", "hr"))
-    SILENT = frozenset(("style", "script", "head", "title"))
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.words: list[str] = []
-        self._silent = 0
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._silent += tag in self.SILENT
-        if tag in self.BLOCKS:
-            self.words.append("\n")
-        if tag == "a" and (link := dict(attrs).get("href")):
-            self.words.append(f"{link} ")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._silent -= tag in self.SILENT and self._silent > 0
-        if tag in self.BLOCKS:
-            self.words.append("\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._silent:
-            self.words.append(data)
-
-
-@functools.lru_cache(maxsize=8)  # a body without templates is the same for everybody
-def to_text(html: str) -> str:
-    """The plain-text part of a mail, made from its HTML."""
-    parser = _TextOf()
-    parser.feed(html)
-    parser.close()
-    lines = (" ".join(line.split()) for line in "".join(parser.words).splitlines())
-    return "\n".join(line for line in lines if line)

@@ -65,7 +65,9 @@ class ProfileValues(Mapping[str, Any]):
         return None
 
 
-class _Field(msgspec.Struct, frozen=True):
+class Field(msgspec.Struct, frozen=True):
+    """An output: a field of the profile."""
+
     key: str
     folded: str
     default: str | None  # None: no default filter
@@ -74,15 +76,15 @@ class _Field(msgspec.Struct, frozen=True):
 class Phrase:
     """Texts and fields of the profile in turn."""
 
-    def __init__(self, parts: tuple[str | _Field, ...], *, html: bool, limit: int):
-        self._parts = parts
+    def __init__(self, parts: tuple[str | Field, ...], *, html: bool, limit: int):
+        self.parts = parts
         self._html = html
         self._limit = limit
 
     def render(self, profile: ProfileValues) -> str:
         """The text for one profile. Raises OutputStreamLimitError, and UnicodeEncodeError for half a surrogate pair,
         as python-liquid does."""
-        shown = [part if isinstance(part, str) else self._show(part, profile) for part in self._parts]
+        shown = [part if isinstance(part, str) else show(part, profile, html=self._html) for part in self.parts]
         text = "".join(shown)
         if len(text.encode()) > self._limit:
             raise OutputStreamLimitError("output stream limit reached", token=None)
@@ -90,12 +92,14 @@ class Phrase:
             return "".join([part.replace("\r\n", "\n").replace("\r", "\n") for part in shown])
         return text
 
-    def _show(self, field: _Field, profile: ProfileValues) -> str:
-        value = profile.find(field.key, field.folded)
-        if field.default is not None and (value is None or value is False or value == "" or value in ([], {})):
-            return field.default
-        text = value if isinstance(value, str) else _make_text(value)
-        return str(escape(text)) if self._html else text
+
+def show(field: Field, profile: ProfileValues, *, html: bool) -> str:
+    """A field as it is shown; escaped for HTML."""
+    value = profile.find(field.key, field.folded)
+    if field.default is not None and (value is None or value is False or value == "" or value in ([], {})):
+        return field.default
+    text = value if isinstance(value, str) else _make_text(value)
+    return str(escape(text)) if html else text
 
 
 def _make_text(value: Any) -> str:
@@ -111,7 +115,7 @@ def read_phrase(text: str, *, html: bool, limit: int) -> Phrase | None:
     """A template of this shape, None for any other; `limit` is the most bytes it may make."""
     if "\r" in text:
         return None
-    parts: list[str | _Field] = []
+    parts: list[str | Field] = []
     end = 0
     for found in _FIELD.finditer(text):
         before = text[end : found.start()]
@@ -120,7 +124,7 @@ def read_phrase(text: str, *, html: bool, limit: int) -> Phrase | None:
         if _WORDS.fullmatch(key) or before.endswith("{"):
             return None
         default = next((one for one in defaults if one is not None), None)
-        parts += [before, _Field(key, key.lower(), default)]
+        parts += [before, Field(key, key.lower(), default)]
         end = found.end()
     parts.append(text[end:])
     if len(parts) == 1 or any(isinstance(part, str) and ("{{" in part or "{%" in part) for part in parts):

@@ -59,6 +59,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """One e-mail for one mailbox, rendered. `html` or `text` may be empty, not both. `id` as in `Push`; `campaign` is
     the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made.
 
+    html, text: even pieces are the template's own words, the same `str` objects for every recipient, and are encoded
+        once; odd pieces are the values filled in. Joined they are the text. Lines end with LF.
     unsubscribe: the https URL that takes this mailbox off the list by one POST (RFC 8058), or "".
     bounce: the signed id that a bounce of this mail has to bring back in its address (VERP), or "".
     """
@@ -67,8 +69,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str
     address: Address
     subject: str
-    html: str = ""
-    text: str = ""
+    html: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
     sender_name: str = ""
     reply_to: str = ""
     headers: tuple[tuple[str, str], ...] = ()

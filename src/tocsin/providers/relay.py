@@ -1,75 +1,116 @@
-"""Mail through libcurl, one thread for each connection to a relay.
-
-Not on the event loop: libcurl waits for the reply to the final dot in a blocking read even under its multi interface
-(measured with 8.23: a relay served by the same loop never got to answer), which would hold up every push in flight.
-libcurl releases Python's lock while it works, so a thread here costs a stack and no more.
-"""
+"""Mail to one relay over a few kept connections, on the event loop."""
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+import ssl
+import time
 
-import pycurl
+from tocsin.errors import Misconfigured
+from tocsin.providers.smtp_session import Refusal, Server, Session
+from tocsin.providers.smtp_wire import Lost
+from tocsin.providers.transfer import Answer, Envelope
 
-from tocsin.providers.transfer import Answer, Envelope, Transfer
+__all__ = ["Relay", "Server"]
 
-IDLE_SECONDS = 30  # a kept connection older than this is not used again: relays hang up on idle clients
+IDLE_SECONDS = 30.0  # a kept connection older than this is not used again: relays hang up on idle clients
+MAILS = 100  # over one connection: Postfix closes after a hundred by default, others sooner
 
 
 class Relay:
     """Connections to one relay for one provider object. Never raises for what happens on the wire."""
 
-    def __init__(self, ca: str, connections: int) -> None:
-        self._ca = ca
+    def __init__(self, server: Server, ca: str, connections: int) -> None:
+        self._server = server
+        self._context = _trust(ca)
         self._gate = asyncio.Semaphore(connections)
-        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="relay")
-        self._idle: list[Transfer] = []
+        self._idle: list[Session] = []
+        self._busy: set[Session] = set()
+        self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def mail(self, envelope: Envelope) -> Answer:
-        """One mail to one mailbox over a kept connection, at most once: libcurl does not repeat an upload by SMTP."""
+        """One mail to one mailbox, at most once. A kept connection that the relay has left is replaced: the mail was
+        certainly not taken, and a new connection is all that many relays want after a while."""
         async with self._gate:
+            kept = self._take()
+            if kept is not None:
+                answer, left = await self._carry(kept, envelope)
+                if not left:
+                    return answer
             if self._closed:
                 return Answer(failure="unsent", detail="the relay is closed")
-            kept = self._idle.pop() if self._idle else None
-            answer = await self._carry(kept or self._make(), envelope)
-            if kept and _has_left(answer) and not self._closed:
-                answer = await self._carry(self._make(), envelope)
+            answer, _ = await self._carry(Session(self._server, self._context), envelope, fresh=True)
             return answer
 
-    async def _carry(self, transfer: Transfer, envelope: Envelope) -> Answer:
-        answer = await asyncio.get_running_loop().run_in_executor(self._threads, _perform, transfer, envelope)
-        # After a time-out libcurl keeps the connection with a reply still to come, which the next mail would take for
-        # its own: only a connection whose last reply was a yes is used again.
-        if answer.status == 250 and not self._closed:
-            self._idle.append(transfer)
-        else:
-            transfer.curl.close()
-        return answer
+    async def _carry(self, session: Session, envelope: Envelope, *, fresh: bool = False) -> tuple[Answer, bool]:
+        """The answer, and whether the relay has only hung up: 421 or the end of the connection with nothing taken, but
+        not a time-out, which has cost enough."""
+        self._busy.add(session)
+        keep = False
+        try:
+            async with asyncio.timeout(envelope.timeout):
+                if fresh:
+                    await session.open()
+                answer = await session.mail(envelope)
+            keep = answer.status != 421
+            return answer, not keep
+        except Refusal as refusal:
+            return refusal.answer, True
+        except TimeoutError:
+            return session.judge("timed out"), False
+        except (Lost, OSError, UnicodeError) as error:  # UnicodeError: a host that is no name of the DNS
+            answer = session.judge(str(error) if isinstance(error, Lost) else f"{type(error).__name__}: {error}")
+            return answer, answer.failure == "unsent"
+        finally:
+            self._busy.discard(session)
+            self._put_back(session, keep=keep)
+
+    def _take(self) -> Session | None:
+        """The connection used last: the others rest, and leave when nobody needs them."""
+        while self._idle:
+            session = self._idle.pop()
+            if session.is_clean() and time.monotonic() - session.rested_at < IDLE_SECONDS:
+                return session
+            session.close()
+        return None
+
+    def _put_back(self, session: Session, *, keep: bool) -> None:
+        """Keeps a connection whose last mail was answered. After a time-out the reply is still to come, and the next
+        mail would take it for its own."""
+        if not keep or self._closed or session.carried >= MAILS or not session.is_clean():
+            session.close()
+            return
+        session.rested_at = time.monotonic()
+        self._idle.append(session)
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._dismiss)
+
+    def _dismiss(self) -> None:
+        """Hangs up on connections that nobody needed."""
+        oldest = time.monotonic() - IDLE_SECONDS
+        for session in [one for one in self._idle if one.rested_at <= oldest]:
+            self._idle.remove(session)
+            session.close()
+        again = bool(self._idle)
+        self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._dismiss) if again else None
 
     async def aclose(self) -> None:
-        """Hangs up; a mail under way is broken off within a second and gets its failure."""
+        """Hangs up; a mail under way is broken off and gets its failure."""
         self._closed = True
-        while self._idle:
-            self._idle.pop().curl.close()
-        self._threads.shutdown(wait=False, cancel_futures=False)
+        if self._sweep is not None:
+            self._sweep.cancel()
+        for session in (*self._idle, *self._busy):
+            session.close("the relay was closed")
+        self._idle.clear()
+        await asyncio.sleep(0)  # so that the sockets are closed when this returns
 
-    def _make(self) -> Transfer:
-        return Transfer(self._ca, IDLE_SECONDS).prepare_smtp(lambda: self._closed)
 
-
-def _perform(transfer: Transfer, envelope: Envelope) -> Answer:
-    transfer.load_mail(envelope)
+def _trust(ca: str) -> ssl.SSLContext:
+    """`ca` is PEM text; empty means the machine's own store."""
     try:
-        transfer.curl.perform()
-    except pycurl.error as error:
-        return transfer.read_replies(error)
-    return transfer.read_replies(None)
-
-
-def _has_left(answer: Answer) -> bool:
-    """True when a relay has only hung up on a kept connection, as many do after a hundred mails: nothing was taken
-    (421 says so itself), and a new connection is what it wants. Not after a time-out, which has cost enough."""
-    timed_out = answer.detail.startswith(f"libcurl {pycurl.E_OPERATION_TIMEDOUT}:")
-    return answer.status == 421 or (answer.failure == "unsent" and not timed_out)
+        context = ssl.create_default_context(cadata=ca or None)
+    except ssl.SSLError:
+        raise Misconfigured("ca has to be a file of PEM certificates.") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context

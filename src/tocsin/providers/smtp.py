@@ -6,13 +6,15 @@ import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from email_validator import EmailNotValidError, validate_email
 from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import AddressKind, Mail, Message, Platform, Receipt, Scope
-from tocsin.providers.mime import find_fault, render
-from tocsin.providers.transport import Answer, Envelope, Transport
+from tocsin.providers.contract import Address, AddressKind, Mail, Message, Platform, Receipt, Scope
+from tocsin.providers.dkim import Signer
+from tocsin.providers.mime import find_fault, write
+from tocsin.providers.transport import Answer, Envelope, Server, Transport
 from tocsin.providers.verdict import (
     DENIED,
     GONE,
@@ -28,10 +30,11 @@ from tocsin.providers.verdict import (
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
 RELAY_WAIT = 60.0  # seconds: 421, the relay itself is going away
+LOCAL_BYTES = 64  # of an address before the @ (RFC 5321 4.5.3.1.1)
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
-_ADDRESS = re.compile(r"[!-~]+@[A-Za-z0-9.-]+")
-_ENHANCED = re.compile(r"^\d{3}[ -]([245]\.\d{1,3}\.\d{1,3})\b")
+_ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
+_ENHANCED = re.compile(r"\d{3}[ -]([245]\.\d{1,3}\.\d{1,3})\b ?")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +51,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = "starttls"
     hello: Annotated[str, Meta(description="the name to greet the relay with; empty for the sender's domain")] = ""
     connections: Annotated[int, Meta(description="to the relay, at most", ge=1, le=200)] = 20
+    bounce: Annotated[
+        str, Meta(description="where bounces go, such as bounces@example.com, which gets bounces+ID@; empty for sender")
+    ] = ""
+    dkim_domain: Annotated[str, Meta(description="the domain that signs: the sender's or a parent of it")] = ""
+    dkim_selector: Annotated[str, Meta(description="the key is published at SELECTOR._domainkey.DOMAIN")] = ""
+    dkim_key: Annotated[
+        str, Meta(description="PEM file of an RSA (2048 bits) or Ed25519 private key", extra={"file": True})
+    ] = ""
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     timeout: Annotated[float, Meta(description="seconds for one mail")] = 60.0
 
@@ -56,15 +67,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _BUSY = unavailable(LATER)
+_AWAY = unavailable(LATER, Scope.LANE)
+_POLICY = Verdict(Outcome.REFUSED, suspect=True)  # about what we send or who we are, not about the mailbox
 # Reply codes that speak of the relay and us, not of a mailbox; they go before the enhanced code.
 RELAY: dict[int, Verdict] = {
-    421: unavailable(RELAY_WAIT, Scope.LANE),
-    454: unavailable(LATER, Scope.LANE),  # STARTTLS or log-in not possible just now
-    530: DENIED,
+    421: unavailable(RELAY_WAIT, Scope.LANE),  # RFC 5321 3.8: the connection is being closed
+    454: _AWAY,  # STARTTLS or log-in not possible just now (RFC 3207 4, RFC 4954 6)
+    530: DENIED,  # RFC 4954 6, and 534, 535, 538 as well
     534: DENIED,
     535: DENIED,
     538: DENIED,
 }
+# RFC 3463 and its registry unless a vendor is named.
 ENHANCED: dict[str, Verdict] = {
     "5.1.1": GONE,
     "5.1.2": GONE,
@@ -72,34 +86,52 @@ ENHANCED: dict[str, Verdict] = {
     "5.2.1": GONE,
     "5.2.2": REFUSED,  # full: the mailbox is alive
     "4.2.2": unavailable(LATER, Scope.DEVICE),
-    "4.7.28": throttled(LATER, Scope.LANE),  # «unusual rate from your address»
+    "4.7.28": throttled(LATER, Scope.LANE),  # Gmail: «unusual rate from your address»
     "5.3.4": WRONG_TEMPLATE,
     "5.7.8": DENIED,
 }
+# Words of relays that give no enhanced code; what a mailbox's own refusal does not say.
+_POLICY_WORDS = re.compile(
+    r"\b(spam|policy|dmarc|dkim|spf|block(ed|list)|blacklist|reputation|authenticat)", re.IGNORECASE
+)
 
 
 def receipt(answer: Answer) -> Receipt:
     """What the relay's last reply means. 250 after the data is a yes to carry it, not a delivery."""
     if answer.failure:
         return judge_failure(answer, RELAY_WAIT)
-    line = next((r for r in reversed(answer.replies) if r.startswith(str(answer.status))), "")
+    words = " ".join([_ENHANCED.sub("", line) if _ENHANCED.match(line) else line[4:] for line in answer.replies])
     if answer.status < 300:
-        return Receipt(outcome=Outcome.ACCEPTED, vendor_id=_read_queue_id(line))
-    found = _ENHANCED.match(line)
+        return Receipt(outcome=Outcome.ACCEPTED, vendor_id=_read_queue_id(words))
+    found = _ENHANCED.match(answer.replies[-1]) if answer.replies else None
     enhanced = found[1] if found else ""
-    code = f"{answer.status} {enhanced}".strip()
-    detail = line[4:]
-    verdict = RELAY.get(answer.status) or ENHANCED.get(enhanced)
-    if verdict is None and answer.status == 552 and not enhanced:
-        verdict = WRONG_TEMPLATE  # too large, said without an enhanced code
-    if verdict is None:
-        verdict = REFUSED if answer.status >= 500 else _BUSY
-    return verdict.receipt(code, detail)
+    verdict = _judge(answer.status, enhanced, answer.step, words)
+    return verdict.receipt(f"{answer.status} {enhanced}".strip(), words)
 
 
-def _read_queue_id(line: str) -> str:
+def _judge(status: int, enhanced: str, step: str, words: str) -> Verdict:
+    verdict = RELAY.get(status)
+    if verdict is None and step == "AUTH":
+        verdict = DENIED if status >= 500 else _AWAY
+    if verdict is None and step in ("greeting", "EHLO", "STARTTLS", "RSET"):
+        verdict = _AWAY  # no mail was even named
+    if verdict is not None:
+        return verdict
+    verdict = ENHANCED.get(enhanced)
+    if step == "MAIL" and verdict in (None, GONE):
+        return _POLICY if status >= 500 else _BUSY  # of the sender: the mailbox was not named yet
+    if verdict is None and status == 552 and not enhanced and step != "RCPT":
+        verdict = WRONG_TEMPLATE  # too large, said without an enhanced code; at RCPT it is a full mailbox
+    if verdict is not None:
+        return verdict
+    if enhanced.startswith("5.7.") or (status >= 500 and not enhanced and _POLICY_WORDS.search(words)):
+        return _POLICY  # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication
+    return REFUSED if status >= 500 else _BUSY
+
+
+def _read_queue_id(words: str) -> str:
     """The relay's id of an accepted mail, where it says one («queued as 4XyZ»)."""
-    found = re.search(r"queued as ([!-~]{1,100})", line, re.IGNORECASE)
+    found = re.search(r"queued as ([!-~]{1,100})", words, re.IGNORECASE)
     return found[1] if found else ""
 
 
@@ -114,24 +146,37 @@ class Smtp:
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
         assert isinstance(settings, Settings)
         _check(settings)
-        # A file ends with a line break, a password does not.
-        self._settings = settings = msgspec.structs.replace(settings, password=settings.password.strip("\r\n"))
-        scheme = "smtps" if settings.tls == "tls" else "smtp"
-        hello = settings.hello or settings.sender.rpartition("@")[2]
-        self._url = f"{scheme}://{settings.host}:{settings.port}/{hello}"
-        self._relay = transport.relay(ca=check_ca(settings.ca), connections=settings.connections)
+        self._settings = settings
+        self._signer = _make_signer(settings)
+        server = Server(
+            host=settings.host,
+            port=settings.port,
+            hello=settings.hello or settings.sender.rpartition("@")[2],
+            tls=settings.tls,
+            username=settings.username,
+            password=settings.password.strip("\r\n"),  # a file ends with a line break, a password does not
+        )
+        self._relay = transport.relay(server, ca=check_ca(settings.ca), connections=settings.connections)
 
     def __repr__(self) -> str:
-        return f"Smtp({self._url!r})"
+        return f"Smtp({self._settings.host!r}, {self._settings.port})"
 
     async def send(self, message: Message, now: float) -> Receipt:
         """See `Provider.send`. A mail whose headers could be read two ways is refused here."""
         if not isinstance(message, Mail):
             return wrong_kind(self.name)
-        fault = find_fault(message, self._settings.sender)
+        settings = self._settings
+        if not message.address.value.isascii():
+            message = msgspec.structs.replace(message, address=_to_ascii(message.address))
+        sender = return_path(settings, message)
+        fault = find_fault(message, settings.sender)
+        if not fault and len(sender.partition("@")[0]) > LOCAL_BYTES:
+            fault = "the bounce address is too long"
         if fault:
             return REFUSED.receipt("not a mail", fault)
-        envelope = request(message, self._settings, self._url, now)
+        letter = write(message, settings.sender, now, canonical=self._signer is not None)
+        body = letter.join() if self._signer is None else await self._signer.sign(letter, now)
+        envelope = Envelope(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
         return receipt(await self._relay.mail(envelope))
 
     async def aclose(self) -> None:
@@ -139,18 +184,34 @@ class Smtp:
         await self._relay.aclose()
 
 
-def request(message: Mail, settings: Settings, url: str, now: float) -> Envelope:
-    """The envelope and the bytes of one mail."""
-    return Envelope(
-        url=url,
-        sender=settings.sender,
-        recipient=message.address.value,
-        body=render(message, settings.sender, now),
-        username=settings.username,
-        password=settings.password,
-        tls=settings.tls == "starttls",
-        timeout=settings.timeout,
-    )
+def return_path(settings: Settings, message: Mail) -> str:
+    """The envelope's sender: the address that a bounce of this very mail comes back to (VERP)."""
+    if not settings.bounce or not message.bounce:
+        return settings.sender
+    local, _, domain = settings.bounce.rpartition("@")
+    return f"{local}+{message.bounce}@{domain}"
+
+
+def _to_ascii(address: Address) -> Address:
+    """An address of an international domain in the letters of the DNS (RFC 5890). A local part that is not ASCII would
+    need SMTPUTF8 all the way: it becomes "", which is refused as no address."""
+    try:
+        value = validate_email(address.value, check_deliverability=False, test_environment=True).ascii_email
+    except EmailNotValidError:
+        value = None
+    return msgspec.structs.replace(address, value=value or "")
+
+
+def _make_signer(settings: Settings) -> Signer | None:
+    given = (settings.dkim_domain, settings.dkim_selector, settings.dkim_key)
+    if not any(given):
+        return None
+    if not all(given):
+        raise Misconfigured("dkim_domain, dkim_selector and dkim_key belong together: give all three or none.")
+    domain, own = settings.dkim_domain.lower(), settings.sender.rpartition("@")[2].lower()
+    if own != domain and not own.endswith(f".{domain}"):
+        raise Misconfigured(f"dkim_domain has to be {own} or a domain above it, not {settings.dkim_domain!r}.")
+    return Signer(domain, settings.dkim_selector, settings.dkim_key)
 
 
 def _check(settings: Settings) -> None:
@@ -158,6 +219,8 @@ def _check(settings: Settings) -> None:
         raise Misconfigured(f"host has to be a name or an address, not {settings.host!r}.")
     if not _ADDRESS.fullmatch(settings.sender):
         raise Misconfigured(f"sender has to be an address such as news@example.com, not {settings.sender!r}.")
+    if settings.bounce and not _ADDRESS.fullmatch(settings.bounce):
+        raise Misconfigured(f"bounce has to be an address such as bounces@example.com, not {settings.bounce!r}.")
     if settings.hello and not _HOST.fullmatch(settings.hello):
         raise Misconfigured(f"hello has to be a host's name, not {settings.hello!r}.")
     if settings.tls == "none" and settings.username:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -42,16 +42,12 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):
-    """One mail for one mailbox. url: `smtp://host:port/our-name` or `smtps://…`. tls: STARTTLS is required, for an
-    `smtp` URL. body: the whole message with CRLF line ends. timeout: seconds."""
+    """One mail for one mailbox. sender, recipient: of the envelope, in ASCII. body: the whole message with CRLF line
+    ends. timeout: seconds, from the connection to the last reply."""
 
-    url: str
     sender: str
     recipient: str
     body: bytes
-    username: str = ""
-    password: str = ""
-    tls: bool = True
     timeout: float = 60.0
 
     def __repr__(self) -> str:
@@ -89,7 +85,8 @@ class Headers(Mapping[str, str]):
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
     """What came back. Either `status` is the peer's (HTTP status or last SMTP reply code), or `failure` is not empty:
     "unsent" is certain (the peer cannot have taken the message), "unknown" is everything else. detail: libcurl's
-    sentence. headers: names in lower case. replies: an SMTP server's lines."""
+    sentence. headers: names in lower case. replies: the lines of an SMTP server's last reply, step: what it answers
+    («greeting», «EHLO», «STARTTLS», «AUTH», «MAIL», «RCPT», «DATA», «.» for the end of the mail)."""
 
     status: int = 0
     headers: Mapping[str, str] = {}
@@ -97,6 +94,7 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     failure: Failure = ""
     detail: str = ""
     replies: tuple[str, ...] = ()
+    step: str = ""
 
 
 def is_loopback(url: str) -> bool:
@@ -147,14 +145,6 @@ class Transfer:
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
         return self
 
-    def prepare_smtp(self, is_over: Callable[[], bool]) -> Transfer:
-        """Sets what every mail of a relay has in common; `is_over` is asked every second or so."""
-        self.curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_SMTP | pycurl.PROTO_SMTPS)
-        self.curl.setopt(pycurl.UPLOAD, 1)
-        self.curl.setopt(pycurl.NOPROGRESS, 0)
-        self.curl.setopt(pycurl.XFERINFOFUNCTION, lambda *_: int(is_over()))
-        return self
-
     def load(self, request: Request) -> None:
         """Makes the handle ready for one POST."""
         curl = self.curl
@@ -168,19 +158,6 @@ class Transfer:
             curl.setopt(pycurl.HTTP_VERSION, version)
             curl.setopt(pycurl.HTTPHEADER, [*request.headers, "Expect:", "Accept:"])
         curl.setopt(pycurl.POSTFIELDSIZE, len(request.body))
-
-    def load_mail(self, envelope: Envelope) -> None:
-        """Makes the handle ready for one mail."""
-        curl = self.curl
-        self._start(envelope.body, envelope.timeout)
-        curl.setopt(pycurl.URL, envelope.url)
-        curl.setopt(pycurl.USE_SSL, pycurl.USESSL_ALL if envelope.tls else pycurl.USESSL_NONE)
-        curl.setopt(pycurl.MAIL_FROM, f"<{envelope.sender}>")
-        curl.setopt(pycurl.MAIL_RCPT, [f"<{envelope.recipient}>"])
-        curl.setopt(pycurl.INFILESIZE, len(envelope.body))
-        if envelope.username:
-            curl.setopt(pycurl.USERNAME, envelope.username)
-            curl.setopt(pycurl.PASSWORD, envelope.password)
 
     def _start(self, body: bytes, timeout: float) -> None:
         self._body = body
@@ -207,14 +184,6 @@ class Transfer:
         certain = self._is_refused() or self._handed < len(self._body)
         code, sentence = (*error.args, "")[:2]
         return Answer(failure="unsent" if certain else "unknown", detail=f"libcurl {code}: {sentence}"[:300])
-
-    def read_replies(self, error: pycurl.error | None) -> Answer:
-        """The last reply of an SMTP exchange, or its failure."""
-        replies = tuple(line.decode("utf-8", "replace").rstrip() for line in self._lines)
-        status = self.curl.getinfo(pycurl.RESPONSE_CODE)
-        if error is None or status >= 400:
-            return Answer(status=status, replies=replies)
-        return msgspec.structs.replace(self.read_failure(error), replies=replies)
 
     def _read(self, limit: int) -> bytes:
         if not self._handed:

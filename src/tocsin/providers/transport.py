@@ -1,4 +1,4 @@
-"""One engine for HTTP/2, HTTP/1.1 and SMTP: libcurl, many transfers in flight on one event loop.
+"""The way to the vendors: HTTP/2 and HTTP/1.1 by libcurl, SMTP by hand, everything in flight on one event loop.
 
 A `Transport` belongs to the process and hands out pools and relays, each to one provider object: a connection never
 carries another account's credentials (APNs ties it to the first team that pushed on it).
@@ -12,10 +12,10 @@ import time
 import msgspec
 import pycurl
 
-from tocsin.providers.relay import Relay
+from tocsin.providers.relay import Relay, Server
 from tocsin.providers.transfer import Answer, Envelope, Request, Transfer, is_loopback
 
-__all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Transport"]
+__all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Server", "Transport"]
 
 RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
 
@@ -148,9 +148,9 @@ class Transport:
         self._open.append(pool)
         return pool
 
-    def relay(self, *, ca: str = "", connections: int = 20) -> Relay:
-        """Connections of its own to a mail relay; `ca` as for `pool`."""
-        relay = Relay(ca, connections)
+    def relay(self, server: Server, *, ca: str = "", connections: int = 20) -> Relay:
+        """Connections of its own to a mail relay; `ca` as for `pool`. Raises Misconfigured for a `ca` that is none."""
+        relay = Relay(server, ca, connections)
         self._open.append(relay)
         return relay
 

@@ -1,7 +1,8 @@
 """What the SMTP fake demands of addresses, recipients and mails.
 
 A recipient's local part says what happens to it: one that contains `unknown` is answered 550 5.1.1, `full` 452 4.2.2,
-`greylist` 451 4.7.1 the first time and accepted from then on.
+`greylist` 451 4.7.1 the first time and accepted from then on; `reply.550.5.7.1` at the start is answered just that, and
+`reply.550` without an enhanced code.
 
 Source: RFC 5321 (addresses, lines), RFC 5322 (header fields), RFC 6531 (SMTPUTF8), RFC 3463 (enhanced codes).
 """
@@ -23,6 +24,9 @@ _FIELD = re.compile(rb"([!-9;-~]+):[ \t]*(.*)")
 _PATH = re.compile(r"<([^<>]*)>(?: +(.*))?", re.DOTALL)
 
 
+_ASKED = re.compile(r"reply\.([45]\d\d)(?:\.([45]\.\d{1,3}\.\d{1,3}))?(?![0-9.])")
+
+
 class Mailboxes:
     """The recipients, with the memory that greylisting needs."""
 
@@ -32,6 +36,9 @@ class Mailboxes:
     def refusal(self, address: str) -> str | None:
         """The reply to RCPT for a recipient that cannot have mail now, None where it can."""
         local = address.rpartition("@")[0].lower()
+        asked = _ASKED.match(local)
+        if asked:
+            return " ".join(filter(None, (asked[1], asked[2], "The recipient's name asks for it")))
         if "unknown" in local:
             return "550 5.1.1 There is no such mailbox"
         if "full" in local:
