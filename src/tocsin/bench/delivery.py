@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import insert, select, update
 
 from tocsin.account import Account, create_account
 from tocsin.bench import Reading, cpu_seconds, peak_mib, serving
 from tocsin.bench.load import press
 from tocsin.bench.rivals import tell
-from tocsin.bench.sink import CONNECTIONS, STREAMS, Sink, open_sink, press_with_h2load
+from tocsin.bench.sink import CONNECTIONS, STREAMS, Sink, open_mail_sink, open_sink, press_with_h2load
 from tocsin.chunk import sum_numbers
 from tocsin.demo import free_port
 from tocsin.ingest import refresh_profiles
@@ -33,6 +37,19 @@ BLOCK = 10_000  # people made by one statement
 PLAIN = {"title": "Weekend sale", "body": "Everything in the shop is a fifth cheaper until Sunday night."}
 PERSONAL = {"title": "Hello {{ Profile.Name }}", "body": 'Your {{ Profile.Plan | default: "basic" }} plan ends soon.'}
 CAMPAIGN_SECONDS = 900.0
+SIGNATURES = 500
+PARAGRAPH = (
+    "<p style='margin:0 0 12px'>Lamps, chairs and tables that were made to last, and cost less until Sunday.</p>"
+)
+PLAIN_MAIL = {
+    "subject": "Weekend sale",
+    "body": f"<html><body><h1>Weekend sale</h1>{PARAGRAPH * 40}<p><a href='https://bench.example/'>Look</a></p></body>",
+    "sender_name": "Bench",
+}
+PERSONAL_MAIL = PLAIN_MAIL | {
+    "subject": "{{ Profile.Name }}, a word",
+    "body": f"<html><body><h1>Hello {{{{ Profile.Name }}}}</h1>{PARAGRAPH * 40}<p>{{{{ Profile.Plan }}}}</p></body>",
+}
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -79,6 +96,45 @@ def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
         Reading("peak memory of the couriers", personal.couriers, "MiB"),
         Reading(f"sent, sink {sink.name}", float(plain.result["sent"]), f"of {audience}, twice"),
     ]
+
+
+def measure_mail(folder: Path, audience: int) -> list[Reading]:
+    """Mails of HTML and text, signed with RSA-2048, plain and personalised; beside the signatures alone."""
+    with open_mail_sink(folder / "sink") as (name, settings):
+        tell(f"{audience:,} people are made; the sink is {name}")
+        caller, port = make_people(folder, audience, {"smtp": settings}), free_port(18_300, 1)
+        with serving(folder, port, {"TOCSIN_PUBLIC_URL": "https://bench.example"}) as pid:
+            mail = {"target_mode": "email", "content": PLAIN_MAIL}
+            deliver(folder, port, pid, caller, {**mail, "users_limit_overall": 1000})  # warm
+            plain = deliver(folder, port, pid, caller, mail)
+            personal = deliver(folder, port, pid, caller, {**mail, "content": PERSONAL_MAIL})
+        signing = 1 / _time_signature(settings["dkim_key"])
+    for one in (plain, personal):
+        if one.result["sent"] != audience:
+            raise RuntimeError(f"of {audience} were sent {one.result}")
+    beside = "RSA-2048 signatures alone, one core"
+    return [
+        Reading("plain, signed, delivered and recorded", plain.rate, "mails/s", beside, plain.rate / signing),
+        Reading(
+            "personalised, signed, delivered and recorded", personal.rate, "mails/s", beside, personal.rate / signing
+        ),
+        Reading("RSA-2048 signatures alone", signing, "signatures/s"),
+        Reading("CPU, plain", plain.cpu / audience * 1e6, "µs a mail"),
+        Reading("CPU, personalised", personal.cpu / audience * 1e6, "µs a mail"),
+        Reading("peak memory of the server", personal.server, "MiB"),
+        Reading("peak memory of the couriers", personal.couriers, "MiB"),
+        Reading(f"sent, sink {name}", float(plain.result["sent"]), f"of {audience}, twice"),
+    ]
+
+
+def _time_signature(pem: str) -> float:
+    """Seconds of one RSA signature of a mail's headers."""
+    key = load_pem_private_key(pem.encode(), None)
+    assert isinstance(key, RSAPrivateKey)
+    started = time.perf_counter()
+    for _ in range(SIGNATURES):
+        key.sign(b"h" * 600, PKCS1v15(), SHA256())
+    return (time.perf_counter() - started) / SIGNATURES
 
 
 def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import os
 import re
 import shutil
 import socket
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
 from cryptography import x509
@@ -73,12 +75,7 @@ def _run_nghttpd(daemon: str, folder: Path) -> Iterator[Sink]:
 
 @contextmanager
 def _run_sandbox(folder: Path) -> Iterator[Sink]:
-    from urllib.request import urlopen
-
-    port = free_port(18_400, 5)
-    with (folder / "log").open("ab") as log, running(log, "sandbox", "--port", str(port)) as pid:
-        with urlopen(f"http://127.0.0.1:{port}/credentials", timeout=10) as reply:
-            given = msgspec.json.decode(reply.read())
+    with _run_sandbox_vendors(folder) as (pid, given):
         account = given["fcm"]["service_account"]
         settings = {
             "service_account": msgspec.json.encode(account).decode(),
@@ -87,6 +84,44 @@ def _run_sandbox(folder: Path) -> Iterator[Sink]:
         }
         url = f"{given['fcm']['endpoint']}/v1/projects/{account['project_id']}/messages:send"
         yield Sink("sandbox", settings, url, pid)
+
+
+@contextmanager
+def _run_sandbox_vendors(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    port = free_port(18_400, 5)
+    with (folder / "log").open("ab") as log, running(log, "sandbox", "--port", str(port)) as pid:
+        with urlopen(f"http://127.0.0.1:{port}/credentials", timeout=10) as reply:
+            given: dict[str, Any] = msgspec.json.decode(reply.read())
+        yield pid, given
+
+
+@contextmanager
+def open_mail_sink(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Where mails go: its name and the provider's settings for it. Postfix's smtp-sink where it is installed (in the
+    clear), else the sandbox (TLS, a log-in). Signed with RSA-2048."""
+    folder.mkdir()
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    signed = {
+        "sender": "news@bench.example",
+        "dkim_domain": "bench.example",
+        "dkim_selector": "bench",
+        "dkim_key": key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode(),
+    }
+    program = shutil.which("smtp-sink") or shutil.which("/usr/sbin/smtp-sink")
+    if program is None:
+        with _run_sandbox_vendors(folder) as (_pid, given):
+            smtp = {**given["smtp"], "ca": given["ca"]}
+            yield "sandbox", {**signed, **smtp}
+        return
+    port = free_port(18_425, 1)
+    who = ["-u", "nobody"] if os.geteuid() == 0 else []  # it will not run as root
+    command = [program, *who, f"127.0.0.1:{port}", "200"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:  # noqa: S603
+        try:
+            _wait_for(port)
+            yield "smtp-sink", {**signed, "host": "127.0.0.1", "port": port, "tls": "none"}
+        finally:
+            process.kill()
 
 
 def press_with_h2load(sink: Sink, folder: Path, requests: int) -> float | None:

@@ -33,20 +33,22 @@ def accept(recipients: int, seconds: float, as_json: bool) -> None:
 
 @bench.command()
 @click.option("--audience", type=click.IntRange(100, 2_000_000), default=20_000, show_default=True)
+@click.option("--email", is_flag=True, help="Mails signed with DKIM instead of pushes.")
 @json_option
-def dispatch(audience: int, as_json: bool) -> None:
+def dispatch(audience: int, email: bool, as_json: bool) -> None:
     """A campaign from frozen to closed, beside h2load and a bare loop of the same client on the same sink.
 
-    The sink is nghttpd where it is installed (Debian: nghttp2-server; h2load: nghttp2-client), else the sandbox.
+    The sink is nghttpd where it is installed, and smtp-sink for mails (Debian: nghttp2, postfix), else the sandbox.
 
     Example: tocsin bench dispatch --audience 200000 --json
     """
     from tocsin.bench import report
-    from tocsin.bench.delivery import measure_dispatch
+    from tocsin.bench.delivery import measure_dispatch, measure_mail
     from tocsin.bench.measures import folder
 
     with folder() as data:
-        report("dispatch", {"audience": audience}, measure_dispatch(data, audience), as_json=as_json)
+        readings = (measure_mail if email else measure_dispatch)(data, audience)
+        report("dispatch", {"audience": audience, "email": email}, readings, as_json=as_json)
 
 
 @bench.command()
