@@ -40,6 +40,8 @@ class Oracle:
         self.sample: list[Receipt] = []  # of the breaker, since it began
         self.about_messages: list[Receipt] = []
         self.weather: list[Receipt] = []  # of the storm, since it began
+        self.heard: list[Receipt] = []  # of the silence, since it began
+        self.silent = False
         self.tripped = False
         self.stopped_until = 0.0
         self.storm_until = 0.0
@@ -48,10 +50,14 @@ class Oracle:
     def judge(self, receipt: Receipt, now: float) -> tuple[Outcome, Scope, float | None]:
         """What it has to become: outcome, scope, how long to wait."""
         self.weather.append(receipt)
+        self.heard.append(receipt)
         same = (receipt.outcome, receipt.scope, receipt.retry_after)
         if receipt.outcome in (Outcome.ACCEPTED, Outcome.GONE, Outcome.REFUSED):
             self.sample.append(receipt)
             self.about_messages.append(receipt)
+        if receipt is UNKNOWN:
+            return self._silence(receipt) or same
+        self.silent = False
         if receipt is ACCEPTED:
             if self.tripped and now >= self.stopped_until:
                 self.tripped, self.sample = False, [receipt]
@@ -65,6 +71,14 @@ class Oracle:
         if receipt in (BROKEN, BROKEN_ASKING):
             return self._storm(receipt, now) or same
         return same
+
+    def _silence(self, receipt: Receipt) -> tuple[Outcome, Scope, float | None] | None:
+        last = self.heard[-100:]
+        lost = last.count(UNKNOWN)
+        if not self.silent and (lost < 20 or lost <= len(last) / 2):
+            return None
+        self.heard, self.silent = [], True
+        return receipt.outcome, Scope.LANE, 60.0
 
     def _suspect(self, receipt: Receipt, now: float) -> tuple[Outcome, Scope, float | None] | None:
         last = self.sample[-200:]
@@ -168,6 +182,7 @@ def test_the_guard_does_as_told(story: list[Stretch], trusted: bool) -> None:
         assert judged.retry_after == (wait if wait is None else pytest.approx(wait))
         assert (judged.code, judged.vendor_id) == (receipt.code, receipt.vendor_id)
         assert (guard.tripped, guard.stopped_until) == (oracle.tripped, oracle.stopped_until)
+        assert guard.silent == oracle.silent
 
 
 @given(stories(SUSPECT, POLICED, REFUSED, BROKEN, SLOW, DENIED, UNKNOWN))

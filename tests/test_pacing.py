@@ -145,7 +145,8 @@ def test_luck_outlives_nobody(wanted: float | None, spent: int, floor: float, ch
 def test_lane_pause_keeps_its_bounds(receipt: Receipt) -> None:
     """A lane pauses for a bad credential and for trouble of the whole lane, for nothing else and never for ever."""
     pause = lane_pause(receipt)
-    held = receipt.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE) and receipt.scope is Scope.LANE
+    troubles = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+    held = receipt.outcome in troubles and receipt.scope is Scope.LANE
     if receipt.outcome is not Outcome.DENIED and not held:
         assert pause == 0.0
     else:

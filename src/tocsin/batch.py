@@ -14,7 +14,7 @@ from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, AddressKind, Message, Receipt
 from tocsin.tracking import sign_push_id, unsubscribe_url
 
-PULLERS = 128  # messages of one batch under way at once; a pool has its own bound for all of them
+PULLERS = 256  # messages of one batch under way at once; a pool has its own bound for all of them
 
 
 class Parcel(msgspec.Struct, frozen=True, array_like=True):

@@ -117,6 +117,18 @@ class Recipients:
             self.users.append(user)
             self.platforms.append(PLATFORM_CODES.index(platform))
 
+    def by_platform(self) -> list[Recipients]:
+        """The same recipients, those of one platform together."""
+        present = sorted(set(self.platforms))
+        if len(present) <= 1:
+            return [self] if present else []
+        parts = {platform: Recipients() for platform in present}
+        for user, platform in zip(self.users, self.platforms, strict=True):
+            part = parts[platform]
+            part.users.append(user)
+            part.platforms.append(platform)
+        return list(parts.values())
+
     def columns(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
         """The ledger's columns for a part of them, all waiting."""
         users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
@@ -140,15 +152,17 @@ def insert_run_chunks(
     now: float,
     resend: bool = False,
 ) -> None:
-    rows = []
-    for start in range(0, len(recipients), SIZE):
-        rows.append(
-            _new_row(account_id, channel, "", expires_at, now)
-            | {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
-            | recipients.columns(start, start + SIZE)
-        )
+    """Writes the chunks of a run, each of one platform, so that a vendor that is away holds up nobody else's. The
+    platforms take turns, by their shares."""
+    fixed = {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
+    new = _new_row(account_id, channel, "", expires_at, now) | fixed
+    rows: list[tuple[float, dict[str, Any]]] = []
+    for part in recipients.by_platform():
+        for start in range(0, len(part), SIZE):
+            rows.append(((start + SIZE / 2) / len(part), new | part.columns(start, start + SIZE)))
+    rows.sort(key=lambda row: row[0])
     if rows:
-        connection.execute(insert(table), rows)
+        connection.execute(insert(table), [row for _, row in rows])
 
 
 def insert_request(
@@ -174,10 +188,14 @@ def insert_request(
     return int(key[0])
 
 
-def lease_next(connection: Connection, owner: str, now: float, lease_seconds: float) -> Chunk | None:
-    """Takes the most urgent open chunk that nobody holds. Of a holder that fell silent, what was claimed may have been
-    sent: it becomes unknown and is never sent again, unless the chunk asks for that."""
-    due = (table.c.open == 1, table.c.not_before <= now)
+def lease_next(
+    connection: Connection, owner: str, now: float, lease_seconds: float, *, urgent: bool = False
+) -> Chunk | None:
+    """Takes the most urgent open chunk that nobody holds; `urgent`: a request's, or none. Of a holder that fell silent,
+    what was claimed may have been sent: it becomes unknown and is never sent again, unless the chunk asks for that."""
+    due = [table.c.open == 1, table.c.not_before <= now]
+    if urgent:
+        due.append(table.c.priority == TRANSACTIONAL)
     free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
     found = connection.execute(
         select(table)

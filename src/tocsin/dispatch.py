@@ -28,6 +28,7 @@ from tocsin.campaign import read_stored_spec
 from tocsin.chunk import Chunk, Note
 from tocsin.closing import Closing, Done
 from tocsin.content import Content
+from tocsin.crew import Crew
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
@@ -109,6 +110,7 @@ class Worker:
         self._stopping = False
         self._policy = Policy(settings.retry_floor, settings.retries)
         self._dice = random.Random()  # noqa: S311 - jitter, no secret
+        self._crew = Crew(settings.chunks_at_once, self._work)
         self._delivering = 0
         self._closing = Closing(ledger, facts, clock, lambda: self._delivering > 0)
         self._wrong: dict[tuple[str, str], int] = {}
@@ -117,6 +119,7 @@ class Worker:
     def stop(self) -> None:
         """No new claims; what is with a vendor is waited for and settled."""
         self._stopping = True
+        self._crew.stop()
         self._bell.ring()
 
     async def run(self) -> None:
@@ -124,28 +127,25 @@ class Worker:
             await self._ledger.write(lambda connection: chunks.release_dead(connection, self.owner))
         async with asyncio.TaskGroup() as group:
             closing = group.create_task(self._closing.run())
-            async with asyncio.TaskGroup() as working:
-                for _ in range(self._settings.chunks_at_once):
-                    working.create_task(self._work())
+            await self._crew.run()
             self._closing.end()
             await closing
 
-    async def _work(self) -> None:
-        while not self._stopping:
-            try:
-                chunk = await self._ledger.write(
-                    lambda connection: chunks.lease_next(
-                        connection, self.owner, self._clock(), self._settings.lease_seconds
-                    )
-                )
-                if chunk is None:
-                    await self._bell.wait(POLL_SECONDS)
-                elif done := await self._deliver_leased(chunk):
-                    await self._closing.put(done)
-            except Exception:
-                # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
-                log.exception("delivery interrupted")
+    async def _work(self, urgent: bool) -> None:
+        """Takes the next chunk, of those nobody may wait for when `urgent`, and delivers it; or waits for one."""
+        now, seconds = self._clock(), self._settings.lease_seconds
+        try:
+            chunk = await self._ledger.write(
+                lambda connection: chunks.lease_next(connection, self.owner, now, seconds, urgent=urgent)
+            )
+            if chunk is None:
                 await self._bell.wait(POLL_SECONDS)
+            elif done := await self._deliver_leased(chunk):
+                await self._closing.put(done)
+        except Exception:
+            # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
+            log.exception("delivery interrupted")
+            await self._bell.wait(POLL_SECONDS)
 
     async def deliver(self, chunk: Chunk) -> None:
         """Takes a leased chunk as far as it goes now, records what is final, and closes or releases it."""
@@ -207,9 +207,10 @@ class Worker:
                 log.warning("lease lost", chunk=chunk.id)
                 return False
             if claimed:
-                sent = await asyncio.gather(
-                    *(roads[name].carry(Batch(order.job, name, parcels)) for name, parcels in claimed.items())
-                )
+                async with self._crew.lending():
+                    sent = await asyncio.gather(
+                        *(roads[name].carry(Batch(order.job, name, parcels)) for name, parcels in claimed.items())
+                    )
                 gone = self._apply(chunk, order, list(zip(claimed, claimed.values(), sent, strict=True)), roads)
             elif self._stopping or not chunk.waiting(self._clock()):
                 return True

@@ -25,6 +25,8 @@ BRAKE_SAMPLE = 500
 DEAD = 100  # at least so many dead, and more than half of the sample, put the brake on
 STORM_SAMPLE = 100
 BROKEN = 20  # at least so many 5xx, and more than one in five of the sample, are the vendor's trouble and no message's
+SILENT = 20  # answers that never came, and more than half of the sample: the vendor hangs, and takes or loses messages
+SILENT_WAIT = 60.0  # seconds until one message asks again; each one more would be an unknown
 STORM_WAIT = 10.0  # FCM: never again sooner than 10 s
 LOWEST_PEAK = 20.0  # messages a second that every lane may climb to
 FIRST_STEP = 0.05  # of the peak: where a climb begins
@@ -72,6 +74,7 @@ class Guard:
 
     tripped: the breaker is open; until `stopped_until` nothing should be sent, afterwards a few probes.
     braking: so many addresses are called dead that none is forgotten any more.
+    silent: the vendor does not answer, and has not since.
     """
 
     def __init__(self, rules: Rules = NO_RULES):
@@ -90,6 +93,9 @@ class Guard:
         self._reason = ""
         self._gone = Marks(BRAKE_SAMPLE)
         self._broken = Marks(STORM_SAMPLE)
+        self.silent = False
+        self._silent = Marks(STORM_SAMPLE)
+        self._heard_since = 0  # the silence's sample begins after this answer
         self._calm_since = 0  # the storm's sample begins after this answer
         self._storm_until = 0.0
 
@@ -103,10 +109,16 @@ class Guard:
         which it came."""
         if receipt.outcome is _ACCEPTED:  # 15,000 times a second
             self._seen = self._accepted = self._seen + 1
+            if self.silent:
+                self.silent = False
             if self.tripped and now >= self.stopped_until:  # before, it was sent before the stop and proves nothing
                 self.tripped = False
                 self._begin_sample(self._seen - 1)
             return receipt
+        if receipt.outcome is Outcome.UNKNOWN:
+            self._rest += 1
+            return self._weigh_silent(receipt)
+        self.silent = False
         if receipt.outcome is Outcome.GONE or receipt.outcome is Outcome.REFUSED:
             self._seen += 1
             if receipt.suspect and not (self._trusted and receipt.outcome is Outcome.GONE):
@@ -172,6 +184,18 @@ class Guard:
         if count * 5 < size * 2:  # well below a half, so that an engagement is one and not many
             self.braking = False
         return receipt
+
+    def _weigh_silent(self, receipt: Receipt) -> Receipt:
+        """A vendor that hangs makes everybody unknown: the lane pauses, and then asks with one message at a time. The
+        message itself stays unknown."""
+        at = self._seen + self._rest
+        count = self._silent.add(at)
+        if not self.silent and (count < SILENT or count * 2 <= min(at - self._heard_since, STORM_SAMPLE)):
+            return receipt
+        self._silent.clear()
+        self._heard_since = at
+        self.silent = True
+        return msgspec.structs.replace(receipt, scope=Scope.LANE, retry_after=SILENT_WAIT)
 
     def _weigh_broken(self, receipt: Receipt, now: float) -> Receipt:
         wait = receipt.retry_after or STORM_WAIT

@@ -132,11 +132,12 @@ class Lane:
         guard = self._guard
         self._others[answer.outcome.value] += 1
         doubtful = answer.suspect and not guard.promising
-        self._proven = not (receipt.outcome is Outcome.DENIED or guard.tripped or doubtful)
+        self._proven = not (receipt.outcome is Outcome.DENIED or guard.tripped or guard.silent or doubtful)
         if receipt.outcome is Outcome.DENIED and answer.outcome is not Outcome.DENIED:
             self._pause("breaker", guard.stopped_until, receipt, now)
         elif pause := lane_pause(receipt):
-            reason = receipt.outcome.value if receipt.scope is answer.scope else "storm"
+            weighed = "silence" if receipt.outcome is Outcome.UNKNOWN else "storm"
+            reason = receipt.outcome.value if receipt.scope is answer.scope else weighed
             self._pause(reason, now + pause, receipt, now)
             if receipt.outcome is not Outcome.DENIED:
                 self._climb(now + pause)

@@ -14,6 +14,9 @@ LONGEST_WAIT = 3600.0
 LANE_PAUSE = 60.0  # FCM: 429 without Retry-After waits 60 s; mended credentials are tried as soon
 
 
+PAUSING = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+
+
 class Policy(msgspec.Struct, frozen=True):
     """floor: seconds before the first retry at least. retries: after the first attempt."""
 
@@ -77,7 +80,7 @@ def retry_delay(asked: float | None, tries: int, floor: float, dice: float, left
 
 def lane_pause(receipt: Receipt) -> float:
     """Seconds the whole credential has to pause after this answer; 0 for none."""
-    whole = receipt.scope is Scope.LANE and receipt.outcome in (Outcome.THROTTLED, Outcome.UNAVAILABLE)
+    whole = receipt.scope is Scope.LANE and receipt.outcome in PAUSING
     return _asked(receipt) if whole or receipt.outcome is Outcome.DENIED else 0.0
 
 
