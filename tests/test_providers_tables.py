@@ -100,6 +100,18 @@ def test_fcm_row(answer: Answer, expected: Row) -> None:
     assert row(fcm.receipt(answer, proved=True)) == expected
 
 
+def test_suspicion_is_of_codes_that_may_be_about_us() -> None:
+    """These say «not yours» of a device, and would say so of every device under the wrong credential; no others do."""
+    apns_codes = {reason for _, reason, _ in APNS_ROWS if reason in apns.TABLE and apns.TABLE[reason].suspect}
+    assert apns_codes == {"BadDeviceToken", "DeviceTokenNotForTopic"}
+    found = [fcm.receipt(answer, proved=proved) for answer, _ in FCM_ROWS for proved in (True, False)]
+    assert {came.code for came in found if came.suspect} == {"INVALID_ARGUMENT", "SENDER_ID_MISMATCH"}
+    assert [came.suspect for came in found if came.code == "INVALID_ARGUMENT"].count(True) == 2
+    assert {status for status, verdict in wns.TABLE.items() if verdict.suspect} == {403}
+    assert wns.receipt(wns_answer(404)).suspect  # without one header of Microsoft's: a proxy's
+    assert not wns.receipt(wns_answer(404, x_wns_msg_id="1")).suspect
+
+
 def test_fcm_bad_token_of_an_unproved_campaign_keeps_the_address() -> None:
     """Until a campaign's payload has been accepted once, a complaint about the token may be about the payload."""
     assert row(fcm.receipt(BAD_TOKEN, proved=False)) == (REFUSED, MESSAGE, None)
@@ -173,6 +185,9 @@ APNS_ROWS: list[tuple[int, str, Row]] = [
     (413, "PayloadTooLarge", (REFUSED, MESSAGE, None)),
     (429, "TooManyRequests", (THROTTLED, DEVICE, 60)),
     (429, "TooManyProviderTokenUpdates", (THROTTLED, LANE, 60)),
+    (429, "SomethingNew", (THROTTLED, LANE, 60)),
+    (403, "SomethingNew", (DENIED, LANE, None)),
+    (404, "SomethingNew", (DENIED, LANE, None)),
     (500, "InternalServerError", (UNAVAILABLE, MESSAGE, 900)),
     (503, "ServiceUnavailable", (UNAVAILABLE, MESSAGE, 900)),
     (503, "Shutdown", (UNAVAILABLE, LANE, 1)),
@@ -410,6 +425,9 @@ def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None
         (Answer(status=400, body=b'{"error":"invalid_grant"}'), (DENIED, LANE, None)),
         (Answer(status=401, body=b'{"error":"invalid_client"}'), (DENIED, LANE, None)),
         (Answer(status=400, body=b"<html>"), (DENIED, LANE, None)),
+        (Answer(status=400, body=b'{"error":"server_error"}'), (UNAVAILABLE, LANE, 1)),
+        (Answer(status=408), (UNAVAILABLE, LANE, 1)),
+        (Answer(status=200, body=b'{"access_token":""}'), (UNAVAILABLE, LANE, 10)),
         (Answer(status=429, headers={"retry-after": "3"}), (UNAVAILABLE, LANE, 3)),
         (Answer(status=503), (UNAVAILABLE, LANE, 1)),
         (Answer(status=200, body=b"{}"), (UNAVAILABLE, LANE, 10)),

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlencode
 
+import msgspec
 import pytest
 from test_sandbox_driver import Curl, running
 
 from tocsin.errors import Misconfigured
-from tocsin.sandbox import Sandbox
+from tocsin.sandbox import Sandbox, control
+from tocsin.sandbox.faults import Fault, Kind
 
 VENDORS = ("fcm", "apns", "wns", "smtp")
 
@@ -32,9 +36,9 @@ def curl(tmp_path_factory: pytest.TempPathFactory) -> Curl:
 
 
 async def test_counts_begin_at_nothing(sandbox: Sandbox, curl: Curl) -> None:
-    """Every vendor has all four counts from the start."""
+    """Every vendor has all five counts from the start."""
     answer = await curl.ask("GET", sandbox.url + "/counts")
-    nothing = {"accepted": 0, "refused": 0, "duplicates": 0, "connections": 0}
+    nothing = {"accepted": 0, "refused": 0, "duplicates": 0, "connections": 0, "tokens": 0}
     assert answer.json == dict.fromkeys(VENDORS, nothing)
 
 
@@ -57,6 +61,12 @@ BAD_CONTROL = {
     "share over one": ("POST", "/faults", {"vendor": "fcm", "kind": "cut", "share": 2}, 400),
     "status without a status": ("POST", "/faults", {"vendor": "fcm", "kind": "status"}, 400),
     "delay without seconds": ("POST", "/faults", [{"vendor": "fcm", "kind": "delay"}], 400),
+    "shrink without streams": ("POST", "/faults", {"vendor": "fcm", "kind": "shrink"}, 400),
+    "shrink in HTTP/1.1": ("POST", "/faults", {"vendor": "wns", "kind": "shrink", "streams": 2}, 400),
+    "half of a mail": ("POST", "/faults", {"vendor": "smtp", "kind": "half"}, 400),
+    "a token of APNs": ("POST", "/faults", {"vendor": "apns", "kind": "cut", "of": "token"}, 400),
+    "framing": ("POST", "/faults", {"vendor": "fcm", "kind": "cut", "headers": {"Content-Length": "1"}}, 400),
+    "two lines": ("POST", "/faults", {"vendor": "fcm", "kind": "cut", "headers": {"x": "a\r\nb: c"}}, 400),
     "too many": ("POST", "/faults", [{"vendor": "fcm", "kind": "cut"}] * 65, 400),
     "bad limit": ("GET", "/messages?limit=1001", None, 400),
     "bad vendor": ("GET", "/messages?vendor=hms", None, 400),
@@ -74,6 +84,48 @@ async def test_bad_control_requests(sandbox: Sandbox, curl: Curl, case: tuple[st
     assert answer.status == status
     assert isinstance(answer.json["error"], str)
     assert (await curl.ask("GET", sandbox.url + "/faults")).json == {"faults": []}
+
+
+async def test_answers_word_for_word(sandbox: Sandbox, curl: Curl) -> None:
+    """A status fault with a body or headers is answered as it is written, to messages or to requests for a token."""
+    token, channel = await _wns_token(sandbox, curl), sandbox.credentials["wns"]["channel_prefix"] + "device"
+    headers = (f"Authorization: Bearer {token}", "Content-Type: application/octet-stream", "X-WNS-Type: wns/raw")
+    page: dict[str, object] = {"vendor": "wns", "kind": "status", "status": 404, "body": "<p>é", "retry_after": 9}
+    scripts = [
+        {**page, "headers": {"X-Who": "a proxy"}, "count": 1},
+        {**page, "of": "token", "status": 429, "count": 1},
+    ]
+    await curl.ask("POST", sandbox.url + "/faults", (), json.dumps(scripts).encode())
+    answer = await curl.ask("POST", channel, headers, b"raw")
+    assert (answer.status, answer.body.decode(), answer.headers["x-who"]) == (404, "<p>é", "a proxy")
+    assert answer.headers["retry-after"] == "9"
+    assert (await curl.ask("POST", channel, headers, b"raw")).status == 200
+    assert (await curl.ask("POST", sandbox.credentials["wns"]["token_endpoint"], (), b"")).status == 429
+    counts = sandbox.record.counts["wns"]
+    assert (counts.accepted, counts.refused, counts.tokens) == (1, 1, 2)
+
+
+async def test_tokens_are_revoked(sandbox: Sandbox, curl: Curl) -> None:
+    """`DELETE /tokens` takes back what the token endpoints gave out; the next one is good."""
+    for status in (401, 200):
+        old = await _wns_token(sandbox, curl)
+        if status == 401:
+            await curl.ask("DELETE", sandbox.url + "/tokens")
+        headers = (f"Authorization: Bearer {old}", "Content-Type: application/octet-stream", "X-WNS-Type: wns/raw")
+        channel = sandbox.credentials["wns"]["channel_prefix"] + "device"
+        assert (await curl.ask("POST", channel, headers, b"raw")).status == status
+
+
+def test_faults_are_documented() -> None:
+    """Every kind and field of a fault script, and every route of the control API, stands in the reference."""
+    reference = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
+    section = reference.partition("\n## Sandbox\n")[2].partition("\n## ")[0]
+    named = {word for line in section.splitlines() if line.startswith("| ") for word in line.split("|")[1].split("`")}
+    assert {kind.value for kind in Kind} <= named
+    assert {field.name for field in msgspec.structs.fields(Fault)} <= named
+    routes = re.findall(r'\("(GET|POST|DELETE)", "(/\w+)"\)', inspect.getsource(control))
+    assert routes
+    assert {f"{method} {path}" for method, path in routes} <= named
 
 
 async def test_faults_are_listed_and_forgotten(sandbox: Sandbox, curl: Curl) -> None:

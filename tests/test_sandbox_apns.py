@@ -256,6 +256,39 @@ async def test_cut_accepts_without_an_answer(sender: Sender) -> None:
     assert (counts.accepted, counts.duplicates) == (2, 1)
 
 
+@pytest.mark.parametrize("kind", ["half", "vanish"])
+async def test_silent_ends_accept_without_an_answer(sender: Sender, kind: str) -> None:
+    """A half-closed connection ends for the client, a vanished one only by its patience; both have the message."""
+    sender.sandbox.faults.add([Fault("apns", Kind(kind), count=1)])
+    sender.curl.patience = 0.5 if kind == "vanish" else 10.0
+    with pytest.raises(pycurl.error) as caught:
+        await sender.send()
+    assert (caught.value.args[0] == pycurl.E_OPERATION_TIMEDOUT) == (kind == "vanish")
+    sender.curl.renew()
+    assert (await sender.send()).status == 200
+    counts = sender.sandbox.record.counts["apns"]
+    assert (counts.accepted, counts.connections) == (2, 2)
+
+
+async def test_stream_limit_shrinks_and_grows(sender: Sender) -> None:
+    """A scripted limit is announced on that connection; more streams are refused."""
+    apns, body = sender.sandbox.credentials["apns"], json.dumps(ALERT).encode()
+    async with Wire.to(apns["endpoint"], apns_ca(sender)) as wire:
+        await wire.until(StreamEnded, wire.send(_head(sender), body))
+        for streams in (3, 1, 1000):
+            sender.sandbox.faults.add([Fault("apns", Kind.SHRINK, streams=streams, count=1)])
+            await wire.until(StreamEnded, wire.send(_head(sender), body))
+            assert wire.h2.remote_settings.max_concurrent_streams == streams
+            if streams == 1:
+                held = wire.send(_head(sender), body, end=False)
+                reset = await wire.until(StreamReset, wire.send_over_limit(_head(sender), body))
+                assert reset.error_code == ErrorCodes.REFUSED_STREAM
+                wire.h2.end_stream(held)
+                wire.flush()
+                await wire.until(StreamEnded, held)
+    assert sender.sandbox.record.counts["apns"].accepted == 5
+
+
 async def test_many_connections_are_counted(sender: Sender) -> None:
     """Each connection counts once, however much is sent on it."""
     apns = sender.sandbox.credentials["apns"]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Annotated, ClassVar
 from urllib.parse import quote
+from weakref import WeakKeyDictionary
 
 import jwt
 import msgspec
@@ -33,8 +35,9 @@ from tocsin.providers.verdict import (
     wrong_kind,
 )
 
-MINT_SECONDS = 40 * 60  # Apple: refuse no sooner than 20 minutes, no later than 60
+MINT_SECONDS = 35 * 60  # Apple: a new token no sooner than every 20 minutes, no later than every 60
 CHURN_SECONDS = 20 * 60  # Apple: a second new token on a connection within this time is an offence
+LAST_SECONDS = 55 * 60  # a token is kept so long at most: one of an hour is refused, and our clocks may differ
 APPLE_WAIT = 900.0  # seconds: Apple: «After 15 minutes, you can retry» a 5xx
 RECONNECT_WAIT = 1.0  # seconds, for a connection that went away
 
@@ -95,7 +98,7 @@ TABLE: dict[str, Verdict] = {
 
 class _Body(msgspec.Struct):
     reason: str = ""
-    timestamp: float = 0.0  # milliseconds: since when APNs knows that the device is gone
+    timestamp: float | None = None  # milliseconds: since when APNs knows that the device is gone
 
 
 def receipt(answer: Answer, address: Address) -> Receipt:
@@ -108,9 +111,13 @@ def receipt(answer: Answer, address: Address) -> Receipt:
     code = f"{answer.status} {body.reason}".strip()
     verdict = TABLE.get(body.reason)
     wait = read_retry_after(answer)  # not documented for APNs, honoured where a proxy adds it
+    if verdict is None and answer.status in (403, 404):
+        # A proxy, or a reason newer than this table: all there are of a 403 are about the credential, and a 404
+        # without BadPath is about where we are calling. Nothing is known about the device.
+        return DENIED.receipt(code)
     if verdict is None:
         return judge_status(answer.status, code, "", APPLE_WAIT, wait)
-    if answer.status == 410 and body.timestamp / 1000 < address.registered_at:
+    if answer.status == 410 and body.timestamp is not None and body.timestamp / 1000 < address.registered_at:
         return REFUSED.receipt(code, "the device registered again after APNs had last seen it gone")
     return verdict.receipt(code, retry_after=wait)
 
@@ -139,7 +146,8 @@ def request(message: Push, body: bytes, origin: str, topic: str, token: str, tim
 
 
 class Signer:
-    """Mints the provider token, and keeps it: Apple wants one for all connections, 20 to 60 minutes old at most."""
+    """Mints the provider token of one key, and keeps it: Apple wants one for all connections. `now` is epoch seconds.
+    Never two new ones within 20 minutes, never one older than an hour."""
 
     def __init__(self, settings: Settings) -> None:
         try:
@@ -153,26 +161,49 @@ class Signer:
         self._team_id = settings.team_id
         self._token = ""
         self._minted = 0.0
+        self._held = 0.0
 
     def __repr__(self) -> str:
         return f"Signer({self._key_id!r})"
 
     def token(self, now: float) -> str:
         """The token of the hour."""
-        if not self._token or now - self._minted >= MINT_SECONDS:
+        age = abs(now - self._minted)  # a clock set back makes a token from the future, which APNs takes no more either
+        if not self._token or (age >= MINT_SECONDS and now >= self._held) or age >= LAST_SECONDS:
             headers = {"kid": self._key_id, "typ": None}
             self._token = jwt.encode({"iss": self._team_id, "iat": int(now)}, self._key, "ES256", headers=headers)
             self._minted = now
         return self._token
 
     def replace(self, token: str, now: float) -> bool:
-        """APNs calls `token` expired: True when another may be tried. False when ours is younger than 20 minutes: then
-        a clock is wrong, and another token would only be churn."""
+        """APNs calls `token` expired: True when another may be tried. False when ours is younger than 20 minutes, or
+        APNs has just had too many: then a clock is wrong, and another token would only be churn."""
         if token == self._token:
-            if now - self._minted < CHURN_SECONDS:
+            if now - self._minted < CHURN_SECONDS or now < self._held:
                 return False
             self._token = ""
         return True
+
+    def hold(self, now: float) -> None:
+        """APNs has seen too many tokens: the one there is stays, and no other is minted for 20 minutes."""
+        self._held = max(self._held, now + CHURN_SECONDS)
+
+
+# The signers of a process, by its transport: accounts with the same key have to show the same token.
+_SIGNERS: WeakKeyDictionary[Transport, dict[tuple[str, str, str, bytes], Signer]] = WeakKeyDictionary()
+SIGNERS = 1000  # keys remembered for a transport; the oldest is forgotten, which costs no more than a new token
+
+
+def share_signer(settings: Settings, origin: str, transport: Transport) -> Signer:
+    """The one signer of a team, key and environment, kept while the settings of a provider change."""
+    known = _SIGNERS.setdefault(transport, {})
+    # The key itself is part of the name: two accounts may claim the same ids, and only one of them have the key.
+    name = (settings.team_id, settings.key_id, origin, sha256(settings.key.encode()).digest())
+    signer = known.pop(name, None) or Signer(settings)
+    known[name] = signer
+    if len(known) > SIGNERS:
+        del known[next(iter(known))]
+    return signer
 
 
 class Apns:
@@ -188,7 +219,7 @@ class Apns:
         self._origin = check_endpoint("endpoint", settings.endpoint)
         self._topic = settings.topic
         self._timeout = settings.timeout
-        self._signer = Signer(settings)
+        self.signer = share_signer(settings, self._origin, transport)
         limits = Limits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
@@ -204,7 +235,7 @@ class Apns:
         except UnsendableError as error:
             return error.receipt
         for attempt in (1, 2):
-            token = self._signer.token(now)
+            token = self.signer.token(now)
             generation = self._pool.generation
             answer = await self._pool.request(request(message, body, self._origin, self._topic, token, self._timeout))
             came = receipt(answer, message.address)
@@ -215,10 +246,13 @@ class Apns:
     async def _mend(self, code: str, token: str, generation: int, now: float) -> bool:
         """True when the refusal was about the connection or the token's age, and the message may go again at once."""
         if code == "403 ExpiredProviderToken":
-            again = self._signer.replace(token, now)
+            again = self.signer.replace(token, now)
         elif code in ("403 UnrelatedKeyIdInToken", "400 IdleTimeout"):
             again = True
-        elif code in ("503 Shutdown", "429 TooManyProviderTokenUpdates"):
+        elif code == "429 TooManyProviderTokenUpdates":
+            self.signer.hold(now)
+            again = False
+        elif code == "503 Shutdown":
             again = False
         else:
             return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, ClassVar
 
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Meta
 
@@ -19,6 +21,7 @@ from tocsin.providers.verdict import (
     DENIED,
     GONE,
     REFUSED,
+    SUSPECT,
     UNKNOWN,
     WRONG_TEMPLATE,
     Verdict,
@@ -92,7 +95,7 @@ TABLE: dict[tuple[int, str], Verdict] = {
     (401, "THIRD_PARTY_AUTH_ERROR"): _UNRELATED,
     (401, "APNS_AUTH_ERROR"): _UNRELATED,
     (403, ""): DENIED,
-    (403, "SENDER_ID_MISMATCH"): GONE,
+    (403, "SENDER_ID_MISMATCH"): SUSPECT,  # the token of another project, or our account is another project's
     (404, ""): DENIED,  # wrong project or URL: nothing is known about the device
     (404, "UNREGISTERED"): GONE,
     (413, ""): REFUSED,
@@ -102,6 +105,10 @@ TABLE: dict[tuple[int, str], Verdict] = {
     (503, "UNAVAILABLE"): unavailable(FLOOR),
 }
 _ONE_DEVICE = throttled(QUOTA_WAIT, Scope.DEVICE)
+_UNPROVED = Verdict(Outcome.REFUSED, suspect=True)
+# A quota's subject is «project:ID», and an ID may spell «device».
+_PROJECT = re.compile(r"projects?[:/][\w.:-]+")
+_NARROW = re.compile(r"\b(device|topic)")
 
 
 def receipt(answer: Answer, *, proved: bool) -> Receipt:
@@ -131,7 +138,7 @@ def receipt(answer: Answer, *, proved: bool) -> Receipt:
 def _judge_400(error: _Error, named: str, proved: bool) -> Verdict:
     fields = [str(v.get("field", "")) for d in error.details for v in d.field_violations]
     if "registration token" in error.message or "message.token" in fields:
-        return GONE if proved else REFUSED
+        return SUSPECT if proved else _UNPROVED
     if "too big" in error.message or "too large" in error.message:
         return REFUSED  # its size is the recipient's: the next one may fit
     return WRONG_TEMPLATE if fields or named == "INVALID_ARGUMENT" else REFUSED
@@ -139,7 +146,7 @@ def _judge_400(error: _Error, named: str, proved: bool) -> Verdict:
 
 def _names_one_device(error: _Error) -> bool:
     told = " ".join([error.message, *(str(v) for d in error.details for v in d.violations)]).lower()
-    return "device" in told or "topic" in told
+    return _NARROW.search(_PROJECT.sub("", told)) is not None
 
 
 def _read_body(raw: bytes) -> _Body:
@@ -228,8 +235,11 @@ def _read_account(text: str) -> _Account:
         raise Misconfigured(f"service_account is not a Google service account's JSON file: {error}.") from None
 
 
-def _read_key(pem: str) -> Any:
+def _read_key(pem: str) -> RSAPrivateKey:
     try:
-        return load_pem_private_key(pem.encode(), None)
+        key = load_pem_private_key(pem.encode(), None)
     except ValueError:
         raise Misconfigured("service_account holds no readable private key.") from None
+    if not isinstance(key, RSAPrivateKey):
+        raise Misconfigured("The private key of service_account is not the RSA key that Google gives out.")
+    return key

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from tocsin.providers.contract import Receipt, Scope
 from tocsin.providers.transfer import Answer, Request
@@ -18,8 +20,12 @@ LIFETIME_SECONDS = 3600.0  # when the endpoint does not say; the WNS sample with
 HOLD_SECONDS = 1.0  # a failure is everybody's answer for so long, before the endpoint is asked again
 
 
+# Errors a 400 may carry though the endpoint is what failed (RFC 6749 4.1.2.1; the last one is Google's).
+_THEIRS = frozenset(("temporarily_unavailable", "server_error", "internal_failure"))
+
+
 class _Grant(msgspec.Struct):
-    access_token: str
+    access_token: Annotated[str, Meta(min_length=1)]
     expires_in: float | str = LIFETIME_SECONDS  # Entra's numbers may come as strings
 
 
@@ -84,7 +90,7 @@ class Tokens:
 
 def read_grant(answer: Answer) -> tuple[str, float] | Receipt:
     """A token endpoint's answer: the token and its lifetime in seconds, or a receipt for the lane (RFC 6749 5.2: 400
-    and 401 are refusals of the credential; 429 and 5xx are the endpoint's own trouble)."""
+    and 401 are refusals of the credential; 429, 5xx and the errors of `_THEIRS` are the endpoint's own trouble)."""
     if answer.failure:
         # A token asked for twice hurts nobody, so an unknown end is as good as none.
         return judge_failure(Answer(failure="unsent", detail=f"token endpoint: {answer.detail}"), 1.0)
@@ -94,10 +100,11 @@ def read_grant(answer: Answer) -> tuple[str, float] | Receipt:
             return grant.access_token, float(grant.expires_in)
         except (msgspec.DecodeError, ValueError):
             return unavailable(10.0, Scope.LANE).receipt("token 200", "the token endpoint's answer cannot be read")
-    if answer.status == 429 or answer.status >= 500:
-        return unavailable(1.0, Scope.LANE).receipt(f"token {answer.status}", "", read_retry_after(answer))
     try:
         refusal = msgspec.json.decode(answer.body, type=_Refusal)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError):
         refusal = _Refusal()
+    if answer.status in (408, 429) or answer.status >= 500 or refusal.error in _THEIRS:
+        code = f"token {refusal.error if refusal.error in _THEIRS else answer.status}"
+        return unavailable(1.0, Scope.LANE).receipt(code, refusal.error_description, read_retry_after(answer))
     return DENIED.receipt(f"token {refusal.error or answer.status}", refusal.error_description)

@@ -42,6 +42,7 @@ REFUSED = Verdict(Outcome.REFUSED)
 WRONG_TEMPLATE = Verdict(Outcome.REFUSED, Scope.CAMPAIGN)
 DENIED = Verdict(Outcome.DENIED, Scope.LANE)
 UNKNOWN = Verdict(Outcome.UNKNOWN)
+TOO_MANY_WAIT = 60.0  # seconds after a 429 that no table knows
 
 
 def unavailable(wait: float, scope: Scope = Scope.MESSAGE) -> Verdict:
@@ -63,9 +64,12 @@ def judge_failure(answer: Answer, wait: float) -> Receipt:
 
 
 def judge_status(status: int, code: str, detail: str, wait: float, retry_after: float | None) -> Receipt:
-    """An answer no table knows: 5xx is the vendor's trouble, anything else is taken for this message's."""
+    """An answer no table knows: 5xx is the vendor's trouble, 429 means slower (RFC 6585 4), anything else is taken for
+    this message's."""
     if status >= 500:
         return unavailable(wait).receipt(code, detail, retry_after)
+    if status == 429:
+        return throttled(TOO_MANY_WAIT, Scope.LANE).receipt(code, detail, retry_after)
     return REFUSED.receipt(code, detail)
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 from urllib.parse import urlencode
 
 import msgspec
+import structlog
 from msgspec import Meta
 
 from tocsin.errors import Misconfigured
@@ -20,10 +21,12 @@ from tocsin.providers.verdict import (
     DENIED,
     GONE,
     REFUSED,
+    SUSPECT,
     WRONG_TEMPLATE,
     Verdict,
     check_ca,
     check_endpoint,
+    clip,
     judge_failure,
     judge_status,
     read_retry_after,
@@ -31,6 +34,8 @@ from tocsin.providers.verdict import (
     unavailable,
     wrong_kind,
 )
+
+log = structlog.get_logger()
 
 ENTRA = "https://login.microsoftonline.com/{tenant}/oauth2/v2.0/token"
 ENTRA_SCOPE = "https://wns.windows.com/.default"
@@ -65,7 +70,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 TABLE: dict[int, Verdict] = {
     400: WRONG_TEMPLATE,
     401: DENIED,
-    403: GONE,  # the channel of another app; whether many say so is for pacing's breaker
+    403: SUSPECT,  # the channel of another app, or our credentials are another app's
     404: GONE,
     405: WRONG_TEMPLATE,
     406: throttled(600.0, Scope.LANE),
@@ -91,6 +96,8 @@ def receipt(answer: Answer) -> Receipt:
     if answer.status == 410 and "domain" in f"{told} {answer.body.decode('utf-8', 'replace')}".lower():
         return DENIED.receipt("410 Domain Blocked", told)
     verdict = TABLE.get(answer.status)
+    if verdict is GONE and not any(name.startswith("x-wns-") for name in headers):
+        verdict = SUSPECT  # Microsoft's answers carry its headers: a proxy on the way knows nothing of channels
     wait = read_retry_after(answer)
     if verdict is None:
         return judge_status(answer.status, code, told, MICROSOFT_WAIT, wait)
@@ -155,6 +162,7 @@ class Wns:
         if not isinstance(message, Push):
             return wrong_kind(self.name)
         if not is_allowed(message.address.value, self._origin):
+            log.warning("a channel is not Microsoft's", host=clip(message.address.value)[:60])
             return GONE.receipt("channel not allowed", "the channel URI is not Microsoft's")
         try:
             body = render(message)
@@ -168,6 +176,8 @@ class Wns:
             if answer.status != 401 or attempt == 2:
                 break
             self._tokens.drop(token)
+        if 300 <= answer.status < 400:
+            log.error("a channel redirects us: never followed, our token would go along", status=answer.status)
         return receipt(answer)
 
     async def aclose(self) -> None:

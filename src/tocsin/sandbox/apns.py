@@ -89,6 +89,10 @@ class ApnsRules:
         """See Rules."""
         return head.target.startswith(_DEVICE_PATH)
 
+    def is_grant(self, head: Head) -> bool:
+        """See Rules. Senders sign their tokens themselves."""
+        return False
+
     def farewell(self, fault: Fault) -> bytes:
         """See Rules. Apple sends JSON with a reason of the same table."""
         return msgspec.json.encode({"reason": fault.code or "Shutdown"})
@@ -97,9 +101,8 @@ class ApnsRules:
         """See Rules."""
         status = fault.status or 500
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
-        return _error(
-            status, fault.code or _REASON_OF_HTTP.get(status, "InternalServerError"), str(uuid.uuid4()), headers
-        )
+        reason = fault.code or _REASON_OF_HTTP.get(status, "InternalServerError")
+        return _error(status, reason, str(uuid.uuid4()), headers, fault.timestamp)
 
     def judge(self, request: Request) -> Verdict:
         """See Rules."""
@@ -195,8 +198,15 @@ def _check_payload(body: bytes, push_type: str | None) -> dict[str, Any]:
     return dict(payload)
 
 
-def _error(status: int, reason: str, apns_id: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def _error(
+    status: int,
+    reason: str,
+    apns_id: str,
+    headers: tuple[tuple[str, str], ...] = (),
+    timestamp: int | None = None,
+) -> Reply:
     content: dict[str, object] = {"reason": reason}
     if status == 410:
-        content["timestamp"] = int(time.time() * 1000)  # milliseconds, unlike every other time APNs deals in
+        # milliseconds, unlike every other time APNs deals in
+        content["timestamp"] = int(time.time() * 1000) if timestamp is None else timestamp
     return json_reply(status, content, (("apns-id", apns_id), *headers))

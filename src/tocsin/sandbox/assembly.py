@@ -80,10 +80,17 @@ class Sandbox:
         return f"sandbox ready on {self.url} ({vendors})"
 
     async def _listen(self) -> None:
-        kept, sockets, control = self._kept, self._sockets, Control(self.faults, self.record, self.credentials)
-        fcm, wns, tokens = self._fcm_rules(), self._wns_rules(), self._provider_tokens()
+        kept, sockets = self._kept, self._sockets
+        bearers, grant = Bearers(), WnsGrant(self._kept)
+        fcm, wns, tokens = self._fcm_rules(bearers), self._wns_rules(grant), self._provider_tokens()
         fcm_tls, apns_tls, wns_tls = kept.tls(("h2", "http/1.1")), kept.tls(("h2",)), kept.tls(("http/1.1",))
         post = Post(kept.tls(), Login(kept.smtp_username, kept.smtp_password), self.faults, self.record)
+
+        def revoke() -> None:
+            bearers.forget()
+            grant.forget()
+
+        control = Control(self.faults, self.record, self.credentials, revoke)
 
         def for_fcm(listener: Listener) -> asyncio.Protocol:
             return Negotiated(
@@ -110,16 +117,15 @@ class Sandbox:
             await Listener.open(sockets["control"], None, lambda listener: Http1(listener, control)),
         ]
 
-    def _fcm_rules(self) -> FcmRules:
-        bearers = Bearers()
+    def _fcm_rules(self, bearers: Bearers) -> FcmRules:
         key = _public_key(self._kept.fcm_key)
         assert isinstance(key, RSAPublicKey)
         token_uri = self.credentials["fcm"]["service_account"]["token_uri"]
         grant = FcmGrant(key, self._kept.fcm_key_id, self._kept.fcm_client_email, token_uri, bearers)
         return FcmRules(grant, bearers)
 
-    def _wns_rules(self) -> WnsRules:
-        return WnsRules(WnsGrant(self._kept), self.credentials["wns"]["endpoint"])
+    def _wns_rules(self, grant: WnsGrant) -> WnsRules:
+        return WnsRules(grant, self.credentials["wns"]["endpoint"])
 
     def _provider_tokens(self) -> ProviderTokens:
         key = _public_key(self._kept.apns_key)

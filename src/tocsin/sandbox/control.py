@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 from urllib.parse import parse_qsl
 
@@ -24,11 +24,14 @@ class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Control:
     """The conversation of every connection to the control port."""
 
-    def __init__(self, faults: Faults, record: Record, credentials: Mapping[str, Any]) -> None:
+    def __init__(
+        self, faults: Faults, record: Record, credentials: Mapping[str, Any], revoke: Callable[[], None]
+    ) -> None:
         self.streams = 1
         self._faults = faults
         self._record = record
         self._credentials = credentials
+        self._revoke = revoke
         self._routes = {
             ("GET", "/counts"): self._counts,
             ("GET", "/messages"): self._messages,
@@ -37,6 +40,7 @@ class Control:
             ("POST", "/faults"): self._add_faults,
             ("DELETE", "/faults"): self._forget_faults,
             ("GET", "/credentials"): self._show_credentials,
+            ("DELETE", "/tokens"): self._revoke_tokens,
         }
 
     def opening(self, head: Head) -> Fault | None:
@@ -88,6 +92,10 @@ class Control:
     def _forget_faults(self, query: str, body: bytes) -> Reply:
         self._faults.forget()
         return self._show_faults(query, body)
+
+    def _revoke_tokens(self, query: str, body: bytes) -> Reply:
+        self._revoke()
+        return json_reply(200, {})
 
     def _show_credentials(self, query: str, body: bytes) -> Reply:
         return json_reply(200, self._credentials)

@@ -46,6 +46,8 @@ class End(Enum):
     ANSWER = "answer"
     CUT = "cut"
     HANG = "hang"
+    HALF = "half"
+    VANISH = "vanish"
 
 
 class Reply(msgspec.Struct, frozen=True):

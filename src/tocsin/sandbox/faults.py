@@ -15,6 +15,10 @@ from tocsin.errors import Problem
 SCRIPTS_LIMIT = 64
 """How many scripts may be in force at a time."""
 
+_Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+_Value = Annotated[str, Meta(max_length=1000, pattern=r"^[ -~]*$")]
+_FRAMING = frozenset(("connection", "content-length", "transfer-encoding"))
+
 Vendor = Literal["fcm", "apns", "wns", "smtp"]
 VENDORS: tuple[Vendor, ...] = ("fcm", "apns", "wns", "smtp")
 
@@ -26,6 +30,11 @@ class Kind(StrEnum):
     GOAWAY and REFUSE turn it away unprocessed: by a GOAWAY frame or RST_STREAM REFUSED_STREAM in HTTP/2, by closing
     in HTTP/1.1; in SMTP GOAWAY is a 421 at MAIL and REFUSE a close there. DELAY handles it, then holds the answer
     back. HANG never handles and never answers it.
+
+    HALF and VANISH accept and count the message, then say nothing more on the connection: HALF closes the sending side
+    (and in HTTP/2 goes on reading), VANISH neither reads nor closes, like a machine that has lost its power. SHRINK
+    handles the message and sets the stream limit of its connection to `streams`, up to the vendor's own. HALF and
+    VANISH are not for SMTP, and SHRINK is for HTTP/2.
     """
 
     STATUS = "status"
@@ -34,13 +43,18 @@ class Kind(StrEnum):
     REFUSE = "refuse"
     DELAY = "delay"
     HANG = "hang"
+    HALF = "half"
+    VANISH = "vanish"
+    SHRINK = "shrink"
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One script. share: the part of messages it hits. retry_after, seconds: seconds. count: fires at most so often.
 
     status and code belong to the vendor: an HTTP status and its errorCode, reason or description, or an SMTP reply
-    code and the enhanced code.
+    code and the enhanced code; at a token endpoint the `error` of OAuth 2. timestamp: milliseconds, of an APNs 410.
+    body and headers: the answer word for word, where a proxy or a new version would give another than the vendor's.
+    of: what it hits, messages or requests for an access token (FCM and WNS). streams: the limit that SHRINK sets.
     """
 
     vendor: Vendor
@@ -51,6 +65,11 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     retry_after: Annotated[int, Meta(ge=0, le=86400)] | None = None
     seconds: Annotated[float, Meta(ge=0, le=3600)] | None = None
     count: Annotated[int, Meta(ge=0)] | None = None
+    of: Literal["message", "token"] = "message"
+    body: Annotated[str, Meta(max_length=16_384)] | None = None
+    headers: Annotated[dict[_Name, _Value], Meta(max_length=16)] | None = None
+    timestamp: Annotated[int, Meta(ge=0)] | None = None
+    streams: Annotated[int, Meta(ge=1, le=1000)] | None = None
 
 
 class _Script:
@@ -71,7 +90,7 @@ class _Script:
 
 
 class Faults:
-    """The scripts in force, asked once per message in the order they were added; the first that fires wins."""
+    """The scripts in force, asked once per request in the order they were added; the first that fires wins."""
 
     def __init__(self) -> None:
         self._scripts: dict[Vendor, list[_Script]] = {vendor: [] for vendor in VENDORS}
@@ -85,10 +104,10 @@ class Faults:
         for fault in faults:
             self._scripts[fault.vendor].append(_Script(fault, self._number()))
 
-    def draw(self, vendor: Vendor) -> Fault | None:
-        """The fault that hits the next message for `vendor`, None where it is spared."""
+    def draw(self, vendor: Vendor, of: Literal["message", "token"] = "message") -> Fault | None:
+        """The fault that hits the next message for `vendor`, or request for a token; None where it is spared."""
         for script in self._scripts[vendor]:
-            if script.fires():
+            if script.fault.of == of and script.fires():
                 return script.fault
         return None
 
@@ -109,7 +128,20 @@ class Faults:
 def _require_complete(fault: Fault) -> None:
     if fault.kind is Kind.STATUS and fault.status is None:
         raise Problem("A fault of kind `status` needs `status`.")
-    if fault.kind is Kind.STATUS and fault.vendor == "smtp" and (fault.status or 0) < 400:
-        raise Problem("The `status` of an smtp fault is a reply code from 400 to 599.")
     if fault.kind is Kind.DELAY and fault.seconds is None:
         raise Problem("A fault of kind `delay` needs `seconds`.")
+    if fault.kind is Kind.SHRINK and (fault.streams is None or fault.vendor not in ("fcm", "apns")):
+        raise Problem("A fault of kind `shrink` needs `streams` and a vendor of HTTP/2, fcm or apns.")
+    if fault.of == "token" and fault.vendor not in ("fcm", "wns"):
+        raise Problem("Only fcm and wns give out access tokens.")
+    if any(name.lower() in _FRAMING for name in fault.headers or {}):
+        raise Problem(f"The sandbox itself sets {', '.join(sorted(_FRAMING))}.")
+    if fault.vendor == "smtp":
+        _require_smtp(fault)
+
+
+def _require_smtp(fault: Fault) -> None:
+    if fault.kind is Kind.STATUS and (fault.status or 0) < 400:
+        raise Problem("The `status` of an smtp fault is a reply code from 400 to 599.")
+    if fault.kind in (Kind.HALF, Kind.VANISH) or fault.body is not None or fault.headers is not None:
+        raise Problem("An smtp fault has no `body` or `headers`, and its kind is not `half` or `vanish`.")

@@ -79,6 +79,10 @@ class FcmRules:
         """See Rules."""
         return head.method == "POST" and _SEND.fullmatch(head.target) is not None
 
+    def is_grant(self, head: Head) -> bool:
+        """See Rules."""
+        return head.method == "POST" and head.target == TOKEN_PATH
+
     def farewell(self, fault: Fault) -> bytes:
         """See Rules."""
         return (fault.code or "session_timed_out").encode()

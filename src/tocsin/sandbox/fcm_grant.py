@@ -45,6 +45,10 @@ class Bearers:
             del self._expiry[next(iter(self._expiry))]
         return token
 
+    def forget(self) -> None:
+        """Takes every token out of force."""
+        self._expiry.clear()
+
     def valid(self, authorization: str | None, now: float) -> bool:
         """Whether an `authorization` header carries a token in force."""
         scheme, _, token = (authorization or "").partition(" ")

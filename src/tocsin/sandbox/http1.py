@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from http import HTTPStatus
 
 import h11
@@ -75,7 +76,10 @@ class Http1(asyncio.Protocol):
             return
         if reply.end is End.CUT:
             self._transport.abort()
-        elif reply.end is End.HANG:
+        elif reply.end in (End.HANG, End.VANISH):
+            self._transport.pause_reading()
+        elif reply.end is End.HALF:
+            self._transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
             self._transport.pause_reading()
         elif reply.seconds:
             self._transport.pause_reading()

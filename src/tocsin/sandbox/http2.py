@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import struct
 from contextlib import suppress
 
@@ -25,6 +26,9 @@ from tocsin.sandbox.listener import Listener
 
 LINGER = 5.0
 """Seconds a connection stays open for reading after GOAWAY, so that answers on their way are not lost to a reset."""
+
+SILENCE = 60.0
+"""Seconds a connection that HALF or VANISH has silenced is kept."""
 
 WINDOW = 4 * 1024 * 1024
 """Bytes the peer may have on their way in all streams together."""
@@ -61,6 +65,7 @@ class Http2(asyncio.Protocol):
         self._highest = 0
         self._announced = conversation.streams
         self._leaving = False
+        self._silent = self._vanished = False
         config = H2Configuration(
             client_side=False,
             header_encoding=False,
@@ -112,7 +117,7 @@ class Http2(asyncio.Protocol):
                 self._transport.close()
             return
         for event in events:
-            if self._transport is None or self._transport.is_closing():
+            if self._transport is None or self._transport.is_closing() or self._vanished:
                 return
             self._take(event)
         self._flush()
@@ -152,6 +157,7 @@ class Http2(asyncio.Protocol):
             self._reset(stream)
             return
         self._open[stream] = _Incoming(head, fault)
+        self._announce()
 
     def _reset(self, stream: int) -> None:
         with suppress(ProtocolError):  # the peer may have reset the stream itself, further on in the same bytes
@@ -162,8 +168,8 @@ class Http2(asyncio.Protocol):
         self._leaving = True
         payload = struct.pack(">II", self._highest, ErrorCodes.NO_ERROR) + self._conversation.farewell(fault)
         self._flush()
+        self._write(_frame(_GOAWAY, payload))
         if self._transport:
-            self._transport.write(_frame(_GOAWAY, payload))
             self._timers[0] = self._loop.call_later(LINGER, self._transport.close)
 
     def _complete(self, stream: int) -> None:
@@ -175,6 +181,8 @@ class Http2(asyncio.Protocol):
             self._flush()
             if self._transport:
                 self._transport.abort()
+        elif reply.end in (End.HALF, End.VANISH):
+            self._fall_silent(reply.end)
         elif reply.end is End.ANSWER and reply.seconds:
             self._timers[stream] = self._loop.call_later(reply.seconds, self._answer_late, stream, reply)
         elif reply.end is End.ANSWER:
@@ -195,11 +203,27 @@ class Http2(asyncio.Protocol):
             return
         self._unsent[stream] = reply.body
         self._send_body(stream)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tells the peer of a stream limit that has changed."""
         if self._conversation.streams != self._announced:
             self._announced = self._conversation.streams
             self._flush()
-            if self._transport:
-                self._transport.write(self._settings())
+            self._write(self._settings())
+
+    def _fall_silent(self, end: End) -> None:
+        """The last byte to the peer has been written."""
+        self._flush()
+        self._silent = True
+        if self._transport is None:
+            return
+        if end is End.HALF:
+            self._transport.get_extra_info("socket").shutdown(socket.SHUT_WR)
+        else:
+            self._vanished = True
+            self._transport.pause_reading()
+        self._timers[0] = self._loop.call_later(SILENCE, self._transport.abort)
 
     def _send_body(self, stream: int) -> None:
         """Sends as much of an answer as the peer's windows allow now."""
@@ -230,6 +254,8 @@ class Http2(asyncio.Protocol):
         return _frame(_SETTINGS, b"".join(struct.pack(">HI", *limit) for limit in limits))
 
     def _flush(self) -> None:
-        data = self._h2.data_to_send()
-        if data and self._transport:
+        self._write(self._h2.data_to_send())
+
+    def _write(self, data: bytes) -> None:
+        if data and self._transport and not self._silent:
             self._transport.write(data)

@@ -31,12 +31,13 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Numbers of one vendor since the start or the last `DELETE /messages`."""
+    """Numbers of one vendor since the start or the last `DELETE /messages`. tokens: requests for an access token."""
 
     accepted: int = 0
     refused: int = 0
     duplicates: int = 0
     connections: int = 0
+    tokens: int = 0
 
 
 class _Shown(msgspec.Struct, frozen=True):
@@ -83,6 +84,10 @@ class Record:
     def connect(self, vendor: Vendor) -> None:
         """Counts a connection."""
         self.counts[vendor].connections += 1
+
+    def grant(self, vendor: Vendor) -> None:
+        """Counts a request for an access token, whatever its answer."""
+        self.counts[vendor].tokens += 1
 
     def page(self, vendor: Vendor | None, after: int, limit: int) -> bytes:
         """Up to `limit` kept messages numbered above `after`, oldest first, as the JSON of `GET /messages`.

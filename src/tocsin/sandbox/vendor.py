@@ -6,9 +6,11 @@ from typing import Protocol
 
 import msgspec
 
-from tocsin.sandbox.exchange import End, Head, Reply, Request
+from tocsin.sandbox.exchange import End, Head, Reply, Request, json_reply
 from tocsin.sandbox.faults import Fault, Faults, Kind, Vendor
 from tocsin.sandbox.record import Accepted, Record
+
+_ENDS = {Kind.CUT: End.CUT, Kind.HALF: End.HALF, Kind.VANISH: End.VANISH}
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -29,6 +31,9 @@ class Rules(Protocol):
     def is_message(self, head: Head) -> bool:
         """Whether the request sends a message; faults hit nothing else."""
 
+    def is_grant(self, head: Head) -> bool:
+        """Whether the request is for an access token."""
+
     def judge(self, request: Request) -> Verdict:
         """The verdict on a whole request."""
 
@@ -47,16 +52,22 @@ class Counter:
         self._rules = rules
         self._faults = faults
         self._record = record
+        self._limit: int | None = None
         record.connect(vendor)
 
     @property
     def streams(self) -> int:
-        """See Conversation."""
-        return self._rules.streams
+        """See Conversation. A SHRINK fault goes below the vendor's own limit, never above it."""
+        return self._rules.streams if self._limit is None else min(self._limit, self._rules.streams)
 
     def opening(self, head: Head) -> Fault | None:
         """See Conversation."""
-        return self._faults.draw(self._vendor) if self._rules.is_message(head) else None
+        if self._rules.is_grant(head):
+            return self._faults.draw(self._vendor, "token")
+        fault = self._faults.draw(self._vendor) if self._rules.is_message(head) else None
+        if fault and fault.kind is Kind.SHRINK:
+            self._limit = fault.streams
+        return fault
 
     def farewell(self, fault: Fault) -> bytes:
         """See Conversation."""
@@ -64,19 +75,36 @@ class Counter:
 
     def reply(self, request: Request) -> Reply:
         """See Conversation."""
-        kind = request.fault.kind if request.fault else None
+        fault, kind = request.fault, request.fault.kind if request.fault else None
+        grant = self._rules.is_grant(request.head)
+        if grant:
+            self._record.grant(self._vendor)
         if kind is Kind.HANG:
             return Reply(0, end=End.HANG)
-        if request.fault and kind is Kind.STATUS:
-            self._record.refuse(self._vendor)
-            return self._rules.failure(request.fault)
+        if fault and kind is Kind.STATUS:
+            if not grant:
+                self._record.refuse(self._vendor)
+            return self._failure(fault)
         verdict = self._rules.judge(request)
         if verdict.accepted:
             self._record.accept(self._vendor, verdict.accepted)
-            if kind is Kind.CUT:
-                return Reply(0, end=End.CUT)
         elif verdict.counted and verdict.reply.status >= 400:
             self._record.refuse(self._vendor)
-        if request.fault and kind is Kind.DELAY:
-            return msgspec.structs.replace(verdict.reply, seconds=request.fault.seconds or 0.0)
+        if fault and fault.kind in _ENDS and (verdict.accepted or grant):
+            return Reply(0, end=_ENDS[fault.kind])
+        if fault and kind is Kind.DELAY:
+            return msgspec.structs.replace(verdict.reply, seconds=fault.seconds or 0.0)
         return verdict.reply
+
+    def _failure(self, fault: Fault) -> Reply:
+        wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
+        status = fault.status or 500
+        if fault.body is not None or fault.headers is not None:
+            named = tuple((name.lower(), value) for name, value in (fault.headers or {}).items())
+            # RFC 9110 15: these two have no content.
+            return Reply(status, (*named, *wait), b"" if status in (204, 304) else (fault.body or "").encode())
+        if fault.of == "token":
+            # RFC 6749 5.2
+            error = fault.code or ("server_error" if status >= 500 else "invalid_grant")
+            return json_reply(status, {"error": error, "error_description": "Refused by a fault script."}, wait)
+        return self._rules.failure(fault)

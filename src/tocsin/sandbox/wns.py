@@ -64,6 +64,10 @@ class WnsRules:
         """See Rules."""
         return head.method == "POST" and head.target.startswith(CHANNEL_PATH)
 
+    def is_grant(self, head: Head) -> bool:
+        """See Rules."""
+        return head.method == "POST" and self._grant.serves(head)
+
     def farewell(self, fault: Fault) -> bytes:
         """See Rules; HTTP/1.1 has no such frame."""
         return b""

@@ -41,6 +41,10 @@ class WnsGrant:
         """Whether the request is for a token."""
         return head.target == LEGACY_PATH or _ENTRA.fullmatch(head.target) is not None
 
+    def forget(self) -> None:
+        """Takes every token out of force."""
+        self._expiry.clear()
+
     def valid(self, authorization: str | None, now: float) -> bool:
         """Whether an `authorization` header carries a token in force at `now` (epoch seconds)."""
         scheme, _, token = (authorization or "").partition(" ")
