@@ -9,6 +9,7 @@ the server itself has said that it did not process the stream (REFUSED_STREAM, o
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -24,6 +25,8 @@ Failure = Literal["", "unsent", "unknown"]
 # libcurl's own sentence for a stream the peer refused; without it the rewind is refused, which costs an `unknown`
 # instead of a second copy. A libcurl that words it differently is safe, only less generous.
 _REFUSED = b"refused by server, try again"
+_GOAWAY = re.compile(rb"received GOAWAY, error=\d+, last_stream=(\d+)")
+_OPENED = re.compile(rb"\[HTTP/2\] \[(\d+)\] OPENED stream")
 _LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 
@@ -181,7 +184,7 @@ class Transfer:
         """What can be said of an exchange that broke. A peer cannot act on a message whose end libcurl was never given:
         an HTTP body shorter than its length, a mail without its final dot (RFC 5321 4.1.1.4). So a body not handed over
         to the end proves that nothing was taken; so does the peer's own refusal. Everything else is unknown."""
-        certain = self._is_refused() or self._handed < len(self._body)
+        certain = self.is_refused() or self._handed < len(self._body)
         code, sentence = (*error.args, "")[:2]
         return Answer(failure="unsent" if certain else "unknown", detail=f"libcurl {code}: {sentence}"[:300])
 
@@ -196,7 +199,7 @@ class Transfer:
         return piece
 
     def _rewind(self, _offset: int, _origin: int) -> int:
-        if not self._is_refused():
+        if not self.is_refused():
             return pycurl.SEEKFUNC_FAIL  # type: ignore[no-any-return]
         self._handed = 0
         return pycurl.SEEKFUNC_OK  # type: ignore[no-any-return]
@@ -206,8 +209,14 @@ class Transfer:
             self._kept.append(piece[: ANSWER_BYTES - self._size])
             self._size += len(piece)
 
-    def _is_refused(self) -> bool:
-        return any(_REFUSED in line for line in self._told)
+    def is_refused(self) -> bool:
+        """The peer has said that it did not process this stream. The transfer that itself reads the GOAWAY is not told
+        by libcurl in the usual words (it fails with CURLE_HTTP2): its own trace has both numbers to compare."""
+        if any(_REFUSED in line for line in self._told):
+            return True
+        last = [int(found[1]) for line in self._told if (found := _GOAWAY.search(line))]
+        ours = [int(found[1]) for line in self._told if (found := _OPENED.search(line))]
+        return len(ours) == 1 and bool(last) and ours[0] > max(last)
 
 
 def _trust(curl: pycurl.Curl, ca: str) -> None:

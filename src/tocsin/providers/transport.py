@@ -20,6 +20,9 @@ __all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Server",
 RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
 
 
+CONNECTIONS_KEPT = 256  # connections of a pool whose last answer is remembered
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """How much one pool asks of a vendor's host. connections: to one host. streams: at once on an HTTP/2 connection,
     lowered by the host's own SETTINGS. in_flight: requests at once; the next one waits its turn without a clock.
@@ -39,11 +42,26 @@ class _Line:
         self.multi = multi = pycurl.AsyncCurlMulti()
         self.busy = 0
         self.retired = False
-        self.heard = 0.0  # when an answer last came, by the monotonic clock
+        self.heard: dict[int, float] = {}  # when an answer last came on a connection, by the monotonic clock
         multi.setopt(pycurl.M_PIPELINING, 2)  # multiplex; HTTP/1.1 pipelining no longer exists in libcurl
         multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, limits.connections)
         multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, limits.streams)
         multi.setopt(pycurl.M_MAXCONNECTS, max(limits.connections * 2, 8))
+
+    def hear(self, transfer: Transfer) -> None:
+        """An answer came on the connection of `transfer`."""
+        connection = transfer.curl.getinfo(pycurl.CONN_ID)
+        if connection not in self.heard and len(self.heard) >= CONNECTIONS_KEPT:
+            del self.heard[next(iter(self.heard))]
+        self.heard[connection] = time.monotonic()
+
+    def is_dead(self, transfer: Transfer, error: pycurl.error, request: Request) -> bool:
+        """Whether the connection of a failed transfer is to be left: it broke, or a request has timed out on it and
+        nothing has come for half that time, whatever comes on the connections beside it."""
+        if error.args[0] != pycurl.E_OPERATION_TIMEDOUT:
+            return True
+        heard = self.heard.get(transfer.curl.getinfo(pycurl.CONN_ID), 0.0)
+        return heard < time.monotonic() - request.timeout / 2
 
     async def leave(self) -> None:
         """One transfer less; the last one of a replaced generation closes it."""
@@ -71,21 +89,29 @@ class Pool:
         if not request.url.startswith("https://") and not is_loopback(request.url):
             return Answer(failure="unsent", detail="plain http is only for this machine")
         async with self._gate:
-            transfer = self._idle.pop() if self._idle else self._make_http()
-            transfer.load(request)
-            line, generation, started = self._line, self.generation, time.monotonic()
-            error = await self._run(line, transfer)
-            if error is None:
-                line.heard = time.monotonic()
-                self._idle.append(transfer)
-                return transfer.read_answer()
-            answer = transfer.read_failure(error)
-            self._idle.append(transfer)
-            if error.args[0] == pycurl.E_OPERATION_TIMEDOUT and line.heard < started:
-                # HTTP/2 keeps a connection whose streams time out. One that a firewall has forgotten would swallow
-                # every message after this one, each of them an unknown.
-                await self.renew(generation)
+            answer, refused = await self._attempt(request)
+            if refused:
+                # libcurl gives up on a stream after five refusals, and at once on the one whose write has read GOAWAY.
+                answer, _ = await self._attempt(request)
             return answer
+
+    async def _attempt(self, request: Request) -> tuple[Answer, bool]:
+        """The answer, and whether the peer has said that it did not process the request."""
+        transfer = self._idle.pop() if self._idle else self._make_http()
+        transfer.load(request)
+        line, generation = self._line, self.generation
+        error = await self._run(line, transfer)
+        if error is None:
+            line.hear(transfer)
+            self._idle.append(transfer)
+            return transfer.read_answer(), False
+        answer, refused = transfer.read_failure(error), transfer.is_refused()
+        self._idle.append(transfer)
+        if request.version == "2" and answer.failure == "unknown" and line.is_dead(transfer, error, request):
+            # HTTP/2 keeps a connection whose streams time out, and hands a message to one that has just died. One
+            # that a firewall has forgotten would swallow its share of all that follow, each of them an unknown.
+            await self.renew(generation)
+        return answer, refused
 
     async def renew(self, generation: int) -> None:
         """Leaves the connections of `generation` (the pool's `generation` before the request that met trouble) and
