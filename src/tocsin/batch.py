@@ -14,7 +14,7 @@ from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, AddressKind, Message, Receipt
 from tocsin.tracking import sign_push_id, unsubscribe_url
 
-PULLERS = 256  # messages of one batch under way at once; a pool has its own bound for all of them
+AT_ONCE = 256  # messages of one batch under way, at most; a pool has its own bound for all of them
 
 
 class Parcel(msgspec.Struct, frozen=True, array_like=True):
@@ -74,8 +74,8 @@ class Sent(msgspec.Struct, frozen=True, array_like=True):
 Hand = Callable[[Message], Awaitable[Receipt]]
 
 
-async def carry(batch: Batch, hand_over: Hand) -> dict[int, Receipt]:
-    """Renders every message of a batch and hands it over, many at a time. Answers what was not simply accepted."""
+async def carry(batch: Batch, hand_over: Hand, at_once: int = AT_ONCE) -> dict[int, Receipt]:
+    """Renders every message of a batch and hands it over, so many at once. Answers what was not simply accepted."""
     answers: dict[int, Receipt] = {}
     renderer, job, platform = compiled(batch.job.content), batch.job, batch.platform
     parcels = iter(enumerate(batch.parcels))
@@ -92,7 +92,7 @@ async def carry(batch: Batch, hand_over: Hand) -> dict[int, Receipt]:
             if receipt.outcome is not Outcome.ACCEPTED:
                 answers[place] = receipt
 
-    await asyncio.gather(*(pull() for _ in range(min(len(batch.parcels), PULLERS))))
+    await asyncio.gather(*(pull() for _ in range(min(len(batch.parcels), at_once))))
     return answers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import hmac
 import struct
 from typing import Any
@@ -21,14 +22,20 @@ from tocsin.store.ledger import Ledger
 
 EVENTS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 _ID = struct.Struct(">QH")
+_LETTERS = 27
 _SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
+
+
+def _sign(secret: bytes, what: bytes) -> bytes:
+    # Keyed BLAKE2b is a MAC by itself (RFC 7693), in a quarter of HMAC's time: this runs once a message.
+    return hashlib.blake2b(what, digest_size=_SIGNATURE, key=secret, person=b"push id").digest()
 
 
 def sign_push_id(secret: bytes, chunk_id: int, position: int) -> str:
     """The id of one recipient's message: 27 letters of base64url."""
     what = _ID.pack(chunk_id, position)
-    signed = what + hmac.digest(secret, what, "sha256")[:_SIGNATURE]
-    return base64.urlsafe_b64encode(signed).decode().rstrip("=")
+    signed = what + _sign(secret, what)
+    return base64.urlsafe_b64encode(signed)[:_LETTERS].decode()
 
 
 def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
@@ -40,11 +47,7 @@ def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
     what, signature = raw[: _ID.size], raw[_ID.size :]
     # The last letter has two bits to spare: only the one spelling we give out is ours.
     spelled = base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id
-    if (
-        not spelled
-        or len(raw) != _ID.size + _SIGNATURE
-        or not hmac.compare_digest(signature, hmac.digest(secret, what, "sha256")[:_SIGNATURE])
-    ):
+    if not spelled or len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(signature, _sign(secret, what)):
         raise Problem("id is not one this server gave out (at $.id)")
     chunk_id, position = _ID.unpack(what)
     return int(chunk_id), int(position)

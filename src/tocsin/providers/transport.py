@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 
 import msgspec
 import pycurl
@@ -78,7 +79,8 @@ class Pool:
         self._limits = limits
         self._line = _Line(limits)
         self._leaving: list[_Line] = []
-        self._gate = asyncio.Semaphore(limits.in_flight)
+        self._free = limits.in_flight  # places; who finds none waits for a turn
+        self._turns: deque[asyncio.Future[None]] = deque()
         self._idle: list[Transfer] = []
         self._closed = False
         self._renewed = 0.0
@@ -88,12 +90,34 @@ class Pool:
         """One POST, at most once: a second copy leaves this machine only when the peer has refused the first."""
         if not request.url.startswith("https://") and not is_loopback(request.url):
             return Answer(failure="unsent", detail="plain http is only for this machine")
-        async with self._gate:
+        if self._free:
+            self._free -= 1
+        else:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._turns.append(turn)
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if not turn.cancelled():  # the place was given in the same turn of the loop
+                    self._pass_on()
+                raise
+        try:
             answer, refused = await self._attempt(request)
             if refused:
                 # libcurl gives up on a stream after five refusals, and at once on the one whose write has read GOAWAY.
                 answer, _ = await self._attempt(request)
             return answer
+        finally:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        """The next in the queue takes the place of one that is done."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():  # its caller may have been cancelled
+                turn.set_result(None)
+                return
+        self._free += 1
 
     async def _attempt(self, request: Request) -> tuple[Answer, bool]:
         """The answer, and whether the peer has said that it did not process the request."""
