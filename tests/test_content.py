@@ -149,6 +149,7 @@ def test_mail_carries_its_envelope() -> None:
         text=("Hello",),
         sender_name="Shop",
         reply_to="shop@example.com",
+        bounce="PID",
     )
 
 

@@ -58,4 +58,5 @@ class MailForm:
             sender_name=self._content.sender_name,
             reply_to=self._content.reply_to,
             unsubscribe=envelope.unsubscribe,
+            bounce=envelope.push_id,
         )

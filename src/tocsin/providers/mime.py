@@ -136,7 +136,10 @@ def encode(pieces: Iterable[str]) -> list[Coded]:
     coded: list[Coded] = []
     for number, piece in enumerate(pieces):
         if piece:
-            coded.append(_encode(piece) if number % 2 else _TEMPLATES.encode(piece))
+            if number % 2 == 0:
+                coded.append(_TEMPLATES.encode(piece))
+            else:
+                coded.append(_encode_short(piece) if len(piece) < 75 else _encode(piece))
     if coded and coded[-1][0].endswith(b"=\r\n"):
         coded[-1] = (_end(coded[-1][0]), _end(coded[-1][1]))
     return coded
@@ -159,7 +162,10 @@ def _encode(text: str) -> Coded:
         coded += b"=\n"
     wire = coded.replace(b"\n", b"\r\n")
     # No line of quoted-printable ends with a blank, so only runs within a line are left to shorten.
-    return wire, _BLANKS.sub(b" ", wire)
+    return wire, _BLANKS.sub(b" ", wire) if b"  " in wire or b"\t" in wire else wire
+
+
+_encode_short = functools.lru_cache(maxsize=4096)(_encode)  # first names, cities and prices come again and again
 
 
 class _Codebook:
@@ -199,17 +205,22 @@ def _write_mailbox(name: str, display: str, address: str, otherwise: str = "") -
         return _write_field(name, otherwise)
     if not display:
         return f"{name}: {address}"
-    if display.isascii() and len(display) + len(address) < _LINE - len(name) - 6 and "=?" not in display:
+    if (
+        display.isascii()
+        and display.isprintable()
+        and len(display) + len(address) < _LINE - len(name) - 6
+        and "=?" not in display
+    ):
         quoted = display.replace("\\", "\\\\").replace('"', '\\"')
         return f'{name}: "{quoted}" <{address}>'
     return f"{name}: {_encode_words(display)}\r\n <{address}>"
 
 
 def _write_field(name: str, value: str) -> str:
-    if value.isascii() and "=?" not in value:
+    if value.isascii() and value.isprintable() and "=?" not in value:
         if len(name) + len(value) < _LINE - 2 or " " not in value:
             return f"{name}: {value}"  # short; or a URL or an address, which must stay whole
-        if "  " not in value and "\t" not in value and value == value.strip():
+        if "  " not in value and value == value.strip():
             return _fold(name, value)
     return f"{name}: {_encode_words(value)}"
 
