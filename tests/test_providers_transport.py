@@ -125,10 +125,10 @@ async def test_renewed_pool_uses_new_connections(transport: Transport) -> None:
     server, url, _ = await listen([YES, YES])
     pool = transport.pool()
     await pool.request(make_request(url))
-    await pool.renew(pool.generation)
+    pool.renew(pool.generation)
     assert pool.generation == 1
-    await pool.renew(0)
-    await pool.renew(1)
+    pool.renew(0)
+    pool.renew(1)
     assert pool.generation == 1
     assert (await pool.request(make_request(url))).status == 200
     server.close()

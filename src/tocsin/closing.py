@@ -23,7 +23,7 @@ from tocsin.store.ledger import Ledger
 log = structlog.get_logger()
 
 BLOCK = 32  # chunks recorded at once, at most
-LINGER_SECONDS = 0.5  # the first of them waits for the others, while others are being delivered
+LINGER_SECONDS = 1.5  # the first of them waits for the others, while others are being delivered
 TROUBLE_SECONDS = 5.0  # before chunks that could not be recorded are taken again
 
 

@@ -23,7 +23,7 @@ log = structlog.get_logger()
 
 ACCEPTED = Outcome.ACCEPTED  # looked up once: it is asked 15,000 times a second
 
-PACE = 4000.0  # messages a second of one batch that are aimed at; several batches are under way
+PACE = 2500.0  # messages a second of one batch that are aimed at; four batches are under way
 LEAST_AT_ONCE = 16
 
 # What the operator can do about a stop. Others end by themselves.

@@ -257,7 +257,7 @@ class Apns:
         else:
             return False
         # After any of these the connection stays unusable, whatever is sent on it.
-        await self._pool.renew(generation)
+        self._pool.renew(generation)
         return again
 
     async def aclose(self) -> None:

@@ -11,17 +11,14 @@ import time
 from collections import deque
 
 import msgspec
-import pycurl
 
+from tocsin.providers.line import Line
 from tocsin.providers.relay import Relay, Server
 from tocsin.providers.transfer import Answer, Envelope, Request, Transfer, is_loopback
 
 __all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Server", "Transport"]
 
 RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
-
-
-CONNECTIONS_KEPT = 256  # connections of a pool whose last answer is remembered
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,49 +33,14 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     fresh_dns: bool = False
 
 
-class _Line:
-    """The connections of one generation: closed when replaced and the last answer on them is read."""
-
-    def __init__(self, limits: Limits) -> None:
-        self.multi = multi = pycurl.AsyncCurlMulti()
-        self.busy = 0
-        self.retired = False
-        self.heard: dict[int, float] = {}  # when an answer last came on a connection, by the monotonic clock
-        multi.setopt(pycurl.M_PIPELINING, 2)  # multiplex; HTTP/1.1 pipelining no longer exists in libcurl
-        multi.setopt(pycurl.M_MAX_HOST_CONNECTIONS, limits.connections)
-        multi.setopt(pycurl.M_MAX_CONCURRENT_STREAMS, limits.streams)
-        multi.setopt(pycurl.M_MAXCONNECTS, max(limits.connections * 2, 8))
-
-    def hear(self, transfer: Transfer) -> None:
-        """An answer came on the connection of `transfer`."""
-        connection = transfer.curl.getinfo(pycurl.CONN_ID)
-        if connection not in self.heard and len(self.heard) >= CONNECTIONS_KEPT:
-            del self.heard[next(iter(self.heard))]
-        self.heard[connection] = time.monotonic()
-
-    def is_dead(self, transfer: Transfer, error: pycurl.error, request: Request) -> bool:
-        """Whether the connection of a failed transfer is to be left: it broke, or a request has timed out on it and
-        nothing has come for half that time, whatever comes on the connections beside it."""
-        if error.args[0] != pycurl.E_OPERATION_TIMEDOUT:
-            return True
-        heard = self.heard.get(transfer.curl.getinfo(pycurl.CONN_ID), 0.0)
-        return heard < time.monotonic() - request.timeout / 2
-
-    async def leave(self) -> None:
-        """One transfer less; the last one of a replaced generation closes it."""
-        self.busy -= 1
-        if self.retired and not self.busy:
-            await self.multi.aclose()
-
-
 class Pool:
     """Connections and handles for one provider object. Never raises for what happens on the wire."""
 
     def __init__(self, ca: str, limits: Limits) -> None:
         self._ca = ca
         self._limits = limits
-        self._line = _Line(limits)
-        self._leaving: list[_Line] = []
+        self._line = Line(limits.connections, limits.streams)
+        self._leaving: list[Line] = []
         self._free = limits.in_flight  # places; who finds none waits for a turn
         self._turns: deque[asyncio.Future[None]] = deque()
         self._idle: list[Transfer] = []
@@ -121,23 +83,28 @@ class Pool:
 
     async def _attempt(self, request: Request) -> tuple[Answer, bool]:
         """The answer, and whether the peer has said that it did not process the request."""
+        if self._closed:
+            return Answer(failure="unsent", detail="the pool is closed"), False
         transfer = self._idle.pop() if self._idle else self._make_http()
         transfer.load(request)
         line, generation = self._line, self.generation
-        error = await self._run(line, transfer)
+        try:
+            error = await line.start(transfer)
+        except asyncio.CancelledError:
+            line.give_up(transfer)
+            raise
+        self._idle.append(transfer)
         if error is None:
             line.hear(transfer)
-            self._idle.append(transfer)
             return transfer.read_answer(), False
         answer, refused = transfer.read_failure(error), transfer.is_refused()
-        self._idle.append(transfer)
         if request.version == "2" and answer.failure == "unknown" and line.is_dead(transfer, error, request):
             # HTTP/2 keeps a connection whose streams time out, and hands a message to one that has just died. One
             # that a firewall has forgotten would swallow its share of all that follow, each of them an unknown.
-            await self.renew(generation)
+            self.renew(generation)
         return answer, refused
 
-    async def renew(self, generation: int) -> None:
+    def renew(self, generation: int) -> None:
         """Leaves the connections of `generation` (the pool's `generation` before the request that met trouble) and
         starts anew; answers still on their way are read. Does nothing when that has just been done."""
         now = time.monotonic()
@@ -145,42 +112,17 @@ class Pool:
             return
         self.generation += 1
         self._renewed = now
-        old, self._line = self._line, _Line(self._limits)
-        old.retired = True
+        old, self._line = self._line, Line(self._limits.connections, self._limits.streams)
         self._leaving = [line for line in self._leaving if line.busy]
         if old.busy:
             self._leaving.append(old)
-        else:
-            await old.multi.aclose()
+        old.retire()
 
     async def aclose(self) -> None:
         """Closes every connection; a request under way gets its failure."""
         self._closed = True
         for line in (self._line, *self._leaving):
-            await line.multi.aclose()
-
-    async def _run(self, line: _Line, transfer: Transfer) -> pycurl.error | None:
-        """Runs one transfer to its end; None when libcurl is content."""
-        if self._closed:
-            return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool is closed")
-        line.busy += 1
-        try:
-            await line.multi.add_handle(transfer.curl)
-        except pycurl.error as error:
-            return error
-        except asyncio.CancelledError:
-            # Ours to answer only when the pool was closed under a request; else the caller is being cancelled, and the
-            # handle is left to the garbage collector because libcurl lets go of it one turn of the loop later.
-            task = asyncio.current_task()
-            if not self._closed or (task is not None and task.cancelling()):
-                raise
-            return pycurl.error(pycurl.E_ABORTED_BY_CALLBACK, "the pool was closed")
-        finally:
-            if line.retired:
-                await line.leave()
-            else:
-                line.busy -= 1
-        return None
+            line.close("the pool was closed")
 
     def _make_http(self) -> Transfer:
         return Transfer(self._ca, self._limits.idle).prepare_http(fresh_dns=self._limits.fresh_dns)
