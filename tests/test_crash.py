@@ -15,7 +15,7 @@ CHUNKS_AT_ONCE = 4
 @pytest.fixture
 def own_server(tmp_path: Path) -> Server:
     """A server that may be killed."""
-    return Server(tmp_path, ROOMY)
+    return Server(tmp_path, ROOMY | {"TOCSIN_WINDOW": str(WINDOW), "TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE)})
 
 
 def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:

@@ -170,6 +170,7 @@ async def test_a_storm_of_5xx_spends_few_tries(street: Street, sandbox: Sandbox)
     with capture_logs() as logs:
         await street.deliver()
     assert [line["reason"] for line in logs if line["event"] == "lane paused"] == ["storm"]
+    sandbox.clear()
     await street.deliver_all()
     assert await street.result(campaign) == {"audience": 120, "sent": 120}
     [notes] = street.notes()

@@ -11,7 +11,7 @@ import msgspec
 
 from tocsin.content import Content, Envelope, Renderer, Unrenderable
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, AddressKind, Message, Receipt
+from tocsin.providers.contract import Address, Message, Receipt
 from tocsin.tracking import sign_push_id, unsubscribe_url
 
 AT_ONCE = 256  # messages of one batch under way, at most; a pool has its own bound for all of them
@@ -23,14 +23,8 @@ class Parcel(msgspec.Struct, frozen=True, array_like=True):
 
     position: int
     device_id: int
-    kind: AddressKind
-    value: str
-    registered_at: float
+    address: Address
     profile: str = ""
-
-    @property
-    def address(self) -> Address:
-        return Address(self.kind, self.value, self.registered_at)
 
 
 class Job(msgspec.Struct, frozen=True, array_like=True):
@@ -120,5 +114,5 @@ def _address(job: Job, parcel: Parcel) -> Envelope:
         address=parcel.address,
         expires_at=int(job.expires_at),
         account=job.account_id,
-        unsubscribe=unsubscribe_url(job.public_url, push_id) if parcel.kind == "email" else "",
+        unsubscribe=unsubscribe_url(job.public_url, push_id) if parcel.address.kind == "email" else "",
     )

@@ -285,21 +285,33 @@ class Worker:
 
     def _pick(self, chunk: Chunk, order: Order, roads: Mapping[str, Road], now: float) -> list[int]:
         """The positions to claim next: those whose road is open."""
+        waiting = chunk.waiting(now)
+        present = {platform: chunks.PLATFORM_CODES[platform] for platform in set(chunk.platforms)}
+        shut = {number for number, name in present.items() if not self._is_open(order, name, roads.get(name), now)}
+        if not shut:
+            return waiting[: order.window]
         window: list[int] = []
-        for position in chunk.waiting(now):
-            platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
-            road = roads.get(platform)
-            if road is None:
-                chunk.move(position, State.NO_PROVIDER)
-            elif self._wrong.get((order.job.collapse, platform), 0) >= WRONG:
-                self._end(chunk, position, State.REFUSED, "not tried: the content is refused", now)
-            elif road.paused_until > now:
-                chunk.notes.setdefault(position, Note()).not_before = road.paused_until
-            else:
+        for position in waiting:
+            number = chunk.platforms[position]
+            if number not in shut:
                 window.append(position)
                 if len(window) == order.window:
                     break
+                continue
+            road = roads.get(present[number])
+            if road is None:
+                chunk.move(position, State.NO_PROVIDER)
+            elif self._is_refused(order, present[number]):
+                self._end(chunk, position, State.REFUSED, "not tried: the content is refused", now)
+            else:
+                chunk.notes.setdefault(position, Note()).not_before = road.paused_until
         return window
+
+    def _is_open(self, order: Order, platform: str, road: Road | None, now: float) -> bool:
+        return road is not None and road.paused_until <= now and not self._is_refused(order, platform)
+
+    def _is_refused(self, order: Order, platform: str) -> bool:
+        return self._wrong.get((order.job.collapse, platform), 0) >= WRONG
 
     async def _commit(
         self, chunk: Chunk, window: dict[str, list[Parcel]], gone: Gone
@@ -403,7 +415,4 @@ def _pack(order: Order, position: int, platform: str, person: Person | None) -> 
         return addresses
     assert person is not None
     profile = person.profile if order.personal else ""
-    return [
-        Parcel(position, device_id, address.kind, address.value, address.registered_at, profile)
-        for device_id, address in addresses
-    ]
+    return [Parcel(position, device_id, address, profile) for device_id, address in addresses]

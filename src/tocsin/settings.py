@@ -56,7 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     window: Annotated[
         int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
-    ] = 256
+    ] = 512
     couriers: Annotated[
         int, Meta(ge=0, le=64, description="Processes that send for one worker; 0: it sends by itself.")
     ] = 2

@@ -18,7 +18,7 @@ AddressKind = Literal["fcm", "apns", "wns", "email"]
 Platform = Literal["android", "ios", "windows", "email"]
 
 
-class Address(msgspec.Struct, frozen=True):
+class Address(msgspec.Struct, frozen=True, array_like=True):
     """Where one device or mailbox is reached. `registered_at` is epoch seconds: a vendor's «dead since» older than it
     says nothing about the address of today."""
 
