@@ -27,6 +27,7 @@ if os.environ.get("CI"):
     settings.load_profile("ci")
 
 T = TypeVar("T")
+SMALL_WINDOW, SMALL_AT_ONCE = 50, 4
 READY_SECONDS = 60
 RESULT_SECONDS = 60
 # Limits that are not what a test is about are set out of its way.
@@ -265,6 +266,17 @@ def start_server() -> Iterator[Callable[..., Server]]:
     yield start
     for server in started:
         server.kill()
+
+
+@pytest.fixture
+def start_small(start_server: Callable[..., Server], tmp_path: Path) -> Callable[[int], Server]:
+    """Starts a server with so many couriers, whose windows are small."""
+
+    def start_one(couriers: int) -> Server:
+        sizes = {"TOCSIN_WINDOW": str(SMALL_WINDOW), "TOCSIN_CHUNKS_AT_ONCE": str(SMALL_AT_ONCE)}
+        return start_server(tmp_path / str(couriers), ROOMY | sizes | {"TOCSIN_COURIERS": str(couriers)})
+
+    return start_one
 
 
 @pytest.fixture(scope="session")

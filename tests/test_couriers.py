@@ -8,11 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
+from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
 
-WINDOW = 50
-CHUNKS_AT_ONCE = 4
-IN_FLIGHT = WINDOW * (CHUNKS_AT_ONCE + 1)  # and the place for urgent chunks
+IN_FLIGHT = SMALL_WINDOW * (SMALL_AT_ONCE + 1)  # and the place for urgent chunks
 
 
 def children(pid: int) -> list[int]:
@@ -41,24 +39,13 @@ def accepted(sandbox: Sandbox) -> int:
     return sum(one["accepted"] for one in sandbox.counts().values())
 
 
-@pytest.fixture
-def start(start_server: Callable[..., Server], tmp_path: Path) -> Callable[[int], Server]:
-    """Starts a server with so many couriers."""
-
-    def start_one(couriers: int) -> Server:
-        options = {"TOCSIN_COURIERS": str(couriers), "TOCSIN_WINDOW": str(WINDOW)}
-        return start_server(tmp_path / str(couriers), ROOMY | options | {"TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE)})
-
-    return start_one
-
-
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("on_crash", ["report", "resend"])
-def test_a_courier_dies(start: Callable[[int], Server], sandbox: Sandbox, on_crash: str) -> None:
+def test_a_courier_dies(start_small: Callable[[int], Server], sandbox: Sandbox, on_crash: str) -> None:
     """The server goes on with a new one. What the dead one had under way is unknown, or sent again."""
     for vendor in ("fcm", "apns", "wns"):
         sandbox.fault(vendor=vendor, kind="delay", seconds=1)
-    server = start(2)
+    server = start_small(2)
     caller, campaign = begin(server, sandbox, 1200, on_crash=on_crash)
     wait_for(lambda: accepted(sandbox) >= 50)
     before = children(server.process.pid)
@@ -82,10 +69,10 @@ def test_a_courier_dies(start: Callable[[int], Server], sandbox: Sandbox, on_cra
 
 
 @pytest.mark.parametrize("couriers", [0, 2])
-def test_who_sends_makes_no_difference(start: Callable[[int], Server], sandbox: Sandbox, couriers: int) -> None:
+def test_who_sends_makes_no_difference(start_small: Callable[[int], Server], sandbox: Sandbox, couriers: int) -> None:
     """One campaign over all vendors, with an error that is always the same: the numbers do not depend on who sends."""
     sandbox.fault(vendor="fcm", kind="status", status=404, code="UNREGISTERED", count=3)
-    server = start(couriers)
+    server = start_small(couriers)
     caller, campaign = begin(server, sandbox, 300)
     result = caller.result(campaign)
 
@@ -99,10 +86,10 @@ def test_who_sends_makes_no_difference(start: Callable[[int], Server], sandbox: 
 
 
 @pytest.mark.parametrize("how", ["stop", "kill"])
-def test_no_courier_outlives_its_server(start: Callable[[int], Server], sandbox: Sandbox, how: str) -> None:
+def test_no_courier_outlives_its_server(start_small: Callable[[int], Server], sandbox: Sandbox, how: str) -> None:
     """After SIGTERM they have sent what was under way; after SIGKILL their pipe is closed, and they end."""
     sandbox.fault(vendor="fcm", kind="delay", seconds=0.5)
-    server = start(2)
+    server = start_small(2)
     _caller, _campaign = begin(server, sandbox, 600)
     wait_for(lambda: accepted(sandbox) >= 20)
     couriers = children(server.process.pid)

@@ -4,11 +4,10 @@ identity does not wait for campaigns."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
+from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
 from test_dispatch import Stage, Vendor
 
 from tocsin.dispatch import WRONG
@@ -19,8 +18,6 @@ from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
-WINDOW = 50
-CHUNKS_AT_ONCE = 4
 REFUSED = Receipt(outcome=Outcome.REFUSED, code="400 INVALID_ARGUMENT", scope=Scope.CAMPAIGN)
 DEAD: list[dict[str, Any]] = [
     {"vendor": "fcm", "kind": "hang"},
@@ -31,17 +28,6 @@ DEAD: list[dict[str, Any]] = [
 ]
 
 
-@pytest.fixture
-def start(start_server: Callable[..., Server], tmp_path: Path) -> Callable[[int], Server]:
-    """Starts a server with so many couriers."""
-
-    def start_one(couriers: int) -> Server:
-        options = {"TOCSIN_COURIERS": str(couriers), "TOCSIN_WINDOW": str(WINDOW)}
-        return start_server(tmp_path / str(couriers), ROOMY | options | {"TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE)})
-
-    return start_one
-
-
 def new_account(server: Server, sandbox: Sandbox, count: int, prefix: str, kinds: tuple[str, ...]) -> Caller:
     caller = server.account()
     server.use_sandbox(caller, sandbox)
@@ -50,13 +36,15 @@ def new_account(server: Server, sandbox: Sandbox, count: int, prefix: str, kinds
 
 
 @pytest.mark.parametrize("dead", DEAD, ids=lambda dead: f"{dead['kind']} {dead.get('status', '')}".strip())
-def test_a_dead_vendor_delays_no_other(start: Callable[[int], Server], sandbox: Sandbox, dead: dict[str, Any]) -> None:
+def test_a_dead_vendor_delays_no_other(
+    start_small: Callable[[int], Server], sandbox: Sandbox, dead: dict[str, Any]
+) -> None:
     """Many chunks for a vendor that does not take them; the campaign's other platforms, mail, and another account's
     campaign that begins later are all delivered meanwhile."""
     sandbox.fault(**dead)
-    server = start(2 if dead["kind"] == "hang" else 0)
+    server = start_small(2 if dead["kind"] == "hang" else 0)
     broken = new_account(server, sandbox, 300, "broken", ("fcm", "apns", "wns"))
-    for _ in range(2 * CHUNKS_AT_ONCE):  # more chunks than there are places
+    for _ in range(2 * SMALL_AT_ONCE):  # more chunks than there are places
         broken.create(devices=["android"])
     campaign = broken.create()
     mail = broken.create(target_mode="email", content={"subject": "s", "body": "b", "sender_name": "x"})
@@ -78,10 +66,10 @@ def test_a_dead_vendor_delays_no_other(start: Callable[[int], Server], sandbox: 
 
 
 @pytest.mark.parametrize("couriers", [0, 2])
-def test_a_send_overtakes_a_campaign(start: Callable[[int], Server], sandbox: Sandbox, couriers: int) -> None:
+def test_a_send_overtakes_a_campaign(start_small: Callable[[int], Server], sandbox: Sandbox, couriers: int) -> None:
     """Somebody's password waits behind what is already with the vendor, not behind the rest of the campaign."""
     sandbox.fault(vendor="fcm", kind="delay", seconds=0.3)
-    server = start(couriers)
+    server = start_small(couriers)
     caller = new_account(server, sandbox, 3000, "many", ("fcm",))
     campaign = caller.create()
     wait_for(lambda: sandbox.counts()["fcm"]["accepted"] >= 100)
@@ -94,7 +82,7 @@ def test_a_send_overtakes_a_campaign(start: Callable[[int], Server], sandbox: Sa
     places = [place for place, one in enumerate(sandbox.messages("fcm")) if "Your code" in str(one["body"])]
     assert len(places) == 1
     # Those already claimed when it came, and those claimed while its one message was rendered, signed and sent.
-    assert places[0] - before <= 3 * WINDOW * CHUNKS_AT_ONCE
+    assert places[0] - before <= 3 * SMALL_WINDOW * SMALL_AT_ONCE
     assert places[0] < 2000
 
 
