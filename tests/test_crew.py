@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from tocsin import crew as crews
-from tocsin.crew import LENT, Crew
+from tocsin.crew import LENT, Crew, Slot
 
 
 class Office:
@@ -20,7 +20,8 @@ class Office:
         self.doors: list[asyncio.Event] = []
         self.slow = False
 
-    async def _work(self, urgent: bool) -> None:
+    async def _work(self, slot: Slot) -> None:
+        urgent = slot is Slot.URGENT
         name = "urgent" if urgent else "ordinary"
         setattr(self, name, getattr(self, name) + 1)
         door = asyncio.Event()

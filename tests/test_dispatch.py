@@ -26,11 +26,12 @@ from tocsin.chunk import Chunk
 from tocsin.dispatch import Worker
 from tocsin.freeze import freeze_due
 from tocsin.ingest import upload
+from tocsin.intake import Intake
 from tocsin.lane import Lane
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
 from tocsin.recorder import record_outcomes
-from tocsin.send import accept
+from tocsin.send import accept, read_asked
 from tocsin.settings import Settings
 from tocsin.stats import count_tag_groups, read_result
 from tocsin.store import schema
@@ -91,6 +92,7 @@ class Stage:
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
         self.lanes = Script(vendors, lambda: self.now)
+        self.intake = Intake(ledger)
         self.worker = Worker(ledger, facts, self.lanes, options, b"s" * 32, lambda: self.now, Bell())
 
     async def upload(self, *records: dict[str, Any]) -> None:
@@ -117,7 +119,7 @@ class Stage:
 
     async def send(self, to: dict[str, list[Any]], channel: str = "push", **fields: Any) -> None:
         body = {"to": to, "content": CONTENT} | fields
-        await accept(self.ledger, self.account, channel, body, self.now, self.settings)
+        await accept(self.intake, self.account, channel, read_asked(body), self.now, self.settings)
 
     async def lease(self, owner: str | None = None) -> Chunk | None:
         name = owner or self.worker.owner

@@ -18,14 +18,15 @@ from tocsin import chunk as chunks
 from tocsin.account import Account, Gate, add_passcode, create_account, find_account, list_accounts, revoke_passcode
 from tocsin.audience.node import Everybody
 from tocsin.campaign import LATEST_ID, Spec, find_campaign, insert_campaign, move_run, stop_campaign
-from tocsin.chunk import Chunk, Note, Recipients
+from tocsin.chunk import Chunk, NewRequest, Note, Recipients
 from tocsin.content import Content
 from tocsin.errors import Misconfigured, Problem
-from tocsin.ingest.people import People, find_users, upsert_rows
+from tocsin.ingest.people import People, find_users
 from tocsin.ingest.record import read_record
 from tocsin.outcome import FINAL, NUMBERS, State
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, read_secret
+from tocsin.store.rows import upsert_rows
 
 pytest_plugins = ("engines",)
 
@@ -73,11 +74,13 @@ def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int
 
 
 def add_request(store: Ledger, now: float = NOW) -> int:
-    return store.write_now(
-        lambda connection: chunks.insert_request(
-            connection, account_id="a", channel="push", tag_group="t", request="{}", expires_at=now + 3600, now=now
-        )
-    )
+    request = NewRequest(account_id="a", channel="push", tag_group="t", request="{}", expires_at=now + 3600, now=now)
+
+    def write(connection: Connection) -> int:
+        chunks.insert_requests(connection, [request])
+        return connection.scalar(select(func.max(schema.chunk.c.id))) or 0
+
+    return store.write_now(write)
 
 
 def lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk | None:

@@ -20,7 +20,6 @@ from tocsin.cli.running import ask
 from tocsin.dispatch import Worker
 from tocsin.fleet import Fleet
 from tocsin.folder import find_running
-from tocsin.ingest.people import upsert_rows
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Message
 from tocsin.recorder import record_again
@@ -28,6 +27,7 @@ from tocsin.roster import Gone, look_up, mark_gone
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.rows import upsert_rows
 
 pytest_plugins = ("engines",)
 

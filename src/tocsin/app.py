@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,15 +29,20 @@ from tocsin.fleet import Fleet
 from tocsin.folder import announce, forget_address, hold_folder
 from tocsin.freeze import freeze_due
 from tocsin.guard import Rules
+from tocsin.idempotency import forget_old
+from tocsin.intake import Intake
 from tocsin.settings import Settings, read_settings
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
+from tocsin.traffic import Traffic
 
 log = structlog.get_logger()
 
 Role = Literal["all", "api", "worker", "scheduler"]
 READY_SECONDS = 15.0
 LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
+SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the door waits for those that look people up
+SWEEP_SECONDS = 600.0
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
 
 
@@ -100,11 +107,12 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
 
 
 async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Settings, stores: Stores) -> None:
+    sys.setswitchinterval(SWITCH_SECONDS)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    bell = Bell()
+    bell, traffic = Bell(), Traffic()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
     fleet = Fleet(stores.ledger, settings.couriers, time.time, Rules(ramp_seconds=settings.ramp_seconds))
     url = f"http://{host}:{port}"
@@ -115,11 +123,12 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, bell, stop)))
         if role in ("all", "worker"):
-            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, bell)
+            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, bell, traffic)
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            server, serving = await _open_door(data, host, port, url, settings, stores, bell, secret)
+            server, serving = await _open_door(data, host, port, url, settings, stores, bell, traffic, secret)
             tasks.append(serving)
+        _settle_memory()
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
@@ -128,7 +137,15 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
 
 
 async def _open_door(
-    data: Path, host: str, port: int, url: str, settings: Settings, stores: Stores, bell: Bell, secret: bytes
+    data: Path,
+    host: str,
+    port: int,
+    url: str,
+    settings: Settings,
+    stores: Stores,
+    bell: Bell,
+    traffic: Traffic,
+    secret: bytes,
 ) -> tuple[Server, asyncio.Task[None]]:
     context = Context(
         ledger=stores.ledger,
@@ -137,6 +154,8 @@ async def _open_door(
         gate=Gate(stores.ledger),
         creates=Throttle(settings.create_per_second, settings.create_at_once),
         uploads=Throttle(None, settings.uploads_at_once),
+        intake=Intake(stores.ledger),
+        traffic=traffic,
         bell=bell,
         secret=secret,
         local_token=announce(data, url),
@@ -156,16 +175,28 @@ async def _open_door(
 
 
 async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asyncio.Event) -> None:
-    """Freezes due runs until told to stop; a failure is logged and the run stays due."""
+    """Freezes due runs until told to stop; a failure is logged and the run stays due. Now and then it forgets what is
+    no longer needed."""
+    swept = 0.0
     while not stop.is_set():
         pause = POLL_SECONDS
         try:
+            if time.monotonic() > swept + SWEEP_SECONDS:
+                swept = time.monotonic()
+                await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
             if await freeze_due(stores.ledger, stores.facts, time.time(), settings):
                 bell.ring()
         except Exception:
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS
         await bell.wait(pause)
+
+
+def _settle_memory() -> None:
+    """What is loaded by now stays: without it in every full collection of garbage, none stops the door for long."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 async def _wait(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

@@ -50,6 +50,7 @@ def main(descriptor: int, rules: Rules) -> None:
     configure_log()
     for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
         signal.signal(name, signal.SIG_IGN)
+    os.nice(10)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # messages come and go without cycles
     asyncio.run(_serve(socket.socket(fileno=descriptor), rules))

@@ -6,16 +6,27 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from enum import Enum
 
 PATIENCE_SECONDS = 5.0  # of waiting for a vendor before a chunk's place is lent
 LENT = 16  # places, at most: each is a chunk in memory, and a window that a crash would make unknown
 
-Work = Callable[[bool], Awaitable[None]]
+
+class Slot(Enum):
+    """Which chunks a task takes. `STEADY`: a run's before a request's, so that a flood of requests starves no run.
+    `ANY`: a request's first. `URGENT`: a request's only."""
+
+    STEADY = "steady"
+    ANY = "any"
+    URGENT = "urgent"
+
+
+Work = Callable[[Slot], Awaitable[None]]
 
 
 class Crew:
-    """Tasks that call `work` again and again until `stop`: so many, one more for urgent chunks only, and one for each
-    place that is lent."""
+    """Tasks that call `work` again and again until `stop`: so many, one of them steady, one more for urgent chunks
+    only, and one for each place that is lent."""
 
     def __init__(self, size: int, work: Work):
         self._size = size
@@ -31,8 +42,9 @@ class Crew:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as self._group:
-            for number in range(self._size + 1):
-                self._group.create_task(self._repeat(urgent=number == self._size))
+            slots = [Slot.STEADY, *[Slot.ANY] * (self._size - 1), Slot.URGENT]
+            for slot in slots:
+                self._group.create_task(self._repeat(slot))
 
     @asynccontextmanager
     async def lending(self) -> AsyncIterator[None]:
@@ -51,13 +63,13 @@ class Crew:
             self._extra += 1
             self._group.create_task(self._help())
 
-    async def _repeat(self, *, urgent: bool) -> None:
+    async def _repeat(self, slot: Slot) -> None:
         while not self._stopping:
-            await self._work(urgent)
+            await self._work(slot)
 
     async def _help(self) -> None:
         try:
             while not self._stopping and self._extra <= self._lent:
-                await self._work(False)
+                await self._work(Slot.ANY)
         finally:
             self._extra -= 1

@@ -28,7 +28,7 @@ from tocsin.campaign import read_stored_spec
 from tocsin.chunk import Chunk, Note
 from tocsin.closing import Closing, Done
 from tocsin.content import Content
-from tocsin.crew import Crew
+from tocsin.crew import Crew, Slot
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
@@ -38,6 +38,7 @@ from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.traffic import Traffic
 
 log = structlog.get_logger()
 
@@ -45,6 +46,17 @@ POLL_SECONDS = 0.5
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 WRONG = 20  # so many recipients refused for what the content is, and none accepted: the rest is not tried
 CONTENTS = 1000  # contents watched for that
+RESTS = 3  # times as long as a request's chunk took, while the door is busy
+LONGEST_REST = 1.0
+# Which chunks a task looks for, one after the other, by its slot and whether the door is busy.
+CHOICES: Mapping[tuple[Slot, bool], tuple[int | None, ...]] = {
+    (Slot.STEADY, False): (chunks.CAMPAIGN, None),
+    (Slot.ANY, False): (None,),
+    (Slot.URGENT, False): (chunks.TRANSACTIONAL,),
+    (Slot.STEADY, True): (chunks.CAMPAIGN,),
+    (Slot.ANY, True): (),
+    (Slot.URGENT, True): (chunks.TRANSACTIONAL,),
+}
 Clock = Callable[[], float]
 
 # Of the receipts of one recipient's devices, the first of these is the recipient's.
@@ -70,11 +82,12 @@ class Roads(Protocol):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `/1/send` chunk keeps of its request."""
+    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON."""
 
     to: dict[str, list[Any]]
-    content: Content
+    content: msgspec.Raw
     send_to_all_devices: bool = False
+    respect_frequency_caps: bool = True
 
 
 class Order(msgspec.Struct, frozen=True):
@@ -98,7 +111,15 @@ class Worker:
     """Delivers chunks, several side by side, until it is told to stop; then it finishes what is with the vendors."""
 
     def __init__(
-        self, ledger: Ledger, facts: Facts, roads: Roads, settings: Settings, secret: bytes, clock: Clock, bell: Bell
+        self,
+        ledger: Ledger,
+        facts: Facts,
+        roads: Roads,
+        settings: Settings,
+        secret: bytes,
+        clock: Clock,
+        bell: Bell,
+        traffic: Traffic | None = None,
     ):
         self._ledger = ledger
         self._facts = facts
@@ -107,6 +128,7 @@ class Worker:
         self._secret = secret
         self._clock = clock
         self._bell = bell
+        self._traffic = traffic or Traffic()
         self._stopping = False
         self._policy = Policy(settings.retry_floor, settings.retries)
         self._dice = random.Random()  # noqa: S311 - jitter, no secret
@@ -131,17 +153,26 @@ class Worker:
             self._closing.end()
             await closing
 
-    async def _work(self, urgent: bool) -> None:
-        """Takes the next chunk, of those nobody may wait for when `urgent`, and delivers it; or waits for one."""
-        now, seconds = self._clock(), self._settings.lease_seconds
+    async def _work(self, slot: Slot) -> None:
+        """Takes the next chunk that this slot may take and delivers it; or waits for one. While many arrive at the
+        door, requests are taken one at a time and with pauses, for the door has the right of way."""
+        started = self._clock()
+        heavy, seconds = self._traffic.is_heavy(started), self._settings.lease_seconds
+
+        def lease(connection: Connection) -> Chunk | None:
+            for priority in CHOICES[slot, heavy]:
+                if chunk := chunks.lease_next(connection, self.owner, started, seconds, priority=priority):
+                    return chunk
+            return None
+
         try:
-            chunk = await self._ledger.write(
-                lambda connection: chunks.lease_next(connection, self.owner, now, seconds, urgent=urgent)
-            )
+            chunk = await self._ledger.write(lease)
             if chunk is None:
-                await self._bell.wait(POLL_SECONDS)
+                await (asyncio.sleep(POLL_SECONDS) if heavy else self._bell.wait(POLL_SECONDS))
             elif done := await self._deliver_leased(chunk):
                 await self._closing.put(done)
+            if heavy and slot is Slot.URGENT:
+                await asyncio.sleep(min((self._clock() - started) * RESTS, LONGEST_REST))
         except Exception:
             # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
             log.exception("delivery interrupted")
@@ -229,16 +260,17 @@ class Worker:
     async def _freeze_request(self, chunk: Chunk) -> bool:
         request = msgspec.json.decode(chunk.request or "", type=Request)
 
-        def freeze(connection: Connection) -> bool:
-            pairs = find_recipients(connection, chunk.account_id, read_to(request.to), chunk.channel)
-            return chunks.freeze_request(connection, chunk, pairs)
+        def find(connection: Connection) -> list[tuple[int, str]]:
+            return find_recipients(connection, chunk.account_id, read_to(request.to), chunk.channel)
 
-        return await self._ledger.write(freeze)
+        pairs = await self._ledger.read(find)  # not in the writer, which others wait for
+        return await self._ledger.write(lambda connection: chunks.freeze_request(connection, chunk, pairs))
 
     async def _read_order(self, chunk: Chunk) -> Order:
         if chunk.request is not None:
             request = msgspec.json.decode(chunk.request, type=Request)
-            return self._order(chunk, request.content, f"s{chunk.id}", request.send_to_all_devices)
+            content = msgspec.json.decode(request.content, type=Content)
+            return self._order(chunk, content, f"s{chunk.id}", request.send_to_all_devices)
         spec = await self._ledger.read(
             lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id)
         )

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457; it is an answer, not a failure of ours
     """The caller's request cannot be honoured as it stands; sending it again unchanged will not help.
@@ -22,6 +24,12 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457; it is an answer,
         self.code = code
         self.status = status
         self.retry_after = retry_after
+
+    def encode(self) -> bytes:
+        """The one shape of an error: {status, error, code}; `code` is missing only where the documented answer has
+        none."""
+        body: dict[str, object] = {"status": "fail", "error": self.error}
+        return msgspec.json.encode(body if self.code is None else body | {"code": self.code})
 
 
 class Misconfigured(Exception):  # noqa: N818 - named for what the operator has to mend, not for Python's habit

@@ -10,12 +10,13 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from tocsin.errors import Problem
-from tocsin.ingest.people import OPTED_OUT, Key, find_bounced, find_users, upsert_rows
+from tocsin.ingest.people import OPTED_OUT, Key, find_bounced, find_users
 from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
 from tocsin.ingest.record import read_email, read_phone
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
+from tocsin.store.rows import among, upsert_rows
 
 TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
 TO_LIMIT = 1000
@@ -94,7 +95,9 @@ def look_up(connection: Connection, account_id: str, users: Sequence[int], chann
     both for ""."""
     table = schema.user
     rows = connection.execute(
-        select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(users))
+        select(table.c.id, table.c.profile).where(
+            table.c.account_id == account_id, among(connection, table.c.id, users)
+        )
     )
     people = {user: _read_person(profile, mail=channel != "push") for user, profile in rows}
     if channel != "push":
@@ -112,7 +115,7 @@ def _add_devices(connection: Connection, account_id: str, people: Mapping[int, P
     columns = (device.c.id, device.c.user_id, device.c.kind, device.c.token, device.c.registered_at, OPTED_OUT)
     found = connection.execute(
         select(*columns)
-        .where(device.c.account_id == account_id, device.c.user_id.in_(list(people)), device.c.kind != "email")
+        .where(device.c.account_id == account_id, among(connection, device.c.user_id, people), device.c.kind != "email")
         .where(device.c.gone_at.is_(None))
         .order_by(device.c.registered_at.desc(), device.c.id.desc())
     )
@@ -170,27 +173,24 @@ def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float, c
 
 def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:
     platforms: dict[int, list[str]] = defaultdict(list)
-    for start in range(0, len(users), 400):
-        part = users[start : start + 400]
-        rows: Sequence[Row[*tuple[Any, ...]]]
-        if channel == "email":
-            table = schema.user
-            rows = connection.execute(
-                select(table.c.id, table.c.profile).where(table.c.account_id == account_id, table.c.id.in_(part))
-            ).all()
-            for row in rows:
-                if msgspec.json.decode(row.profile).get("Email"):
-                    platforms[row.id].append("email")
-            continue
-        device = schema.device
-        rows = connection.execute(
-            select(device.c.user_id, device.c.kind)
-            .where(device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email")
-            .distinct()
-            .order_by(device.c.user_id, device.c.kind)
-        ).all()
-        for row in rows:
-            platforms[row.user_id].append(PLATFORM_OF_KIND[row.kind])
+    if channel == "email":
+        table = schema.user
+        found = select(table.c.id, table.c.profile).where(
+            table.c.account_id == account_id, among(connection, table.c.id, users)
+        )
+        for user, profile in connection.execute(found):
+            if msgspec.json.decode(profile).get("Email"):
+                platforms[user].append("email")
+        return platforms
+    device = schema.device
+    rows = connection.execute(
+        select(device.c.user_id, device.c.kind)
+        .where(device.c.account_id == account_id, among(connection, device.c.user_id, users), device.c.kind != "email")
+        .distinct()
+        .order_by(device.c.user_id, device.c.kind)
+    )
+    for user, kind in rows:
+        platforms[user].append(PLATFORM_OF_KIND[kind])
     return platforms
 
 

@@ -13,8 +13,8 @@ from sqlalchemy import Connection, func, select
 from tocsin import chunk as chunks
 from tocsin.campaign import find_campaign, list_campaigns
 from tocsin.errors import Problem
+from tocsin.intake import NOT_TAGGED
 from tocsin.outcome import NUMBERS
-from tocsin.send import NOT_TAGGED
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger

@@ -9,6 +9,7 @@ from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin.api.context import Context
+from tocsin.api.door import App, Door
 from tocsin.api.feedback import feedback_routes
 from tocsin.api.records import operator_routes, record_routes
 from tocsin.api.segments import segment_routes
@@ -17,9 +18,9 @@ from tocsin.api.wire import on_bug, on_http_error, on_problem
 from tocsin.errors import Problem
 
 
-def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> Litestar:
+def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> App:
     """The ASGI application: the API, the operator's routes, and the dashboard's `pages`."""
-    return Litestar(
+    routes = Litestar(
         [
             *record_routes(context),
             *target_routes(context),
@@ -33,6 +34,7 @@ def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> Lites
         request_max_body_size=None,  # api/wire.py counts, and answers in our shape
         logging_config=None,
     )
+    return Door(context, routes)
 
 
 __all__ = ["Context", "build_api"]

@@ -13,9 +13,11 @@ from tocsin.api.throttle import Throttle
 from tocsin.api.wire import HttpRequest
 from tocsin.bell import Bell
 from tocsin.errors import Problem
+from tocsin.intake import Intake
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.traffic import Traffic
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +27,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     gate: Gate
     creates: Throttle
     uploads: Throttle
+    intake: Intake
+    traffic: Traffic
     bell: Bell
     secret: bytes
     local_token: str

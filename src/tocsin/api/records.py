@@ -1,4 +1,4 @@
-"""`/1/upload`, `/1/send/…`, tag groups, and what comes back from devices: the rest of the API's routes."""
+"""`/1/upload`, tag groups, and what comes back from devices: the rest of the API's routes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,22 @@ from sqlalchemy.exc import SQLAlchemyError
 from tocsin import ingest, metrics
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.api.wire import (
+    HttpRequest,
+    answer,
+    count_success,
+    encode,
+    read_body,
+    read_object,
+    replay,
+    require_json_type,
+)
 from tocsin.errors import Problem
+from tocsin.idempotency import BUSY_SECONDS, complete, keep, read_key, release
 from tocsin.recorder import record_again
 from tocsin.repair import copy_all_profiles
-from tocsin.send import accept
 from tocsin.stats import backlog, count_tag_groups
 from tocsin.tracking import EVENTS, record_interaction
-
-QUEUED = {"status": "success", "message": "Added to queue for processing"}
 
 
 def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
@@ -31,14 +38,6 @@ def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         require_json_type(request)
         with context.uploads.admit(account.id, context.clock()):
             return await _upload(context, request, account, system=context.settings.allow_system_events)
-
-    @post("/1/send/push.json", status_code=200)
-    async def send_push(request: HttpRequest) -> Response[bytes]:
-        return await _send(context, request, "push")
-
-    @post("/1/send/email.json", status_code=200)
-    async def send_email(request: HttpRequest) -> Response[bytes]:
-        return await _send(context, request, "email")
 
     @get("/1/tag_groups.json")
     async def tag_groups(request: HttpRequest) -> Response[bytes]:
@@ -59,7 +58,7 @@ def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         count_success(request)
         return answer({"status": "success"})
 
-    return [upload, send_push, send_email, tag_groups, track]
+    return [upload, tag_groups, track]
 
 
 def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:
@@ -95,22 +94,31 @@ def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:
 
 
 async def _upload(context: Context, request: HttpRequest, account: Account, *, system: bool) -> Response[bytes]:
-    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+    raw = await read_body(request, context.settings.body_limit)
+    body = read_object(raw, request.url.path)
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
-    result = await ingest.upload(
-        context.ledger, context.facts, account, body, context.clock(), dry_run=dry_run, system=system
-    )
+    key = None if dry_run else read_key(account.id, request.headers.get("idempotency-key"), request.url.path, raw)
+    now = context.clock()
+    if key is not None:
+        kept = await context.ledger.write(lambda connection: keep(connection, key, "", now))
+        if kept is not None and kept.answer:
+            count_success(request)
+            return replay(kept.answer)
+        if kept is not None and now < kept.since + BUSY_SECONDS:
+            raise Problem("The first request of this Idempotency-Key is under way", code=409, status=409, retry_after=1)
+        now = now if kept is None else kept.since  # what a crash left is done as of then
+    try:
+        result = await ingest.upload(
+            context.ledger, context.facts, account, body, now, dry_run=dry_run, system=system, key=key
+        )
+    except Problem:
+        if key is not None:
+            await context.ledger.write(lambda connection: release(connection, key))
+        raise
+    text = encode({"status": result.status, "processed": result.processed, "unprocessed": result.unprocessed})
+    if key is not None:
+        await context.ledger.write(lambda connection: complete(connection, key, text))
     metrics.RECORDS.labels(result="processed").inc(result.processed)
     metrics.RECORDS.labels(result="unprocessed").inc(len(result.unprocessed))
     count_success(request)
-    return answer({"status": result.status, "processed": result.processed, "unprocessed": result.unprocessed})
-
-
-async def _send(context: Context, request: HttpRequest, channel: str) -> Response[bytes]:
-    account = await context.account_of(request)
-    require_json_type(request)
-    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
-    await accept(context.ledger, account, channel, body, context.clock(), context.settings)
-    context.bell.ring()
-    count_success(request)
-    return answer(QUEUED)
+    return answer(text)

@@ -14,7 +14,16 @@ from sqlalchemy import Connection
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.segments import load_named
-from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.api.wire import (
+    HttpRequest,
+    answer,
+    count_success,
+    encode,
+    read_body,
+    read_object,
+    replay,
+    require_json_type,
+)
 from tocsin.audience.members import count_reachable
 from tocsin.campaign import (
     LATEST_ID,
@@ -28,6 +37,7 @@ from tocsin.campaign import (
 )
 from tocsin.chunk import count_in_flight
 from tocsin.errors import Problem
+from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
 
 
@@ -79,8 +89,14 @@ async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[s
 
 
 async def _create(context: Context, request: HttpRequest, account: Account) -> Response[bytes]:
-    body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
-    now = context.clock()
+    raw = await read_body(request, context.settings.body_limit)
+    body, now = read_object(raw, request.url.path), context.clock()
+    key = read_key(account.id, request.headers.get("idempotency-key"), request.url.path, raw)
+    if key is not None:
+        kept = await context.ledger.read(lambda connection: find_answer(connection, key, now))
+        if kept is not None:
+            count_success(request)
+            return replay(kept.answer)
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
     # In a thread: templates are compiled and tried out.
@@ -91,10 +107,20 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
     if read_flag(body, "estimate_only"):
         count_success(request)
         return answer({"status": "success", "estimates": estimates})
-    campaign_id = await context.ledger.write(lambda connection: insert_campaign(connection, account.id, spec, now))
+
+    def insert(connection: Connection) -> tuple[str, bool]:
+        if key is not None and (before := keep(connection, key, "", now)) is not None:
+            return before.answer, False  # the same request twice at once
+        made = insert_campaign(connection, account.id, spec, now)
+        text = encode({"status": "success", "id": made, "estimates": estimates})
+        if key is not None:
+            complete(connection, key, text)
+        return text, True
+
+    text, new = await context.ledger.write(insert)
     context.bell.ring()
     count_success(request)
-    return answer({"status": "success", "id": campaign_id, "estimates": estimates})
+    return answer(text) if new else replay(text)
 
 
 def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str, Any]:

@@ -26,17 +26,26 @@ CODE_UNEXPECTED = 89
 HttpRequest = Request[Any, Any, Any]
 
 
-def answer(body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> Response[bytes]:
-    return Response(msgspec.json.encode(body), status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+def encode(body: Mapping[str, Any]) -> str:
+    return msgspec.json.encode(body).decode()
+
+
+def answer(
+    body: Mapping[str, Any] | str, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response[bytes]:
+    """An answer, as an object or as JSON."""
+    content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
+    return Response(content, status_code=status, media_type=MEDIA_TYPE, headers=dict(headers or {}))
+
+
+def replay(body: str) -> Response[bytes]:
+    """The answer that the first request of an Idempotency-Key got."""
+    return answer(body, headers={"Idempotent-Replayed": "true"})
 
 
 def refuse(problem: Problem) -> Response[bytes]:
-    """The one shape of an error: {status, error, code}; `code` is missing only where the documented answer has none."""
-    body: dict[str, Any] = {"status": "fail", "error": problem.error}
-    if problem.code is not None:
-        body["code"] = problem.code
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}
-    return answer(body, problem.status, headers)
+    return answer(problem.encode().decode(), problem.status, headers)
 
 
 async def read_body(request: HttpRequest, limit: int) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import time
 
@@ -26,36 +27,57 @@ class Load(msgspec.Struct, frozen=True):
 
 
 async def press(
-    port: int, path: str, headers: dict[str, str], body: bytes, *, connections: int, seconds: float
+    port: int,
+    path: str,
+    headers: dict[str, str],
+    body: bytes,
+    *,
+    connections: int,
+    seconds: float,
+    pace: float | None = None,
+    until_broken: bool = False,
 ) -> Load:
-    """POSTs the same body for so many seconds, at least once. Raises RuntimeError at an answer that is not 200."""
+    """POSTs the same body for so many seconds, at least once. `pace`: so many a second in all, and latencies count from
+    the moment a request was due; else as many as are answered. `until_broken`: ends when the server does. Raises
+    RuntimeError at an answer that is not 200."""
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
     latencies: list[float] = []
     started = time.monotonic()
     deadline = started + seconds
+    turns = itertools.count()
 
     async def call() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        while True:
-            then = time.monotonic()
-            writer.write(head + body)
-            answer = await reader.readuntil(b"\r\n\r\n")
-            if not answer.startswith(b"HTTP/1.1 200"):
-                raise RuntimeError(answer.decode()[:300])
-            length = next(
-                int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:")
-            )
-            await reader.readexactly(length)
-            latencies.append(time.monotonic() - then)
-            if time.monotonic() >= deadline:
-                break
-        writer.close()
+        try:
+            while True:
+                then = time.monotonic()
+                if pace is not None:
+                    then = started + next(turns) / pace
+                    await asyncio.sleep(max(0.0, then - time.monotonic()))
+                await _post(reader, writer, head + body)
+                latencies.append(time.monotonic() - then)
+                if time.monotonic() >= deadline:
+                    break
+        except (ConnectionError, asyncio.IncompleteReadError):
+            if not until_broken:
+                raise
+        finally:
+            writer.close()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(connections):
             group.create_task(call())
     return Load(len(latencies), time.monotonic() - started, sorted(latencies))
+
+
+async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+    writer.write(request)
+    answer = await reader.readuntil(b"\r\n\r\n")
+    if not answer.startswith(b"HTTP/1.1 200"):
+        raise RuntimeError(answer.decode()[:300])
+    length = next(int(line[15:]) for line in answer.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+    await reader.readexactly(length)
 
 
 def serve_bare(port: int) -> None:

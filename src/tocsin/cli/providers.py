@@ -110,8 +110,8 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
     """Writes providers' settings, after each provider has looked at its own. Raises Misconfigured."""
     from tocsin.account import find_account
     from tocsin.app import open_ledger_only
-    from tocsin.ingest.people import upsert_rows
     from tocsin.store import schema
+    from tocsin.store.rows import upsert_rows
 
     rows = [
         {

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from tocsin import chunk as chunks
 from tocsin.campaign import Record, Spec, find_campaign, read_stored_spec
 from tocsin.errors import Problem
-from tocsin.send import NOT_TAGGED
+from tocsin.intake import NOT_TAGGED
 from tocsin.stats import count_interactions, count_tag_groups, documented_state, list_targets
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger

@@ -14,9 +14,10 @@ from sqlalchemy import Connection, select
 
 from tocsin.account import Account
 from tocsin.errors import Problem
+from tocsin.idempotency import Key, mark_stored
 from tocsin.ingest.people import People, bump_versions, copy_profiles
 from tocsin.ingest.profile import to_facts
-from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, read_record
+from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_sums, read_record
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
@@ -43,14 +44,16 @@ async def upload(
     *,
     dry_run: bool = False,
     system: bool = False,
+    key: Key | None = None,
 ) -> Result:
     """Stores the records of `{"d": [...]}`; acknowledged when both stores have them. A repeat after a failure repairs:
-    everything but `$incr`/`$decr` comes to the same. `dry_run` only checks. Raises Problem for a request that is wrong
-    as a whole; a record that is wrong is answered in `unprocessed` and the others are stored."""
+    everything but `$incr`/`$decr` comes to the same, and those too under a `key`. `dry_run` only checks. Raises Problem
+    for a request that is wrong as a whole; a record that is wrong is answered in `unprocessed` and the others are
+    stored."""
     raws = _read_list(body)
     records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
     if records and not dry_run:
-        users, copies = await ledger.write(lambda connection: _store(connection, account, records, now))
+        users, copies = await ledger.write(lambda connection: _store(connection, account, records, now, key))
         await asyncio.gather(
             facts.insert("event", _event_rows(account, records, users)),
             facts.insert("profile", copies),
@@ -114,8 +117,10 @@ def _wns_origin(ledger: Ledger, account: Account) -> str:
 
 
 def _store(
-    connection: Connection, account: Account, records: Sequence[Record], now: float
+    connection: Connection, account: Account, records: Sequence[Record], now: float, key: Key | None
 ) -> tuple[list[int], list[Row]]:
+    if key is not None and mark_stored(connection, key):
+        records = [drop_sums(record) for record in records]
     people = People(connection, account.id, now)
     people.load(records)
     users = [people.place(record) for record in records]

@@ -19,6 +19,7 @@ from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email,
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.props import encode_props
+from tocsin.store.rows import among, upsert_rows
 
 Key = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
@@ -278,25 +279,22 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> 
         values[kind].append(value)
     table, found = schema.identity, {}
     for kind, wanted in values.items():
-        for part in _parts(wanted):
-            rows = connection.execute(
-                select(table.c.value, table.c.user_id).where(
-                    table.c.account_id == account_id, table.c.kind == kind, table.c.value.in_(part)
-                )
+        rows = connection.execute(
+            select(table.c.value, table.c.user_id).where(
+                table.c.account_id == account_id, table.c.kind == kind, among(connection, table.c.value, wanted)
             )
-            found.update({(kind, row.value): row.user_id for row in rows})
+        )
+        found.update({(kind, value): user for value, user in rows})
     return found
 
 
 def find_bounced(connection: Connection, account_id: str, addresses: Sequence[str]) -> set[str]:
     """Those e-mail addresses that bounced for good: the ledger keeps them as devices that are gone."""
-    device, found = schema.device, set[str]()
-    for part in _parts(addresses):
-        query = select(device.c.token).where(
-            device.c.account_id == account_id, device.c.kind == "email", device.c.token.in_(part)
-        )
-        found.update(connection.scalars(query))
-    return found
+    device = schema.device
+    query = select(device.c.token).where(
+        device.c.account_id == account_id, device.c.kind == "email", among(connection, device.c.token, addresses)
+    )
+    return set(connection.scalars(query)) if addresses else set()
 
 
 def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
@@ -332,23 +330,6 @@ def bump_versions(connection: Connection, account_id: str, users: Sequence[int])
             .where(table.c.account_id == account_id, table.c.id.in_(part))
             .values(version=table.c.version + 1)
         )
-
-
-def upsert_rows(
-    connection: Connection, table: Any, rows: list[dict[str, Any]], *, keys: Sequence[str], kept: Sequence[str] = ()
-) -> None:
-    """Inserts rows, or alters those whose `keys` exist in everything but `kept`."""
-    if connection.dialect.name == "postgresql":
-        from sqlalchemy.dialects.postgresql import insert as dialect_insert
-    else:
-        from sqlalchemy.dialects.sqlite import insert as dialect_insert  # type: ignore[assignment]
-    statement = dialect_insert(table)
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
-    if changed:
-        statement = statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
-    else:
-        statement = statement.on_conflict_do_nothing(index_elements=list(keys))
-    connection.execute(statement, rows)
 
 
 def _upsert_identities(connection: Connection, account_id: str, linked: dict[Key, int]) -> None:

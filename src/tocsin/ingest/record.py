@@ -78,6 +78,16 @@ class TokenRecord(Record, frozen=True, kw_only=True):
     token: str
 
 
+def drop_sums(record: Record) -> Record:
+    """The record without what would count twice when it is applied again."""
+    if not isinstance(record, ProfileRecord):
+        return record
+    sums = {
+        key for key, value in record.changes.items() if isinstance(value, dict) and value.keys() & {"$incr", "$decr"}
+    }
+    return msgspec.structs.replace(record, changes={k: v for k, v in record.changes.items() if k not in sums})
+
+
 def read_record(raw: Any, now: float, *, system: bool = False) -> ProfileRecord | EventRecord | TokenRecord:
     """Checks one element of `d`. `system` may raise the restricted events: imports of
     history, and servers whose operator allows it. Raises Rejected."""

@@ -221,6 +221,8 @@ def connect(url: str) -> Any:
 def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> Facts:
     """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, when the folder of chDB
     belongs to another process, or when its tables are of another version."""
+    import pyarrow.compute  # noqa: F401 - the client would load it with the first insert, for a tenth of a second
+
     if urlsplit(url).scheme not in SCHEMES:
         known = ", ".join(SCHEMES)
         raise Misconfigured(

@@ -112,6 +112,18 @@ device_opt_out = Table(
     Column("since", Float, nullable=False),
 )
 
+# What a caller's Idempotency-Key stands for, for a day.
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(255), primary_key=True),
+    Column("digest", LargeBinary, nullable=False),  # of the path and the body
+    Column("answer", Text, nullable=False),  # JSON, "" while there is none
+    Column("stored", Integer, nullable=False, server_default="0"),  # 1: the ledger has an upload, facts may not
+    Column("created_at", Float, nullable=False, index=True),
+)
+
 segment = Table(
     "segment",
     metadata,

@@ -1,0 +1,48 @@
+"""Statements that the two kinds of ledger write differently."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import ColumnElement, Connection, bindparam, column, func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+
+
+def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnElement[bool]:
+    """The condition that a column `of` texts or integers has one of these values. They are one bound parameter:
+    thousands of placeholders cost more than the question."""
+    wanted = list(values)
+    if connection.dialect.name == "postgresql":
+        return of == func.any(bindparam(None, wanted, type_=ARRAY(of.type), unique=True))  # type: ignore[no-any-return]
+    each = func.json_each(msgspec.json.encode(wanted).decode()).table_valued(column("value"))
+    return of.in_(select(each.c.value))  # type: ignore[no-any-return]
+
+
+def upsert_rows(
+    connection: Connection, table: Any, rows: list[dict[str, Any]], *, keys: Sequence[str], kept: Sequence[str] = ()
+) -> None:
+    """Inserts rows, or alters those whose `keys` exist in everything but `kept`."""
+    statement = _insert(connection)(table)
+    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
+    if changed:
+        statement = statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=list(keys))
+    connection.execute(statement, rows)
+
+
+def insert_new(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
+    """Inserts a row unless its key is there; answers whether it did. Two at once take turns."""
+    key = next(iter(table.primary_key))
+    statement = _insert(connection)(table).values(row).on_conflict_do_nothing().returning(key)
+    return connection.execute(statement).first() is not None
+
+
+def _insert(connection: Connection) -> Any:
+    if connection.dialect.name == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert
+    else:
+        from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
+    return insert
