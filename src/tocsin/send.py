@@ -58,6 +58,7 @@ def read_plain(raw: bytes) -> Asked | None:
     if rb"\u0000" in raw or raw.count(b"{") + raw.count(b"[") > PLAIN_LEVELS:
         return None
     try:
+        raw.decode()  # what is skipped is not looked at
         asked = _PLAIN.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
