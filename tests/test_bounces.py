@@ -19,7 +19,7 @@ from sqlalchemy import select
 
 from tocsin.account import Account, create_account
 from tocsin.bounce import LIMIT, Report, judge, read_report
-from tocsin.chunk import Recipients, insert_run_chunks
+from tocsin.chunk import Recipients, Share, insert_run_chunks
 from tocsin.errors import Problem
 from tocsin.feedback import SOFT_DAYS, Feedback
 from tocsin.ingest import upload
@@ -309,8 +309,7 @@ class Post:
                 run_id=1,
                 campaign_id=campaign,
                 channel=channel,
-                recipients=Recipients((user, platform) for user in users),
-                expires_at=NOW,
+                shares={Share(expires_at=NOW): Recipients((user, platform) for user in users)},
                 now=NOW,
             )
             return int(connection.scalar(select(schema.chunk.c.id).order_by(schema.chunk.c.id.desc()).limit(1)))

@@ -15,7 +15,7 @@ import tocsin.app
 from tocsin import chunk as chunks
 from tocsin.account import create_account
 from tocsin.campaign import insert_campaign, read_spec, read_stored_spec
-from tocsin.chunk import Note, Recipients
+from tocsin.chunk import Note, Recipients, Share
 from tocsin.store.ledger import open_ledger
 
 made = typing.ForwardRef.__init__
@@ -29,7 +29,7 @@ def write(connection):
     asked = {"name": "n", "where": question, "content": {"title": "t", "body": "b"}, "devices": ["ios"], "when": "now"}
     campaign = insert_campaign(connection, account.id, read_spec(asked, account, time.time()), time.time())
     chunks.insert_run_chunks(connection, account_id=account.id, run_id=1, campaign_id=campaign, channel="push",
-        recipients=Recipients([(1, "ios")]), expires_at=1.0, now=0.0)
+        shares={Share(expires_at=1.0): Recipients([(1, "ios")])}, now=0.0)
     chunk = chunks.lease_next(connection, "x", 1.0, 60.0)
     chunk.notes[0] = Note(tries=1, code="503", not_before=1.0)
     chunks.settle(connection, chunk, 1.0, 60.0)

@@ -17,8 +17,8 @@ from sqlalchemy.exc import IntegrityError
 from tocsin import chunk as chunks
 from tocsin.account import Account, Gate, add_passcode, create_account, find_account, list_accounts, revoke_passcode
 from tocsin.audience.node import Everybody
-from tocsin.campaign import LATEST_ID, Spec, find_campaign, insert_campaign, move_run, stop_campaign
-from tocsin.chunk import Chunk, NewRequest, Note, Recipients
+from tocsin.campaign import LATEST_ID, Spec, insert_campaign, move_run, stop_campaign
+from tocsin.chunk import Chunk, NewRequest, Note, Recipients, Share
 from tocsin.content import Content
 from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest.people import People, find_users
@@ -51,11 +51,26 @@ def names_of(connection: Connection) -> set[str]:
     return set(connection.scalars(select(schema.secret.c.name)))
 
 
+def run_of(connection: Connection, campaign: int) -> int:
+    run = schema.run
+    return int(connection.scalar(select(func.max(run.c.id)).where(run.c.campaign_id == campaign)) or 0)
+
+
+def sum_run(store: Ledger, run_id: int) -> dict[str, int]:
+    """The numbers of a run's campaign."""
+
+    def read(connection: Connection) -> dict[str, int]:
+        campaign = connection.scalar(select(schema.run.c.campaign_id).where(schema.run.c.id == run_id))
+        return chunks.sum_numbers(connection, campaign or 0)
+
+    return store.read_now(read)
+
+
 def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int:
     """A running campaign with a chunk of each of these sizes; the run's id."""
 
     def write(connection: Connection) -> int:
-        run_id = int(find_campaign(connection, "a", insert_campaign(connection, "a", SPEC, now)).run_id)
+        run_id = run_of(connection, insert_campaign(connection, "a", SPEC, now))
         assert move_run(connection, run_id, "running", now, frozen_at=now, audience=sum(sizes))
         for size in sizes:
             chunks.insert_run_chunks(
@@ -64,8 +79,7 @@ def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int
                 run_id=run_id,
                 campaign_id=1,
                 channel="push",
-                recipients=Recipients((user, "android") for user in range(1, size + 1)),
-                expires_at=now + 3600,
+                shares={Share(expires_at=now + 3600): Recipients((user, "android") for user in range(1, size + 1))},
                 now=now,
             )
         return run_id
@@ -428,7 +442,7 @@ def test_a_lost_worker_leaves_unknowns(store: Ledger) -> None:
     assert again.waiting(NOW + LEASE + 1) == [3]
     stored = load(store, chunk.id)
     assert (stored.states, stored.notes, stored.started_at) == (again.states, again.notes, NOW)
-    numbers = store.read_now(lambda connection: chunks.sum_numbers(connection, run_id))
+    numbers = sum_run(store, run_id)
     assert numbers == NOTHING | {"sent": 1, "unknown": 2}
 
 
@@ -543,7 +557,7 @@ def test_numbers_equal_a_recount(store: Ledger) -> None:
         chunk = must_lease(store)
         chunk.states[:] = everything[start : start + len(chunk.states)]
         assert settle(store, chunk)
-    numbers = store.read_now(lambda connection: chunks.sum_numbers(connection, run_id))
+    numbers = sum_run(store, run_id)
     recount = {name: sum(State(byte) in members for byte in everything) for name, members in NUMBERS.items()}
     assert numbers == recount
     assert recount["sent"] == 601

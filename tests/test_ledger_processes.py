@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import wait_for
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, func, select
 
 from tocsin import chunk as chunks
 from tocsin.audience.node import Everybody
-from tocsin.campaign import Spec, find_campaign, insert_campaign, move_run
-from tocsin.chunk import Chunk, Recipients
+from tocsin.campaign import Spec, insert_campaign, move_run
+from tocsin.chunk import Chunk, Recipients, Share
 from tocsin.content import Content
 from tocsin.outcome import State
 from tocsin.store import schema
@@ -91,7 +91,7 @@ def add_run(connection: Connection) -> None:
     now = time.time()
     spec = Spec(name="n", channel="push", where=Everybody(), content=Content(), platforms=("android",), due_at=now)
     campaign = insert_campaign(connection, "a", spec, now)
-    run_id = int(find_campaign(connection, "a", campaign).run_id)
+    run_id = int(connection.scalar(select(func.max(schema.run.c.id))) or 0)
     assert move_run(connection, run_id, "running", now, frozen_at=now, audience=CHUNKS * SIZE)
     chunks.insert_run_chunks(
         connection,
@@ -99,8 +99,7 @@ def add_run(connection: Connection) -> None:
         run_id=run_id,
         campaign_id=campaign,
         channel="push",
-        recipients=Recipients((user, "android") for user in range(1, CHUNKS * SIZE + 1)),
-        expires_at=now + 3600,
+        shares={Share(expires_at=now + 3600): Recipients((user, "android") for user in range(1, CHUNKS * SIZE + 1))},
         now=now,
     )
 

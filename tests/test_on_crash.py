@@ -14,7 +14,7 @@ from test_ledger import LEASE, NOW, lease, load, must_lease, settle
 
 from tocsin import chunk as chunks
 from tocsin.campaign import read_on_crash
-from tocsin.chunk import RESENDS, Recipients
+from tocsin.chunk import RESENDS, Recipients, Share
 from tocsin.errors import Problem
 from tocsin.outcome import Outcome, State
 from tocsin.pacing import Policy, next_step
@@ -65,8 +65,7 @@ def add_chunk(store: Ledger, *, resend: bool) -> None:
             run_id=1,
             campaign_id=1,
             channel="push",
-            recipients=Recipients((user, "android") for user in range(1, 4)),
-            expires_at=NOW + 86_400,
+            shares={Share(expires_at=NOW + 86_400): Recipients((user, "android") for user in range(1, 4))},
             now=NOW,
             resend=resend,
         )

@@ -22,6 +22,7 @@ from tocsin.account import Gate
 from tocsin.api import Context, build_api
 from tocsin.api.throttle import Throttle
 from tocsin.bell import Bell
+from tocsin.caps import forget_old_reservations
 from tocsin.dashboard import dashboard_pages
 from tocsin.dispatch import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
@@ -184,6 +185,7 @@ async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asynci
             if time.monotonic() > swept + SWEEP_SECONDS:
                 swept = time.monotonic()
                 await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
+                await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             if await freeze_due(stores.ledger, stores.facts, time.time(), settings):
                 bell.ring()
         except Exception:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any, Literal
-from zoneinfo import ZoneInfo
 
 import msgspec
-from sqlalchemy import Connection, Row, func, insert, select, text, update
+from sqlalchemy import Connection, Row, case, func, insert, select, text, update
 
 from tocsin.account import Account
 from tocsin.audience.condition import PARSE
@@ -17,6 +15,8 @@ from tocsin.audience.node import Query
 from tocsin.audience.query import Segments, find_segment, read_where
 from tocsin.content import Content, read_content
 from tocsin.errors import Problem
+from tocsin.policy import Cap
+from tocsin.schedule import When, begins_at, next_local, read_schedule
 from tocsin.store import schema
 
 DEVICES = ("android", "ios", "windows")
@@ -24,16 +24,15 @@ CHANNELS = ("push", "email")
 NAME_BYTES = 512
 LABELS = 50
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap
-WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
 LATEST_ID = 2**31 - 1
-LATEST_YEAR = 2100
 
 # state of a run → the states it may go to. Ended ones stay.
 RUN_STATES: Mapping[str, tuple[str, ...]] = {
-    "scheduled": ("running", "stopped"),
+    "scheduled": ("running", "stopped", "missed"),
     "running": ("completed", "stopped"),
     "completed": (),
     "stopped": (),
+    "missed": (),  # its time passed while nothing ran that could have begun it
 }
 
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
@@ -41,7 +40,7 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 NOT_YET = (
     *("users_limit_per_run", "upper_cap_for_target_segment", "control_group"),
     *("system_control_group_include", "subscription_groups", "provider_nick_name", "provider_group_nickname"),
-    *("respect_throttle", "draft", "campaign_cutoff", "dnd", "users_limit"),
+    *("draft", "users_limit"),
 )
 
 
@@ -52,7 +51,7 @@ Record = Row[*tuple[Any, ...]]
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
     """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
 
-    due_at: epoch seconds. platforms: what a recipient can be on, of android, ios, windows, email.
+    due_at: epoch seconds, of the first run. platforms: what a recipient can be on, of android, ios, windows, email.
     message_seconds: how long after the run begins a message may still be sent. users_limit: of so many users at most.
     on_crash: what becomes of a message nobody knows about, sent or not: "report" it as unknown, or "resend" it under
         the same collapse key, so that a second copy replaces the first on the screen.
@@ -67,7 +66,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[str, ...] = ()
     respect_frequency_caps: bool = True
     send_to_all_devices: bool = False
+    frequency_cap: Cap | None = None
+    respect_throttle: bool = False
     message_seconds: float | None = None
+    when: When | None = None
     users_limit: int | None = None
     on_crash: OnCrash = "report"
 
@@ -93,7 +95,8 @@ def read_spec(
         raise Problem(f"name is longer than {NAME_BYTES} bytes (at $.name)")
     channel = _read_channel(body)
     content = read_content(body.get("content"), channel, require_channel=require_channel)
-    due_at = _read_when(body.get("when"), account.zone, now)
+    when = read_schedule(body, account.zone, now)
+    due_at = begins_at(when.times[0], when, account.zone) if body["when"] != "now" else now
     query = _read_audience(body, segments or {})
     for field in NOT_YET:
         if body.get(field):
@@ -108,7 +111,10 @@ def read_spec(
         labels=_read_labels(body.get("labels", [])),
         respect_frequency_caps=read_flag(body, "respect_frequency_caps", default=True),
         send_to_all_devices=read_flag(body, "send_to_all_devices"),
+        frequency_cap=_read_cap(body.get("frequency_cap")),
+        respect_throttle=read_flag(body, "respect_throttle"),
         message_seconds=_read_ttl(body.get("ttl")),
+        when=when,
         users_limit=_read_users_limit(body.get("users_limit_overall")),
         on_crash=read_on_crash(body),
     )
@@ -159,30 +165,23 @@ def _read_devices(devices: Any) -> tuple[str, ...]:
     return tuple(device for device in DEVICES if device in devices)
 
 
-def _read_when(when: Any, zone: ZoneInfo, now: float) -> float:
-    if when is None or when == "":
-        raise Problem("Field when is empty")
-    if when == "now":
-        return now
-    found = WHEN.fullmatch(when) if isinstance(when, str) else None
-    if found is None:
-        raise Problem('when must be "now" or "YYYYMMDD HH:MM" (at $.when)')
-    try:
-        local = datetime(*(int(part) for part in found.groups()), tzinfo=zone)  # type: ignore[misc,arg-type]
-        due_at = local.timestamp()
-    except (ValueError, OverflowError):
-        raise Problem(f"{when} is not a time of the calendar (at $.when)") from None
-    if local.year >= LATEST_YEAR:
-        raise Problem(f"{when} is after {LATEST_YEAR - 1} (at $.when)")
-    if due_at < now - 60:  # «now» to the minute is not the past
-        raise Problem(f"{when} is in the past in {zone.key} (at $.when)")
-    return due_at
-
-
 def _read_labels(labels: Any) -> tuple[str, ...]:
     if not isinstance(labels, list) or len(labels) > LABELS or not all(isinstance(one, str) for one in labels):
         raise Problem(f"labels must be a list of at most {LABELS} texts (at $.labels)")
     return tuple(labels)
+
+
+def _read_cap(raw: Any) -> Cap | None:
+    """`frequency_cap`, our own field: so often one user gets this campaign, over all its runs."""
+    if raw is None:
+        return None
+    try:
+        cap = msgspec.convert(raw, Cap)
+    except msgspec.ValidationError as error:
+        raise Problem(f"frequency_cap: {error} (at $.frequency_cap)") from None
+    if cap.throttle is not None or (cap.most is None and cap.dwell_minutes is None):
+        raise Problem("frequency_cap has most and days, or dwell_minutes (at $.frequency_cap)")
+    return cap
 
 
 def _read_ttl(ttl: Any) -> float | None:
@@ -208,8 +207,9 @@ def _read_users_limit(limit: Any) -> int | None:
     return limit
 
 
-def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float) -> int:
-    """Writes a campaign and its run; answers its id: like an epoch second, unique, within signed 32 bits."""
+def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float, zone: tzinfo = UTC) -> int:
+    """Writes a campaign and its first run, or its runs at several times, of which `zone` is the account's. Answers its
+    id: like an epoch second, unique, within signed 32 bits."""
     table = schema.campaign
     if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
         connection.execute(text("LOCK TABLE campaign IN EXCLUSIVE MODE"))
@@ -227,17 +227,61 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
             created_at=now,
         )
     )
-    connection.execute(
-        insert(schema.run).values(
-            account_id=account_id, campaign_id=campaign_id, state="scheduled", due_at=spec.due_at, audience=0
-        )
-    )
+    if spec.when is None or len(spec.when.times) == 1:
+        local = None if spec.when is None else spec.when.times[0]
+        _insert_run(connection, account_id, campaign_id, spec.due_at, local, 1)
+    else:
+        for number, local in enumerate(spec.when.times, 1):
+            _insert_run(connection, account_id, campaign_id, begins_at(local, spec.when, zone), local, number)
     return campaign_id
 
 
-def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> Record:
-    """The campaign and its run: (id, name, channel, run_id, state, due_at, audience, frozen_at, ended_at). Raises
-    Problem when this account has none of that id."""
+def insert_next_run(connection: Connection, run: Record, spec: Spec, zone: tzinfo) -> None:
+    """Writes the run after this one of a recurring campaign, unless it was the last."""
+    if spec.when is None or run.local is None:
+        return
+    local = next_local(spec.when, datetime.fromisoformat(run.local), run.number)
+    if local is not None:
+        due_at = begins_at(local, spec.when, zone)
+        _insert_run(connection, run.account_id, run.campaign_id, due_at, local, run.number + 1)
+
+
+def _insert_run(
+    connection: Connection, account_id: str, campaign_id: int, due_at: float, local: datetime | None, number: int
+) -> None:
+    connection.execute(
+        insert(schema.run).values(
+            account_id=account_id,
+            campaign_id=campaign_id,
+            state="scheduled",
+            due_at=due_at,
+            audience=0,
+            local=None if local is None else local.isoformat(timespec="minutes"),
+            number=number,
+        )
+    )
+
+
+class Found(msgspec.Struct, frozen=True, kw_only=True):
+    """A campaign and what its runs come to. state: of the run that says most of it. due_at: when the next run begins,
+    or when the last one did. audience: of all runs. frozen_at, ended_at: None until a run has begun, or all are over.
+    completed, missed: how many runs are."""
+
+    id: int
+    name: str
+    channel: str
+    created_at: float
+    state: str
+    due_at: float
+    audience: int
+    frozen_at: float | None
+    ended_at: float | None
+    completed: int
+    missed: int
+
+
+def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> Found:
+    """One campaign. Raises Problem when this account has none of that id."""
     found = list_campaigns(connection, account_id, campaign_id=campaign_id)
     if not found:
         raise Problem("Invalid campaign id")
@@ -251,16 +295,29 @@ def list_campaigns(
     campaign_id: int | None = None,
     due: tuple[float, float] | None = None,
     limit: int = 1000,
-) -> Sequence[Record]:
-    """Campaigns with their runs, newest first; `due` is [from, to) in epoch seconds."""
+) -> Sequence[Found]:
+    """Campaigns, newest first; `due` is [from, to) in epoch seconds: those with a run in it, as of those runs."""
     campaign, run = schema.campaign, schema.run
+
+    def of(state: str, what: Any = 1) -> Any:
+        return case((run.c.state == state, what))
+
+    states = [func.count(of(state)).label(state) for state in RUN_STATES]
+    of_campaign = (campaign.c.id, campaign.c.name, campaign.c.channel, campaign.c.created_at)
     query = (
         select(
-            *(campaign.c.id, campaign.c.name, campaign.c.channel, campaign.c.created_at),
-            *(run.c.id.label("run_id"), run.c.state, run.c.due_at, run.c.audience, run.c.frozen_at, run.c.ended_at),
+            *of_campaign,
+            *states,
+            func.min(of("scheduled", run.c.due_at)).label("next_due"),
+            func.max(run.c.due_at).label("last_due"),
+            func.sum(run.c.audience).label("audience"),
+            func.max(run.c.frozen_at).label("frozen_at"),
+            func.max(run.c.ended_at).label("ended_at"),
+            func.count(case((run.c.ended_at.is_(None), 1))).label("open"),
         )
         .join(run, run.c.campaign_id == campaign.c.id)
         .where(campaign.c.account_id == account_id)
+        .group_by(*of_campaign)
         .order_by(campaign.c.id.desc())
         .limit(limit)
     )
@@ -268,7 +325,24 @@ def list_campaigns(
         query = query.where(campaign.c.id == campaign_id)
     if due is not None:
         query = query.where(run.c.due_at >= due[0], run.c.due_at < due[1])
-    return connection.execute(query).all()
+    return [_found(row) for row in connection.execute(query)]
+
+
+def _found(row: Record) -> Found:
+    state = next(name for name in ("running", "scheduled", "stopped", "completed", "missed") if getattr(row, name))
+    return Found(
+        id=row.id,
+        name=row.name,
+        channel=row.channel,
+        created_at=row.created_at,
+        state=state,
+        due_at=row.last_due if row.next_due is None else row.next_due,
+        audience=int(row.audience or 0),
+        frozen_at=row.frozen_at,
+        ended_at=None if row.open else row.ended_at,
+        completed=row.completed,
+        missed=row.missed,
+    )
 
 
 def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) -> Spec:
@@ -278,10 +352,10 @@ def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) 
 
 
 def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Record]:
-    """Runs whose time has come: (id, account_id, campaign_id, due_at)."""
+    """Runs whose time has come: (id, account_id, campaign_id, due_at, local, number)."""
     run = schema.run
     return connection.execute(
-        select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at)
+        select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at, run.c.local, run.c.number)
         .where(run.c.state == "scheduled", run.c.due_at <= now, func.coalesce(run.c.retry_at, 0.0) <= now)
         .order_by(run.c.due_at)
         .limit(limit)
@@ -304,15 +378,16 @@ def move_run(connection: Connection, run_id: int, to: str, now: float, **values:
 
 
 def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now: float) -> str:
-    """Stops a scheduled or running campaign; stopping it again changes nothing. What is already with a vendor is not
-    called back: workers see the state at their next claim. Answers the state it was in."""
+    """Stops every run of a campaign that is scheduled or running; stopping it again changes nothing. What is already
+    with a vendor is not called back: workers see the state at their next claim. Answers the state it was in."""
     found = find_campaign(connection, account_id, campaign_id)
-    if found.state == "scheduled":
-        move_run(connection, found.run_id, "stopped", now, ended_at=now)
-    elif found.state == "running":
-        move_run(connection, found.run_id, "stopped", now)
-        chunk = schema.chunk  # those that wait for a retry need not wait to be told
-        connection.execute(
-            update(chunk).where(chunk.c.run_id == found.run_id, chunk.c.open == 1).values(not_before=now)
-        )
-    return str(found.state)
+    run, chunk = schema.run, schema.chunk
+    for row in connection.execute(select(run.c.id, run.c.state).where(run.c.campaign_id == campaign_id)).all():
+        if row.state == "scheduled":
+            move_run(connection, row.id, "stopped", now, ended_at=now)
+        elif row.state == "running":
+            move_run(connection, row.id, "stopped", now)
+            # those that wait for a retry, or for their users' day, need not wait to be told
+            waiting = update(chunk).where(chunk.c.run_id == row.id, chunk.c.open == 1)
+            connection.execute(waiting.values(not_before=now))
+    return found.state

@@ -59,6 +59,8 @@ class Chunk(msgspec.Struct):
     platforms: bytes
     states: bytearray
     notes: dict[int, Note]
+    cut_off: float | None = None
+    variant: str = ""
     resend: bool = False  # what nobody knows about is sent again
     lease: str = ""  # the value that fences this hold of the chunk from every other, of the same process too
 
@@ -129,15 +131,26 @@ class Recipients:
             part.platforms.append(platform)
         return list(parts.values())
 
-    def columns(self, start: int = 0, stop: int | None = None) -> dict[str, Any]:
-        """The ledger's columns for a part of them, all waiting."""
+    def columns(self, start: int = 0, stop: int | None = None, state: State = State.WAITING) -> dict[str, Any]:
+        """The ledger's columns for a part of them, all in one state."""
         users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
         return {
             "users": _little(users).tobytes(),
             "platforms": platforms,
-            "states": bytes(len(platforms)),
+            "states": bytes([state]) * len(platforms),
             "size": len(platforms),
         }
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What some recipients of a run have in common. not_before: epoch seconds. state: WAITING, or why they get
+    nothing."""
+
+    not_before: float = 0.0  # at once, also on a clock that was set back
+    expires_at: float
+    cut_off: float | None = None
+    variant: str = ""
+    state: State = State.WAITING
 
 
 def insert_run_chunks(
@@ -147,19 +160,21 @@ def insert_run_chunks(
     run_id: int,
     campaign_id: int,
     channel: str,
-    recipients: Recipients,
-    expires_at: float,
+    shares: Mapping[Share, Recipients],
     now: float,
     resend: bool = False,
 ) -> None:
-    """Writes the chunks of a run, each of one platform, so that a vendor that is away holds up nobody else's. The
-    platforms take turns, by their shares."""
+    """Writes the chunks of a run, each of one share and one platform, so that a vendor that is away holds up nobody
+    else's. They take turns, by their sizes."""
     fixed = {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
-    new = _new_row(account_id, channel, "", expires_at, now) | fixed
     rows: list[tuple[float, dict[str, Any]]] = []
-    for part in recipients.by_platform():
-        for start in range(0, len(part), SIZE):
-            rows.append(((start + SIZE / 2) / len(part), new | part.columns(start, start + SIZE)))
+    for share, recipients in shares.items():
+        new = _new_row(account_id, channel, "", share.expires_at, now) | fixed
+        new |= {"not_before": share.not_before, "cut_off": share.cut_off, "variant": share.variant}
+        for part in recipients.by_platform():
+            for start in range(0, len(part), SIZE):
+                columns = part.columns(start, start + SIZE, share.state)
+                rows.append(((start + SIZE / 2) / len(part), new | columns | count_numbers(columns["states"])))
     rows.sort(key=lambda row: row[0])
     if rows:
         connection.execute(insert(table), [row for _, row in rows])
@@ -270,9 +285,10 @@ def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
     return done.rowcount == 1
 
 
-def count_in_flight(connection: Connection, run_id: int) -> int:
-    """Recipients of a run that are claimed: with a vendor now, or about to be."""
-    held = select(table.c.states).where(table.c.run_id == run_id, table.c.open == 1, table.c.lease_owner.is_not(None))
+def count_in_flight(connection: Connection, campaign_id: int) -> int:
+    """Recipients of a campaign that are claimed: with a vendor now, or about to be."""
+    runs = select(schema.run.c.id).where(schema.run.c.campaign_id == campaign_id)
+    held = select(table.c.states).where(table.c.run_id.in_(runs), table.c.open == 1, table.c.lease_owner.is_not(None))
     return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
@@ -324,19 +340,20 @@ def release_dead(connection: Connection, owner: str) -> int:
     ).rowcount
 
 
-def sum_numbers(connection: Connection, run_id: int) -> dict[str, int]:
-    """Recipients of a run by the names of `result.json`."""
-    return sum_numbers_of_runs(connection, [run_id])[run_id]
+def sum_numbers(connection: Connection, campaign_id: int) -> dict[str, int]:
+    """Recipients of a campaign's runs by the names of `result.json`."""
+    return sum_numbers_of_campaigns(connection, [campaign_id])[campaign_id]
 
 
-def sum_numbers_of_runs(connection: Connection, run_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    """`sum_numbers` of many runs, in one query."""
-    names = tuple(NUMBERS)
-    numbers = {run_id: dict.fromkeys(names, 0) for run_id in run_ids}
+def sum_numbers_of_campaigns(connection: Connection, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """`sum_numbers` of many campaigns, in one query."""
+    names, run = tuple(NUMBERS), schema.run
+    numbers = {campaign_id: dict.fromkeys(names, 0) for campaign_id in campaign_ids}
     rows = connection.execute(
-        select(table.c.run_id, *(func.sum(table.c[name]) for name in names))
-        .where(table.c.run_id.in_(run_ids))
-        .group_by(table.c.run_id)
+        select(run.c.campaign_id, *(func.sum(table.c[name]) for name in names))
+        .join(run, run.c.id == table.c.run_id)
+        .where(run.c.campaign_id.in_(campaign_ids))
+        .group_by(run.c.campaign_id)
     )
     for row in rows:
         numbers[row[0]] = dict(zip(names, map(int, row[1:]), strict=True))
@@ -391,6 +408,8 @@ def _unpack(row: Any) -> Chunk:
         users=_users(bytes(row.users)),
         platforms=bytes(row.platforms),
         states=bytearray(row.states),
+        cut_off=row.cut_off,
+        variant=row.variant,
         resend=bool(row.resend),
         notes=_NOTES.decode(row.notes),
     )

@@ -12,7 +12,7 @@ import functools
 import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import tzinfo
 from typing import Any, Protocol
 
 import msgspec
@@ -22,19 +22,20 @@ from sqlalchemy import Connection, Row
 from tocsin import chunk as chunks
 from tocsin import metrics
 from tocsin.account import Account
-from tocsin.batch import Batch, Job, Parcel, Sent
+from tocsin.batch import Batch, Parcel, Sent
 from tocsin.bell import Bell
-from tocsin.campaign import read_stored_spec
+from tocsin.caps import Busy, Claim, Rule
 from tocsin.chunk import Chunk, Note
 from tocsin.closing import Closing, Done
-from tocsin.content import Content
 from tocsin.crew import Crew, Slot
 from tocsin.ingest import refresh_profiles
+from tocsin.order import Order, Request, cap_window, find_unsent, pack, read_order
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.pacing import Policy, Step, next_step
 from tocsin.providers.contract import Address, Receipt, Scope
+from tocsin.quiet import Quiet, quiet_until
 from tocsin.recorder import record_uninstalled
-from tocsin.roster import Gone, Person, find_addresses, find_recipients, look_up, mark_gone, read_to
+from tocsin.roster import Gone, find_recipients, find_zones, look_up, mark_gone, read_to
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -43,8 +44,8 @@ from tocsin.traffic import Traffic
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
-WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 WRONG = 20  # so many recipients refused for what the content is, and none accepted: the rest is not tried
+BUSY_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
 CONTENTS = 1000  # contents watched for that
 RESTS = 3  # times as long as a request's chunk took, while the door is busy
 LONGEST_REST = 1.0
@@ -79,24 +80,6 @@ class Roads(Protocol):
     """The roads of an account by platform. A platform without one has no provider set."""
 
     async def of(self, account_id: str) -> Mapping[str, Road]: ...
-
-
-class Request(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON."""
-
-    to: dict[str, list[Any]]
-    content: msgspec.Raw
-    send_to_all_devices: bool = False
-    respect_frequency_caps: bool = True
-
-
-class Order(msgspec.Struct, frozen=True):
-    """What a chunk's worker has to know of its content. personal: it looks at profiles. window: recipients at once."""
-
-    job: Job
-    every_device: bool
-    personal: bool
-    window: int
 
 
 class Losses(msgspec.Struct):
@@ -218,7 +201,7 @@ class Worker:
         account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
         if chunk.request is not None and not chunk.users and not await self._freeze_request(chunk):
             return None
-        order, losses = await self._read_order(chunk), Losses()
+        order, losses = await read_order(self._ledger, chunk, self._settings, self._secret), Losses()
         try:
             ours = await self._send_windows(chunk, order, losses)
         finally:  # what was committed as gone is gone, however the rest went
@@ -228,10 +211,11 @@ class Worker:
     async def _send_windows(self, chunk: Chunk, order: Order, losses: Losses) -> bool:
         """Sends one window after the other until nothing is due, and adds to `losses`. False: the lease is lost."""
         gone: Gone = {}
+        unsent: Sequence[Claim] = ()
         while True:
             roads = await self._roads.of(chunk.account_id)
             window = await self._plan(chunk, order, roads)
-            claimed, went = await self._commit(chunk, window, gone)
+            claimed, went = await self._commit(chunk, order.rule, window, gone, unsent)
             losses.users.update(gone, (device.gone_user for device in went))
             losses.devices.extend(went)
             if claimed is None:
@@ -243,10 +227,11 @@ class Worker:
                         *(roads[name].carry(Batch(order.job, name, parcels)) for name, parcels in claimed.items())
                     )
                 gone = self._apply(chunk, order, list(zip(claimed, claimed.values(), sent, strict=True)), roads)
+                unsent = find_unsent(chunk, claimed) if order.rule is not None else ()
             elif self._stopping or not chunk.waiting(self._clock()):
                 return True
             else:
-                gone = {}
+                gone, unsent = {}, ()
 
     async def _record_losses(self, account: Account, losses: Losses) -> None:
         """Raises `App Uninstalled`, and copies people whose devices died. The ledger has it already, and claims ask the
@@ -266,32 +251,6 @@ class Worker:
         pairs = await self._ledger.read(find)  # not in the writer, which others wait for
         return await self._ledger.write(lambda connection: chunks.freeze_request(connection, chunk, pairs))
 
-    async def _read_order(self, chunk: Chunk) -> Order:
-        if chunk.request is not None:
-            request = msgspec.json.decode(chunk.request, type=Request)
-            content = msgspec.json.decode(request.content, type=Content)
-            return self._order(chunk, content, f"s{chunk.id}", request.send_to_all_devices)
-        spec = await self._ledger.read(
-            lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id)
-        )
-        return self._order(chunk, spec.content, str(chunk.campaign_id), spec.send_to_all_devices)
-
-    def _order(self, chunk: Chunk, content: Content, name: str, every_device: bool) -> Order:
-        encoded = msgspec.json.encode(content)
-        day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
-        job = Job(
-            account_id=chunk.account_id,
-            chunk_id=chunk.id,
-            content=encoded,
-            campaign=f"{name}_{day}",
-            collapse=f"tocsin-{name}",
-            expires_at=chunk.expires_at,
-            public_url=self._settings.public_url,
-            secret=self._secret,
-        )
-        window = min(self._settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
-        return Order(job, every_device, b"{{" in encoded or b"{%" in encoded, window)
-
     async def _plan(self, chunk: Chunk, order: Order, roads: Mapping[str, Road]) -> dict[str, list[Parcel]]:
         """The next window: messages by platform for those who can be reached, a final state for those who cannot."""
         now = self._clock()
@@ -299,21 +258,47 @@ class Worker:
             for position in chunk.waiting(float("inf")):
                 self._end(chunk, position, State.EXPIRED, "too late", now)
             return {}
+        if chunk.cut_off is not None and now >= chunk.cut_off:
+            chunk.move_all(chunk.waiting(float("inf")), State.CUT_OFF)
         if self._stopping:
             return {}
         window = self._pick(chunk, order, roads, now)
+        if order.quiet is not None:
+            window = await self._leave_in_peace(chunk, order.quiet, window, now)
         users = sorted({chunk.users[position] for position in window})
         people = await self._ledger.read(lambda connection: look_up(connection, chunk.account_id, users, chunk.channel))
         parcels: dict[str, list[Parcel]] = {}
         for position in window:
             platform = chunks.PLATFORM_CODES[chunk.platforms[position]]
             person = people.get(chunk.users[position])
-            packed = _pack(order, position, platform, person)
+            packed = pack(order, position, platform, person)
             if isinstance(packed, State):
                 chunk.move(position, packed)
             else:
                 parcels.setdefault(platform, []).extend(packed)
         return parcels
+
+    async def _leave_in_peace(self, chunk: Chunk, quiet: Quiet, window: list[int], now: float) -> list[int]:
+        """Those of a window for whom it is not quiet. The others wait until it no longer is, or get nothing."""
+        account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
+        users = sorted({chunk.users[position] for position in window})
+        zones: Mapping[int, tzinfo] = {}
+        if quiet.zone == "user":
+            zones = await self._ledger.read(lambda connection: find_zones(connection, account, users))
+        ends: dict[tzinfo, float | None] = {}
+        rest: list[int] = []
+        for position in window:
+            zone = zones.get(chunk.users[position], account.zone)
+            if zone not in ends:
+                ends[zone] = quiet_until(quiet, now, zone)
+            end = ends[zone]
+            if end is None:
+                rest.append(position)
+            elif quiet.state == "discard":
+                chunk.move(position, State.QUIET_HOURS)
+            else:
+                chunk.notes.setdefault(position, Note()).not_before = min(end, chunk.expires_at)
+        return rest
 
     def _pick(self, chunk: Chunk, order: Order, roads: Mapping[str, Road], now: float) -> list[int]:
         """The positions to claim next: those whose road is open."""
@@ -346,13 +331,14 @@ class Worker:
         return self._wrong.get((order.job.collapse, platform), 0) >= WRONG
 
     async def _commit(
-        self, chunk: Chunk, window: dict[str, list[Parcel]], gone: Gone
+        self, chunk: Chunk, rule: Rule | None, window: dict[str, list[Parcel]], gone: Gone, unsent: Sequence[Claim]
     ) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
-        """Commits what is settled, forgets dead addresses, and claims the window's recipients. None: the lease is lost,
-        send nothing. Beside it the devices that went."""
+        """Commits what is settled, forgets dead addresses, gives back what the caps hold for those who got nothing, and
+        claims the window's recipients as far as the caps allow. None: the lease is lost, send nothing. Beside it the
+        devices that went."""
 
         def commit(connection: Connection) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
-            claimed = window
+            claimed = window if rule is None else cap_window(connection, chunk, rule, window, unsent, self._clock())
             if chunks.is_stopped(connection, chunk.run_id):
                 for position in chunk.waiting(float("inf")):
                     chunk.move(position, State.STOPPED)
@@ -363,7 +349,11 @@ class Worker:
             ours = chunks.settle(connection, chunk, now, self._settings.lease_seconds)
             return (claimed if ours else None), went
 
-        return await self._ledger.write(commit)
+        while True:
+            try:
+                return await self._ledger.write(commit)
+            except Busy:
+                await asyncio.sleep(BUSY_SECONDS)
 
     def _apply(
         self, chunk: Chunk, order: Order, sent: Iterable[tuple[str, list[Parcel], Sent]], roads: Mapping[str, Road]
@@ -438,13 +428,3 @@ def _count(provider: str, done: Sent) -> None:
         metrics.RECEIPTS.labels(provider=provider, outcome=outcome).inc(count)
     for reason, count in done.stops.items():
         metrics.LANE_STOPS.labels(provider=provider, reason=reason).inc(count)
-
-
-def _pack(order: Order, position: int, platform: str, person: Person | None) -> list[Parcel] | State:
-    """The messages of one recipient, or the reason not to send."""
-    addresses = find_addresses(person, platform, every_device=order.every_device)
-    if isinstance(addresses, State):
-        return addresses
-    assert person is not None
-    profile = person.profile if order.personal else ""
-    return [Parcel(position, device_id, address, profile) for device_id, address in addresses]

@@ -35,9 +35,16 @@ class State(IntEnum):
     STOPPED = 18
     NOT_FOUND = 19  # no user has this identity
     NO_PROVIDER = 20
+    QUIET_HOURS = 21  # and the campaign discards what meets them
+    CUT_OFF = 22  # the campaign's time of day was over
+    TIME_PASSED = 23  # on the user's own clock, before the run began
+    CONTROL_GROUP = 24
+    FREQUENCY_CAP = 25  # the account's, of the channel
+    DWELL_TIME = 26  # too soon after the last one
+    CAMPAIGN_CAP = 27  # the campaign's own
 
 
-SUPPRESSED = frozenset((State.NO_DEVICE, State.UNSUBSCRIBED, State.STOPPED, State.NOT_FOUND, State.NO_PROVIDER))
+SUPPRESSED = frozenset(state for state in State if state >= State.NO_DEVICE)
 FINAL = frozenset(State) - {State.WAITING, State.CLAIMED}
 
 # from → to. What is not here never happens: the ledger refuses it.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, select, update
 
+from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.ingest.people import OPTED_OUT, Key, find_bounced, find_users
 from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
@@ -17,6 +19,7 @@ from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.rows import among, upsert_rows
+from tocsin.zone import read_zone
 
 TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
 TO_LIMIT = 1000
@@ -108,6 +111,24 @@ def look_up(connection: Connection, account_id: str, users: Sequence[int], chann
     if channel != "email":
         _add_devices(connection, account_id, people)
     return people
+
+
+def find_zones(connection: Connection, account: Account, users: Sequence[int]) -> dict[int, tzinfo]:
+    """The time zones of users: their `Tz`, or the account's."""
+    table = schema.user
+    rows = connection.execute(
+        select(table.c.id, table.c.profile).where(
+            table.c.account_id == account.id, among(connection, table.c.id, users)
+        )
+    )
+    return {user: read_zone(_ZONES.decode(profile).Tz, account.zone) for user, profile in rows}
+
+
+class _Zoned(msgspec.Struct):
+    Tz: Any = None
+
+
+_ZONES = msgspec.json.Decoder(_Zoned)
 
 
 def _add_devices(connection: Connection, account_id: str, people: Mapping[int, Person]) -> None:

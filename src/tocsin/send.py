@@ -14,10 +14,10 @@ from tocsin.account import Account
 from tocsin.campaign import read_flag, read_on_crash
 from tocsin.chunk import NewRequest
 from tocsin.content import read_content
-from tocsin.dispatch import Request
 from tocsin.errors import Problem
 from tocsin.idempotency import Key
 from tocsin.intake import NOT_TAGGED, Entry, Intake
+from tocsin.order import Request
 from tocsin.roster import TO_KINDS, TO_LIMIT, read_to
 from tocsin.settings import Settings
 

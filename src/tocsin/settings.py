@@ -77,6 +77,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     message_hours: Annotated[
         float, Meta(gt=0, le=672, description="Hours after which an undelivered message is given up.")
     ] = 24.0
+    late_minutes: Annotated[
+        float, Meta(gt=0, description="A run that could not begin for so many minutes is missed, not sent late.")
+    ] = 60.0
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0

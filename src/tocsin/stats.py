@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from tocsin import chunk as chunks
-from tocsin.campaign import find_campaign, list_campaigns
+from tocsin.campaign import Found, find_campaign, list_campaigns
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
 from tocsin.outcome import NUMBERS
@@ -24,17 +24,25 @@ INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicke
 
 async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
     """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
-    Raises Problem while it is not, with the documented sentence."""
+    Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
+    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any."""
 
-    def read(connection: Connection) -> tuple[Any, dict[str, int]]:
+    def read(connection: Connection) -> tuple[Found, dict[str, int]]:
         found = find_campaign(connection, account_id, campaign_id)
-        return found, chunks.sum_numbers(connection, found.run_id)
+        return found, chunks.sum_numbers(connection, campaign_id)
 
     found, numbers = await ledger.read(read)
-    if found.ended_at is None or found.frozen_at is None:
+    over = found.ended_at is not None and (found.frozen_at is not None or found.missed)
+    if not over and not found.completed:
         raise Problem("This target hasn't been completed", code=None)
     interactions = await count_interactions(facts, account_id, [campaign_id])
-    return {**numbers, "audience": int(found.audience), **interactions.get(campaign_id, {"viewed": 0, "clicked": 0})}
+    missed = {"missed": found.missed} if found.missed else {}
+    return {
+        **numbers,
+        "audience": found.audience,
+        **interactions.get(campaign_id, {"viewed": 0, "clicked": 0}),
+        **missed,
+    }
 
 
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
@@ -85,7 +93,7 @@ async def list_targets(
 
     def read(connection: Connection) -> list[dict[str, Any]]:
         rows = list_campaigns(connection, account_id, due=due, limit=limit)
-        numbers = chunks.sum_numbers_of_runs(connection, [row.run_id for row in rows])
+        numbers = chunks.sum_numbers_of_campaigns(connection, [row.id for row in rows])
         return [
             {
                 "id": row.id,
@@ -95,7 +103,7 @@ async def list_targets(
                 "due_at": row.due_at,
                 "audience": row.audience,
                 "ended": row.ended_at is not None,
-                **numbers[row.run_id],
+                **numbers[row.id],
             }
             for row in rows
         ]

@@ -27,9 +27,7 @@ from tocsin.api.wire import (
 from tocsin.audience.members import count_reachable
 from tocsin.campaign import (
     LATEST_ID,
-    LATEST_YEAR,
     Spec,
-    find_campaign,
     insert_campaign,
     read_flag,
     read_spec,
@@ -38,6 +36,7 @@ from tocsin.campaign import (
 from tocsin.chunk import count_in_flight
 from tocsin.errors import Problem
 from tocsin.idempotency import complete, find_answer, keep, read_key
+from tocsin.schedule import LATEST_YEAR
 from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
 
 
@@ -57,8 +56,7 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         def stop_now(connection: Connection) -> dict[str, int]:
             if stop_campaign(connection, account.id, campaign_id, now) != "running":
                 return {}
-            run_id = find_campaign(connection, account.id, campaign_id).run_id
-            return {"in_flight": count_in_flight(connection, run_id)}
+            return {"in_flight": count_in_flight(connection, campaign_id)}
 
         in_flight = await context.ledger.write(stop_now)
         context.bell.ring()
@@ -111,7 +109,7 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
     def insert(connection: Connection) -> tuple[str, bool]:
         if key is not None and (before := keep(connection, key, "", now)) is not None:
             return before.answer, False  # the same request twice at once
-        made = insert_campaign(connection, account.id, spec, now)
+        made = insert_campaign(connection, account.id, spec, now, account.zone)
         text = encode({"status": "success", "id": made, "estimates": estimates})
         if key is not None:
             complete(connection, key, text)

@@ -209,7 +209,7 @@ def _wait_for_end(ledger: Ledger) -> dict[str, Any]:
     while time.monotonic() < deadline:
         run = ledger.read_now(lambda connection: connection.execute(newest).mappings().one())
         if run["ended_at"] is not None:
-            numbers = ledger.read_now(functools.partial(sum_numbers, run_id=run["id"]))
+            numbers = ledger.read_now(functools.partial(sum_numbers, campaign_id=run["campaign_id"]))
             return {**run, **numbers}
         time.sleep(0.2)
     raise RuntimeError(f"the campaign is not over after {CAMPAIGN_SECONDS:.0f} s")

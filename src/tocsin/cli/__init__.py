@@ -22,6 +22,7 @@ from tocsin.cli.explaining import explain
 from tocsin.cli.importing import import_records
 from tocsin.cli.keeping import doctor, repair
 from tocsin.cli.options import data_option
+from tocsin.cli.policies import policy
 from tocsin.cli.providers import provider
 from tocsin.errors import Misconfigured, Problem
 from tocsin.log import configure_log
@@ -101,7 +102,7 @@ def demo(once: bool, data: Path | None, port: int | None, sandbox_port: int | No
     show(once=once, data=data, port=port, sandbox_port=sandbox_port, users=users)
 
 
-for command in (account, provider, import_records, bench, explain, bounce, repair, doctor):
+for command in (account, policy, provider, import_records, bench, explain, bounce, repair, doctor):
     tocsin.add_command(command)
 
 

@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from tocsin import chunk as chunks
-from tocsin.campaign import Record, Spec, find_campaign, read_stored_spec
+from tocsin.campaign import Found, Spec, find_campaign, read_stored_spec
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
 from tocsin.stats import count_interactions, count_tag_groups, documented_state, list_targets
@@ -129,13 +129,13 @@ async def read_overview(ledger: Ledger, facts: Facts, account_id: str, now: floa
 async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, now: float) -> Detail | None:
     """One campaign of the account; None when it has none of that id."""
 
-    def read(connection: Connection) -> tuple[Record, Spec, dict[str, int]] | None:
+    def read(connection: Connection) -> tuple[Found, Spec, dict[str, int]] | None:
         try:
             found = find_campaign(connection, account_id, campaign_id)
         except Problem:
             return None
         spec = read_stored_spec(connection, account_id, campaign_id)
-        return found, spec, chunks.sum_numbers(connection, found.run_id)
+        return found, spec, chunks.sum_numbers(connection, campaign_id)
 
     answer = await ledger.read(read)
     if answer is None:

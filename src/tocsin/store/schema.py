@@ -124,6 +124,50 @@ idempotency = Table(
     Column("created_at", Float, nullable=False, index=True),
 )
 
+# What an account decides for itself: its caps, its limits, its control group. JSON by name.
+policy = Table(
+    "policy",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
+# A message that counts against the caps of a user, from its claim on; given back when it was not sent.
+reservation = Table(
+    "reservation",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("channel", String(16), primary_key=True),
+    Column("user_id", Integer, primary_key=True, autoincrement=False),
+    Column("message", String(24), primary_key=True),  # the run or request: on two platforms it is one message
+    Column("platform", Integer, primary_key=True, autoincrement=False),
+    Column("campaign_id", Integer, nullable=False),
+    Column("at", Float, nullable=False, index=True),
+    Column("counted", Integer, nullable=False),  # 0: for the campaign's own cap only
+)
+
+# Messages claimed in each slot of ten seconds, for the throttle.
+pace = Table(
+    "pace",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("channel", String(16), primary_key=True),
+    Column("slot", BigInteger, primary_key=True, autoincrement=False),
+    Column("used", Integer, nullable=False),
+)
+
+# Who is at an endpoint now or was of late, where many processes share a limit.
+turn = Table(
+    "turn",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(16), primary_key=True),
+    Column("id", String(32), primary_key=True),
+    Column("until", Float, nullable=False),
+)
+
 segment = Table(
     "segment",
     metadata,
@@ -166,6 +210,8 @@ run = Table(
     Column("audience", Integer, nullable=False),
     Column("frozen_at", Float),
     Column("ended_at", Float),  # every recipient is in a final state
+    Column("local", String(16)),  # its wall-clock time, YYYY-MM-DDTHH:MM; NULL: a run from before there were any
+    Column("number", Integer, nullable=False, server_default="1"),  # of a recurring campaign's runs
     Index("run_due", "state", "due_at"),
 )
 
@@ -183,6 +229,8 @@ chunk = Table(
     Column("open", Integer, nullable=False),  # 1 until every recipient is final and recorded
     Column("not_before", Float, nullable=False),
     Column("expires_at", Float, nullable=False),
+    Column("cut_off", Float),  # nothing is sent after it
+    Column("variant", String(16), nullable=False, server_default=""),
     Column("started_at", Float),  # the first lease: the time of outcomes settled on the first try
     Column("lease_owner", String(64)),
     Column("lease_until", Float),

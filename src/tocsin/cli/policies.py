@@ -1,0 +1,83 @@
+"""`tocsin policy …`: what one account decides for itself. Works while `serve` runs."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+import msgspec
+
+from tocsin.cli.options import account_option, data_option, print_json
+
+name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control"]))
+
+
+@click.group()
+def policy() -> None:
+    """Frequency caps, limits of endpoints and the control group of an account.
+
+    Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
+    """
+
+
+@policy.command("set")
+@name_argument
+@click.argument("value")
+@data_option
+@account_option
+def set_one(name: str, value: str, data: Path, account_id: str) -> None:
+    """Set one, as JSON. It holds for what is claimed from then on; a running server follows at once.
+
+    \b
+    caps     {"push": {"most": 3, "days": 1, "dwell_minutes": 15, "throttle": 10000}}
+    limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15}
+    control  {"percent": 5}
+
+    Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only
+    from tocsin.policy import set_policy
+
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+        ledger.write_now(lambda connection: set_policy(connection, account_id, name, value, time.time()))
+    print_json({"account_id": account_id, name: msgspec.json.decode(value)})
+
+
+@policy.command()
+@data_option
+@account_option
+def show(data: Path, account_id: str) -> None:
+    """Show all of an account, as one JSON object.
+
+    Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only
+    from tocsin.policy import load_policy
+
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+        found = ledger.read_now(lambda connection: load_policy(connection, account_id))
+    print_json({"account_id": account_id, **msgspec.to_builtins(found)})
+
+
+@policy.command()
+@name_argument
+@data_option
+@account_option
+def clear(name: str, data: Path, account_id: str) -> None:
+    """Take one back.
+
+    Example: tocsin policy clear caps --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only
+    from tocsin.policy import clear_policy
+
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+        ledger.write_now(lambda connection: clear_policy(connection, account_id, name))
+    print_json({"account_id": account_id, "cleared": name})

@@ -1,0 +1,144 @@
+"""Stage 4 of 7, what a chunk's worker has to know: the content, whom it may go to, and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from tocsin.batch import Job, Parcel
+from tocsin.campaign import read_stored_spec
+from tocsin.caps import Claim, Rule, Verdict, give_back, reserve
+from tocsin.chunk import Chunk, Note
+from tocsin.content import Content
+from tocsin.outcome import State
+from tocsin.policy import Cap, load_policy
+from tocsin.quiet import Quiet
+from tocsin.roster import Person, find_addresses
+from tocsin.settings import Settings
+from tocsin.store.ledger import Ledger
+
+WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON."""
+
+    to: dict[str, list[Any]]
+    content: msgspec.Raw
+    send_to_all_devices: bool = False
+    respect_frequency_caps: bool = True
+
+
+class Order(msgspec.Struct, frozen=True):
+    """What a chunk's worker has to know of its content. personal: it looks at profiles. window: recipients at once."""
+
+    job: Job
+    every_device: bool
+    personal: bool
+    window: int
+    quiet: Quiet | None = None
+    rule: Rule | None = None
+
+
+async def read_order(ledger: Ledger, chunk: Chunk, settings: Settings, secret: bytes) -> Order:
+    """What a leased chunk says, and what holds for it."""
+    if chunk.request is not None:
+        request = msgspec.json.decode(chunk.request, type=Request)
+        content = msgspec.json.decode(request.content, type=Content)
+        order = _order(chunk, settings, secret, content, f"s{chunk.id}", request.send_to_all_devices, None)
+        return await _with_caps(ledger, chunk, order, respect=request.respect_frequency_caps)
+    spec = await ledger.read(lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id))
+    quiet = None if spec.when is None else spec.when.quiet
+    order = _order(chunk, settings, secret, spec.content, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
+    respect, own = spec.respect_frequency_caps, spec.frequency_cap
+    return await _with_caps(ledger, chunk, order, respect=respect, own=own, throttled=spec.respect_throttle)
+
+
+async def _with_caps(
+    ledger: Ledger, chunk: Chunk, order: Order, *, respect: bool, own: Cap | None = None, throttled: bool = False
+) -> Order:
+    policy = await ledger.read(lambda connection: load_policy(connection, chunk.account_id))
+    cap = policy.caps.get(chunk.channel)
+    rule = Rule(
+        account_id=chunk.account_id,
+        channel=chunk.channel,
+        message=f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}",
+        campaign_id=chunk.campaign_id,
+        account=cap if respect and cap is not None and (cap.most or cap.dwell_minutes) else None,
+        campaign=own if respect else None,
+        throttle=cap.throttle if throttled and cap is not None else None,
+    )
+    if rule.account is None and rule.campaign is None and rule.throttle is None:
+        return order
+    return msgspec.structs.replace(order, rule=rule)
+
+
+def _order(
+    chunk: Chunk,
+    settings: Settings,
+    secret: bytes,
+    content: Content,
+    name: str,
+    every_device: bool,
+    quiet: Quiet | None,
+) -> Order:
+    encoded = msgspec.json.encode(content)
+    day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+    job = Job(
+        account_id=chunk.account_id,
+        chunk_id=chunk.id,
+        content=encoded,
+        campaign=f"{name}_{day}",
+        collapse=f"tocsin-{name}",
+        expires_at=chunk.expires_at,
+        public_url=settings.public_url,
+        secret=secret,
+    )
+    window = min(settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
+    return Order(job, every_device, b"{{" in encoded or b"{%" in encoded, window, quiet)
+
+
+def cap_window(
+    connection: Connection,
+    chunk: Chunk,
+    rule: Rule,
+    window: dict[str, list[Parcel]],
+    unsent: Sequence[Claim],
+    now: float,
+) -> dict[str, list[Parcel]]:
+    """The part of a window that the caps allow; the others are dropped or wait."""
+    claims = find_claims(chunk, window)
+    give_back(connection, rule, unsent, now)
+    verdict = reserve(connection, rule, claims, now) if claims else Verdict()
+    for position, state in verdict.dropped.items():
+        chunk.move(position, state)
+    for position, until in verdict.later.items():
+        chunk.notes.setdefault(position, Note()).not_before = min(until, chunk.expires_at)
+    out = verdict.dropped.keys() | verdict.later.keys()
+    kept = {name: [one for one in parcels if one.position not in out] for name, parcels in window.items()}
+    return {name: parcels for name, parcels in kept.items() if parcels}
+
+
+def find_claims(chunk: Chunk, window: Mapping[str, Sequence[Parcel]]) -> list[Claim]:
+    positions = dict.fromkeys(parcel.position for parcels in window.values() for parcel in parcels)
+    return [Claim(position, chunk.users[position], chunk.platforms[position]) for position in positions]
+
+
+def find_unsent(chunk: Chunk, window: Mapping[str, Sequence[Parcel]]) -> list[Claim]:
+    """Those of a window who certainly got nothing."""
+    sent = (State.ACCEPTED, State.UNKNOWN)
+    return [claim for claim in find_claims(chunk, window) if chunk.states[claim.position] not in sent]
+
+
+def pack(order: Order, position: int, platform: str, person: Person | None) -> list[Parcel] | State:
+    """The messages of one recipient, or the reason not to send."""
+    addresses = find_addresses(person, platform, every_device=order.every_device)
+    if isinstance(addresses, State):
+        return addresses
+    assert person is not None
+    profile = person.profile if order.personal else ""
+    return [Parcel(position, device_id, address, profile) for device_id, address in addresses]

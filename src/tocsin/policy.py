@@ -1,0 +1,72 @@
+"""What an account decides for itself, as JSON by name: frequency caps, limits of its endpoints, its control group."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta
+from sqlalchemy import Connection, delete, select
+
+from tocsin.errors import Misconfigured
+from tocsin.store import schema
+from tocsin.store.rows import upsert_rows
+
+CHANNELS = ("push", "email", "sms", "webpush")
+
+
+class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """most: messages to one user in so many days, which roll. dwell_minutes: between two of them. throttle: messages of
+    the channel in five minutes, which roll too."""
+
+    most: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    days: Annotated[float, Meta(gt=0, le=90)] = 1.0
+    dwell_minutes: Annotated[float, Meta(ge=1, le=10_080)] | None = None
+    throttle: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of one account, instead of the server's settings of these names."""
+
+    create_per_second: Annotated[float, Meta(gt=0)] | None = None
+    create_at_once: Annotated[int, Meta(ge=1)] | None = None
+    uploads_at_once: Annotated[int, Meta(ge=1)] | None = None
+
+
+class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The system control group: these percent of all users get no campaign."""
+
+    percent: Annotated[float, Meta(ge=0, le=50)] = 0.0
+
+
+class Policy(msgspec.Struct, frozen=True):
+    caps: dict[str, Cap] = {}
+    limits: Limits = Limits()
+    control: Control = Control()
+
+
+KINDS: dict[str, Any] = {"caps": dict[str, Cap], "limits": Limits, "control": Control}
+_DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
+
+
+def load_policy(connection: Connection, account_id: str) -> Policy:
+    table = schema.policy
+    rows = connection.execute(select(table.c.name, table.c.value).where(table.c.account_id == account_id))
+    return Policy(**{name: _DECODERS[name].decode(value) for name, value in rows if name in KINDS})
+
+
+def set_policy(connection: Connection, account_id: str, name: str, value: str, now: float) -> None:
+    """Checks and keeps one. Raises Misconfigured."""
+    try:
+        found = _DECODERS[name].decode(value)
+    except (msgspec.ValidationError, msgspec.DecodeError) as error:
+        raise Misconfigured(f"{name} does not fit: {error}.") from None
+    if name == "caps" and (unknown := sorted(set(found) - set(CHANNELS))):
+        raise Misconfigured(f"{unknown[0]!r} is no channel; there are {', '.join(CHANNELS)}.")
+    row = {"account_id": account_id, "name": name, "value": msgspec.json.encode(found).decode(), "changed_at": now}
+    upsert_rows(connection, schema.policy, [row], keys=("account_id", "name"))
+
+
+def clear_policy(connection: Connection, account_id: str, name: str) -> None:
+    table = schema.policy
+    connection.execute(delete(table).where(table.c.account_id == account_id, table.c.name == name))

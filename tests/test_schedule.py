@@ -1,0 +1,415 @@
+"""Time: runs, users' own clocks, quiet hours, cut-offs; over two clock changes in four zones, and against an oracle
+that walks through the minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, time, timedelta
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import select, update
+from test_dispatch import BODY, SETTINGS, Stage, Vendor
+
+from tocsin.campaign import find_campaign, insert_campaign, read_spec, stop_campaign
+from tocsin.errors import Problem
+from tocsin.freeze import freeze_due
+from tocsin.outcome import State
+from tocsin.quiet import Quiet, Window, quiet_until
+from tocsin.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
+from tocsin.stats import read_result
+from tocsin.store import schema
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+from tocsin.zone import find_zone, moment, next_time, wall
+
+pytest_plugins = ("engines",)
+
+MINUTE, HOUR, DAY = 60.0, 3600.0, 86_400.0
+
+
+def utc(text: str) -> float:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()
+
+
+def local(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+# Two clock changes in four zones, one of them without any. wall-clock time → the moment in UTC. The first of a pair
+# lies in the gap or comes twice, the second is an ordinary one of the same day.
+MOMENTS = [
+    ("Europe/Berlin", "2026-03-29T02:30", "2026-03-29T01:30"),  # 02:00 → 03:00: it is 03:30
+    ("Europe/Berlin", "2026-03-29T08:00", "2026-03-29T06:00"),
+    ("Europe/Berlin", "2026-10-25T02:30", "2026-10-25T00:30"),  # 03:00 → 02:00: the first
+    ("Europe/Berlin", "2026-10-25T08:00", "2026-10-25T07:00"),
+    ("America/New_York", "2026-03-08T02:15", "2026-03-08T07:15"),  # it is 03:15
+    ("America/New_York", "2026-03-08T08:00", "2026-03-08T12:00"),
+    ("America/New_York", "2026-11-01T01:30", "2026-11-01T05:30"),  # the first
+    ("America/New_York", "2026-11-01T08:00", "2026-11-01T13:00"),
+    ("Australia/Lord_Howe", "2026-10-04T02:10", "2026-10-03T15:40"),  # half an hour: it is 02:40
+    ("Australia/Lord_Howe", "2026-10-04T08:00", "2026-10-03T21:00"),
+    ("Australia/Lord_Howe", "2026-04-05T01:45", "2026-04-04T14:45"),  # the first
+    ("Australia/Lord_Howe", "2026-04-05T08:00", "2026-04-04T21:30"),
+    ("Asia/Kolkata", "2026-03-29T02:30", "2026-03-28T21:00"),
+    ("Asia/Kolkata", "2026-10-25T02:30", "2026-10-24T21:00"),
+]
+
+
+@pytest.mark.parametrize(("zone", "clock", "at"), MOMENTS)
+def test_a_local_time_is_one_moment(zone: str, clock: str, at: str) -> None:
+    """Of `when` on the account's clock, of users' own clocks, and of a run that recurs every day."""
+    there, when = ZoneInfo(zone), When(times=(local(clock),))
+    assert moment(local(clock), there) == utc(at)
+    assert begins_at(local(clock), when, there) == utc(at)
+    own = When(times=(local(clock),), own_clock=True)
+    assert due_for(local(clock), own, there, begins_at(local(clock), own, there)) == utc(at)
+    daily = When(times=(local(clock) - timedelta(days=3),), repeat=Repeat(every=1, unit="day"))
+    run: datetime | None = daily.times[0]
+    for number in range(1, 4):
+        assert run is not None
+        run = next_local(daily, run, number)
+    assert run is not None
+    assert begins_at(run, daily, there) == utc(at)
+
+
+# zone, from, to, a moment in UTC, until when it is quiet in UTC ("" for not).
+NIGHTS = [
+    ("Europe/Berlin", "22:00", "08:00", "2026-03-28T21:30", "2026-03-29T06:00"),  # nine hours
+    ("Europe/Berlin", "22:00", "08:00", "2026-10-24T21:30", "2026-10-25T07:00"),  # eleven
+    ("Europe/Berlin", "22:00", "02:30", "2026-03-29T00:30", "2026-03-29T01:30"),  # ends in the gap
+    ("Europe/Berlin", "22:00", "02:30", "2026-10-25T00:15", "2026-10-25T00:30"),  # the first 02:15
+    ("Europe/Berlin", "22:00", "02:30", "2026-10-25T01:15", ""),  # the second 02:15: the night is over
+    ("Europe/Berlin", "02:30", "06:00", "2026-03-29T01:15", ""),  # 03:15 is before what became of 02:30
+    ("America/New_York", "22:00", "08:00", "2026-03-08T08:00", "2026-03-08T12:00"),
+    ("America/New_York", "22:00", "08:00", "2026-11-01T08:00", "2026-11-01T13:00"),
+    ("America/New_York", "22:00", "01:30", "2026-11-01T06:15", ""),  # the second 01:15
+    ("Australia/Lord_Howe", "22:00", "08:00", "2026-10-03T15:00", "2026-10-03T21:00"),
+    ("Australia/Lord_Howe", "22:00", "08:00", "2026-04-04T15:00", "2026-04-04T21:30"),
+    ("Asia/Kolkata", "22:00", "08:00", "2026-03-28T21:00", "2026-03-29T02:30"),
+    ("Asia/Kolkata", "22:00", "08:00", "2026-03-29T02:30", ""),
+]
+
+
+@pytest.mark.parametrize(("zone", "start", "end", "now", "until"), NIGHTS)
+def test_nights_with_a_clock_change(zone: str, start: str, end: str, now: str, until: str) -> None:
+    window = (Window(time.fromisoformat(start), time.fromisoformat(end)),)
+    quiet = Quiet({str(day): window for day in range(1, 8)}, "user", "delay")
+    assert quiet_until(quiet, utc(now), ZoneInfo(zone)) == (utc(until) if until else None)
+
+
+CUT_OFFS = [
+    ("Europe/Berlin", "2026-03-29T00:00", "02:30", "2026-03-29T01:30"),
+    ("Europe/Berlin", "2026-10-25T00:00", "02:30", "2026-10-25T00:30"),
+    ("Europe/Berlin", "2026-10-25T00:45", "02:30", "2026-10-26T01:30"),  # the second 02:30 is none
+    ("America/New_York", "2026-03-08T06:00", "14:20", "2026-03-08T18:20"),
+    ("America/New_York", "2026-11-01T04:00", "14:20", "2026-11-01T19:20"),
+    ("Australia/Lord_Howe", "2026-10-03T14:00", "02:10", "2026-10-03T15:40"),
+    ("Australia/Lord_Howe", "2026-04-04T14:00", "01:45", "2026-04-04T14:45"),
+    ("Asia/Kolkata", "2026-03-29T09:00", "14:20", "2026-03-30T08:50"),
+]
+
+
+@pytest.mark.parametrize(("zone", "due", "clock", "at"), CUT_OFFS)
+def test_cut_offs_with_a_clock_change(zone: str, due: str, clock: str, at: str) -> None:
+    when = When(times=(), cut_off=time.fromisoformat(clock))
+    assert cut_off_after(utc(due), when, ZoneInfo(zone)) == utc(at)
+
+
+ZONES = ("Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kolkata", "Africa/Casablanca", "UTC")
+CHANGES = ("2026-03-29", "2026-10-25", "2026-03-08", "2026-11-01", "2026-10-04", "2026-04-05", "2026-02-15")
+clocks = st.times().map(lambda one: one.replace(second=0, microsecond=0))
+
+
+@lru_cache(maxsize=10_000)
+def walked(zone: ZoneInfo, day: datetime, clock: time) -> float:
+    """The moment of a wall-clock time by walking through the minutes: the first that shows it; where none does, as many
+    minutes after the clock was moved as it lay after the last one shown."""
+    wanted, start = datetime.combine(day, clock), moment_of_day(day) - 15 * HOUR
+    last = start
+    for minute in range(54 * 60):
+        at = start + minute * MINUTE
+        shown = datetime.fromtimestamp(at, zone).replace(tzinfo=None, fold=0)
+        if shown == wanted:
+            return at
+        if shown > wanted:
+            before = datetime.fromtimestamp(last, zone).replace(tzinfo=None, fold=0)
+            return last + (wanted - before).total_seconds()
+        last = at
+    raise AssertionError("no such day")
+
+
+def moment_of_day(day: datetime) -> float:
+    return day.replace(tzinfo=UTC).timestamp()
+
+
+@given(zone=st.sampled_from(ZONES), day=st.sampled_from(CHANGES), shift=st.integers(-1, 1), clock=clocks)
+@settings(max_examples=60, deadline=None)
+def test_a_local_time_against_walking(zone: str, day: str, shift: int, clock: time) -> None:
+    there, date = ZoneInfo(zone), local(day) + timedelta(days=shift)
+    at = moment(datetime.combine(date, clock), there)
+    assert at == walked(there, date, clock)
+    assert next_time(clock, at, there) == at
+    assert next_time(clock, at + 1, there) == walked(there, date + timedelta(days=1), clock)
+
+
+@given(
+    zone=st.sampled_from(ZONES),
+    day=st.sampled_from(CHANGES),
+    minute=st.integers(-1440, 2880),
+    windows=st.dictionaries(
+        st.sampled_from("1234567"), st.lists(st.builds(Window, clocks, clocks), max_size=2).map(tuple), max_size=4
+    ),
+)
+@settings(max_examples=40, deadline=None)
+def test_quiet_hours_against_walking(
+    zone: str, day: str, minute: int, windows: Mapping[str, tuple[Window, ...]]
+) -> None:
+    """Minute by minute: it is quiet up to the answer and not at it; nothing is said of a minute that is not quiet."""
+    there, now = ZoneInfo(zone), utc(f"{day}T00:00") + minute * MINUTE
+    quiet = Quiet(dict(windows), "user", "delay")
+    spans = []
+    for ahead in range(-3, 12):
+        date = datetime.combine(wall(now, there).date(), time()) + timedelta(days=ahead)
+        for window in windows.get(str(date.isoweekday() % 7 + 1), ()):
+            last = date if window.start < window.end else date + timedelta(days=1)
+            spans.append((walked(there, date, window.start), walked(there, last, window.end)))
+
+    def is_quiet(at: float) -> bool:
+        return any(start <= at < end for start, end in spans)
+
+    until, at = quiet_until(quiet, now, there), now
+    while is_quiet(at) and at < now + 8 * DAY:
+        at += MINUTE
+    if until != float("inf"):
+        assert until == (at if at > now else None)
+    else:
+        assert at >= now + 6 * DAY
+
+
+RECURRING: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"repeats_every": 2, "repeat_type": "day"}, "20260327 09:00", ["03-27", "03-29", "03-31", "04-02"]),
+    ({"repeat_type": "week"}, "20260328 09:00", ["03-28", "04-04", "04-11", "04-18"]),
+    (  # the Sundays and Saturdays of every second week, from the week of the first on
+        {"repeat_type": "week", "repeats_every": 2, "repeat_on_days_of_week": [1, 7]},
+        "20260326 09:00",
+        ["03-28", "04-05", "04-11", "04-19"],
+    ),
+    ({"repeat_type": "month"}, "20260131 09:00", ["01-31", "03-31", "05-31", "07-31"]),  # months without are left out
+    (
+        {"repeat_type": "month", "repeat_on_days_of_month": [30, 1]},
+        "20260115 09:00",
+        ["01-30", "02-01", "03-01", "03-30"],
+    ),
+    ({"repeat_type": "day", "end_by_occurrences": 2}, "20260327 09:00", ["03-27", "03-28"]),
+    ({"repeat_type": "day", "end_by_date": 20260329}, "20260327 09:00", ["03-27", "03-28", "03-29"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "start", "days"), RECURRING, ids=str)
+def test_recurring_runs(fields: dict[str, Any], start: str, days: list[str]) -> None:
+    when = read_schedule({"when": {"type": "recurring", "start_time": start} | fields}, ZoneInfo("UTC"), 0.0)
+    runs: list[datetime] = []
+    run: datetime | None = when.times[0]
+    while run is not None and len(runs) < 4:
+        runs.append(run)
+        run = next_local(when, run, len(runs))
+    assert [f"{run:%m-%d}" for run in runs] == days
+    assert {run.time() for run in runs} == {time(9)}
+
+
+WRONG: list[tuple[Any, str]] = [
+    ({}, "$.when.type"),
+    ({"type": "sometimes"}, "$.when.type"),
+    ({"type": "later"}, "$.when.delivery_date_time"),
+    ({"type": "later", "delivery_date_time": ["tomorrow"]}, "$.when.delivery_date_time[0]"),
+    ({"type": "later", "delivery_date_time": ["20260230 10:00"]}, "$.when.delivery_date_time[0]"),
+    ({"type": "later", "delivery_date_time": ["20260330 10:00"], "delivery_timezone": "mars"}, "delivery_timezone"),
+    ({"type": "later", "delivery_date_time": ["20200330 10:00"]}, "past"),
+    ({"type": "recurring"}, "$.when.start_time"),
+    ({"type": "recurring", "start_time": "20260330 10:00"}, "$.when.repeat_type"),
+    ({"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeats_every": 0}, "repeats_every"),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeat_on_days_of_week": [1]},
+        "repeat_on_days_of_week",
+    ),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "week", "repeat_on_days_of_week": [8]},
+        "repeat_on_days_of_week",
+    ),
+    ({"type": "now", "dnd": {}}, "$.when.dnd.dnd_info"),
+    ({"type": "now", "dnd": {"dnd_info": {"0": []}}}, "$.when.dnd.dnd_info.0"),
+    ({"type": "now", "dnd": {"dnd_info": {"1": [{"from": "25:00", "to": "08:00"}]}}}, "$.when.dnd.dnd_info.1[0]"),
+    ({"type": "now", "dnd": {"dnd_info": {"1": []}, "message_state": "shout"}}, "message_state"),
+    ({"type": "now", "campaign_cutoff": "soon"}, "$.when.campaign_cutoff"),
+    ({"type": "now", "user_timezone_wrap_around": "yes"}, "user_timezone_wrap_around"),
+    (7, "$.when"),
+]
+
+
+@pytest.mark.parametrize(("when", "place"), WRONG, ids=str)
+def test_a_wrong_when_says_where(when: Any, place: str) -> None:
+    with pytest.raises(Problem) as caught:
+        read_schedule({"when": when}, ZoneInfo("UTC"), utc("2026-03-01T00:00"))
+    assert place in caught.value.error
+
+
+@pytest.mark.parametrize(
+    ("name", "hours"),
+    [
+        *(("Asia/Kolkata", 5.5), ("+05:30", 5.5), ("GMT-3", -3), ("UTC+0530", 5.5)),
+        *(("", None), ("../etc", None), ("X", None), ("+15:00", None), ("/UTC", None)),
+    ],
+)
+def test_zones_of_profiles(name: str, hours: float | None) -> None:
+    found = find_zone(name)
+    assert (None if found is None else found.utcoffset(local("2026-01-01T00:00"))) == (
+        None if hours is None else timedelta(hours=hours)
+    )
+
+
+class Days:
+    """A stage whose clock moves until nothing more happens."""
+
+    def __init__(self, stage: Stage, vendor: Vendor):
+        self.stage, self.vendor = stage, vendor
+
+    async def people(self, **zones: str) -> None:
+        for name, zone in zones.items():
+            data = {"Tz": zone} if zone else {}
+            token = {"type": "token", "objectId": name, "tokenData": {"type": "fcm", "id": f"{name}:token"}}
+            await self.stage.upload({"type": "profile", "identity": name, "objectId": name, "profileData": data}, token)
+
+    async def create(self, when: Any, **fields: Any) -> int:
+        stage = self.stage
+        spec = read_spec(BODY | {"devices": ["android"], "when": when} | fields, stage.account, stage.now)
+        zone = stage.account.zone
+        return await stage.ledger.write(lambda c: insert_campaign(c, stage.account.id, spec, stage.now, zone))
+
+    async def step(self, at: float) -> list[str]:
+        """Who got something at a moment."""
+        self.stage.now, before = at, len(self.vendor.tokens)
+        await freeze_due(self.stage.ledger, self.stage.facts, at, self.stage.settings)
+        await self.stage.deliver()
+        return sorted(token.split(":")[0] for token in self.vendor.tokens[before:])
+
+    async def result(self, campaign: int) -> dict[str, int]:
+        return await read_result(self.stage.ledger, self.stage.facts, self.stage.account.id, campaign)
+
+    def states(self) -> list[str]:
+        table = schema.chunk
+        found = self.stage.ledger.read_now(
+            lambda c: c.scalars(select(table.c.states).where(table.c.account_id == self.stage.account.id)).all()
+        )
+        return sorted(State(byte).name for states in found for byte in states)
+
+
+@pytest.fixture
+async def days(own_ledger: Ledger, facts: Facts) -> Days:
+    vendor = Vendor()
+    stage = Stage(
+        own_ledger, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, late_minutes=30.0, message_hours=48.0)
+    )
+    stage.now = utc("2026-03-28T00:00")
+    table = schema.account
+    own_ledger.write_now(
+        lambda c: c.execute(update(table).where(table.c.id == stage.account.id).values(timezone="Europe/Berlin"))
+    )
+    stage.account = msgspec.structs.replace(stage.account, timezone="Europe/Berlin")
+    return Days(stage, vendor)
+
+
+async def test_each_user_at_their_own_time(days: Days) -> None:
+    """08:00 on 29 March on four clocks, one of them changed that night; who has no zone has the account's."""
+    await days.people(kolkata="Asia/Kolkata", york="America/New_York", berlin="", howe="Australia/Lord_Howe")
+    when = {"type": "later", "delivery_date_time": ["20260329 08:00"], "delivery_timezone": "user"}
+    campaign = await days.create(when)
+    assert await days.step(utc("2026-03-28T17:59")) == []
+    assert await days.step(utc("2026-03-28T18:00")) == []  # where the day begins first, nobody lives
+    assert await days.step(utc("2026-03-28T20:59")) == []
+    assert await days.step(utc("2026-03-28T21:00")) == ["howe"]
+    assert await days.step(utc("2026-03-29T02:30")) == ["kolkata"]
+    assert await days.step(utc("2026-03-29T06:00")) == ["berlin"]
+    with pytest.raises(Problem):
+        await days.result(campaign)
+    assert await days.step(utc("2026-03-29T12:00")) == ["york"]
+    assert (await days.result(campaign))["sent"] == 4
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_who_is_past_their_time(days: Days, wrap: bool) -> None:
+    """A campaign made when it is late in the east: those are left out, or get it a day later."""
+    await days.people(east="Asia/Tokyo", west="America/New_York")
+    days.stage.now = utc("2026-03-29T05:00")  # 14:00 in Tokyo, 01:00 in New York
+    when = {"type": "later", "delivery_date_time": ["20260329 09:00"], "delivery_timezone": "user"}
+    days.stage.settings = msgspec.structs.replace(days.stage.settings, late_minutes=24 * 60.0)
+    campaign = await days.create(when | {"user_timezone_wrap_around": wrap})
+    assert await days.step(utc("2026-03-29T05:00")) == []
+    assert await days.step(utc("2026-03-29T13:00")) == ["west"]
+    assert await days.step(utc("2026-03-30T00:00")) == (["east"] if wrap else [])
+    result = await days.result(campaign)
+    assert (result["audience"], result["sent"], result["suppressed"]) == ((2, 2, 0) if wrap else (2, 1, 1))
+
+
+@pytest.mark.parametrize("state", ["delay", "discard"])
+async def test_quiet_hours(days: Days, state: str) -> None:
+    """At 23:00 in Berlin it is quiet there and not in New York; the night of the clock change is an hour short."""
+    await days.people(berlin="", york="America/New_York")
+    dnd = {str(day): [{"from": "22:00", "to": "08:00"}] for day in range(1, 8)}
+    days.stage.now = utc("2026-03-28T22:00")
+    campaign = await days.create({"type": "now", "dnd": {"dnd_info": dnd, "message_state": state}})
+    assert await days.step(utc("2026-03-28T22:00")) == ["york"]
+    assert await days.step(utc("2026-03-29T05:59")) == []
+    assert await days.step(utc("2026-03-29T06:00")) == (["berlin"] if state == "delay" else [])
+    result = await days.result(campaign)
+    assert (result["sent"], result["suppressed"]) == ((2, 0) if state == "delay" else (1, 1))
+    if state == "discard":
+        assert days.states() == ["ACCEPTED", "QUIET_HOURS"]
+
+
+async def test_a_cut_off_ends_what_waits(days: Days) -> None:
+    """What quiet hours or a vendor hold back past the time of day is not sent any more."""
+    await days.people(berlin="", york="America/New_York")
+    dnd = {str(day): [{"from": "22:00", "to": "08:00"}] for day in range(1, 8)}
+    days.stage.now = utc("2026-03-28T22:00")
+    await days.create({"type": "now", "dnd": {"dnd_info": dnd}, "campaign_cutoff": "07:30"})
+    assert await days.step(utc("2026-03-28T22:00")) == ["york"]
+    assert await days.step(utc("2026-03-29T06:00")) == []
+    assert days.states() == ["ACCEPTED", "CUT_OFF"]
+
+
+async def test_several_times(days: Days) -> None:
+    """Each time is a run; the campaign's numbers are of all of them, and one stop stops the rest."""
+    await days.people(berlin="")
+    times = ["20260328 09:00", "20260328 12:00", "20260328 15:00"]
+    campaign = await days.create({"type": "later", "delivery_date_time": times})
+    assert await days.step(utc("2026-03-28T08:00")) == ["berlin"]
+    assert (await days.result(campaign))["audience"] == 1
+    assert await days.step(utc("2026-03-28T11:00")) == ["berlin"]
+    assert (await days.result(campaign))["sent"] == 2
+    stage = days.stage
+    await stage.ledger.write(lambda c: stop_campaign(c, stage.account.id, campaign, stage.now))
+    assert await days.step(utc("2026-03-28T14:00")) == []
+    found = stage.ledger.read_now(lambda c: find_campaign(c, stage.account.id, campaign))
+    assert (found.state, found.completed, found.ended_at is not None) == ("stopped", 2, True)
+
+
+async def test_a_missed_run_is_reported(days: Days) -> None:
+    """Down from the second day to the fourth: a run less than half an hour late is sent, the others are missed."""
+    await days.people(berlin="")
+    when = {"type": "recurring", "start_time": "20260328 09:00", "repeat_type": "day", "end_by_occurrences": 4}
+    campaign = await days.create(when)
+    assert await days.step(utc("2026-03-28T08:29")) == ["berlin"]
+    back = utc("2026-03-31T07:29")  # 09:00 was at 07:00
+    sent = [await days.step(back + turn) for turn in range(4)]
+    assert sorted(sent) == [[], [], [], ["berlin"]]
+    result = await days.result(campaign)
+    assert (result["sent"], result["missed"], result["audience"]) == (2, 2, 2)
+    found = days.stage.ledger.read_now(lambda c: find_campaign(c, days.stage.account.id, campaign))
+    assert (found.state, found.missed, found.completed) == ("completed", 2, 2)
+    assert found.ended_at is not None
