@@ -213,7 +213,7 @@ class Sandbox(Process):
     """`tocsin sandbox`: four vendors and their control API."""
 
     def __init__(self) -> None:
-        self.port = free_ports(5)
+        self.port = free_ports(6)
         super().__init__("sandbox", "--port", str(self.port))
         self.control = Caller(self.port)
 

@@ -21,7 +21,7 @@ from tocsin.errors import Misconfigured
 from tocsin.sandbox import Sandbox, control
 from tocsin.sandbox.faults import Fault, Kind
 
-VENDORS = ("fcm", "apns", "wns", "smtp")
+VENDORS = ("fcm", "apns", "wns", "smtp", "webhook")
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from tocsin.schedule import When, begins_at, next_local, read_schedule
 from tocsin.store import schema
 
 DEVICES = ("android", "ios", "windows")
-CHANNELS = ("push", "email")
+CHANNELS = ("push", "email", "sms", "webpush")
 NAME_BYTES = 512
 LABELS = 50
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap
@@ -106,7 +106,7 @@ def read_spec(
         channel=channel,
         where=query,
         content=content,
-        platforms=("email",) if channel == "email" else _read_devices(body.get("devices")),
+        platforms=_read_devices(body.get("devices")) if channel == "push" else (channel,),
         due_at=due_at,
         labels=_read_labels(body.get("labels", [])),
         respect_frequency_caps=read_flag(body, "respect_frequency_caps", default=True),

@@ -19,7 +19,15 @@ from tocsin.outcome import NUMBERS, STATES, State, count_numbers
 from tocsin.store import schema
 
 SIZE = 1000
-PLATFORM_CODES = ("", "android", "ios", "windows", "email")  # a byte a recipient; "" is nobody we can reach
+PLATFORM_CODES = (
+    "",
+    "android",
+    "ios",
+    "windows",
+    "email",
+    "sms",
+    "webpush",
+)  # a byte a recipient; "" is nobody we can reach
 TRANSACTIONAL, CAMPAIGN = 0, 1
 RESENDS = 5  # of one recipient, after so many workers were lost over it
 

@@ -19,6 +19,7 @@ from sqlalchemy import Connection, select
 
 from tocsin.batch import Batch, Sent
 from tocsin.courier import Errand, Report, read_frame, write_frame
+from tocsin.errors import Problem
 from tocsin.guard import NO_RULES, Rules
 from tocsin.lane import Credential, Lane, Lanes
 from tocsin.outcome import Outcome
@@ -162,6 +163,14 @@ class Fleet:
         for courier in self._couriers:
             await courier.aclose()
         await self._transport.aclose()
+
+
+def require_provider(connection: Connection, account_id: str, channel: str) -> None:
+    """Raises Problem when a channel that has one provider of its name has none set: sms and webpush."""
+    table = schema.provider
+    mine = (table.c.account_id == account_id, table.c.name == channel)
+    if channel in BY_NAME and connection.scalar(select(table.c.name).where(*mine)) is None:
+        raise Problem(f"No {channel} provider is set for this account; `tocsin provider set {channel}` sets one")
 
 
 def read_credentials(connection: Connection, account_id: str) -> list[Credential]:

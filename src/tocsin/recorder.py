@@ -21,7 +21,12 @@ from tocsin.store.facts import COLUMNS, Facts, Row
 from tocsin.store.ledger import Ledger
 
 NAMES = {int(state): outcome.value for state, outcome in OUTCOME_OF.items()}
-PLATFORM_NAMES = {"fcm": "Android", "apns": "iOS", "wns": "Windows"}  # as CleverTap's events spell them
+PLATFORM_NAMES = {
+    "fcm": "Android",
+    "apns": "iOS",
+    "wns": "Windows",
+    "webpush": "Web",
+}  # as CleverTap's events spell them
 
 
 async def record_outcomes(facts: Facts, settled: Sequence[tuple[Account, Chunk]]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
 
@@ -13,8 +13,9 @@ from sqlalchemy import Connection, Row, select, update
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.ingest.people import OPTED_OUT, Key, find_bounced, find_users
-from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push
+from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push, wants_sms
 from tocsin.ingest.record import read_email, read_phone
+from tocsin.ingest.subscription import find_unsubscribed
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
@@ -23,6 +24,7 @@ from tocsin.zone import read_zone
 
 TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
 TO_LIMIT = 1000
+DEVICE_CHANNELS = ("push", "webpush")
 
 
 # Dead addresses of users: {user: [(device id, address, vendor's code)]}.
@@ -37,8 +39,10 @@ class Person(msgspec.Struct):
     profile: str
     devices: dict[str, list[tuple[int, Address]]]
     email: str = ""
+    phone: str = ""
     wants_push: bool = True
     wants_email: bool = True
+    wants_sms: bool = True
     opted_out: set[str] = msgspec.field(default_factory=set)
 
 
@@ -94,23 +98,37 @@ def find_recipients(
 
 
 def look_up(connection: Connection, account_id: str, users: Sequence[int], channel: str = "") -> dict[int, Person]:
-    """The people of one window, with what `channel` asks about: their address for "email", their devices for "push",
-    both for ""."""
+    """The people of one window, with what `channel` asks about: their devices for "push" and "webpush", their address
+    or number for the others, all for ""."""
     table = schema.user
     rows = connection.execute(
         select(table.c.id, table.c.profile).where(
             table.c.account_id == account_id, among(connection, table.c.id, users)
         )
     )
-    people = {user: _read_person(profile, mail=channel != "push") for user, profile in rows}
-    if channel != "push":
-        bounced = find_bounced(connection, account_id, [person.email for person in people.values() if person.email])
+    people = {user: _read_person(profile, addresses=channel not in DEVICE_CHANNELS) for user, profile in rows}
+    if channel in ("", "email"):
+        _check_mailboxes(connection, account_id, people.values())
+    if channel in ("", "sms"):
+        phones = {person.phone for person in people.values() if person.phone}
+        left = find_unsubscribed(connection, account_id, "phone", phones)
         for person in people.values():
-            if person.email in bounced:
-                person.email = ""
-    if channel != "email":
+            person.wants_sms = person.wants_sms and person.phone not in left
+    if channel in ("", *DEVICE_CHANNELS):
         _add_devices(connection, account_id, people)
     return people
+
+
+def _check_mailboxes(connection: Connection, account_id: str, people: Iterable[Person]) -> None:
+    """Takes away addresses that bounced for good, and the wish of who has one that left."""
+    having = [person for person in people if person.email]
+    addresses = [person.email for person in having]
+    bounced = find_bounced(connection, account_id, addresses)
+    left = find_unsubscribed(connection, account_id, "email", addresses)
+    for person in having:
+        person.wants_email = person.wants_email and person.email not in left
+        if person.email in bounced:
+            person.email = ""
 
 
 def find_zones(connection: Connection, account: Account, users: Sequence[int]) -> dict[int, tzinfo]:
@@ -148,12 +166,13 @@ def _add_devices(connection: Connection, account_id: str, people: Mapping[int, P
             person.devices.setdefault(platform, []).append((device_id, Address(kind, token, registered_at)))
 
 
-def _read_person(text: str, *, mail: bool) -> Person:
-    if "MSG-" not in text and not mail:
+def _read_person(text: str, *, addresses: bool) -> Person:
+    if "MSG-" not in text and not addresses:
         return Person(text, {})
     profile = msgspec.json.decode(text)
-    email = read_email(profile.get("Email")) if mail else ""
-    return Person(text, {}, email, wants_push(profile), wants_email(profile))
+    email = read_email(profile.get("Email")) if addresses else ""
+    phone = read_phone(profile.get("Phone")) if addresses else ""
+    return Person(text, {}, email, phone, wants_push(profile), wants_email(profile), wants_sms(profile))
 
 
 def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:
@@ -164,6 +183,10 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
         if not person.email:
             return State.NO_DEVICE
         return [(0, Address(kind="email", value=person.email))] if person.wants_email else State.UNSUBSCRIBED
+    if platform == "sms":
+        if not person.phone:
+            return State.NO_DEVICE
+        return [(0, Address(kind="sms", value=person.phone))] if person.wants_sms else State.UNSUBSCRIBED
     devices = person.devices.get(platform, [])
     if not devices:
         return State.UNSUBSCRIBED if platform in person.opted_out else State.NO_DEVICE
@@ -194,14 +217,14 @@ def mark_gone(connection: Connection, account_id: str, gone: Gone, now: float, c
 
 def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:
     platforms: dict[int, list[str]] = defaultdict(list)
-    if channel == "email":
-        table = schema.user
+    if channel not in DEVICE_CHANNELS:
+        table, name = schema.user, "Email" if channel == "email" else "Phone"
         found = select(table.c.id, table.c.profile).where(
             table.c.account_id == account_id, among(connection, table.c.id, users)
         )
         for user, profile in connection.execute(found):
-            if msgspec.json.decode(profile).get("Email"):
-                platforms[user].append("email")
+            if msgspec.json.decode(profile).get(name):
+                platforms[user].append(channel)
         return platforms
     device = schema.device
     rows = connection.execute(
@@ -211,7 +234,8 @@ def _platforms_of(connection: Connection, account_id: str, users: Sequence[int],
         .order_by(device.c.user_id, device.c.kind)
     )
     for user, kind in rows:
-        platforms[user].append(PLATFORM_OF_KIND[kind])
+        if (kind == "webpush") == (channel == "webpush"):
+            platforms[user].append(PLATFORM_OF_KIND[kind])
     return platforms
 
 

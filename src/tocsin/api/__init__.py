@@ -13,6 +13,7 @@ from tocsin.api.door import App, Door
 from tocsin.api.feedback import feedback_routes
 from tocsin.api.records import operator_routes, record_routes
 from tocsin.api.segments import segment_routes
+from tocsin.api.subscriptions import subscription_routes
 from tocsin.api.targets import target_routes
 from tocsin.api.wire import on_bug, on_http_error, on_problem
 from tocsin.errors import Problem
@@ -26,6 +27,7 @@ def build_api(context: Context, pages: Sequence[HTTPRouteHandler] = ()) -> App:
             *target_routes(context),
             *segment_routes(context),
             *feedback_routes(context),
+            *subscription_routes(context),
             *operator_routes(context),
             *pages,
         ],

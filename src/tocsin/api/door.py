@@ -15,7 +15,9 @@ from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.wire import CODE_UNEXPECTED, JSON_TYPE, MEDIA_TYPE, READ_ON, read_object
 from tocsin.errors import Problem
+from tocsin.fleet import require_provider
 from tocsin.idempotency import read_key
+from tocsin.providers import BY_NAME
 from tocsin.send import ANSWER, accept, read_asked, read_plain
 
 log = structlog.get_logger()
@@ -25,7 +27,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-CHANNELS = {f"/1/send/{channel}.json": channel for channel in ("push", "email")}
+CHANNELS = {f"/1/send/{channel}.json": channel for channel in ("push", "email", "sms", "webpush")}
 HEADERS = [(b"content-type", MEDIA_TYPE.encode())]
 TAKEN = ANSWER.encode()
 NOT_ALLOWED = Problem("Method Not Allowed", code=405, status=405)
@@ -75,6 +77,8 @@ class Door:
             if not JSON_TYPE.fullmatch(_text(headers, b"content-type") or ""):
                 raise Problem("Content-Type must be application/json")
             raw = await _read(receive, context.settings.body_limit)
+            if channel in BY_NAME:
+                await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
             key = read_key(account.id, _text(headers, b"idempotency-key"), path, raw)
             asked = read_plain(raw) or read_asked(read_object(raw, path))
             new = await accept(context.intake, account, channel, asked, now, context.settings, key)

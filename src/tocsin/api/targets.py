@@ -35,9 +35,12 @@ from tocsin.campaign import (
 )
 from tocsin.chunk import count_in_flight
 from tocsin.errors import Problem
+from tocsin.fleet import require_provider
 from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.schedule import LATEST_YEAR
 from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
+
+ESTIMATE_NAMES = {"email": "web", "sms": "web", "webpush": "chrome"}  # as documented, where it is not the platform's
 
 
 def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
@@ -101,6 +104,7 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
     spec = await asyncio.to_thread(
         read_spec, body, account, now, segments, require_channel=context.settings.require_android_channel
     )
+    await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
     estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec, now)
     if read_flag(body, "estimate_only"):
         count_success(request)
@@ -132,7 +136,8 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
 
 async def _estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
     counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
-    return {"web": counts["email"]} if spec.channel == "email" else counts  # the documented key for e-mail is «web»
+    name = ESTIMATE_NAMES.get(spec.channel)
+    return counts if name is None else {name: counts[spec.channel]}
 
 
 def _read_id(body: Mapping[str, Any]) -> int:

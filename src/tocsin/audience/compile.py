@@ -35,7 +35,14 @@ from tocsin.audience.node import (
 from tocsin.audience.property import SYMBOLS, write_condition
 from tocsin.ingest.profile import REACHABLE
 
-PLATFORMS = ("android", "ios", "windows", "email")  # the columns of facts.sql, in the order of the bits of `reach`
+PLATFORMS = (
+    "android",
+    "ios",
+    "windows",
+    "email",
+    "sms",
+    "webpush",
+)  # the columns of facts.sql, in the order of the bits of `reach`
 COLUMNS = (*PLATFORMS, "reach")
 EPOCH = date(1970, 1, 1)  # the column `day` knows no earlier one
 EARTH = 6371.0088  # km, mean radius

@@ -58,10 +58,10 @@ def serve(data: Path, host: str, port: int, role: str) -> None:
 @tocsin.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Keep its keys here, so that a restart has the same.")
 @click.option(
-    "--port", type=click.IntRange(0, 65530), default=8200, show_default=True, help="The vendors get the next 4."
+    "--port", type=click.IntRange(0, 65530), default=8200, show_default=True, help="The vendors get the next 5."
 )
 def sandbox(data: Path | None, port: int) -> None:
-    """Run FCM, APNs, WNS and a mail server on loopback, strict like the real ones.
+    """Run FCM, APNs, WNS, a mail server and a receiver of webhooks on loopback, strict like the real ones.
 
     Example: tocsin sandbox --port 8200
     """

@@ -44,7 +44,7 @@ def set_group() -> None:
     "--port", type=click.IntRange(1, 65535), default=8200, show_default=True, help="The sandbox's control port."
 )
 def use_sandbox(account_id: str, data: Path, port: int) -> None:
-    """Point all four providers of an account at a running sandbox, with credentials made for it.
+    """Point all providers of an account at a running sandbox, with credentials made for it.
 
     Example: tocsin provider sandbox --account ABC-DEF-GHIJ --data ./data --port 8200
     """
@@ -89,7 +89,7 @@ def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
 def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The settings of each provider, from what a sandbox says of itself at `GET /credentials`."""
     ca = given["ca"]
-    fcm, apns, wns, smtp = (given[name] for name in ("fcm", "apns", "wns", "smtp"))
+    fcm, apns, wns, smtp, hook = (given[name] for name in ("fcm", "apns", "wns", "smtp", "webhook"))
     return {
         "fcm": {
             "service_account": msgspec.json.encode(fcm["service_account"]).decode(),
@@ -103,6 +103,8 @@ def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "sender": "news@tocsin.example.com",
             "ca": ca,
         },
+        "sms": {"url": hook["sms"], "secret": hook["secret"], "ca": ca},
+        "webpush": {"url": hook["webpush"], "secret": hook["secret"], "ca": ca},
     }
 
 

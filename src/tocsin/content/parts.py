@@ -13,7 +13,7 @@ from tocsin.providers.contract import Address
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked to be said. `platforms` holds the blocks of `platform_specific`, for push; `subject`,
-    `sender_name` and `reply_to` are for e-mail, whose `body` is HTML."""
+    `sender_name` and `reply_to` are for e-mail, whose `body` is HTML. `channel` is «sms» or «webpush», else ""."""
 
     title: str = ""
     body: str = ""
@@ -21,6 +21,7 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
     sender_name: str = ""
     reply_to: str = ""
     platforms: dict[str, dict[str, Any]] = {}
+    channel: str = ""
 
 
 class Envelope(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ from tocsin.idempotency import Key, mark_stored
 from tocsin.ingest.people import People, bump_versions, copy_profiles
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_sums, read_record
+from tocsin.ingest.subscription import apply_changes_of_address, changes_of_events, is_unsubscribed
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
@@ -130,7 +131,9 @@ def _store(
         if not isinstance(record, EventRecord) or user in people.made
     ]
     people.save(changed)
-    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved}))
+    apply_changes_of_address(connection, account.id, changes_of_events(connection, account.id, records, users), now)
+    left = [user for user, record in zip(users, records, strict=True) if is_unsubscribed(record)]
+    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved, *left}))
 
 
 def event_row(

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, delete, exists, insert, select, update
 
 from tocsin.ingest.profile import apply_changes, find_place, find_reach, split_choice, to_facts
 from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
+from tocsin.ingest.subscription import find_unsubscribed
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.props import encode_props
@@ -313,9 +314,12 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
         )
         people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
         addresses = [email for *_, profile in people if (email := read_email(profile.get("Email")))]
-        bounced = find_bounced(connection, account_id, addresses)
+        phones = [phone for *_, profile in people if (phone := read_phone(profile.get("Phone")))]
+        dead = find_bounced(connection, account_id, addresses)
+        dead |= find_unsubscribed(connection, account_id, "email", addresses)
+        dead |= find_unsubscribed(connection, account_id, "phone", phones)
         for user, version, profile in people:
-            reach = find_reach(profile, devices[user], bounced)
+            reach = find_reach(profile, devices[user], dead)
             encoded = encode_props(to_facts(profile))
             rows.append((account_id, user, version, *reach.values(), *find_place(profile), encoded))
     return rows

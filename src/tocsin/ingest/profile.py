@@ -6,9 +6,9 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
-from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email
+from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email, read_phone
 
-PLATFORM_OF_KIND = {"fcm": "android", "apns": "ios", "wns": "windows"}
+PLATFORM_OF_KIND = {"fcm": "android", "apns": "ios", "wns": "windows", "webpush": "webpush"}
 
 NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of `profile` says
 
@@ -59,12 +59,16 @@ def wants_email(profile: Mapping[str, Any]) -> bool:
     return not _is_no(profile.get("MSG-email"))
 
 
+def wants_sms(profile: Mapping[str, Any]) -> bool:
+    return not _is_no(profile.get("MSG-sms"))
+
+
 def find_reach(
-    profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], bounced: Container[str] = ()
+    profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], dead: Container[str] = ()
 ) -> dict[str, int]:
-    """What the platform columns say of a user: `devices` are (kind, whether it lives and did not opt out), `bounced`
-    dead addresses."""
-    reach = {"android": NEVER, "ios": NEVER, "windows": NEVER, "email": NEVER}
+    """What the platform columns say of a user: `devices` are (kind, whether it lives and did not opt out), `dead`
+    addresses and numbers that bounced for good or left."""
+    reach = dict.fromkeys(("android", "ios", "windows", "email", "sms", "webpush"), NEVER)
     push = wants_push(profile)
     for kind, willing in devices:
         platform = PLATFORM_OF_KIND[kind]
@@ -74,8 +78,12 @@ def find_reach(
             reach[platform] = UNREACHABLE
     if profile.get("Email"):
         address = read_email(profile["Email"])
-        fine = wants_email(profile) and address and address not in bounced
+        fine = wants_email(profile) and address and address not in dead
         reach["email"] = REACHABLE if fine else UNREACHABLE
+    if profile.get("Phone"):
+        phone = read_phone(profile["Phone"])
+        fine = wants_sms(profile) and phone and phone not in dead
+        reach["sms"] = REACHABLE if fine else UNREACHABLE
     return reach
 
 

@@ -16,7 +16,9 @@ import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
-DEVICE_KINDS = {"fcm": "fcm", "gcm": "fcm", "apns": "apns", "wns": "wns"}
+DEVICE_KINDS = {"fcm": "fcm", "gcm": "fcm", "apns": "apns", "wns": "wns"} | dict.fromkeys(
+    ("chrome", "firefox", "safari"), "webpush"
+)
 # What only the system may raise (CTValidationConfig of the iOS SDK).
 RESTRICTED_EVENTS = frozenset(
     (
@@ -155,7 +157,20 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
         raise Rejected(534, f"Token data is incorrect. type is not valid for this objectId; known are {known}.")
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
         raise Rejected(535, "Token data is incorrect. id is not a valid token.")
+    if DEVICE_KINDS[kind] == "webpush":
+        token = _with_keys(token, data.get("keys"))
     return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=DEVICE_KINDS[kind], token=token)
+
+
+def _with_keys(token: str, keys: Any) -> str:
+    """A browser's subscription as it is kept: its address and the keys that messages are encrypted with, as JSON."""
+    if keys is None:
+        return token
+    known = isinstance(keys, dict) and all(isinstance(keys.get(name), str) for name in ("p256dh", "auth"))
+    text = msgspec.json.encode({"endpoint": token, "keys": keys}, order="sorted").decode()
+    if not known or len(text) > TOKEN_BYTES:
+        raise Rejected(535, "Token data is incorrect. keys must be an object with the texts p256dh and auth.")
+    return text
 
 
 def _read_ts(raw: Mapping[str, Any], now: float) -> int:

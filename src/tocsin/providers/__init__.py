@@ -6,7 +6,15 @@ from tocsin.providers.apns import Apns
 from tocsin.providers.contract import AddressKind, Provider
 from tocsin.providers.fcm import Fcm
 from tocsin.providers.smtp import Smtp
+from tocsin.providers.webhook import Sms, Webpush
 from tocsin.providers.wns import Wns
 
-BY_NAME: dict[str, type[Provider]] = {"fcm": Fcm, "apns": Apns, "wns": Wns, "smtp": Smtp}
+BY_NAME: dict[str, type[Provider]] = {
+    "fcm": Fcm,
+    "apns": Apns,
+    "wns": Wns,
+    "smtp": Smtp,
+    "sms": Sms,
+    "webpush": Webpush,
+}
 BY_KIND: dict[AddressKind, type[Provider]] = {one.kind: one for one in BY_NAME.values()}

@@ -7,15 +7,15 @@ only from its constructor, for settings that cannot work.
 from __future__ import annotations
 
 from enum import Enum
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import msgspec
 
 from tocsin.outcome import Outcome
 from tocsin.providers.transport import Transport
 
-AddressKind = Literal["fcm", "apns", "wns", "email"]
-Platform = Literal["android", "ios", "windows", "email"]
+AddressKind = Literal["fcm", "apns", "wns", "email", "sms", "webpush"]
+Platform = Literal["android", "ios", "windows", "email", "sms", "webpush"]
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True):
@@ -78,7 +78,20 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     bounce: str = ""
 
 
-Message = Push | Mail
+class Notice(msgspec.Struct, frozen=True, kw_only=True):
+    """One text message or web push, rendered. `content` is {body}, for a browser also {title, platform_specific}. `id`,
+    `collapse`, `expires_at` as in `Push`; `push_id` lets clicks come back."""
+
+    id: str
+    campaign: str
+    collapse: str
+    push_id: str
+    address: Address
+    content: dict[str, Any]
+    expires_at: int
+
+
+Message = Push | Mail | Notice
 
 
 class Scope(Enum):

@@ -1,8 +1,10 @@
-"""One sandbox: five listeners, one record, one set of fault scripts."""
+"""One sandbox: six listeners, one record, one set of fault scripts."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import signal
 import socket
 from pathlib import Path
@@ -26,16 +28,17 @@ from tocsin.sandbox.record import Record
 from tocsin.sandbox.smtp import Post, Smtp
 from tocsin.sandbox.smtp_login import Login
 from tocsin.sandbox.vendor import Counter
+from tocsin.sandbox.webhook import WebhookRules
 from tocsin.sandbox.wns import CHANNEL_PATH, WnsRules
 from tocsin.sandbox.wns_grant import ENTRA_PATH, WnsGrant
 
-_PORTS = ("control", "fcm", "apns", "wns", "smtp")
+_PORTS = ("control", "fcm", "apns", "wns", "smtp", "webhook")
 
 
 class Sandbox:
     """A running sandbox; `start` makes one, `stop` ends it.
 
-    ports: the port of `control`, `fcm`, `apns`, `wns` and `smtp`. url: the control API. credentials: what
+    ports: the port of `control`, `fcm`, `apns`, `wns`, `smtp` and `webhook`. url: the control API. credentials: what
     `GET /credentials` answers. record and faults: what the control API shows, for those in the same process.
     """
 
@@ -51,7 +54,7 @@ class Sandbox:
 
     @classmethod
     async def start(cls, data: Path | None = None, port: int = 8200) -> Sandbox:
-        """Serves on loopback: the control API on `port`, the vendors on the four ports after it; 0 takes free ones.
+        """Serves on loopback: the control API on `port`, the vendors on the five ports after it; 0 takes free ones.
 
         data: the folder that keeps the credentials from one start to the next; None makes new ones.
         Raises Misconfigured where a port is taken or the credentials cannot be read.
@@ -109,7 +112,13 @@ class Sandbox:
         def for_wns(listener: Listener) -> asyncio.Protocol:
             return Http1(listener, Counter("wns", wns, self.faults, self.record))
 
+        hook, hook_tls = WebhookRules(_webhook_key(kept)), kept.tls(("http/1.1",))
+
+        def for_webhook(listener: Listener) -> asyncio.Protocol:
+            return Http1(listener, Counter("webhook", hook, self.faults, self.record))
+
         self._listeners = [
+            await Listener.open(sockets["webhook"], hook_tls, for_webhook),
             await Listener.open(sockets["fcm"], fcm_tls, for_fcm),
             await Listener.open(sockets["apns"], apns_tls, for_apns),
             await Listener.open(sockets["wns"], wns_tls, for_wns),
@@ -131,6 +140,10 @@ class Sandbox:
         key = _public_key(self._kept.apns_key)
         assert isinstance(key, EllipticCurvePublicKey)
         return ProviderTokens(key, self._kept.apns_key_id, self._kept.apns_team_id)
+
+
+def _webhook_key(kept: Credentials) -> bytes:
+    return hashlib.sha256(b"webhook" + kept.wns_client_secret.encode()).digest()
 
 
 def _public_key(pem: str) -> object:
@@ -164,6 +177,11 @@ def _shown(kept: Credentials, ports: dict[str, int]) -> dict[str, Any]:
             "port": ports["smtp"],
             "username": kept.smtp_username,
             "password": kept.smtp_password,
+        },
+        "webhook": {
+            "sms": f"https://{HOST}:{ports['webhook']}/sms",
+            "webpush": f"https://{HOST}:{ports['webhook']}/webpush",
+            "secret": "whsec_" + base64.b64encode(_webhook_key(kept)).decode(),
         },
     }
 

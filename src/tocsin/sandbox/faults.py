@@ -19,8 +19,8 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 _Value = Annotated[str, Meta(max_length=1000, pattern=r"^[ -~]*$")]
 _FRAMING = frozenset(("connection", "content-length", "transfer-encoding"))
 
-Vendor = Literal["fcm", "apns", "wns", "smtp"]
-VENDORS: tuple[Vendor, ...] = ("fcm", "apns", "wns", "smtp")
+Vendor = Literal["fcm", "apns", "wns", "smtp", "webhook"]
+VENDORS: tuple[Vendor, ...] = ("fcm", "apns", "wns", "smtp", "webhook")
 
 
 class Kind(StrEnum):

@@ -43,7 +43,7 @@ SCHEMES = ("chdb", "http", "https", "clickhouse", "clickhouses")
 COLUMNS = {
     "event": ("account", "name", "day", "user", "at", "id", "props", "raw"),
     "profile": (
-        *("account", "user", "version", "android", "ios", "windows", "email"),
+        *("account", "user", "version", "android", "ios", "windows", "email", "sms", "webpush"),
         *("latitude", "longitude", "props"),
     ),
     "outcome": (

@@ -38,8 +38,8 @@ FROM event
 GROUP BY account, name, day;
 
 -- What people are: a copy of the ledger's profile that can be queried. The highest version of a user counts.
--- android, ios, windows, email: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
--- reach: the four as bits of those where a message would get to, so that counting them reads one byte a person.
+-- android, ios, windows, email, sms, webpush: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
+-- reach: the six as bits of those where a message would get to, so that counting them reads one byte a person.
 -- latitude, longitude: degrees, nan for those whose place is not known.
 CREATE TABLE IF NOT EXISTS profile
 (
@@ -50,13 +50,24 @@ CREATE TABLE IF NOT EXISTS profile
     ios       UInt8,
     windows   UInt8,
     email     UInt8,
+    sms       UInt8,
+    webpush   UInt8,
     latitude  Float32 CODEC(NONE),
     longitude Float32 CODEC(NONE),
     props     JSON,
     reach     UInt8 MATERIALIZED (android = 1) + 2 * (ios = 1) + 4 * (windows = 1) + 8 * (email = 1)
+        + 16 * (sms = 1) + 32 * (webpush = 1)
 )
 ENGINE = ReplacingMergeTree(version)
 ORDER BY (account, user);
+
+-- Of a store from before there were these channels; `tocsin repair` fills them in.
+ALTER TABLE profile ADD COLUMN IF NOT EXISTS sms UInt8 AFTER email;
+
+ALTER TABLE profile ADD COLUMN IF NOT EXISTS webpush UInt8 AFTER sms;
+
+ALTER TABLE profile MODIFY COLUMN reach UInt8 MATERIALIZED (android = 1) + 2 * (ios = 1) + 4 * (windows = 1)
+    + 8 * (email = 1) + 16 * (sms = 1) + 32 * (webpush = 1);
 
 -- What came of every recipient, written when it is final. `campaign` is 0 for a send by identity.
 CREATE TABLE IF NOT EXISTS outcome

@@ -112,6 +112,16 @@ device_opt_out = Table(
     Column("since", Float, nullable=False),
 )
 
+# Addresses that left, whoever has them.
+unsubscribed = Table(
+    "unsubscribed",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("kind", String(8), primary_key=True),  # email, phone
+    Column("address", String(1024), primary_key=True),
+    Column("since", Float, nullable=False),
+)
+
 # What a caller's Idempotency-Key stands for, for a day.
 idempotency = Table(
     "idempotency",

@@ -1,0 +1,63 @@
+"""`/1/subscribe`: addresses that leave, and come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from litestar import Response, post
+from litestar.handlers import HTTPRouteHandler
+
+from tocsin.account import Account
+from tocsin.api.context import Context
+from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.errors import Problem
+from tocsin.ingest import event_row, hash_id, refresh_profiles
+from tocsin.ingest.subscription import (
+    RECORDS,
+    UNSUBSCRIBED,
+    Change,
+    apply_changes_of_address,
+    find_sharers,
+    read_changes,
+)
+
+
+def subscription_routes(context: Context) -> Sequence[HTTPRouteHandler]:
+    @post("/1/subscribe", status_code=200)
+    async def subscribe(request: HttpRequest) -> Response[bytes]:
+        account = await context.account_of(request)
+        require_json_type(request)
+        body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
+        raws = body.get("d")
+        if not isinstance(raws, list) or len(raws) > RECORDS:
+            raise Problem(f"d must be a list of at most {RECORDS} records (at $.d)")
+        changes, wrong = read_changes(raws)
+        if changes:
+            await _apply(context, account, changes)
+        status = "success" if not wrong else "partial" if changes else "fail"
+        count_success(request)
+        return answer({"status": status, "processed": len(changes), "unprocessed": wrong})
+
+    return [subscribe]
+
+
+async def _apply(context: Context, account: Account, changes: Sequence[Change]) -> None:
+    """In the ledger first, which claims ask; then the copies and events of those who have the addresses."""
+    now = context.clock()
+    await context.ledger.write(lambda connection: apply_changes_of_address(connection, account.id, changes, now))
+    sharers = await find_sharers(context.facts, account.id, changes)
+    await refresh_profiles(context.ledger, context.facts, account.id, sorted(sharers))
+    rows = []
+    for user, mine in sharers.items():
+        for one in mine:
+            if one.leaves:
+                kind = "Email" if one.kind == "email" else "SMS"
+                props = {
+                    "Identity": one.address,
+                    "Campaign Type": kind,
+                    "Subscription Type": "account",
+                    "Reason": "API",
+                }
+                event_id = hash_id(account.id, user, one.address, int(now))
+                rows.append(event_row(account, UNSUBSCRIBED, user, now, event_id, props))
+    await context.facts.insert("event", rows)

@@ -1,0 +1,182 @@
+"""Text messages and web push by a signed POST to a server of the operator's choice: a gateway, or a few lines of glue.
+
+One message a request, HTTP/1.1 or 2, signed as Standard Webhooks says: `webhook-signature` is `v1,` and the base64 of
+HMAC-SHA256 over «id.timestamp.body». `webhook-id` is the same on every attempt at this recipient, so a receiver that
+remembers it sends nothing twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+from datetime import UTC, datetime
+from typing import Annotated, ClassVar
+
+import msgspec
+from msgspec import Meta
+
+from tocsin.errors import Misconfigured
+from tocsin.outcome import Outcome
+from tocsin.providers.contract import AddressKind, Message, Notice, Platform, Receipt, Scope
+from tocsin.providers.transport import Answer, Limits, Request, Transport
+from tocsin.providers.verdict import (
+    DENIED,
+    GONE,
+    REFUSED,
+    Verdict,
+    check_ca,
+    check_endpoint,
+    clip,
+    judge_failure,
+    judge_status,
+    read_retry_after,
+    throttled,
+    wrong_kind,
+)
+
+WAIT = 30.0  # seconds before a 5xx is tried again
+TOO_FAST = 60.0  # after a 429 that names no time
+LEAST_SECRET = 24  # bytes; Standard Webhooks: 24 to 64
+MOST_SECRET = 64
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """The options of `tocsin provider set sms` and `webpush`."""
+
+    url: Annotated[str, Meta(description="where messages are posted; https, or http on this machine")]
+    secret: Annotated[
+        str,
+        Meta(description="whsec_ and the base64 of 24 to 64 bytes to sign with", extra={"file": True}),
+    ]
+    ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
+    connections: Annotated[int, Meta(description="connections at one time", ge=1, le=200)] = 20
+    timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
+
+    def __repr__(self) -> str:
+        return f"Settings(url={self.url!r})"
+
+
+TABLE: dict[int, Verdict] = {
+    400: REFUSED,
+    401: DENIED,
+    403: DENIED,
+    413: REFUSED,
+    422: REFUSED,
+    429: throttled(TOO_FAST, Scope.LANE),
+}
+
+
+def receipt(answer: Answer, kind: str) -> Receipt:
+    """What the receiver's answer means. 404 and 410 say that a browser's subscription is over (RFC 8030); for text
+    messages there is no such thing, and the address of the gateway is wrong."""
+    if answer.failure:
+        return judge_failure(answer, WAIT)
+    told, code = clip(answer.body.decode("utf-8", "replace")), str(answer.status)
+    if 200 <= answer.status < 300:
+        return Receipt(outcome=Outcome.ACCEPTED, vendor_id=clip(answer.headers.get("webhook-message-id", "")))
+    if answer.status in (404, 410):
+        return (GONE if kind == "webpush" else DENIED).receipt(code, told)
+    if 300 <= answer.status < 400:
+        return DENIED.receipt(code, "the address redirects, which is not followed: set where it leads")
+    wait = read_retry_after(answer)
+    verdict = TABLE.get(answer.status)
+    return judge_status(answer.status, code, told, WAIT, wait) if verdict is None else verdict.receipt(code, told, wait)
+
+
+def encode(message: Notice, now: float) -> bytes:
+    """The body: {type, timestamp, data}. `data` has the id, the address, the content, and when it is too late."""
+    to: object = message.address.value
+    if message.address.kind == "webpush" and message.address.value.startswith("{"):
+        to = msgspec.Raw(message.address.value.encode())
+    return msgspec.json.encode(
+        {
+            "type": f"message.{message.address.kind}",
+            "timestamp": _iso(now),
+            "data": {
+                "id": message.id,
+                "campaign": message.campaign,
+                "push_id": message.push_id,
+                "collapse_key": message.collapse,
+                "expires_at": _iso(message.expires_at),
+                "to": to,
+                "content": message.content,
+            },
+        }
+    )
+
+
+def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    digest = hmac.digest(secret, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
+    return "v1," + base64.b64encode(digest).decode()
+
+
+def read_secret(text: str) -> bytes:
+    """The key of a `whsec_…`. Raises Misconfigured."""
+    try:
+        key = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
+    except (binascii.Error, ValueError):
+        key = b""
+    if not LEAST_SECRET <= len(key) <= MOST_SECRET:
+        raise Misconfigured(f"secret has to be whsec_ and the base64 of {LEAST_SECRET} to {MOST_SECRET} bytes.")
+    return key
+
+
+class Webhook:
+    """A receiver of one kind of message."""
+
+    name: ClassVar[str]
+    kind: ClassVar[AddressKind]
+    platform: ClassVar[Platform]
+    Settings: ClassVar[type[msgspec.Struct]] = Settings
+
+    def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
+        assert isinstance(settings, Settings)
+        self._url = check_endpoint("url", settings.url)
+        self._secret = read_secret(settings.secret)
+        self._timeout = settings.timeout
+        count = settings.connections
+        limits = Limits(connections=count, streams=1, in_flight=count, idle=60)
+        self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._url!r})"
+
+    async def send(self, message: Message, now: float) -> Receipt:
+        """See `Provider.send`."""
+        if not isinstance(message, Notice) or message.address.kind != self.kind:
+            return wrong_kind(self.name)
+        body, timestamp = encode(message, now), int(now)
+        headers = (
+            "Content-Type: application/json",
+            f"webhook-id: {message.id}",
+            f"webhook-timestamp: {timestamp}",
+            f"webhook-signature: {sign(self._secret, message.id, timestamp, body)}",
+        )
+        request = Request(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
+        return receipt(await self._pool.request(request), self.kind)
+
+    async def aclose(self) -> None:
+        """Closes its connections."""
+        await self._pool.aclose()
+
+
+class Sms(Webhook):
+    """Text messages."""
+
+    name: ClassVar[str] = "sms"
+    kind: ClassVar[AddressKind] = "sms"
+    platform: ClassVar[Platform] = "sms"
+
+
+class Webpush(Webhook):
+    """Messages for browsers."""
+
+    name: ClassVar[str] = "webpush"
+    kind: ClassVar[AddressKind] = "webpush"
+    platform: ClassVar[Platform] = "webpush"
+
+
+def _iso(at: float) -> str:
+    return datetime.fromtimestamp(int(at), UTC).isoformat().replace("+00:00", "Z")
