@@ -36,7 +36,7 @@ def fresh() -> str:
 
 
 def profile(account: str, user: int, props: dict[str, Any], version: int = 1) -> tuple[Any, ...]:
-    return (account, user, version, 1, 0, 0, 0, math.nan, math.nan, encode_props(props))
+    return (account, user, version, 1, 0, 0, 0, 0, 0, math.nan, math.nan, encode_props(props))
 
 
 def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import socket
 import time
@@ -26,12 +27,13 @@ from cryptography.x509.oid import NameOID
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_KIND, BY_NAME
-from tocsin.providers.contract import Address, Mail, Message, Provider, Push, Receipt, Scope
+from tocsin.providers.contract import Address, Mail, Message, Notice, Provider, Push, Receipt, Scope
 from tocsin.providers.transport import Transport
 from tocsin.sandbox import Sandbox
 
 EVERY = pytest.mark.parametrize("name", list(BY_NAME))
 MULTIPLEXED = pytest.mark.parametrize("name", ["fcm", "apns"])
+WEBHOOKS = ("sms", "webpush")  # one receiver in the sandbox
 PATIENCE = 0.4  # seconds: a vendor's answer comes in a tenth of it, even on a busy machine
 
 
@@ -46,7 +48,10 @@ class Bench:
     def settings(self, name: str, **changed: Any) -> msgspec.Struct:
         """The settings the sandbox hands out for a vendor, some of them changed."""
         known = {field.name for field in msgspec.structs.fields(BY_NAME[name].Settings)}
-        given = {"ca": self.credentials["ca"], **self.credentials[name], "sender": "news@example.com", "timeout": 10.0}
+        told = self.credentials[name] if name in self.credentials else self.credentials["webhook"]
+        given = {"ca": self.credentials["ca"], **told, "sender": "news@example.com", "timeout": 10.0}
+        if name in WEBHOOKS:
+            given["url"] = told[name]
         kept = {key: value for key, value in {**given, **changed}.items() if key in known}
         if isinstance(kept.get("service_account"), dict):
             kept["service_account"] = json.dumps(kept["service_account"])
@@ -59,6 +64,8 @@ class Bench:
     def message(self, name: str, channel_prefix: str = "", **changed: Any) -> Message:
         """A message to a device or mailbox that no other test writes to."""
         device = "a0" + uuid4().hex[2:]  # the sandbox has names for its bad devices, and a random one may spell one
+        if name in WEBHOOKS:
+            return self._notice(name, device, **changed)
         if name == "smtp":
             given: dict[str, Any] = {
                 "subject": "Grüße",
@@ -76,6 +83,14 @@ class Bench:
         data = {"wzrk_id": "1_20260101", "wzrk_pid": device}
         return Push(**{**given, "data": data, "expires_at": int(time.time()) + 600, **changed})
 
+    def _notice(self, name: str, device: str, **changed: Any) -> Notice:
+        value = f"+49{int(device, 16) % 10**11}" if name == "sms" else f"https://push.example/{device}"
+        given = {"id": str(uuid4()), "collapse": "c", "campaign": "1_20260101", "push_id": device}
+        address = Address(BY_NAME[name].kind, value)
+        content = {"body": "<&>"} if name == "sms" else {"title": "Grüße", "body": "<&>"}
+        rest = {"address": address, "content": content, "expires_at": int(time.time()) + 600}
+        return Notice(**{**given, **rest, **changed})
+
     async def call(self, method: str, path: str, body: Any = None) -> Any:
         """One call of the control API."""
 
@@ -89,10 +104,12 @@ class Bench:
 
     async def break_down(self, vendor: str, kind: str, **fault: Any) -> None:
         """Makes the next `count` (one) requests to a vendor meet a fault."""
+        vendor = "webhook" if vendor in WEBHOOKS else vendor
         await self.call("POST", "/faults", {"vendor": vendor, "kind": kind, "share": 1.0, "count": 1, **fault})
 
     async def counts(self, vendor: str) -> dict[str, int]:
         """The sandbox's own count."""
+        vendor = "webhook" if vendor in WEBHOOKS else vendor
         found: dict[str, int] = (await self.call("GET", "/counts"))[vendor]
         return found
 
@@ -264,7 +281,7 @@ async def test_connection_refused_is_unavailable(bench: Bench, name: str) -> Non
     """Nobody listening means that nothing was taken, and that the lane need not be tried for a while."""
     port = find_dead_port()
     dead = f"https://127.0.0.1:{port}"
-    provider = bench.provider(name, endpoint=dead, port=port)
+    provider = bench.provider(name, endpoint=dead, url=dead, port=port)
     came = await send(provider, bench.message(name, channel_prefix=f"{dead}/w/?token="))
     assert (came.outcome, came.scope) == (Outcome.UNAVAILABLE, Scope.LANE), came
     assert came.retry_after
@@ -286,6 +303,8 @@ def spoil(bench: Bench, name: str) -> dict[str, Any]:
         return {"service_account": {**known, "private_key": pem_of(rsa.generate_private_key(65537, 2048))}}
     if name == "apns":
         return {"key": pem_of(ec.generate_private_key(ec.SECP256R1()))}
+    if name in WEBHOOKS:
+        return {"secret": "whsec_" + base64.b64encode(b"w" * 32).decode()}
     return {"client_secret": "wrong"} if name == "wns" else {"password": "wrong"}
 
 
@@ -305,7 +324,7 @@ async def test_secrets_are_not_shown(bench: Bench, name: str) -> None:
     receipt = await send(bench.provider(name, **spoil(bench, name)), bench.message(name))
     shown = " ".join(repr(thing) for thing in (settings, provider, *vars(provider).values(), receipt))
     for field in msgspec.structs.fields(type(settings)):
-        if field.name in ("service_account", "key", "client_secret", "password"):
+        if field.name in ("service_account", "key", "client_secret", "password", "secret"):
             value = getattr(settings, field.name)
             secret = json.loads(value)["private_key"] if field.name == "service_account" else value
             assert secret[-40:].strip() not in shown
@@ -338,6 +357,8 @@ def test_settings_describe_themselves(name: str) -> None:
         ("apns", {"key": "x"}),
         ("wns", {"token_endpoint": "", "tenant": ""}),
         ("wns", {"tenant": "a/b"}),
+        *((name, {"url": "http://example.com"}) for name in WEBHOOKS),
+        *((name, {"secret": "whsec_c2hvcnQ="}) for name in WEBHOOKS),
         ("smtp", {"host": "a/b"}),
         ("smtp", {"sender": "a@b\r\nX: y"}),
         ("smtp", {"tls": "none"}),
