@@ -76,7 +76,7 @@ def nothing_stored(caller: Caller) -> None:
     """The server answers, and the account has no campaign, no send, no device and no address."""
     status, listed = caller.post(LIST, {"from": 20000101, "to": 20991231})
     assert (status, listed) == (200, {"status": "success", "targets": []})
-    assert caller.get(TAGS) == (200, {"status": "success", "tag_groups": {}})
+    assert caller.get(TAGS) == (200, {"status": "success", "tag_groups": {}, "total": {}})
     status, value = caller.post(CREATE, GOOD[CREATE] | {"estimate_only": True})
     assert (status, value["estimates"]) == (200, dict.fromkeys(DEVICES, 0))
     email = {"target_mode": "email", "content": {"subject": "s", "body": "b"}, "estimate_only": True}

@@ -153,7 +153,7 @@ def test_numbers_are_those_of_the_api(sending: Caller, sandbox: Sandbox) -> None
     assert (result["viewed"], result["clicked"]) == (1, 1)
     assert tables.numbers("campaign-table", "Numbers") == result | {"under way": 0}
     assert tables.numbers("campaign-table", "Total") == result | {"under way": 0}
-    assert groups["receipts"] == NOTHING | {"audience": 2, "sent": 1, "suppressed": 1}
+    assert groups["receipts"] == NOTHING | {"audience": 2, "sent": 1, "suppressed": 1, "converted": 0}
     assert tables.numbers("group-table", "receipts") == groups["receipts"] | {"under way": 0}
 
 

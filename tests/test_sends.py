@@ -49,7 +49,7 @@ def send(caller: Caller, mode: str, to: dict[str, list[str]], tag: str = "tag", 
 
 def groups(caller: Caller) -> dict[str, dict[str, int]]:
     status, answer = caller.get("/1/tag_groups.json")
-    assert (status, set(answer), answer["status"]) == (200, {"status", "tag_groups"}, "success")
+    assert (status, set(answer), answer["status"]) == (200, {"status", "tag_groups", "total"}, "success")
     numbers: dict[str, dict[str, int]] = answer["tag_groups"]
     return numbers
 

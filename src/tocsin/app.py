@@ -153,8 +153,13 @@ async def _open_door(
         facts=stores.facts,
         settings=settings,
         gate=Gate(stores.ledger),
-        creates=Throttle(settings.create_per_second, settings.create_at_once),
-        uploads=Throttle(None, settings.uploads_at_once),
+        creates=Throttle(
+            *(stores.ledger, "create", settings.create_per_second, settings.create_at_once),
+            pick=lambda own: (own.create_per_second, own.create_at_once),
+        ),
+        uploads=Throttle(
+            *(stores.ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
+        ),
         intake=Intake(stores.ledger),
         traffic=traffic,
         bell=bell,

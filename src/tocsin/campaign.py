@@ -14,6 +14,7 @@ from tocsin.audience.condition import PARSE
 from tocsin.audience.node import Query
 from tocsin.audience.query import Segments, find_segment, read_where
 from tocsin.content import Content, read_content
+from tocsin.conversion import Goal, read_goal
 from tocsin.errors import Problem
 from tocsin.policy import Cap
 from tocsin.schedule import When, begins_at, next_local, read_schedule
@@ -38,10 +39,21 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
-    *("users_limit_per_run", "upper_cap_for_target_segment", "control_group"),
-    *("system_control_group_include", "subscription_groups", "provider_nick_name", "provider_group_nickname"),
+    *("users_limit_per_run", "upper_cap_for_target_segment", "subscription_groups"),
+    *("provider_nick_name", "provider_group_nickname"),
     *("draft", "users_limit"),
 )
+
+
+VARIANTS = 8
+
+
+class Variant(msgspec.Struct, frozen=True):
+    """One content of several, and the percent of the audience that gets it."""
+
+    name: str
+    content: Content
+    percentage: float
 
 
 OnCrash = Literal["report", "resend"]
@@ -67,6 +79,10 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     respect_frequency_caps: bool = True
     send_to_all_devices: bool = False
     frequency_cap: Cap | None = None
+    control_percentage: float = 0.0
+    system_control_group: bool = True
+    variants: tuple[Variant, ...] = ()
+    conversion_goal: Goal | None = None
     respect_throttle: bool = False
     message_seconds: float | None = None
     when: When | None = None
@@ -94,7 +110,10 @@ def read_spec(
     if len(name.encode()) > NAME_BYTES:
         raise Problem(f"name is longer than {NAME_BYTES} bytes (at $.name)")
     channel = _read_channel(body)
-    content = read_content(body.get("content"), channel, require_channel=require_channel)
+    variants = _read_variants(body.get("variants"), channel, require_channel=require_channel)
+    content = variants[0].content if variants else None
+    if content is None:
+        content = read_content(body.get("content"), channel, require_channel=require_channel)
     when = read_schedule(body, account.zone, now)
     due_at = begins_at(when.times[0], when, account.zone) if body["when"] != "now" else now
     query = _read_audience(body, segments or {})
@@ -111,6 +130,10 @@ def read_spec(
         labels=_read_labels(body.get("labels", [])),
         respect_frequency_caps=read_flag(body, "respect_frequency_caps", default=True),
         send_to_all_devices=read_flag(body, "send_to_all_devices"),
+        control_percentage=_read_control(body.get("control_group")),
+        system_control_group=read_flag(body, "system_control_group_include", default=True),
+        variants=variants,
+        conversion_goal=read_goal(body.get("conversion_goal")),
         frequency_cap=_read_cap(body.get("frequency_cap")),
         respect_throttle=read_flag(body, "respect_throttle"),
         message_seconds=_read_ttl(body.get("ttl")),
@@ -169,6 +192,39 @@ def _read_labels(labels: Any) -> tuple[str, ...]:
     if not isinstance(labels, list) or len(labels) > LABELS or not all(isinstance(one, str) for one in labels):
         raise Problem(f"labels must be a list of at most {LABELS} texts (at $.labels)")
     return tuple(labels)
+
+
+def _read_control(raw: Any) -> float:
+    """The percent of a campaign's own control group. Raises Problem, of a custom group with the documented sentence."""
+    if raw is None:
+        return 0.0
+    if isinstance(raw, dict) and raw.get("type") == "custom":
+        raise Problem(f"No custom control group with name {str(raw.get('name'))[:100]} is defined")
+    percentage = raw.get("percentage") if isinstance(raw, dict) and raw.get("type") == "campaign" else None
+    if isinstance(percentage, bool) or not isinstance(percentage, int | float) or not 2 <= percentage <= 99:
+        raise Problem('control_group is {"type": "campaign", "percentage": 2 to 99} (at $.control_group)')
+    return float(percentage)
+
+
+def _read_variants(raw: Any, channel: str, *, require_channel: bool) -> tuple[Variant, ...]:
+    """`variants`, our own field: 2 to VARIANTS of {name, percentage, content}. Raises Problem."""
+    if raw is None:
+        return ()
+    if not isinstance(raw, list) or not 2 <= len(raw) <= VARIANTS:
+        raise Problem(f"variants must be a list of 2 to {VARIANTS} objects (at $.variants)")
+    found: list[Variant] = []
+    for index, one in enumerate(raw):
+        place = f"$.variants[{index}]"
+        name, percentage = (one.get(key) if isinstance(one, dict) else None for key in ("name", "percentage"))
+        if not isinstance(name, str) or not 0 < len(name) <= 16 or name in [other.name for other in found]:
+            raise Problem(f"a variant needs a name of its own of at most 16 letters (at {place}.name)")
+        if isinstance(percentage, bool) or not isinstance(percentage, int | float) or not 0 < percentage < 100:
+            raise Problem(f"a variant needs a percentage between 0 and 100 (at {place}.percentage)")
+        content = read_content(one.get("content"), channel, require_channel=require_channel)
+        found.append(Variant(name, content, float(percentage)))
+    if abs(sum(one.percentage for one in found) - 100) > 1e-6:
+        raise Problem("the percentages of the variants must sum to 100 (at $.variants)")
+    return tuple(found)
 
 
 def _read_cap(raw: Any) -> Cap | None:

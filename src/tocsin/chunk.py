@@ -368,6 +368,40 @@ def sum_numbers_of_campaigns(connection: Connection, campaign_ids: Sequence[int]
     return numbers
 
 
+def sum_numbers_by_variant(connection: Connection, campaign_id: int) -> dict[str, dict[str, int]]:
+    """The numbers of a campaign's variants, with their audience; "" is without one, and who is in a control group."""
+    names, run = ("size", *NUMBERS), schema.run
+    rows = connection.execute(
+        select(table.c.variant, *(func.sum(table.c[name]) for name in names))
+        .join(run, run.c.id == table.c.run_id)
+        .where(run.c.campaign_id == campaign_id)
+        .group_by(table.c.variant)
+    )
+    return {row[0]: dict(zip(("audience", *NUMBERS), map(int, row[1:]), strict=True)) for row in rows}
+
+
+def find_variants(connection: Connection, campaign_id: int) -> dict[int, str]:
+    """The variant of each chunk of a campaign."""
+    run = schema.run
+    rows = connection.execute(
+        select(table.c.id, table.c.variant)
+        .join(run, run.c.id == table.c.run_id)
+        .where(run.c.campaign_id == campaign_id, table.c.variant != "")
+    )
+    return {row.id: row.variant for row in rows}
+
+
+def count_held(connection: Connection, campaign_id: int) -> int:
+    """Recipients of a campaign who are in a control group. Their chunks are theirs alone."""
+    run = schema.run
+    held = (
+        select(table.c.states)
+        .join(run, run.c.id == table.c.run_id)
+        .where(run.c.campaign_id == campaign_id, table.c.suppressed == table.c.size, table.c.size > 0)
+    )
+    return sum(bytes(states).count(State.CONTROL_GROUP) for states in connection.scalars(held))
+
+
 def load(connection: Connection, chunk_id: int) -> Chunk | None:
     found = connection.execute(select(table).where(table.c.id == chunk_id)).first()
     return None if found is None else _unpack(found)

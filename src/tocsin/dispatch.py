@@ -328,7 +328,7 @@ class Worker:
         return road is not None and road.paused_until <= now and not self._is_refused(order, platform)
 
     def _is_refused(self, order: Order, platform: str) -> bool:
-        return self._wrong.get((order.job.collapse, platform), 0) >= WRONG
+        return self._wrong.get((order.label, platform), 0) >= WRONG
 
     async def _commit(
         self, chunk: Chunk, rule: Rule | None, window: dict[str, list[Parcel]], gone: Gone, unsent: Sequence[Claim]
@@ -379,19 +379,19 @@ class Worker:
                     gone.setdefault(chunk.users[parcel.position], []).append(dead)
             for position, answers in odd.items():
                 self._judge(chunk, position, [answer or ACCEPTED for answer in answers], now)
-            self._watch(order.job.collapse, platform, len(parcels) - len(done.answers), done.answers.values())
+            self._watch(order.label, platform, len(parcels) - len(done.answers), done.answers.values())
         return gone
 
-    def _watch(self, collapse: str, platform: str, accepted: int, answers: Iterable[Receipt]) -> None:
+    def _watch(self, label: str, platform: str, accepted: int, answers: Iterable[Receipt]) -> None:
         """A content that a vendor refuses for what it is would be refused for everybody."""
-        key = (collapse, platform)
+        key = (label, platform)
         if accepted:
             self._wrong[key] = -(10**9)
         wrong = sum(answer.scope is Scope.CAMPAIGN for answer in answers)
         if wrong:
             self._wrong[key] = before = self._wrong.get(key, 0) + wrong
             if WRONG <= before < WRONG + wrong:
-                log.error("content refused by the vendor: nobody else is tried", content=collapse, platform=platform)
+                log.error("content refused by the vendor: nobody else is tried", content=label, platform=platform)
         while len(self._wrong) > CONTENTS:
             del self._wrong[next(iter(self._wrong))]
 

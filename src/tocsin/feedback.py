@@ -204,6 +204,6 @@ def _unsubscribe_props(sent: Sent, address: str) -> dict[str, Any]:
         "Campaign Type": "Email",
         "Group": sent.tag_group,
         "Identity": address,
-        "Variant": "default",
+        "Variant": sent.variant or "default",
         "Subscription Type": "profile",
     }

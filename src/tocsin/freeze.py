@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 
+import msgspec
 import structlog
 from sqlalchemy import Connection
 
@@ -15,7 +16,9 @@ from tocsin.account import Account
 from tocsin.audience.members import stream_recipients
 from tocsin.campaign import Record, Spec, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
 from tocsin.chunk import Recipients, Share
+from tocsin.cohort import Cohort, pick_variant
 from tocsin.outcome import State
+from tocsin.policy import load_policy
 from tocsin.roster import find_zones
 from tocsin.schedule import cut_off_after, due_for
 from tocsin.settings import Settings
@@ -84,10 +87,33 @@ def _gather(
     seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
     shares: dict[Share, Recipients] = {}
     place = _placing(ledger, account, run, spec, now, seconds)
+    policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
+    system = policy.control.percent if spec.system_control_group else 0.0
+    cohort = Cohort(account.id, run.campaign_id, system, spec.control_percentage)
+    divided = bool(cohort.system or cohort.campaign or spec.variants)
     for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
         for share, pairs in place(block):
-            shares.setdefault(share, Recipients()).extend(pairs)
+            for part, members in _divide(share, pairs, cohort, spec) if divided else ((share, pairs),):
+                shares.setdefault(part, Recipients()).extend(members)
     return shares
+
+
+def _divide(share: Share, pairs: Pairs, cohort: Cohort, spec: Spec) -> Iterable[tuple[Share, Pairs]]:
+    """The recipients of a share by variant; those in a control group get nothing. A user is on every platform in the
+    same part."""
+    variants = [(one.name, one.percentage) for one in spec.variants]
+    parts: dict[Share, list[tuple[int, str]]] = {}
+    for pair in pairs:
+        user = pair[0]
+        if share.state is State.WAITING and cohort.holds_back(user):
+            part = msgspec.structs.replace(share, state=State.CONTROL_GROUP, not_before=0.0)
+        elif variants:
+            name = pick_variant(cohort.account_id, cohort.campaign_id, user, variants)
+            part = msgspec.structs.replace(share, variant=name)
+        else:
+            part = share
+        parts.setdefault(part, []).append(pair)
+    return parts.items()
 
 
 def _placing(

@@ -34,7 +34,8 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """What a chunk's worker has to know of its content. personal: it looks at profiles. window: recipients at once."""
+    """What a chunk's worker has to know of its content. personal: it looks at profiles. window: recipients at once.
+    label: the content's, of which a campaign has one for each variant."""
 
     job: Job
     every_device: bool
@@ -42,6 +43,7 @@ class Order(msgspec.Struct, frozen=True):
     window: int
     quiet: Quiet | None = None
     rule: Rule | None = None
+    label: str = ""
 
 
 async def read_order(ledger: Ledger, chunk: Chunk, settings: Settings, secret: bytes) -> Order:
@@ -53,7 +55,8 @@ async def read_order(ledger: Ledger, chunk: Chunk, settings: Settings, secret: b
         return await _with_caps(ledger, chunk, order, respect=request.respect_frequency_caps)
     spec = await ledger.read(lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id))
     quiet = None if spec.when is None else spec.when.quiet
-    order = _order(chunk, settings, secret, spec.content, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
+    content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
+    order = _order(chunk, settings, secret, content, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
     respect, own = spec.respect_frequency_caps, spec.frequency_cap
     return await _with_caps(ledger, chunk, order, respect=respect, own=own, throttled=spec.respect_throttle)
 
@@ -99,7 +102,8 @@ def _order(
         secret=secret,
     )
     window = min(settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
-    return Order(job, every_device, b"{{" in encoded or b"{%" in encoded, window, quiet)
+    personal = b"{{" in encoded or b"{%" in encoded
+    return Order(job, every_device, personal, window, quiet, label=job.collapse + chunk.variant)
 
 
 def cap_window(

@@ -1,4 +1,5 @@
-"""What an account decides for itself, as JSON by name: frequency caps, limits of its endpoints, its control group."""
+"""What an account decides for itself, as JSON by name: frequency caps, limits of its endpoints, its control group, its
+conversion."""
 
 from __future__ import annotations
 
@@ -39,13 +40,21 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     percent: Annotated[float, Meta(ge=0, le=50)] = 0.0
 
 
+class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What counts as converted where a campaign does not say: for sends by identity. time: such as 30m, 1H, 1D."""
+
+    event_name: Annotated[str, Meta(min_length=1, max_length=512)]
+    conversion_time: Annotated[str, Meta(pattern="^[0-9]{1,4}[mHDWM]$")] = "1D"
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
     control: Control = Control()
+    conversion: Conversion | None = None
 
 
-KINDS: dict[str, Any] = {"caps": dict[str, Cap], "limits": Limits, "control": Control}
+KINDS: dict[str, Any] = {"caps": dict[str, Cap], "limits": Limits, "control": Control, "conversion": Conversion}
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 
 

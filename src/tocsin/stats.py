@@ -4,6 +4,7 @@ and clicks come from facts."""
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -11,10 +12,18 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from tocsin import chunk as chunks
-from tocsin.campaign import Found, find_campaign, list_campaigns
+from tocsin.campaign import Found, Spec, find_campaign, list_campaigns, read_stored_spec
+from tocsin.conversion import (
+    Goal,
+    count_conversions,
+    count_conversions_by_chunk,
+    count_conversions_by_tag,
+    read_time,
+)
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
 from tocsin.outcome import NUMBERS
+from tocsin.policy import load_policy
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -22,27 +31,75 @@ from tocsin.store.ledger import Ledger
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
 
-async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
+async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
     """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
     Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
-    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any."""
+    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any. `variants` has the
+    same numbers for each, `control_group` is how many of the suppressed were in one; `converted` is there with a goal.
+    """
 
-    def read(connection: Connection) -> tuple[Found, dict[str, int]]:
+    def read(connection: Connection) -> tuple[Found, Spec, dict[str, dict[str, int]], int]:
         found = find_campaign(connection, account_id, campaign_id)
-        return found, chunks.sum_numbers(connection, campaign_id)
+        spec = read_stored_spec(connection, account_id, campaign_id)
+        return (
+            *(found, spec, chunks.sum_numbers_by_variant(connection, campaign_id)),
+            chunks.count_held(connection, campaign_id),
+        )
 
-    found, numbers = await ledger.read(read)
+    found, spec, by_variant, held = await ledger.read(read)
     over = found.ended_at is not None and (found.frozen_at is not None or found.missed)
     if not over and not found.completed:
         raise Problem("This target hasn't been completed", code=None)
-    interactions = await count_interactions(facts, account_id, [campaign_id])
-    missed = {"missed": found.missed} if found.missed else {}
-    return {
-        **numbers,
-        "audience": found.audience,
-        **interactions.get(campaign_id, {"viewed": 0, "clicked": 0}),
-        **missed,
-    }
+    numbers = {name: sum(one[name] for one in by_variant.values()) for name in NUMBERS}
+    parts, converted = await asyncio.gather(
+        count_interactions(facts, account_id, [campaign_id]), _convert(facts, account_id, campaign_id, spec)
+    )
+    result: dict[str, Any] = {**numbers, "audience": found.audience, **parts[campaign_id], **converted}
+    if found.missed:
+        result["missed"] = found.missed
+    if held:
+        result["control_group"] = held
+    if spec.variants:
+        result["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
+    return result
+
+
+async def _convert(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
+    if spec.conversion_goal is None:
+        return {}
+    counts = await count_conversions(facts, account_id, {campaign_id: spec.conversion_goal})
+    return {"converted": counts[campaign_id]}
+
+
+async def read_variants(
+    ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, spec: Spec
+) -> dict[str, dict[str, int]]:
+    """The numbers of each variant, side by side."""
+
+    def read(connection: Connection) -> tuple[dict[str, dict[str, int]], dict[int, str]]:
+        by_variant = chunks.sum_numbers_by_variant(connection, campaign_id)
+        return by_variant, chunks.find_variants(connection, campaign_id) if spec.conversion_goal else {}
+
+    by_variant, names = await ledger.read(read)
+    rows = await facts.query(
+        "SELECT JSONExtractString(raw, 'Variant') AS variant, name, uniqExact(id) FROM event "
+        "WHERE account = {account:String} AND name IN {names:Array(String)} "
+        "AND props.`Campaign id`.:Float64 = {campaign:UInt32} GROUP BY variant, name",
+        {"account": account_id, "names": list(INTERACTIONS.values()), "campaign": campaign_id},
+    )
+    found: dict[str, dict[str, int]] = {}
+    for one in spec.variants:
+        numbers = by_variant.get(one.name, dict.fromkeys(("audience", *NUMBERS), 0))
+        found[one.name] = {**numbers, "viewed": 0, "clicked": 0}
+    for variant, name, count in rows:
+        if variant in found:
+            found[variant][_short(name)] = int(count)
+    if spec.conversion_goal is not None:
+        goal = spec.conversion_goal
+        counts = await count_conversions_by_chunk(facts, account_id, goal, campaign_id, names) if names else {}
+        for variant, numbers in found.items():
+            numbers["converted"] = counts.get(variant, 0)
+    return found
 
 
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
@@ -60,7 +117,8 @@ async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequen
 
 
 async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
-    """The numbers of every tag group of the sends by identity; those without one are «Not Tagged»."""
+    """The numbers of every tag group of the sends by identity; those without one are «Not Tagged». Converted: messages
+    that the event of the account's policy followed in time."""
     table = schema.chunk
 
     def read(connection: Connection) -> list[tuple[str, dict[str, int]]]:
@@ -77,13 +135,45 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
         "GROUP BY tag, name",
         {"account": account_id, "names": list(INTERACTIONS.values())},
     )
+    policy = await ledger.read(lambda connection: load_policy(connection, account_id))
     found, interactions = await asyncio.gather(ledger.read(read), clicks)
-    groups = {tag or NOT_TAGGED: {**numbers, "viewed": 0, "clicked": 0} for tag, numbers in found}
+    new = {"viewed": 0, "clicked": 0, "converted": 0}
+    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found}
+    if policy.conversion is not None:
+        goal = Goal(policy.conversion.event_name, read_time(policy.conversion.conversion_time, "the account's policy"))
+        for tag, count in (await count_conversions_by_tag(facts, account_id, goal)).items():
+            if (tag or NOT_TAGGED) in groups:
+                groups[tag or NOT_TAGGED]["converted"] = count
     for tag, name, count in interactions:
         group = groups.get(tag or NOT_TAGGED)
         if group is not None:
             group[_short(name)] = int(count)
     return groups
+
+
+async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int = 1000) -> dict[str, dict[str, int]]:
+    """The numbers of every label, over the newest `limit` campaigns: one with two labels counts in both."""
+
+    def read(connection: Connection) -> tuple[dict[int, Spec], dict[int, dict[str, int]], dict[int, int]]:
+        rows = list_campaigns(connection, account_id, limit=limit)
+        specs = {row.id: read_stored_spec(connection, account_id, row.id) for row in rows}
+        labelled = {one: spec for one, spec in specs.items() if spec.labels}
+        numbers = chunks.sum_numbers_of_campaigns(connection, list(labelled))
+        return labelled, numbers, {row.id: row.audience for row in rows}
+
+    specs, numbers, audiences = await ledger.read(read)
+    if not specs:
+        return {}
+    goals = {one: spec.conversion_goal for one, spec in specs.items() if spec.conversion_goal is not None}
+    interactions, converted = await asyncio.gather(
+        count_interactions(facts, account_id, list(specs)), count_conversions(facts, account_id, goals)
+    )
+    found: dict[str, Counter[str]] = {}
+    for one, spec in specs.items():
+        all_numbers = {**numbers[one], **interactions[one], "converted": converted.get(one, 0)}
+        for label in dict.fromkeys(spec.labels):
+            found.setdefault(label, Counter()).update({"campaigns": 1, "audience": audiences[one], **all_numbers})
+    return {label: dict(counts) for label, counts in sorted(found.items())}
 
 
 async def list_targets(

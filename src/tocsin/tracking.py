@@ -69,6 +69,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     platform: str
     tag_group: str
+    variant: str = ""
 
     @property
     def event_id(self) -> int:
@@ -80,7 +81,7 @@ class Sent(msgspec.Struct, frozen=True, kw_only=True):
         """What every event about this message says."""
         return {
             "Campaign id": self.campaign_id,
-            "Variant": "default",
+            "Variant": self.variant or "default",
             "Channel": self.channel,
             "Platform": self.platform,
             "Tag group": self.tag_group,
@@ -104,6 +105,7 @@ async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> Sent:
             channel=found.channel,
             platform=chunks.PLATFORM_CODES[found.platforms[position]],
             tag_group=found.tag_group,
+            variant=found.variant,
         )
 
     sent = await ledger.read(read)

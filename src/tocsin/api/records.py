@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from litestar import Response, get, post
@@ -27,7 +28,7 @@ from tocsin.errors import Problem
 from tocsin.idempotency import BUSY_SECONDS, complete, keep, read_key, release
 from tocsin.recorder import record_again
 from tocsin.repair import copy_all_profiles
-from tocsin.stats import backlog, count_tag_groups
+from tocsin.stats import backlog, count_labels, count_tag_groups
 from tocsin.tracking import EVENTS, record_interaction
 
 
@@ -36,15 +37,25 @@ def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     async def upload(request: HttpRequest) -> Response[bytes]:
         account = await context.account_of(request)
         require_json_type(request)
-        with context.uploads.admit(account.id, context.clock()):
+        async with context.uploads.admit(account.id, context.clock()):
             return await _upload(context, request, account, system=context.settings.allow_system_events)
 
     @get("/1/tag_groups.json")
     async def tag_groups(request: HttpRequest) -> Response[bytes]:
         account = await context.account_of(request)
         groups = await count_tag_groups(context.ledger, context.facts, account.id)
+        total: Counter[str] = Counter()
+        for numbers in groups.values():
+            total.update(numbers)
         count_success(request)
-        return answer({"status": "success", "tag_groups": groups})
+        return answer({"status": "success", "tag_groups": groups, "total": dict(total)})
+
+    @get("/1/labels.json")
+    async def labels(request: HttpRequest) -> Response[bytes]:
+        account = await context.account_of(request)
+        found = await count_labels(context.ledger, context.facts, account.id)
+        count_success(request)
+        return answer({"status": "success", "labels": found})
 
     @post("/track/{kind:str}", status_code=200)
     async def track(request: HttpRequest, kind: str) -> Response[bytes]:
@@ -58,7 +69,7 @@ def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
         count_success(request)
         return answer({"status": "success"})
 
-    return [upload, tag_groups, track]
+    return [upload, tag_groups, labels, track]
 
 
 def operator_routes(context: Context) -> Sequence[HTTPRouteHandler]:

@@ -48,7 +48,7 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     async def create(request: HttpRequest) -> Response[bytes]:
         account = await context.account_of(request)
         require_json_type(request)
-        with context.creates.admit(account.id, context.clock()):
+        async with context.creates.admit(account.id, context.clock()):
             return await _create(context, request, account)
 
     @post("/1/targets/stop.json", status_code=200)

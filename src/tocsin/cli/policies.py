@@ -10,7 +10,7 @@ import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
 
-name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control"]))
+name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control", "conversion"]))
 
 
 @click.group()
@@ -33,6 +33,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     caps     {"push": {"most": 3, "days": 1, "dwell_minutes": 15, "throttle": 10000}}
     limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15}
     control  {"percent": 5}
+    conversion  {"event_name": "Charged", "conversion_time": "1D"}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """

@@ -13,7 +13,7 @@ from tocsin import chunk as chunks
 from tocsin.campaign import Found, Spec, find_campaign, read_stored_spec
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
-from tocsin.stats import count_interactions, count_tag_groups, documented_state, list_targets
+from tocsin.stats import count_interactions, count_tag_groups, documented_state, list_targets, read_variants
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -95,6 +95,7 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     line: Line
     created_at: float
     spec: Spec
+    variants: dict[str, dict[str, int]]
     reasons: list[Reason]
     more: bool
 
@@ -144,6 +145,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     interactions, reasons = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]), _count_reasons(facts, account_id, campaign_id)
     )
+    variants = await read_variants(ledger, facts, account_id, campaign_id, spec) if spec.variants else {}
     line = Line(
         id=found.id,
         name=found.name,
@@ -153,7 +155,12 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         figures=_figures({**numbers, "audience": found.audience}, interactions.get(campaign_id, {})),
     )
     return Detail(
-        line=line, created_at=found.created_at, spec=spec, reasons=reasons[:REASONS], more=len(reasons) > REASONS
+        line=line,
+        created_at=found.created_at,
+        spec=spec,
+        variants=variants,
+        reasons=reasons[:REASONS],
+        more=len(reasons) > REASONS,
     )
 
 
