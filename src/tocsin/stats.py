@@ -52,7 +52,7 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         raise Problem("This target hasn't been completed", code=None)
     numbers = {name: sum(one[name] for one in by_variant.values()) for name in NUMBERS}
     parts, converted = await asyncio.gather(
-        count_interactions(facts, account_id, [campaign_id]), _convert(facts, account_id, campaign_id, spec)
+        count_interactions(facts, account_id, [campaign_id]), count_converted(facts, account_id, campaign_id, spec)
     )
     result: dict[str, Any] = {**numbers, "audience": found.audience, **parts[campaign_id], **converted}
     if found.missed:
@@ -64,7 +64,8 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     return result
 
 
-async def _convert(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
+async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
+    """{converted: users} of a campaign with a goal; nothing of one without."""
     if spec.conversion_goal is None:
         return {}
     counts = await count_conversions(facts, account_id, {campaign_id: spec.conversion_goal})

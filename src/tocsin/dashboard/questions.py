@@ -13,7 +13,14 @@ from tocsin import chunk as chunks
 from tocsin.campaign import Found, Spec, find_campaign, read_stored_spec
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
-from tocsin.stats import count_interactions, count_tag_groups, documented_state, list_targets, read_variants
+from tocsin.stats import (
+    count_converted,
+    count_interactions,
+    count_tag_groups,
+    documented_state,
+    list_targets,
+    read_variants,
+)
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -31,6 +38,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     suppressed: int = 0
     viewed: int = 0
     clicked: int = 0
+    converted: int = 0
 
     @property
     def final(self) -> int:
@@ -142,8 +150,10 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     if answer is None:
         return None
     found, spec, numbers = answer
-    interactions, reasons = await asyncio.gather(
-        count_interactions(facts, account_id, [campaign_id]), _count_reasons(facts, account_id, campaign_id)
+    interactions, reasons, converted = await asyncio.gather(
+        count_interactions(facts, account_id, [campaign_id]),
+        _count_reasons(facts, account_id, campaign_id),
+        count_converted(facts, account_id, campaign_id, spec),
     )
     variants = await read_variants(ledger, facts, account_id, campaign_id, spec) if spec.variants else {}
     line = Line(
@@ -152,7 +162,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         channel=found.channel,
         state=documented_state(found.state, found.due_at, now),
         due_at=found.due_at,
-        figures=_figures({**numbers, "audience": found.audience}, interactions.get(campaign_id, {})),
+        figures=_figures({**numbers, **converted, "audience": found.audience}, interactions.get(campaign_id, {})),
     )
     return Detail(
         line=line,
