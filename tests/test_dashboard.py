@@ -53,7 +53,8 @@ class Tables(HTMLParser):
     def numbers(self, table: str, start: str) -> dict[str, int]:
         """The numbers of the row whose first cell begins with `start`."""
         row = next(row for row in self.rows[table] if row[0].strip().startswith(start))
-        return {name: int(text.replace(",", "")) for name, text in zip(COLUMNS, row[-len(COLUMNS) :], strict=True)}
+        columns = (*COLUMNS, "converted") if table == "group-table" else COLUMNS
+        return {name: int(text.replace(",", "")) for name, text in zip(columns, row[-len(columns) :], strict=True)}
 
 
 def basic(user: str, password: str) -> dict[str, str]:
