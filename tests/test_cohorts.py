@@ -71,7 +71,7 @@ def test_a_control_group_gets_nothing(sending: Caller, sandbox: Sandbox) -> None
     sending.upload(*people(120, kinds=("fcm",)))
     group = {"type": "campaign", "percentage": 40}
     result = sending.result(sending.create(control_group=group))
-    cohort = result["control_group"]
+    cohort = result["suppressed_by"]["control group"]
     assert (result["audience"], result["sent"], result["suppressed"]) == (120, 120 - cohort, cohort)
     assert 25 <= cohort <= 75
     assert sandbox.counts()["fcm"]["accepted"] == 120 - cohort
@@ -85,7 +85,7 @@ def test_the_system_control_group(server: Server, sending: Caller, sandbox: Sand
     for _ in range(2):
         sandbox.clear()
         result = sending.result(sending.create())
-        assert result["sent"] + result["control_group"] == 60
+        assert result["sent"] + result["suppressed_by"]["control group"] == 60
         got.append({message["address"] for message in sandbox.messages("fcm")})
     assert got[0] == got[1]
     assert 10 < len(got[0]) < 50
@@ -154,7 +154,11 @@ def test_variants_side_by_side(sending: Caller, sandbox: Sandbox) -> None:
         )
     for name in ("sent", "clicked", "viewed", "converted"):
         assert result[name] == sum(one[name] for one in variants.values())
-    assert result["audience"] == sum(one["audience"] for one in variants.values()) + result["control_group"] == 80
+    assert (
+        result["audience"]
+        == sum(one["audience"] for one in variants.values()) + result["suppressed_by"]["control group"]
+        == 80
+    )
 
 
 def test_conversions_in_time_only(sending: Caller) -> None:

@@ -292,7 +292,7 @@ def test_push_example(sending: Caller, sandbox: Sandbox) -> None:
     assert (status, value) == (200, answer("send-answer"))
     assert headers["content-type"] == JSON
     groups = wait_for(lambda: _when_sent(sending, "my tag group", 8))
-    assert groups == {"my tag group": NOBODY | {"audience": 8, "sent": 8}}
+    assert groups == {"my tag group": NOBODY | {"audience": 8, "sent": 8, "converted": 0}}
     messages = sandbox.messages("fcm")
     assert sorted(message["address"] for message in messages) == [token("fcm", f"known-{n}") for n in range(8)]
     for message in messages:
@@ -308,7 +308,7 @@ def test_email_example(sending: Caller, sandbox: Sandbox) -> None:
 
     assert (status, value) == (200, answer("send-answer"))
     groups = wait_for(lambda: _when_sent(sending, "my tag group", 8))
-    assert groups == {"my tag group": NOBODY | {"audience": 8, "sent": 8}}
+    assert groups == {"my tag group": NOBODY | {"audience": 8, "sent": 8, "converted": 0}}
     messages = sandbox.messages("smtp")
     expected = [f"known-{number}@example.com" for number in (0, 1, 2, 5, 6, 7)] + ["john@doe.com", "jane@doe.com"]
     assert sorted(message["address"] for message in messages) == sorted(expected)
@@ -330,7 +330,7 @@ def test_not_tagged(sending: Caller, sandbox: Sandbox) -> None:
     assert sending.post(PUSH, body) == (200, answer("send-answer"))
 
     groups = wait_for(lambda: _when_sent(sending, "Not Tagged", 8))
-    assert groups == {"Not Tagged": NOBODY | {"audience": 8, "sent": 8}}
+    assert groups == {"Not Tagged": NOBODY | {"audience": 8, "sent": 8, "converted": 0}}
 
 
 def test_twenty_tags(sending: Caller, sandbox: Sandbox) -> None:
@@ -347,9 +347,9 @@ def test_twenty_tags(sending: Caller, sandbox: Sandbox) -> None:
 
     groups = wait_for(settled)
 
-    one = NOBODY | {"audience": 1, "sent": 1}
+    one = NOBODY | {"audience": 1, "sent": 1, "converted": 0}
     expected = dict.fromkeys([*names, "Not Tagged"], one)
-    assert groups == expected | {names[0]: NOBODY | {"audience": 2, "sent": 2}}
+    assert groups == expected | {names[0]: NOBODY | {"audience": 2, "sent": 2, "converted": 0}}
 
 
 @pytest.mark.parametrize("given", [{}, {"respect_frequency_caps": True}, {"respect_frequency_caps": False}], ids=str)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import array
 import secrets
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, func, insert, or_, select, update
 
-from tocsin.outcome import NUMBERS, STATES, State, count_numbers
+from tocsin.outcome import NUMBERS, STATES, SUPPRESSED, State, count_numbers, reason_of
 from tocsin.store import schema
 
 SIZE = 1000
@@ -391,15 +392,18 @@ def find_variants(connection: Connection, campaign_id: int) -> dict[int, str]:
     return {row.id: row.variant for row in rows}
 
 
-def count_held(connection: Connection, campaign_id: int) -> int:
-    """Recipients of a campaign who are in a control group. Their chunks are theirs alone."""
+def count_suppressed(connection: Connection, campaign_id: int) -> dict[str, int]:
+    """Recipients of a campaign who were not tried, by the reason."""
     run = schema.run
     held = (
         select(table.c.states)
         .join(run, run.c.id == table.c.run_id)
-        .where(run.c.campaign_id == campaign_id, table.c.suppressed == table.c.size, table.c.size > 0)
+        .where(run.c.campaign_id == campaign_id, table.c.suppressed > 0)
     )
-    return sum(bytes(states).count(State.CONTROL_GROUP) for states in connection.scalars(held))
+    counts: Counter[int] = Counter()
+    for states in connection.scalars(held):
+        counts.update(bytes(states))
+    return {reason_of(state): counts[state] for state in sorted(SUPPRESSED) if counts[state]}
 
 
 def load(connection: Connection, chunk_id: int) -> Chunk | None:

@@ -74,3 +74,8 @@ NUMBERS: Mapping[str, frozenset[State]] = {
 def count_numbers(states: bytes) -> dict[str, int]:
     """How many recipients of a chunk stand where, by the names of `result.json`; those still under way in none."""
     return {name: sum(states.count(state) for state in members) for name, members in NUMBERS.items()}
+
+
+def reason_of(state: int) -> str:
+    """Why somebody was not tried, in words: «no device», «frequency cap»."""
+    return State(state).name.lower().replace("_", " ")

@@ -15,7 +15,7 @@ from tocsin import chunk as chunks
 from tocsin.account import Account
 from tocsin.chunk import Chunk
 from tocsin.ingest import event_row, hash_id
-from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State
+from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, reason_of
 from tocsin.store import schema
 from tocsin.store.facts import COLUMNS, Facts, Row
 from tocsin.store.ledger import Ledger
@@ -75,7 +75,7 @@ def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
             ats[index] = moment = datetime.fromtimestamp(int(note.at), UTC)
             days[index] = moment.astimezone(account.zone).date()
     for index in suppressed:
-        codes[index] = State(states[places[index]]).name.lower().replace("_", " ")
+        codes[index] = reason_of(states[places[index]])
     return [
         *([account.id] * count, [chunk.campaign_id] * count, [chunk.id] * count),
         *(places, [chunk.users[place] for place in places]),

@@ -35,15 +35,15 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
     Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
     first completed run on, and they grow; `missed` counts runs whose time passed, if there are any. `variants` has the
-    same numbers for each, `control_group` is how many of the suppressed were in one; `converted` is there with a goal.
+    same numbers for each, `suppressed_by` how many were not tried for which reason; `converted` is there with a goal.
     """
 
-    def read(connection: Connection) -> tuple[Found, Spec, dict[str, dict[str, int]], int]:
+    def read(connection: Connection) -> tuple[Found, Spec, dict[str, dict[str, int]], dict[str, int]]:
         found = find_campaign(connection, account_id, campaign_id)
         spec = read_stored_spec(connection, account_id, campaign_id)
         return (
             *(found, spec, chunks.sum_numbers_by_variant(connection, campaign_id)),
-            chunks.count_held(connection, campaign_id),
+            chunks.count_suppressed(connection, campaign_id),
         )
 
     found, spec, by_variant, held = await ledger.read(read)
@@ -58,7 +58,7 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     if found.missed:
         result["missed"] = found.missed
     if held:
-        result["control_group"] = held
+        result["suppressed_by"] = held
     if spec.variants:
         result["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
     return result

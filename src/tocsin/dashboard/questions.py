@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from tocsin import chunk as chunks
 from tocsin.campaign import Found, Spec, find_campaign, read_stored_spec
+from tocsin.content import Content
 from tocsin.errors import Problem
 from tocsin.intake import NOT_TAGGED
 from tocsin.stats import (
@@ -106,6 +107,11 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     variants: dict[str, dict[str, int]]
     reasons: list[Reason]
     more: bool
+
+    @property
+    def contents(self) -> list[tuple[str, Content]]:
+        """What is said, by variant; under "" where there are none."""
+        return [(one.name, one.content) for one in self.spec.variants] or [("", self.spec.content)]
 
 
 async def read_overview(ledger: Ledger, facts: Facts, account_id: str, now: float) -> Overview:
