@@ -153,10 +153,10 @@ class Caller:
         assert status == 200, answer
         return int(answer["id"])
 
-    def result(self, campaign_id: int) -> dict[str, Any]:
+    def result(self, campaign_id: int) -> dict[str, int]:
         """The numbers of a campaign, once it is completed."""
 
-        def ask() -> dict[str, Any] | None:
+        def ask() -> dict[str, int] | None:
             status, answer = self.post("/1/targets/result.json", {"id": campaign_id})
             return answer["result"] if status == 200 else None
 

@@ -80,6 +80,7 @@ def test_who_sends_makes_no_difference(start_small: Callable[[int], Server], san
     assert {vendor: one["accepted"] for vendor, one in sandbox.counts().items()} == {
         **{"fcm": 97, "apns": 100, "wns": 100},
         "smtp": 0,
+        "webhook": 0,
     }
     assert len(children(server.process.pid)) == couriers
     assert server.stop() == 0

@@ -31,37 +31,38 @@ from tocsin.store.ledger import Ledger
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
 
-async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
+async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
     """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
     Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
-    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any. `variants` has the
-    same numbers for each, `suppressed_by` how many were not tried for which reason; `converted` is there with a goal.
-    """
+    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any; `converted` is
+    there with a goal."""
 
-    def read(connection: Connection) -> tuple[Found, Spec, dict[str, dict[str, int]], dict[str, int]]:
+    def read(connection: Connection) -> tuple[Found, Spec, dict[str, int]]:
         found = find_campaign(connection, account_id, campaign_id)
         spec = read_stored_spec(connection, account_id, campaign_id)
-        return (
-            *(found, spec, chunks.sum_numbers_by_variant(connection, campaign_id)),
-            chunks.count_suppressed(connection, campaign_id),
-        )
+        return found, spec, chunks.sum_numbers(connection, campaign_id)
 
-    found, spec, by_variant, held = await ledger.read(read)
+    found, spec, numbers = await ledger.read(read)
     over = found.ended_at is not None and (found.frozen_at is not None or found.missed)
     if not over and not found.completed:
         raise Problem("This target hasn't been completed", code=None)
-    numbers = {name: sum(one[name] for one in by_variant.values()) for name in NUMBERS}
     parts, converted = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]), count_converted(facts, account_id, campaign_id, spec)
     )
-    result: dict[str, Any] = {**numbers, "audience": found.audience, **parts[campaign_id], **converted}
-    if found.missed:
-        result["missed"] = found.missed
-    if held:
-        result["suppressed_by"] = held
+    missed = {"missed": found.missed} if found.missed else {}
+    return {**numbers, "audience": found.audience, **parts[campaign_id], **converted, **missed}
+
+
+async def read_breakdown(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
+    """What stands beside a campaign's numbers, where there is any: `suppressed_by`, how many were not tried for which
+    reason, and `variants`, the same numbers for each."""
+    spec = await ledger.read(lambda connection: read_stored_spec(connection, account_id, campaign_id))
+    found: dict[str, Any] = {}
+    if held := await ledger.read(lambda connection: chunks.count_suppressed(connection, campaign_id)):
+        found["suppressed_by"] = held
     if spec.variants:
-        result["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
-    return result
+        found["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
+    return found
 
 
 async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:

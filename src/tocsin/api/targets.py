@@ -38,7 +38,7 @@ from tocsin.errors import Problem
 from tocsin.fleet import require_provider
 from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.schedule import LATEST_YEAR
-from tocsin.stats import documented_state, list_targets, read_result, scheduled_on
+from tocsin.stats import documented_state, list_targets, read_breakdown, read_result, scheduled_on
 
 ESTIMATE_NAMES = {"email": "web", "sms": "web", "webpush": "chrome"}  # as documented, where it is not the platform's
 
@@ -69,9 +69,11 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     @post("/1/targets/result.json", status_code=200)
     async def result(request: HttpRequest) -> Response[bytes]:
         account, body = await _read(context, request)
-        numbers = await read_result(context.ledger, context.facts, account.id, _read_id(body))
+        campaign_id = _read_id(body)
+        numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
+        more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
         count_success(request)
-        return answer({"status": "success", "result": numbers})
+        return answer({"status": "success", "result": numbers, **more})
 
     @post("/1/targets/list.json", status_code=200)
     async def list_all(request: HttpRequest) -> Response[bytes]:
