@@ -70,14 +70,14 @@ def test_a_send_overtakes_a_campaign(start_small: Callable[[int], Server], sandb
     """Somebody's password waits behind what is already with the vendor, not behind the rest of the campaign."""
     sandbox.fault(vendor="fcm", kind="delay", seconds=0.3)
     server = start_small(couriers)
-    caller = new_account(server, sandbox, 1500, "many", ("fcm",))
+    caller = new_account(server, sandbox, 3000, "many", ("fcm",))
     campaign = caller.create()
     wait_for(lambda: sandbox.counts()["fcm"]["accepted"] >= 100)
     before = sandbox.counts()["fcm"]["accepted"]
     body = {"to": {"identity": ["many-7"]}, "content": {"title": "Your code", "body": "is 1234"}, "tag_group": "code"}
     assert caller.post("/1/send/push.json", body)[0] == 200
 
-    assert caller.result(campaign)["sent"] == 1500
+    assert caller.result(campaign)["sent"] == 3000
     wait_for(lambda: sandbox.counts()["fcm"]["accepted"] == 3001)
     places = [place for place, one in enumerate(sandbox.messages("fcm")) if "Your code" in str(one["body"])]
     assert len(places) == 1
