@@ -236,6 +236,20 @@ async def test_the_throttle_holds_back(own_ledger: Ledger, facts: Facts) -> None
     assert times[-1] - times[0] < 700
 
 
+def test_what_is_given_back_late_makes_no_room_twice(own_ledger: Ledger) -> None:
+    """Four places taken in one slot and given back in the next are four, also when the first slot is forgotten."""
+    account = create_account(own_ledger, "late", "UTC", NOW)[0]
+    rule = Rule(account_id=account.id, channel="push", message="r1", campaign_id=1, throttle=4)
+
+    def take(at: float) -> int:
+        claims = [Claim(position, position, 1, at) for position in range(10)]
+        return 10 - len(own_ledger.write_now(lambda c: reserve(c, rule, claims, at)).later)
+
+    assert take(NOW) == 4
+    own_ledger.write_now(lambda c: give_back(c, rule, [Claim(position, position, 1, NOW) for position in range(4)]))
+    assert [take(NOW + 305), take(NOW + 312), take(NOW + 600), take(NOW + 630)] == [4, 0, 0, 4]
+
+
 async def test_two_processes_take_turns(store: Ledger, open_again: Any) -> None:
     """While one is at the caps in its transaction the other is told, and waits for nothing."""
     account = create_account(store, "two", "UTC", NOW)[0]
@@ -249,7 +263,7 @@ async def test_two_processes_take_turns(store: Ledger, open_again: Any) -> None:
             other.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
     again = other.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
     assert again.dropped == {0: State.FREQUENCY_CAP}
-    other.write_now(lambda c: give_back(c, rule, [Claim(0, 1, 1)], NOW))
+    other.write_now(lambda c: give_back(c, rule, [Claim(0, 1, 1)]))
     free = store.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
     assert free.dropped == {}
     store.write_now(lambda c: forget_old_reservations(c, NOW + 91 * DAY))

@@ -200,7 +200,8 @@ async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asynci
 
 
 def _settle_memory() -> None:
-    """What is loaded by now stays: without it in every full collection of garbage, none stops the door for long."""
+    """What is loaded by now stays, and need not be looked through: a full collection of garbage would hold up the door
+    for a tenth of a second."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)

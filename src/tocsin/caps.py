@@ -6,7 +6,7 @@ have been sent stays: a doubt counts against the cap, so nobody is over it. On t
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
@@ -44,11 +44,12 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One recipient about to be claimed. platform: its code."""
+    """One recipient about to be claimed, or claimed at a moment. platform: its code."""
 
     position: int
     user: int
     platform: int
+    at: float = 0.0
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -86,13 +87,15 @@ def reserve(connection: Connection, rule: Rule, claims: Sequence[Claim], now: fl
     return Verdict(dropped, later)
 
 
-def give_back(connection: Connection, rule: Rule, claims: Iterable[Claim], now: float) -> None:
-    """What was reserved for these was not sent. Their place in the throttle is free again, in the present slot."""
+def give_back(connection: Connection, rule: Rule, claims: Iterable[Claim]) -> None:
+    """What was reserved for these was not sent. Their place in the throttle is free again, in the slot it was taken in:
+    in a later one it would outlive what it makes up for."""
     returned = list(claims)
     if not returned:
         return
     if rule.throttle is not None:
-        _use(connection, rule, -len(returned), now)
+        for at, count in Counter(claim.at for claim in returned).items():
+            _use(connection, rule, -count, at)
     if rule.account is None and rule.campaign is None:
         return
     by_platform: dict[int, list[int]] = defaultdict(list)
@@ -168,11 +171,11 @@ def _find_room(connection: Connection, rule: Rule, now: float) -> tuple[int, flo
     return max(0, (rule.throttle or 0) - int(used or 0)), float((slot + 1) * SLOT)
 
 
-def _use(connection: Connection, rule: Rule, count: int, now: float) -> None:
-    """Adds to the present slot. Given back it may go below nothing: what was used in an earlier slot is free now."""
+def _use(connection: Connection, rule: Rule, count: int, at: float) -> None:
+    """Adds to the slot of a moment."""
     if not count:
         return
-    same = {"account_id": rule.account_id, "channel": rule.channel, "slot": int(now) // SLOT}
+    same = {"account_id": rule.account_id, "channel": rule.channel, "slot": int(at) // SLOT}
     insert_new(connection, pace, same | {"used": 0})
     connection.execute(update(pace).filter_by(**same).values(used=pace.c.used + count))
 

@@ -215,7 +215,8 @@ class Worker:
         while True:
             roads = await self._roads.of(chunk.account_id)
             window = await self._plan(chunk, order, roads)
-            claimed, went = await self._commit(chunk, order.rule, window, gone, unsent)
+            claimed_at = self._clock()
+            claimed, went = await self._commit(chunk, order.rule, window, gone, unsent, claimed_at)
             losses.users.update(gone, (device.gone_user for device in went))
             losses.devices.extend(went)
             if claimed is None:
@@ -227,7 +228,7 @@ class Worker:
                         *(roads[name].carry(Batch(order.job, name, parcels)) for name, parcels in claimed.items())
                     )
                 gone = self._apply(chunk, order, list(zip(claimed, claimed.values(), sent, strict=True)), roads)
-                unsent = find_unsent(chunk, claimed) if order.rule is not None else ()
+                unsent = find_unsent(chunk, claimed, claimed_at) if order.rule is not None else ()
             elif self._stopping or not chunk.waiting(self._clock()):
                 return True
             else:
@@ -331,14 +332,20 @@ class Worker:
         return self._wrong.get((order.label, platform), 0) >= WRONG
 
     async def _commit(
-        self, chunk: Chunk, rule: Rule | None, window: dict[str, list[Parcel]], gone: Gone, unsent: Sequence[Claim]
+        self,
+        chunk: Chunk,
+        rule: Rule | None,
+        window: dict[str, list[Parcel]],
+        gone: Gone,
+        unsent: Sequence[Claim],
+        at: float,
     ) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
         """Commits what is settled, forgets dead addresses, gives back what the caps hold for those who got nothing, and
         claims the window's recipients as far as the caps allow. None: the lease is lost, send nothing. Beside it the
         devices that went."""
 
         def commit(connection: Connection) -> tuple[dict[str, list[Parcel]] | None, Sequence[Row[Any]]]:
-            claimed = window if rule is None else cap_window(connection, chunk, rule, window, unsent, self._clock())
+            claimed = window if rule is None else cap_window(connection, chunk, rule, window, unsent, at)
             if chunks.is_stopped(connection, chunk.run_id):
                 for position in chunk.waiting(float("inf")):
                     chunk.move(position, State.STOPPED)

@@ -115,8 +115,8 @@ def cap_window(
     now: float,
 ) -> dict[str, list[Parcel]]:
     """The part of a window that the caps allow; the others are dropped or wait."""
-    claims = find_claims(chunk, window)
-    give_back(connection, rule, unsent, now)
+    claims = find_claims(chunk, window, now)
+    give_back(connection, rule, unsent)
     verdict = reserve(connection, rule, claims, now) if claims else Verdict()
     for position, state in verdict.dropped.items():
         chunk.move(position, state)
@@ -127,15 +127,15 @@ def cap_window(
     return {name: parcels for name, parcels in kept.items() if parcels}
 
 
-def find_claims(chunk: Chunk, window: Mapping[str, Sequence[Parcel]]) -> list[Claim]:
+def find_claims(chunk: Chunk, window: Mapping[str, Sequence[Parcel]], at: float) -> list[Claim]:
     positions = dict.fromkeys(parcel.position for parcels in window.values() for parcel in parcels)
-    return [Claim(position, chunk.users[position], chunk.platforms[position]) for position in positions]
+    return [Claim(position, chunk.users[position], chunk.platforms[position], at) for position in positions]
 
 
-def find_unsent(chunk: Chunk, window: Mapping[str, Sequence[Parcel]]) -> list[Claim]:
-    """Those of a window who certainly got nothing."""
+def find_unsent(chunk: Chunk, window: Mapping[str, Sequence[Parcel]], at: float) -> list[Claim]:
+    """Those of a window, claimed at a moment, who certainly got nothing."""
     sent = (State.ACCEPTED, State.UNKNOWN)
-    return [claim for claim in find_claims(chunk, window) if chunk.states[claim.position] not in sent]
+    return [claim for claim in find_claims(chunk, window, at) if chunk.states[claim.position] not in sent]
 
 
 def pack(order: Order, position: int, platform: str, person: Person | None) -> list[Parcel] | State:

@@ -1,4 +1,5 @@
-"""The four vendors on loopback: strict fakes of FCM, APNs, WNS and an SMTP relay, for demos, tests and benchmarks.
+"""The vendors on loopback: strict fakes of FCM, APNs, WNS, an SMTP relay and a receiver of webhooks,
+for demos, tests and benchmarks.
 
 They speak the vendors' real protocols over TLS, hold every request against the vendors' documented rules, answer in the
 vendors' formats, and go wrong on request (see `faults`). They count what they accept and notice what they accept twice.

@@ -13,7 +13,7 @@ from tocsin.sandbox import serve
 
 def main() -> None:
     """Reads the command line and serves."""
-    parser = argparse.ArgumentParser(prog="python -m tocsin.sandbox", description="The four vendors on loopback.")
+    parser = argparse.ArgumentParser(prog="python -m tocsin.sandbox", description="The vendors on loopback.")
     parser.add_argument(
         "--data", type=Path, help="folder that keeps the credentials; without it they are new each time"
     )
