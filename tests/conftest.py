@@ -35,7 +35,7 @@ ROOMY = {
     "TOCSIN_CREATE_PER_SECOND": "100000",
     "TOCSIN_CREATE_AT_ONCE": "1000",
     "TOCSIN_RETRY_FLOOR": "0.05",
-    "TOCSIN_RAMP_SECONDS": "0",
+    "TOCSIN_SLOW_START_SECONDS": "0",
 }
 
 
@@ -270,11 +270,11 @@ def start_server() -> Iterator[Callable[..., Server]]:
 
 @pytest.fixture
 def start_small(start_server: Callable[..., Server], tmp_path: Path) -> Callable[[int], Server]:
-    """Starts a server with so many couriers, whose windows are small."""
+    """Starts a server with so many senders, whose windows are small."""
 
-    def start_one(couriers: int) -> Server:
+    def start_one(senders: int) -> Server:
         sizes = {"TOCSIN_WINDOW": str(SMALL_WINDOW), "TOCSIN_CHUNKS_AT_ONCE": str(SMALL_AT_ONCE)}
-        return start_server(tmp_path / str(couriers), ROOMY | sizes | {"TOCSIN_COURIERS": str(couriers)})
+        return start_server(tmp_path / str(senders), ROOMY | sizes | {"TOCSIN_SENDERS": str(senders)})
 
     return start_one
 

@@ -20,10 +20,10 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tocsin.account import Account, create_account
+from tocsin.delivery.recipients import load_people, mark_gone
 from tocsin.ingest import refresh_profiles, upload
-from tocsin.ingest.people import Key, find_users
+from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.providers.contract import Address
-from tocsin.roster import look_up, mark_gone
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -113,7 +113,7 @@ class Found(NamedTuple):
 
 
 def name_of(condition: Where) -> str:
-    """`Key` and `field_name` are older spellings of `name`."""
+    """`IdentityKey` and `field_name` are older spellings of `name`."""
     return str(next(condition[key] for key in ("name", "Key", "field_name") if key in condition))
 
 
@@ -297,7 +297,7 @@ class Device(NamedTuple):
 class Person:
     """Somebody of a world. `key`: how uploads name them. `user`: their number in the ledger, once loaded."""
 
-    key: Key
+    key: IdentityKey
     profile: Props = field(default_factory=dict)
     devices: list[Device] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -566,7 +566,7 @@ TEXTS: tuple[Scalar, ...] = (
     *("Gold", "gold", "GOLD plus", "Silver", "Platinum", "straße", "STRASSE", "Größe", "GRÖSSE", "σίσυφος", "ΣΊΣΥΦΟΣ"),
     *(
         "日本",
-        "🔔 bell",
+        "🔔 wakeup",
         'q"uo',
         "it's",
         "a\\b",
@@ -890,7 +890,7 @@ class World:
 
     async def _lose_addresses(self, ledger: Ledger, facts: Facts, account: Account) -> None:
         users = {person.user: person for person in self.people}
-        roster = await ledger.read(lambda connection: look_up(connection, account.id, list(users)))
+        roster = await ledger.read(lambda connection: load_people(connection, account.id, list(users)))
         gone: dict[int, list[tuple[int, Address, str]]] = {}
         for user, person in users.items():
             dead = {token(person, device) for device in person.devices if not device.lives}

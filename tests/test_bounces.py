@@ -18,16 +18,16 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from tocsin.account import Account, create_account
-from tocsin.bounce import LIMIT, Report, judge, read_report
-from tocsin.chunk import Recipients, Share, insert_run_chunks
+from tocsin.delivery.push_id import sign_push_id
 from tocsin.errors import Problem
-from tocsin.feedback import SOFT_DAYS, Feedback
+from tocsin.feedback.bounce_report import LIMIT, Report, judge, read_report
+from tocsin.feedback.mail import SOFT_DAYS, Feedback
 from tocsin.ingest import upload
 from tocsin.ingest.people import find_bounced
+from tocsin.queue import Recipients, Share, insert_run_chunks
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
-from tocsin.tracking import sign_push_id
 
 pytest_plugins = ("engines",)
 

@@ -18,7 +18,7 @@ from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Address, Notice, Push, Receipt, Scope
 from tocsin.providers.transport import Transport
-from tocsin.providers.webhook import Settings, encode, read_secret, sign
+from tocsin.providers.webhook import WebhookSettings, encode, read_secret, sign
 
 SECRET = "whsec_" + base64.b64encode(b"k" * 32).decode()
 SEND = {"sms": "/1/send/sms.json", "webpush": "/1/send/webpush.json", "email": "/1/send/email.json"}
@@ -162,7 +162,7 @@ async def hand_over(sandbox: Sandbox, channel: str, **fields: Any) -> Receipt:
     given = sandbox.control.get("/credentials")[1]
     options = {"url": given["webhook"][channel], "secret": given["webhook"]["secret"], "ca": given["ca"]}
     async with Transport() as transport:
-        provider = BY_NAME[channel](Settings(**options | fields), transport)
+        provider = BY_NAME[channel](WebhookSettings(**options | fields), transport)
         return await provider.send(notice(channel), time.time())
 
 
@@ -191,7 +191,7 @@ async def test_nobody_listens(sandbox: Sandbox) -> None:
 
 async def test_a_message_of_another_kind_is_refused() -> None:
     async with Transport() as transport:
-        provider = BY_NAME["sms"](Settings(url="http://127.0.0.1:1/", secret=SECRET), transport)
+        provider = BY_NAME["sms"](WebhookSettings(url="http://127.0.0.1:1/", secret=SECRET), transport)
         push = Push(id="i", collapse="c", address=Address("fcm", "x"), title="t", body="b", expires_at=1)
         assert (await provider.send(push, 0.0)).outcome is Outcome.REFUSED
         assert (await provider.send(notice("webpush"), 0.0)).outcome is Outcome.REFUSED
@@ -219,8 +219,8 @@ def test_the_signature_is_that_of_the_specification() -> None:
 )
 def test_settings_that_cannot_work(options: dict[str, Any]) -> None:
     with pytest.raises(Misconfigured):
-        BY_NAME["sms"](Settings(**options), Transport())
-    assert SECRET not in repr(Settings(url="https://x.example", secret=SECRET))
+        BY_NAME["sms"](WebhookSettings(**options), Transport())
+    assert SECRET not in repr(WebhookSettings(url="https://x.example", secret=SECRET))
 
 
 @pytest.mark.parametrize(

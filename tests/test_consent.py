@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from tocsin.account import Account, create_account
+from tocsin.delivery.recipients import find_addresses, load_people, mark_gone
 from tocsin.ingest import upload
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
-from tocsin.roster import find_addresses, look_up, mark_gone
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -61,7 +61,7 @@ class House:
     def meant(self, identity: str, platform: str = "android", *, every_device: bool = False) -> list[str] | State:
         """Where a message would go if it were claimed now, or why to nobody."""
         user = self.user(("identity", identity))
-        found = self.ledger.read_now(lambda connection: look_up(connection, self.account.id, [user]))
+        found = self.ledger.read_now(lambda connection: load_people(connection, self.account.id, [user]))
         addresses = find_addresses(found[user], platform, every_device=every_device)
         return addresses if isinstance(addresses, State) else [address.value for _, address in addresses]
 
@@ -88,7 +88,7 @@ class House:
     async def bury(self, identity: str, value: str) -> None:
         """A vendor says that this token is dead."""
         user = self.user(("identity", identity))
-        found = self.ledger.read_now(lambda connection: look_up(connection, self.account.id, [user]))
+        found = self.ledger.read_now(lambda connection: load_people(connection, self.account.id, [user]))
         dead = [one for devices in found[user].devices.values() for one in devices if one[1].value == value]
         gone = {user: [(device_id, address, "410") for device_id, address in dead]}
         went = await self.ledger.write(lambda connection: mark_gone(connection, self.account.id, gone, self.now))

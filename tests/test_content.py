@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from tocsin.content import Envelope, Renderer, Unrenderable, read_content
-from tocsin.content.plain import to_text
+from tocsin.content import Addressing, Renderer, Unrenderable, read_content
+from tocsin.content.plain_text import to_text
 from tocsin.content.push import CHANNEL_NEEDED, SOURCE_BYTES
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Mail, Push
 
 ADDRESS = Address(kind="fcm", value="token", registered_at=5.0)
-ENVELOPE = Envelope(
+ENVELOPE = Addressing(
     id="1b671a64-40d5-491e-99b0-da01ff1f3341",
     collapse="tocsin-7",
     campaign="7_20270115",

@@ -12,10 +12,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 
+from tocsin.audience.description import describe
 from tocsin.audience.query import read_where
-from tocsin.audience.wording import describe
-from tocsin.dashboard.questions import Figures
-from tocsin.dashboard.wording import full_time, short_time, thousands
+from tocsin.dashboard.formatting import full_time, short_time, thousands
+from tocsin.dashboard.queries import Figures
 
 COLUMNS = ("audience", "sent", "unknown", "failed", "suppressed", "under way", "viewed", "clicked")
 VILLAIN = "<script>alert(1)</script>"

@@ -120,11 +120,11 @@ def test_stages_say_which_they_are() -> None:
     stages = {
         1: "ingest/__init__.py",
         2: "audience/__init__.py",
-        3: "campaign.py",
-        4: "dispatch.py",
+        3: "campaign/__init__.py",
+        4: "delivery/__init__.py",
         5: "providers/__init__.py",
         6: "outcome.py",
-        7: "stats.py",
+        7: "stats/__init__.py",
     }
     for number, name in stages.items():
         assert (ROOT / "src" / "tocsin" / name).read_text().startswith(f'"""Stage {number} of 7, '), name

@@ -28,11 +28,11 @@ def write(connection):
     question = {"event_name": "x", "from": 20240101, "to": 20240102}
     asked = {"name": "n", "where": question, "content": {"title": "t", "body": "b"}, "devices": ["ios"], "when": "now"}
     campaign = insert_campaign(connection, account.id, read_spec(asked, account, time.time()), time.time())
-    chunks.insert_run_chunks(connection, account_id=account.id, run_id=1, campaign_id=campaign, channel="push",
+    queue.insert_run_chunks(connection, account_id=account.id, run_id=1, campaign_id=campaign, channel="push",
         shares={Share(expires_at=1.0): Recipients([(1, "ios")])}, now=0.0)
-    chunk = chunks.lease_next(connection, "x", 1.0, 60.0)
+    chunk = queue.lease_next(connection, "x", 1.0, 60.0)
     chunk.notes[0] = Note(tries=1, code="503", not_before=1.0)
-    chunks.settle(connection, chunk, 1.0, 60.0)
+    queue.settle(connection, chunk, 1.0, 60.0)
     return campaign, chunk.id
 
 def read(kind, delay):
@@ -40,7 +40,7 @@ def read(kind, delay):
     if kind == "spec":
         ledger.read_now(lambda connection: read_stored_spec(connection, account.id, campaign))
     else:
-        ledger.read_now(lambda connection: chunks.load(connection, chunk))
+        ledger.read_now(lambda connection: queue.load(connection, chunk))
 
 if sys.argv[2] == "write":
     ledger = open_ledger(sys.argv[1])

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
-from test_dispatch import Stage, Vendor
+from test_worker import Stage, Vendor
 
-from tocsin.dispatch import WRONG
+from tocsin.delivery.worker import REFUSALS_IN_A_ROW
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Message, Receipt, Scope
 from tocsin.store.facts import Facts
@@ -65,11 +65,11 @@ def test_a_dead_vendor_delays_no_other(
     assert broken.post("/1/targets/result.json", {"id": campaign})[0] != 200, "it is not over"
 
 
-@pytest.mark.parametrize("couriers", [0, 2])
-def test_a_send_overtakes_a_campaign(start_small: Callable[[int], Server], sandbox: Sandbox, couriers: int) -> None:
+@pytest.mark.parametrize("senders", [0, 2])
+def test_a_send_overtakes_a_campaign(start_small: Callable[[int], Server], sandbox: Sandbox, senders: int) -> None:
     """Somebody's password waits behind what is already with the vendor, not behind the rest of the campaign."""
     sandbox.fault(vendor="fcm", kind="delay", seconds=0.3)
-    server = start_small(couriers)
+    server = start_small(senders)
     caller = new_account(server, sandbox, 3000, "many", ("fcm",))
     campaign = caller.create()
     wait_for(lambda: sandbox.counts()["fcm"]["accepted"] >= 100)
@@ -100,7 +100,7 @@ async def test_a_refused_content_is_not_tried_on_everybody(own_ledger: Ledger, f
     await stage.deliver_all()
 
     tried = len(vendor.got)
-    assert WRONG <= tried <= WRONG + stage.settings.window
+    assert REFUSALS_IN_A_ROW <= tried <= REFUSALS_IN_A_ROW + stage.settings.window
     assert await stage.result(bad) == {"audience": 200, "failed": 200}
 
     vendor.answers.clear()
@@ -111,10 +111,14 @@ async def test_a_refused_content_is_not_tried_on_everybody(own_ledger: Ledger, f
 
 async def test_a_few_refusals_stop_nothing(own_ledger: Ledger, facts: Facts) -> None:
     """A template that is wrong for some people is still right for the others, however many the some are."""
-    vendor = Vendor(Outcome.ACCEPTED, *[refuse] * (2 * WRONG))
+    vendor = Vendor(Outcome.ACCEPTED, *[refuse] * (2 * REFUSALS_IN_A_ROW))
     stage = Stage(own_ledger, facts, {"android": vendor})
     await stage.people(100)
     campaign = await stage.campaign()
     await stage.deliver_all()
     assert len(vendor.got) == 100
-    assert await stage.result(campaign) == {"audience": 100, "sent": 100 - 2 * WRONG, "failed": 2 * WRONG}
+    assert await stage.result(campaign) == {
+        "audience": 100,
+        "sent": 100 - 2 * REFUSALS_IN_A_ROW,
+        "failed": 2 * REFUSALS_IN_A_ROW,
+    }

@@ -16,18 +16,19 @@ from click.testing import CliRunner
 from conftest import Sandbox, token
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
-from test_dispatch import SETTINGS, Vendor, held
 from test_uninstalled import Town
+from test_worker import SETTINGS, Vendor, held
 
 from tocsin import metrics
 from tocsin.account import create_account
-from tocsin.bell import Bell
 from tocsin.cli import tocsin
 from tocsin.cli.providers import sandbox_settings, store_providers
-from tocsin.dispatch import Worker
+from tocsin.delivery.circuit_breaker import BreakerRules
+from tocsin.delivery.lane import Lane
+from tocsin.delivery.slow_start import LONGEST_TURN
+from tocsin.delivery.wakeup import Wakeup
+from tocsin.delivery.worker import Worker
 from tocsin.errors import Misconfigured
-from tocsin.guard import LONGEST_TURN, Rules
-from tocsin.lane import Lane
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
 from tocsin.store import schema
@@ -47,7 +48,7 @@ class Street(Town):
         super().__init__(ledger, facts, sandbox)
         self.sandbox = sandbox
         options = msgspec.structs.replace(SETTINGS, window=50)
-        self.worker = Worker(ledger, facts, self.fleet, options, b"s" * 32, lambda: self.now, Bell())
+        self.worker = Worker(ledger, facts, self.fleet, options, b"s" * 32, lambda: self.now, Wakeup())
 
     async def settle(self, count: int, kind: str) -> None:
         """People with a device each."""
@@ -226,7 +227,7 @@ async def test_a_lane_climbs_after_a_pause() -> None:
     try spent and without the vendor hearing of it; after the climb all go."""
     now = 1_800_000_000.0
     vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 30.0))
-    lane = Lane("a", "climbing", vendor, lambda: now, Rules(ramp_seconds=60.0))
+    lane = Lane("a", "climbing", vendor, lambda: now, BreakerRules(slow_start_seconds=60.0))
     await lane.send(message())
     assert (await lane.send(message())).outcome is Outcome.THROTTLED
     assert [one.code for one in await asyncio.gather(lane.send(message()), lane.send(message()))] == ["lane paused"] * 2
@@ -249,7 +250,7 @@ async def test_a_turn_that_meets_a_pause_is_given_back() -> None:
     """A message that waited for its turn while the lane paused again does not reach the vendor."""
     now = 1_800_000_000.0
     vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 1.0), held(Outcome.THROTTLED, 30.0))
-    lane = Lane("a", "pausing", vendor, lambda: now, Rules(ramp_seconds=60.0))
+    lane = Lane("a", "pausing", vendor, lambda: now, BreakerRules(slow_start_seconds=60.0))
     await lane.send(message())
     await lane.send(message())
     now += 1

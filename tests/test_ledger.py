@@ -14,16 +14,19 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, event, func, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
-from tocsin import chunk as chunks
-from tocsin.account import Account, Gate, add_passcode, create_account, find_account, list_accounts, revoke_passcode
+from tocsin import queue
+from tocsin.account import Account, add_passcode, create_account, find_account, list_accounts, revoke_passcode
 from tocsin.audience.node import Everybody
-from tocsin.campaign import LATEST_ID, Spec, insert_campaign, move_run, stop_campaign
-from tocsin.chunk import Chunk, NewRequest, Note, Recipients, Share
+from tocsin.authenticator import Authenticator
+from tocsin.campaign.runs import insert_campaign, move_run, stop_campaign
+from tocsin.campaign.spec import LATEST_ID, Spec
 from tocsin.content import Content
 from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest.people import People, find_users
 from tocsin.ingest.record import read_record
 from tocsin.outcome import FINAL, NUMBERS, State
+from tocsin.queue import Chunk, NewRequest, Note, Recipients, Share
+from tocsin.stats import counts
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, read_secret
 from tocsin.store.rows import upsert_rows
@@ -61,7 +64,7 @@ def sum_run(store: Ledger, run_id: int) -> dict[str, int]:
 
     def read(connection: Connection) -> dict[str, int]:
         campaign = connection.scalar(select(schema.run.c.campaign_id).where(schema.run.c.id == run_id))
-        return chunks.sum_numbers(connection, campaign or 0)
+        return counts.sum_numbers(connection, campaign or 0)
 
     return store.read_now(read)
 
@@ -73,7 +76,7 @@ def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int
         run_id = run_of(connection, insert_campaign(connection, "a", SPEC, now))
         assert move_run(connection, run_id, "running", now, frozen_at=now, audience=sum(sizes))
         for size in sizes:
-            chunks.insert_run_chunks(
+            queue.insert_run_chunks(
                 connection,
                 account_id="a",
                 run_id=run_id,
@@ -91,14 +94,14 @@ def add_request(store: Ledger, now: float = NOW) -> int:
     request = NewRequest(account_id="a", channel="push", tag_group="t", request="{}", expires_at=now + 3600, now=now)
 
     def write(connection: Connection) -> int:
-        chunks.insert_requests(connection, [request])
+        queue.insert_requests(connection, [request])
         return connection.scalar(select(func.max(schema.chunk.c.id))) or 0
 
     return store.write_now(write)
 
 
 def lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk | None:
-    return store.write_now(lambda connection: chunks.lease_next(connection, owner, now, LEASE))
+    return store.write_now(lambda connection: queue.lease_next(connection, owner, now, LEASE))
 
 
 def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
@@ -108,15 +111,15 @@ def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
 
 
 def settle(store: Ledger, chunk: Chunk, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: chunks.settle(connection, chunk, now, LEASE))
+    return store.write_now(lambda connection: queue.settle(connection, chunk, now, LEASE))
 
 
 def release(store: Ledger, chunk: Chunk, not_before: float | None = None, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: chunks.release(connection, chunk, now, not_before))
+    return store.write_now(lambda connection: queue.release(connection, chunk, now, not_before))
 
 
 def load(store: Ledger, chunk_id: int) -> Chunk:
-    chunk = store.read_now(lambda connection: chunks.load(connection, chunk_id))
+    chunk = store.read_now(lambda connection: queue.load(connection, chunk_id))
     assert chunk is not None
     return chunk
 
@@ -250,9 +253,9 @@ async def test_gate_admits_by_passcode(store: Ledger) -> None:
     """A passcode opens its own account only, and a wrong account or passcode gets the documented 401."""
     account, passcode = create_account(store, " Shop ", "Europe/Berlin", NOW)
     other, other_passcode = create_account(store, "Other", "UTC", NOW)
-    gate = Gate(store)
-    assert (await gate.admit(account.id, passcode, NOW)) == account
-    assert (await gate.admit(other.id, other_passcode, NOW)) == other
+    authenticator = Authenticator(store)
+    assert (await authenticator.authenticate(account.id, passcode, NOW)) == account
+    assert (await authenticator.authenticate(other.id, other_passcode, NOW)) == other
     assert (account.name, account.zone.key) == ("Shop", "Europe/Berlin")
     for name, code, sentence in (
         (None, passcode, "12 digit account ID mandatory"),
@@ -265,7 +268,7 @@ async def test_gate_admits_by_passcode(store: Ledger) -> None:
         (account.id, "é\ud800", "Invalid Credentials"),
     ):
         with pytest.raises(Problem, match=sentence) as caught:
-            await gate.admit(name, code, NOW)
+            await authenticator.authenticate(name, code, NOW)
         assert (caught.value.status, caught.value.code) == (401, 401)
 
 
@@ -273,16 +276,16 @@ async def test_a_revoked_passcode_is_out(store: Ledger) -> None:
     """Revoking a label ends its passcodes within a second, leaves the others, and counts once."""
     account, first = create_account(store, "Shop", "UTC", NOW)
     second = add_passcode(store, account.id, "second", NOW)
-    gate = Gate(store)
+    authenticator = Authenticator(store)
     for code in (first, second):
-        await gate.admit(account.id, code, NOW)
+        await authenticator.authenticate(account.id, code, NOW)
     assert revoke_passcode(store, account.id, "first", NOW) == 1
     assert revoke_passcode(store, account.id, "first", NOW) == 0
     with pytest.raises(Problem, match="Invalid Credentials"):
-        await gate.admit(account.id, first, NOW + 1)
+        await authenticator.authenticate(account.id, first, NOW + 1)
     with pytest.raises(Problem, match="Invalid Credentials"):
-        await Gate(store).admit(account.id, first, NOW)
-    await gate.admit(account.id, second, NOW + 1)
+        await Authenticator(store).authenticate(account.id, first, NOW)
+    await authenticator.authenticate(account.id, second, NOW + 1)
 
 
 def test_accounts_are_checked_and_listed(store: Ledger) -> None:
@@ -416,7 +419,7 @@ async def test_no_chunk_has_two_owners(store: Ledger, open_again: Callable[[], L
     taken: list[int] = []
 
     async def work(ledger: Ledger, owner: str) -> None:
-        while chunk := await ledger.write(lambda connection: chunks.lease_next(connection, owner, NOW, LEASE)):
+        while chunk := await ledger.write(lambda connection: queue.lease_next(connection, owner, NOW, LEASE)):
             taken.append(chunk.id)
 
     ledgers = (store, open_again())
@@ -468,7 +471,7 @@ def test_a_taken_lease_is_fenced(store: Ledger, owner: str) -> None:
     late.move(0, State.ACCEPTED)
     late.move(1, State.CLAIMED)
     assert not settle(store, late, "one", now)
-    assert not store.write_now(lambda connection: chunks.freeze_request(connection, late, [(9, "ios")]))
+    assert not store.write_now(lambda connection: queue.freeze_request(connection, late, [(9, "ios")]))
     assert not release(store, late, now + 5, "one", now)
     assert load(store, current.id) == before
     assert settle(store, current, owner, now)
@@ -519,11 +522,11 @@ def test_stop_is_seen_at_the_next_claim(store: Ledger) -> None:
     """A stopped run says so to the transaction that claims, and stays stopped when its chunks close."""
     run_id = add_run(store)
     campaign = int(NOW)
-    assert not store.read_now(lambda connection: chunks.is_stopped(connection, run_id))
+    assert not store.read_now(lambda connection: queue.is_stopped(connection, run_id))
     chunk = must_lease(store)
     assert store.write_now(lambda c: stop_campaign(c, "a", campaign, NOW)) == "running"
-    assert store.read_now(lambda connection: chunks.is_stopped(connection, run_id))
-    assert not store.read_now(lambda connection: chunks.is_stopped(connection, None))
+    assert store.read_now(lambda connection: queue.is_stopped(connection, run_id))
+    assert not store.read_now(lambda connection: queue.is_stopped(connection, None))
     for position in range(3):
         chunk.move(position, State.STOPPED)
     assert settle(store, chunk)
@@ -539,10 +542,10 @@ def test_a_request_is_frozen_to_its_people(store: Ledger) -> None:
     add_request(store)
     chunk = must_lease(store)
     pairs = [(7, "ios"), (8, ""), (0, ""), (2**32 - 1, "email")]
-    assert store.write_now(lambda connection: chunks.freeze_request(connection, chunk, pairs))
+    assert store.write_now(lambda connection: queue.freeze_request(connection, chunk, pairs))
     stored = load(store, chunk.id)
     assert list(stored.users) == [7, 8, 0, 2**32 - 1]
-    assert [chunks.PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]
+    assert [queue.PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]
     assert [State(byte).name for byte in stored.states] == ["WAITING", "NO_DEVICE", "NOT_FOUND", "WAITING"]
     row = store.read_now(lambda connection: connection.execute(select(schema.chunk)).one())
     assert (row.size, row.suppressed, row.sent, row.priority, row.tag_group) == (4, 2, 0, 0, "t")
@@ -581,7 +584,7 @@ def test_dead_owners_are_freed(store: Ledger) -> None:
     dead, ours = must_lease(store, "dead"), must_lease(store, "ours")
     dead.move(0, State.CLAIMED)
     assert settle(store, dead, "dead")
-    assert store.write_now(lambda connection: chunks.release_dead(connection, "ours")) == 1
+    assert store.write_now(lambda connection: queue.release_dead(connection, "ours")) == 1
     taken = [must_lease(store, "ours"), must_lease(store, "ours")]
     assert {chunk.id for chunk in taken} & {ours.id} == set()
     assert [bytes(chunk.states) for chunk in taken if chunk.id == dead.id] == [bytes((State.UNKNOWN, State.WAITING))]

@@ -19,12 +19,13 @@ import pytest
 from conftest import wait_for
 from sqlalchemy import Connection, func, select
 
-from tocsin import chunk as chunks
+from tocsin import queue
 from tocsin.audience.node import Everybody
-from tocsin.campaign import Spec, insert_campaign, move_run
-from tocsin.chunk import Chunk, Recipients, Share
+from tocsin.campaign.runs import insert_campaign, move_run
+from tocsin.campaign.spec import Spec
 from tocsin.content import Content
 from tocsin.outcome import State
+from tocsin.queue import Chunk, Recipients, Share
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -93,7 +94,7 @@ def add_run(connection: Connection) -> None:
     campaign = insert_campaign(connection, "a", spec, now)
     run_id = int(connection.scalar(select(func.max(schema.run.c.id))) or 0)
     assert move_run(connection, run_id, "running", now, frozen_at=now, audience=CHUNKS * SIZE)
-    chunks.insert_run_chunks(
+    queue.insert_run_chunks(
         connection,
         account_id="a",
         run_id=run_id,
@@ -107,7 +108,7 @@ def add_run(connection: Connection) -> None:
 def read_chunks(ledger: Ledger) -> list[Chunk]:
     def read(connection: Connection) -> list[Chunk]:
         numbers = connection.scalars(select(schema.chunk.c.id).order_by(schema.chunk.c.id)).all()
-        found = [chunks.load(connection, number) for number in numbers]
+        found = [queue.load(connection, number) for number in numbers]
         return [one for one in found if one is not None]
 
     return ledger.read_now(read)

@@ -25,15 +25,15 @@ from hypothesis import strategies as st
 from msgspec import Meta
 
 from tocsin.content import Renderer, read_content
-from tocsin.content.parts import Envelope
-from tocsin.content.pieces import Body
-from tocsin.content.plain import tidy, to_text
+from tocsin.content.content import Addressing
+from tocsin.content.mail_body import Body
+from tocsin.content.plain_text import tidy, to_text
 from tocsin.content.template import ProfileValues, compile_template, fill
 from tocsin.errors import Misconfigured
-from tocsin.providers import mime
 from tocsin.providers.contract import Address, Mail
-from tocsin.providers.dkim import Signer
-from tocsin.providers.smtp import Settings, Smtp, return_path
+from tocsin.providers.mail import mime
+from tocsin.providers.mail.dkim import DkimSigner
+from tocsin.providers.smtp import Smtp, SmtpSettings, return_path
 from tocsin.providers.transport import Transport
 
 NOW = 1_750_000_000.0  # a verifier takes no signature from the future
@@ -136,7 +136,7 @@ def test_long_subjects_are_folded(name: str, lines: int) -> None:
 
 
 def test_control_signs_are_encoded() -> None:
-    """A bell or a tab in a subject or a name is no bell on the wire."""
+    """A wakeup or a tab in a subject or a name is no wakeup on the wire."""
     raw = mime.render(mail(subject="a\x07b\tc", sender_name="d\x0be"), "news@example.com", NOW)
     assert raw.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"").decode().isprintable()
     assert str(make_header(decode_header(message_from_bytes(raw)["subject"]))) == "a\x07b\tc"
@@ -230,7 +230,7 @@ def verify(raw: bytes, kind: str) -> bool:
 async def sign(kind: str, given: Mail, sender: str = "news@mail.example.com") -> bytes:
     """A mail, signed."""
     letter = mime.write(given, sender, NOW, canonical=True)
-    return await Signer("example.com", "s1", pem_of(KEYS[kind])).sign(letter, NOW)
+    return await DkimSigner("example.com", "s1", pem_of(KEYS[kind])).sign(letter, NOW)
 
 
 @pytest.mark.parametrize("kind", KEYS)
@@ -285,9 +285,9 @@ async def test_signature_survives_relays() -> None:
     assert verify(changed + b"\r\n\r\n", "rsa")
 
 
-def settings(**changed: Any) -> Settings:
+def settings(**changed: Any) -> SmtpSettings:
     """Settings of a relay."""
-    return Settings(**{"host": "relay.example.com", "sender": "news@mail.example.com", **changed})
+    return SmtpSettings(**{"host": "relay.example.com", "sender": "news@mail.example.com", **changed})
 
 
 SIGNED = {"dkim_domain": "example.com", "dkim_selector": "s1", "dkim_key": pem_of(RSA_KEY)}
@@ -381,7 +381,7 @@ def test_line_ends_of_a_template_are_lf() -> None:
 
 def test_mail_has_its_link_and_its_id() -> None:
     """The link that takes a mailbox off the list, and the id that a bounce has to bring back, travel with the mail."""
-    envelope = Envelope(
+    envelope = Addressing(
         id=ID, collapse="c", campaign="1", push_id="p-_1", address=mail().address, expires_at=int(time.time()),
         unsubscribe=LINK,
     )  # fmt: skip
@@ -403,7 +403,7 @@ def test_options_are_documented() -> None:
     reference = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
     found = reference.partition("## Options of smtp\n")[2].partition("\n## ")[0]
     expected = []
-    for field in msgspec.structs.fields(Settings):
+    for field in msgspec.structs.fields(SmtpSettings):
         meta = next(one for one in field.type.__metadata__ if isinstance(one, Meta))
         default = "" if field.required or field.default == "" else f"`{field.default}`"
         row = f"| `--{field.name.replace('_', '-')}` | {default} | {meta.description} |"

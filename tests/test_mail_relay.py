@@ -26,11 +26,11 @@ from test_mail import KEYS, NACL, pem_of, verify
 from test_sandbox_driver import running
 
 from tocsin.outcome import Outcome
-from tocsin.providers import relay as relay_module
 from tocsin.providers.contract import Address, Mail, Receipt, Scope
-from tocsin.providers.relay import Relay
-from tocsin.providers.smtp import Settings, Smtp
-from tocsin.providers.transport import Envelope, Server, Transport
+from tocsin.providers.mail import pool as relay_module
+from tocsin.providers.mail.pool import SmtpPool
+from tocsin.providers.smtp import Smtp, SmtpSettings
+from tocsin.providers.transport import MailTransfer, Server, Transport
 from tocsin.sandbox import Sandbox
 from tocsin.sandbox.faults import Fault, Kind
 
@@ -85,10 +85,10 @@ class Stub:
         scripted = self.replies.get(verb)
         return scripted.pop(0) if scripted else GOOD.get(verb, "250 ok")
 
-    def relay(self, *, ca: str = "", connections: int = 5, **changed: Any) -> Relay:
+    def relay(self, *, ca: str = "", connections: int = 5, **changed: Any) -> SmtpPool:
         """A client of this relay; without TLS unless asked for."""
         given = {"host": "127.0.0.1", "port": self.port, "hello": "us", "tls": "none", **changed}
-        return Relay(Server(**given), ca, connections)
+        return SmtpPool(Server(**given), ca, connections)
 
     @property
     def mails(self) -> list[bytes]:
@@ -196,10 +196,10 @@ async def stub() -> AsyncIterator[Stub]:
     await made.stop()
 
 
-def envelope(**changed: Any) -> Envelope:
+def envelope(**changed: Any) -> MailTransfer:
     """A mail that is in order."""
     given = {"sender": "a@example.com", "recipient": "b@example.com", "body": BODY, "timeout": 10.0, **changed}
-    return Envelope(**given)
+    return MailTransfer(**given)
 
 
 MAIL_VERBS = "MAIL RCPT DATA"
@@ -382,7 +382,7 @@ BABBLE: dict[str, dict[str, list[Reply]]] = {
     "endless greeting": {"greeting": ["220 " + ENDLESS]},
     "long line": {"EHLO": ["250 " + "x" * 5000]},
     "long reply": {"EHLO": ["250-x\r\n" * 101 + "250 x"]},
-    "http": {"greeting": ["HTTP/1.1 400 Bad Request"]},
+    "http": {"greeting": ["HTTP/1.1 400 Bad HttpPost"]},
     "no number": {"greeting": ["hello"]},
     "babble": {"greeting": ["220 a\r\n" + "220 b\r\n" * 9 + "220 c"]},
     "yes in place of go": {"DATA": ["250 ok"]},
@@ -574,7 +574,7 @@ async def send_by(sandbox: Sandbox, recipient: str) -> Receipt:
     given = sandbox.credentials["smtp"]
     kept = {key: given[key] for key in ("host", "port", "username", "password")}
     async with Transport() as transport:
-        settings = Settings(**kept, sender="news@example.com", ca=sandbox.credentials["ca"], timeout=10.0)
+        settings = SmtpSettings(**kept, sender="news@example.com", ca=sandbox.credentials["ca"], timeout=10.0)
         provider = Smtp(settings, transport)
         written = Mail(id="m", campaign="1", address=Address("email", recipient), subject="s", text=("Hi",))
         return await provider.send(written, time.time())
@@ -588,7 +588,9 @@ async def test_signed_mails_arrive_whole(sandbox: Sandbox, kind: str, monkeypatc
     kept = {key: given[key] for key in ("host", "port", "username", "password")}
     signing: dict[str, Any] = {"dkim_domain": "example.com", "dkim_selector": "s1", "dkim_key": pem_of(KEYS[kind])}
     async with Transport() as transport:
-        settings = Settings(**kept, **signing, sender="news@example.com", ca=sandbox.credentials["ca"], connections=3)
+        settings = SmtpSettings(
+            **kept, **signing, sender="news@example.com", ca=sandbox.credentials["ca"], connections=3
+        )
         provider = Smtp(settings, transport)
         mails = [
             Mail(
@@ -637,7 +639,7 @@ async def test_answers_of_other_relays(
     """What the sandbox never says: about the sender, before any mail, without an enhanced code, over several lines."""
     stub.replies = {place: [said]}
     async with Transport() as transport:
-        settings = Settings(
+        settings = SmtpSettings(
             host="127.0.0.1", port=stub.port, sender="news@example.com", tls="none", bounce="b@e.example"
         )
         written = Mail(

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
-from test_dispatch import Stage, Vendor
 from test_ledger import LEASE, NOW, lease, load, must_lease, settle
+from test_worker import Stage, Vendor
 
-from tocsin import chunk as chunks
-from tocsin.campaign import read_on_crash
-from tocsin.chunk import RESENDS, Recipients, Share
+from tocsin import queue
+from tocsin.campaign.spec import read_on_crash
+from tocsin.delivery.retry import RetryPolicy, decide
 from tocsin.errors import Problem
 from tocsin.outcome import Outcome, State
-from tocsin.pacing import Policy, next_step
 from tocsin.providers.contract import Push, Receipt
+from tocsin.queue import RESENDS, Recipients, Share
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
-POLICY = Policy(floor=10.0, retries=2)
+POLICY = RetryPolicy(floor=10.0, retries=2)
 UNKNOWN = Receipt(outcome=Outcome.UNKNOWN, code="cut")
 
 
@@ -52,14 +52,14 @@ def test_what_is_refused(value: Any) -> None:
     ],
 )
 def test_an_unknown_answer(resend: bool, tries: int, left: float, state: State) -> None:
-    step = next_step(UNKNOWN, tries, NOW, NOW + left, POLICY, 0.5, resend=resend)
+    step = decide(UNKNOWN, tries, NOW, NOW + left, POLICY, 0.5, resend=resend)
     assert (step.state, step.tries) == (state, tries + 1)
     assert (step.not_before > NOW) == (state is State.WAITING)
 
 
 def add_chunk(store: Ledger, *, resend: bool) -> None:
     def write(connection: Any) -> None:
-        chunks.insert_run_chunks(
+        queue.insert_run_chunks(
             connection,
             account_id="a",
             run_id=1,

@@ -10,11 +10,12 @@ from xml.etree import ElementTree
 import pytest
 
 from tocsin.outcome import Outcome
-from tocsin.providers import apns, fcm, mime, smtp, toast, wns
+from tocsin.providers import apns, fcm, smtp, toast, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
+from tocsin.providers.http.transfer import VendorAnswer
+from tocsin.providers.mail import mime
 from tocsin.providers.oauth import read_grant
 from tocsin.providers.payload import make_apns_payload, make_fcm_payload
-from tocsin.providers.transfer import Answer
 
 NOW = 1_800_000_000.0
 ID = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
@@ -43,7 +44,7 @@ def mail(**changed: Any) -> Mail:
     return Mail(**{**given, "html": ("<p>World</p>",), "text": ("World",), **changed})
 
 
-def fcm_error(status: int, canonical: str, code: str = "", message: str = "", **detail: Any) -> Answer:
+def fcm_error(status: int, canonical: str, code: str = "", message: str = "", **detail: Any) -> VendorAnswer:
     """An answer of FCM with an FcmError when `code` is given, and one more detail when `detail` is."""
     details: list[dict[str, Any]] = []
     if code:
@@ -51,19 +52,19 @@ def fcm_error(status: int, canonical: str, code: str = "", message: str = "", **
     if detail:
         details.append({"@type": "type.googleapis.com/google.rpc.Other", **detail})
     error = {"code": status, "status": canonical, "message": message, "details": details}
-    return Answer(status=status, body=json.dumps({"error": error}).encode())
+    return VendorAnswer(status=status, body=json.dumps({"error": error}).encode())
 
 
 BAD_TOKEN = fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "The registration token is not a valid one")
 VIOLATION = {"fieldViolations": [{"field": "message.data[0].value", "description": "Invalid value"}]}
-FCM_ROWS: list[tuple[Answer, Row]] = [
-    (Answer(status=200, body=b'{"name":"projects/p/messages/1"}'), (ACCEPTED, MESSAGE, None)),
-    (Answer(status=200, body=b"<html>"), (UNKNOWN, MESSAGE, None)),
+FCM_ROWS: list[tuple[VendorAnswer, Row]] = [
+    (VendorAnswer(status=200, body=b'{"name":"projects/p/messages/1"}'), (ACCEPTED, MESSAGE, None)),
+    (VendorAnswer(status=200, body=b"<html>"), (UNKNOWN, MESSAGE, None)),
     (BAD_TOKEN, (GONE, MESSAGE, None)),
     (fcm_error(400, "INVALID_ARGUMENT", "", "Invalid value", **VIOLATION), (REFUSED, CAMPAIGN, None)),
     (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Invalid ttl"), (REFUSED, CAMPAIGN, None)),
     (fcm_error(400, "INVALID_ARGUMENT", "INVALID_ARGUMENT", "Message is too big"), (REFUSED, MESSAGE, None)),
-    (Answer(status=400, body=b"?"), (REFUSED, MESSAGE, None)),
+    (VendorAnswer(status=400, body=b"?"), (REFUSED, MESSAGE, None)),
     (fcm_error(401, "UNAUTHENTICATED"), (DENIED, LANE, None)),
     (fcm_error(401, "UNAUTHENTICATED", "THIRD_PARTY_AUTH_ERROR"), (REFUSED, MESSAGE, None)),
     (fcm_error(401, "UNAUTHENTICATED", "APNS_AUTH_ERROR"), (REFUSED, MESSAGE, None)),
@@ -71,8 +72,8 @@ FCM_ROWS: list[tuple[Answer, Row]] = [
     (fcm_error(403, "PERMISSION_DENIED"), (DENIED, LANE, None)),
     (fcm_error(404, "NOT_FOUND", "UNREGISTERED"), (GONE, MESSAGE, None)),
     (fcm_error(404, "NOT_FOUND"), (DENIED, LANE, None)),
-    (Answer(status=404, body=b"<html>"), (DENIED, LANE, None)),
-    (Answer(status=413), (REFUSED, MESSAGE, None)),
+    (VendorAnswer(status=404, body=b"<html>"), (DENIED, LANE, None)),
+    (VendorAnswer(status=413), (REFUSED, MESSAGE, None)),
     (fcm_error(429, "RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"), (THROTTLED, LANE, 60)),
     (fcm_error(429, "RESOURCE_EXHAUSTED"), (THROTTLED, LANE, 60)),
     (
@@ -84,18 +85,18 @@ FCM_ROWS: list[tuple[Answer, Row]] = [
         (THROTTLED, DEVICE, 60),
     ),
     (fcm_error(500, "INTERNAL", "INTERNAL"), (UNAVAILABLE, MESSAGE, 10)),
-    (Answer(status=502), (UNAVAILABLE, MESSAGE, 10)),
-    (Answer(status=504, body=b"<html>"), (UNAVAILABLE, MESSAGE, 10)),
+    (VendorAnswer(status=502), (UNAVAILABLE, MESSAGE, 10)),
+    (VendorAnswer(status=504, body=b"<html>"), (UNAVAILABLE, MESSAGE, 10)),
     (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), (UNAVAILABLE, MESSAGE, 10)),
-    (Answer(status=418), (REFUSED, MESSAGE, None)),
-    (Answer(status=302), (REFUSED, MESSAGE, None)),
-    (Answer(failure="unknown", detail="timeout"), (UNKNOWN, MESSAGE, None)),
-    (Answer(failure="unsent", detail="refused"), (UNAVAILABLE, LANE, 10)),
+    (VendorAnswer(status=418), (REFUSED, MESSAGE, None)),
+    (VendorAnswer(status=302), (REFUSED, MESSAGE, None)),
+    (VendorAnswer(failure="unknown", detail="timeout"), (UNKNOWN, MESSAGE, None)),
+    (VendorAnswer(failure="unsent", detail="refused"), (UNAVAILABLE, LANE, 10)),
 ]
 
 
 @pytest.mark.parametrize(("answer", "expected"), FCM_ROWS)
-def test_fcm_row(answer: Answer, expected: Row) -> None:
+def test_fcm_row(answer: VendorAnswer, expected: Row) -> None:
     """FCM's table, decided by errorCode and only then by the HTTP status."""
     assert row(fcm.receipt(answer, proved=True)) == expected
 
@@ -120,9 +121,9 @@ def test_fcm_bad_token_of_an_unproved_campaign_keeps_the_address() -> None:
 @pytest.mark.parametrize("status", [429, 503])
 def test_fcm_retry_after_goes_before_the_table(status: int) -> None:
     """The vendor's own number of seconds is taken, a date or nonsense is not."""
-    answer = Answer(status=status, headers={"retry-after": "7"})
+    answer = VendorAnswer(status=status, headers={"retry-after": "7"})
     assert fcm.receipt(answer, proved=True).retry_after == 7
-    wrong = Answer(status=status, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
+    wrong = VendorAnswer(status=status, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
     assert fcm.receipt(wrong, proved=True).retry_after == (60 if status == 429 else 10)
 
 
@@ -155,9 +156,9 @@ def test_fcm_ttl_stays_in_its_range(expires: int, ttl: str) -> None:
     assert sent["message"]["android"]["ttl"] == ttl
 
 
-def apns_error(status: int, reason: str, **more: Any) -> Answer:
+def apns_error(status: int, reason: str, **more: Any) -> VendorAnswer:
     """An answer of APNs with its reason."""
-    return Answer(status=status, body=json.dumps({"reason": reason, **more}).encode())
+    return VendorAnswer(status=status, body=json.dumps({"reason": reason, **more}).encode())
 
 
 APNS_ROWS: list[tuple[int, str, Row]] = [
@@ -206,11 +207,11 @@ def test_apns_row(status: int, reason: str, expected: Row) -> None:
 def test_apns_accepted_and_broken() -> None:
     """200 keeps the apns-id, an answer that is no JSON is judged by its status, silence is unknown."""
     address = Address("apns", "ab")
-    came = apns.receipt(Answer(status=200, headers={"apns-id": ID}), address)
+    came = apns.receipt(VendorAnswer(status=200, headers={"apns-id": ID}), address)
     assert (came.outcome, came.vendor_id) == (ACCEPTED, ID)
-    assert row(apns.receipt(Answer(status=502, body=b"<html>"), address)) == (UNAVAILABLE, MESSAGE, 900)
-    assert row(apns.receipt(Answer(failure="unknown"), address)) == (UNKNOWN, MESSAGE, None)
-    assert row(apns.receipt(Answer(failure="unsent"), address)) == (UNAVAILABLE, LANE, 1)
+    assert row(apns.receipt(VendorAnswer(status=502, body=b"<html>"), address)) == (UNAVAILABLE, MESSAGE, 900)
+    assert row(apns.receipt(VendorAnswer(failure="unknown"), address)) == (UNKNOWN, MESSAGE, None)
+    assert row(apns.receipt(VendorAnswer(failure="unsent"), address)) == (UNAVAILABLE, LANE, 1)
 
 
 @pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
@@ -242,12 +243,12 @@ def test_apns_request_has_the_documented_headers() -> None:
     assert body == sdk | {"k": "v", "aps": {"alert": alert, "badge": 0, "sound": "default", "category": "c"}}
 
 
-def wns_answer(status: int, **headers: str) -> Answer:
+def wns_answer(status: int, **headers: str) -> VendorAnswer:
     """An answer of WNS; header names with underscores."""
-    return Answer(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
+    return VendorAnswer(status=status, headers={name.replace("_", "-"): value for name, value in headers.items()})
 
 
-WNS_ROWS: list[tuple[Answer, Row]] = [
+WNS_ROWS: list[tuple[VendorAnswer, Row]] = [
     (wns_answer(200), (ACCEPTED, MESSAGE, None)),
     (wns_answer(200, x_wns_status="received"), (ACCEPTED, MESSAGE, None)),
     (wns_answer(200, x_wns_notificationstatus="dropped"), (REFUSED, MESSAGE, None)),
@@ -270,13 +271,13 @@ WNS_ROWS: list[tuple[Answer, Row]] = [
     (wns_answer(302), (REFUSED, MESSAGE, None)),
     (wns_answer(504), (UNAVAILABLE, MESSAGE, 30)),
     (wns_answer(402), (REFUSED, MESSAGE, None)),
-    (Answer(failure="unknown"), (UNKNOWN, MESSAGE, None)),
-    (Answer(failure="unsent"), (UNAVAILABLE, LANE, 30)),
+    (VendorAnswer(failure="unknown"), (UNKNOWN, MESSAGE, None)),
+    (VendorAnswer(failure="unsent"), (UNAVAILABLE, LANE, 30)),
 ]
 
 
 @pytest.mark.parametrize(("answer", "expected"), WNS_ROWS)
-def test_wns_row(answer: Answer, expected: Row) -> None:
+def test_wns_row(answer: VendorAnswer, expected: Row) -> None:
     """WNS's table; 200 is only a yes when the notification status does not take it back."""
     assert row(wns.receipt(answer)) == expected
 
@@ -367,15 +368,15 @@ SMTP_ROWS: list[tuple[str, Row]] = [
 @pytest.mark.parametrize(("line", "expected"), SMTP_ROWS)
 def test_smtp_row(line: str, expected: Row) -> None:
     """The table of replies: relay codes first, then the enhanced code, then the first digit."""
-    came = smtp.receipt(Answer(status=int(line[:3]), replies=("250 2.1.0 Ok", line)))
+    came = smtp.receipt(VendorAnswer(status=int(line[:3]), replies=("250 2.1.0 Ok", line)))
     assert row(came) == expected
     assert came.outcome is ACCEPTED or came.code == " ".join(line.split()[: 2 if "." in line.split()[1] else 1])
 
 
 def test_smtp_lost_connection() -> None:
     """Lost before the final dot nothing was taken, after it nobody knows."""
-    assert row(smtp.receipt(Answer(failure="unsent"))) == (UNAVAILABLE, LANE, 60)
-    assert row(smtp.receipt(Answer(failure="unknown"))) == (UNKNOWN, MESSAGE, None)
+    assert row(smtp.receipt(VendorAnswer(failure="unsent"))) == (UNAVAILABLE, LANE, 60)
+    assert row(smtp.receipt(VendorAnswer(failure="unknown"))) == (UNKNOWN, MESSAGE, None)
 
 
 def test_mail_reads_back_as_written() -> None:
@@ -422,20 +423,20 @@ def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("answer", "expected"),
     [
-        (Answer(status=400, body=b'{"error":"invalid_grant"}'), (DENIED, LANE, None)),
-        (Answer(status=401, body=b'{"error":"invalid_client"}'), (DENIED, LANE, None)),
-        (Answer(status=400, body=b"<html>"), (DENIED, LANE, None)),
-        (Answer(status=400, body=b'{"error":"server_error"}'), (UNAVAILABLE, LANE, 1)),
-        (Answer(status=408), (UNAVAILABLE, LANE, 1)),
-        (Answer(status=200, body=b'{"access_token":""}'), (UNAVAILABLE, LANE, 10)),
-        (Answer(status=429, headers={"retry-after": "3"}), (UNAVAILABLE, LANE, 3)),
-        (Answer(status=503), (UNAVAILABLE, LANE, 1)),
-        (Answer(status=200, body=b"{}"), (UNAVAILABLE, LANE, 10)),
-        (Answer(failure="unknown"), (UNAVAILABLE, LANE, 1)),
-        (Answer(failure="unsent"), (UNAVAILABLE, LANE, 1)),
+        (VendorAnswer(status=400, body=b'{"error":"invalid_grant"}'), (DENIED, LANE, None)),
+        (VendorAnswer(status=401, body=b'{"error":"invalid_client"}'), (DENIED, LANE, None)),
+        (VendorAnswer(status=400, body=b"<html>"), (DENIED, LANE, None)),
+        (VendorAnswer(status=400, body=b'{"error":"server_error"}'), (UNAVAILABLE, LANE, 1)),
+        (VendorAnswer(status=408), (UNAVAILABLE, LANE, 1)),
+        (VendorAnswer(status=200, body=b'{"access_token":""}'), (UNAVAILABLE, LANE, 10)),
+        (VendorAnswer(status=429, headers={"retry-after": "3"}), (UNAVAILABLE, LANE, 3)),
+        (VendorAnswer(status=503), (UNAVAILABLE, LANE, 1)),
+        (VendorAnswer(status=200, body=b"{}"), (UNAVAILABLE, LANE, 10)),
+        (VendorAnswer(failure="unknown"), (UNAVAILABLE, LANE, 1)),
+        (VendorAnswer(failure="unsent"), (UNAVAILABLE, LANE, 1)),
     ],
 )
-def test_token_endpoint_row(answer: Answer, expected: Row) -> None:
+def test_token_endpoint_row(answer: VendorAnswer, expected: Row) -> None:
     """A refusal by the token endpoint stops the lane, its own trouble pauses it; a lost grant doubles nothing."""
     came = read_grant(answer)
     assert isinstance(came, Receipt)
@@ -444,5 +445,5 @@ def test_token_endpoint_row(answer: Answer, expected: Row) -> None:
 
 def test_token_lifetime_may_be_text_or_missing() -> None:
     """Entra writes its numbers as strings, one sample of the legacy log-in has none."""
-    assert read_grant(Answer(status=200, body=b'{"access_token":"t","expires_in":"86399"}')) == ("t", 86399.0)
-    assert read_grant(Answer(status=200, body=b'{"access_token":"t"}')) == ("t", 3600.0)
+    assert read_grant(VendorAnswer(status=200, body=b'{"access_token":"t","expires_in":"86399"}')) == ("t", 86399.0)
+    assert read_grant(VendorAnswer(status=200, body=b'{"access_token":"t"}')) == ("t", 3600.0)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from tocsin.providers.transport import Envelope, Limits, Pool, Request, Server, Transport
+from tocsin.providers.transport import HttpPost, MailTransfer, Pool, PoolLimits, Server, Transport
 
 
 @pytest_asyncio.fixture
@@ -19,9 +19,9 @@ async def transport() -> AsyncIterator[Transport]:
         yield made
 
 
-def make_request(url: str) -> Request:
+def make_request(url: str) -> HttpPost:
     """A small POST."""
-    return Request(url=url, headers=("content-type: text/plain",), body=b"x", timeout=5.0)
+    return HttpPost(url=url, headers=("content-type: text/plain",), body=b"x", timeout=5.0)
 
 
 async def test_plain_http_is_only_for_this_machine(transport: Transport) -> None:
@@ -111,7 +111,7 @@ async def test_closing_answers_what_is_under_way() -> None:
 async def test_cancelled_request_leaves_the_pool_usable(transport: Transport) -> None:
     """A caller that gives up takes its handle with it; the next request gets its own answer."""
     server, url, _ = await listen([YES, YES])
-    pool = transport.pool(limits=Limits(in_flight=1))
+    pool = transport.pool(limits=PoolLimits(in_flight=1))
     task = await hold(pool, url)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -136,7 +136,7 @@ async def test_renewed_pool_uses_new_connections(transport: Transport) -> None:
 
 def test_requests_do_not_show_what_they_carry() -> None:
     """A request or an envelope that lands in a log holds neither address nor credential."""
-    request = Request(url="https://h/3/device/secret", headers=("authorization: secret",), body=b"secret")
-    envelope = Envelope(sender="a", recipient="secret", body=b"secret")
+    request = HttpPost(url="https://h/3/device/secret", headers=("authorization: secret",), body=b"secret")
+    envelope = MailTransfer(sender="a", recipient="secret", body=b"secret")
     server = Server(host="h", port=1, hello="h", username="u", password="secret")
     assert "secret" not in f"{request!r}{envelope!r}{server!r}"

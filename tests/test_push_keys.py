@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tocsin.content import Envelope, Renderer, read_content
+from tocsin.content import Addressing, Renderer, read_content
 from tocsin.content import block as blocks
 from tocsin.errors import Problem
 from tocsin.outcome import Outcome
@@ -20,7 +20,7 @@ from tocsin.providers.payload import UnsendableError, make_apns_payload, make_fc
 from tocsin.providers.toast import render
 
 NOW = 1_800_000_000.0
-ENVELOPE = Envelope(
+ENVELOPE = Addressing(
     id="1b671a64-40d5-491e-99b0-da01ff1f3341",
     collapse="tocsin-7",
     campaign="7_20270115",
@@ -149,7 +149,7 @@ def test_windows_carries_its_keys_in_launch() -> None:
 
 def test_without_an_account_there_is_no_key_for_it() -> None:
     """An envelope that names no account sends no empty id."""
-    bare = Envelope(**{field: getattr(ENVELOPE, field) for field in ENVELOPE.__struct_fields__} | {"account": ""})
+    bare = Addressing(**{field: getattr(ENVELOPE, field) for field in ENVELOPE.__struct_fields__} | {"account": ""})
     message = Renderer(read_content({"title": "t", "body": "b"}, "push")).render("android", {}, bare)
     assert isinstance(message, Push)
     assert "wzrk_acct_id" not in message.data

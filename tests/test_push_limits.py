@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tocsin.content import Envelope, Renderer, read_content
+from tocsin.content import Addressing, Renderer, read_content
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Push
-from tocsin.providers.excerpt import ELLIPSIS, find_boundary, fit_texts, shorten
 from tocsin.providers.payload import UnsendableError, make_apns_payload, make_fcm_payload, measure_json
 from tocsin.providers.toast import clean_text, measure_xml, render
+from tocsin.providers.truncate import ELLIPSIS, find_boundary, fit_texts, shorten
 
 NOW = 1_800_000_000.0
 TOKEN = "t" * 163
@@ -185,7 +185,7 @@ def test_the_body_gives_way_before_the_title() -> None:
     assert fit_texts("a long title", "ab", 10, measure_json) == ("a lon" + ELLIPSIS, "ab")
 
 
-ENVELOPE = Envelope(
+ENVELOPE = Addressing(
     id="1b671a64-40d5-491e-99b0-da01ff1f3341",
     collapse="tocsin-7",
     campaign="7_20270115",

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from liquid.template import BoundTemplate
 
-from tocsin.content.phrase import Phrase, ProfileValues, read_phrase
+from tocsin.content.fast_template import FastTemplate, ProfileValues, read_fast_template
 from tocsin.content.template import OUTPUT_BYTES, _parse, compile_template, fill
 
 KEYS = ("Name", "name", "NAME", "Straße", "Customer Type", "a1", "_x", "n-o", "é")
@@ -77,7 +77,7 @@ def outcome(template: Any, profile: dict[str, Any]) -> str | None:
 @example("{{ Profile.Name }}{{ Profile['Name'] }}", {"Name": ["<", None, True, ["'"]]})
 def test_the_short_way_says_the_same(html: bool, template: str, profile: dict[str, Any]) -> None:
     """Whatever the short way takes on, python-liquid parses too, and says the same of the profile or fails with it."""
-    phrase = read_phrase(template, html=html, limit=OUTPUT_BYTES)
+    phrase = read_fast_template(template, html=html, limit=OUTPUT_BYTES)
     if phrase is None:
         return
     assert outcome(phrase, profile) == outcome(_parse(template, html), profile)
@@ -89,7 +89,7 @@ def test_the_usual_shape_goes_the_short_way(name: str, profile: dict[str, Any], 
     name = "Name" if name == "Straße" else name
     text = f"Hi {{{{ Profile.{name}" + (f" | default: '{default}' }}}}!" if default is not None else " }}!")
     template = compile_template("title", text)
-    assert isinstance(template, Phrase)
+    assert isinstance(template, FastTemplate)
     assert outcome(template, profile) == outcome(_parse(text, html=False), profile)
 
 

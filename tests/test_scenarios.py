@@ -19,12 +19,12 @@ from tocsin.account import Account, create_account
 from tocsin.audience.compile import compile_members
 from tocsin.audience.members import count_members
 from tocsin.audience.query import read_where
+from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
 from tocsin.errors import Problem
 from tocsin.ingest import refresh_profiles, upload
 from tocsin.ingest.people import find_users
 from tocsin.ingest.profile import PLATFORM_OF_KIND
 from tocsin.providers.contract import Address
-from tocsin.roster import Gone, look_up, mark_gone
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -2117,8 +2117,8 @@ async def load(ledger: Ledger, facts: Facts, said: Said, zone: str, uploads: int
     keys = [("identity", record["identity"]) for record in records if "identity" in record]
     users = await ledger.read(lambda connection: find_users(connection, account.id, keys))
     lost = [record for record in records if record["type"] == "gone"]
-    people = await ledger.read(lambda connection: look_up(connection, account.id, list(users.values())))
-    dead: Gone = {}
+    people = await ledger.read(lambda connection: load_people(connection, account.id, list(users.values())))
+    dead: DeadAddresses = {}
     for record in lost:
         user, kind = users["identity", record["identity"]], record["kind"]
         mail = [(0, Address(kind="email", value=people[user].email), "5.1.1")]

@@ -14,19 +14,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
-from test_dispatch import BODY, SETTINGS, Stage, Vendor
+from test_worker import BODY, SETTINGS, Stage, Vendor
 
-from tocsin.campaign import find_campaign, insert_campaign, read_spec, stop_campaign
+from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
+from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until
+from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
+from tocsin.campaign.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
+from tocsin.campaign.spec import read_spec
+from tocsin.delivery.snapshot import snapshot_due_run
 from tocsin.errors import Problem
-from tocsin.freeze import freeze_due
 from tocsin.outcome import State
-from tocsin.quiet import Quiet, Window, quiet_until
-from tocsin.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
-from tocsin.stats import read_result
+from tocsin.stats.results import read_result
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.zone import find_zone, moment, next_time, wall
 
 pytest_plugins = ("engines",)
 
@@ -65,7 +66,7 @@ MOMENTS = [
 def test_a_local_time_is_one_moment(zone: str, clock: str, at: str) -> None:
     """Of `when` on the account's clock, of users' own clocks, and of a run that recurs every day."""
     there, when = ZoneInfo(zone), When(times=(local(clock),))
-    assert moment(local(clock), there) == utc(at)
+    assert to_epoch(local(clock), there) == utc(at)
     assert begins_at(local(clock), when, there) == utc(at)
     own = When(times=(local(clock),), own_clock=True)
     assert due_for(local(clock), own, there, begins_at(local(clock), own, there)) == utc(at)
@@ -152,7 +153,7 @@ def moment_of_day(day: datetime) -> float:
 @settings(max_examples=60, deadline=None)
 def test_a_local_time_against_walking(zone: str, day: str, shift: int, clock: time) -> None:
     there, date = ZoneInfo(zone), local(day) + timedelta(days=shift)
-    at = moment(datetime.combine(date, clock), there)
+    at = to_epoch(datetime.combine(date, clock), there)
     assert at == walked(there, date, clock)
     assert next_time(clock, at, there) == at
     assert next_time(clock, at + 1, there) == walked(there, date + timedelta(days=1), clock)
@@ -175,7 +176,7 @@ def test_quiet_hours_against_walking(
     quiet = Quiet(dict(windows), "user", "delay")
     spans = []
     for ahead in range(-3, 12):
-        date = datetime.combine(wall(now, there).date(), time()) + timedelta(days=ahead)
+        date = datetime.combine(to_local(now, there).date(), time()) + timedelta(days=ahead)
         for window in windows.get(str(date.isoweekday() % 7 + 1), ()):
             last = date if window.start < window.end else date + timedelta(days=1)
             spans.append((walked(there, date, window.start), walked(there, last, window.end)))
@@ -294,7 +295,7 @@ class Days:
     async def step(self, at: float) -> list[str]:
         """Who got something at a moment."""
         self.stage.now, before = at, len(self.vendor.tokens)
-        await freeze_due(self.stage.ledger, self.stage.facts, at, self.stage.settings)
+        await snapshot_due_run(self.stage.ledger, self.stage.facts, at, self.stage.settings)
         await self.stage.deliver()
         return sorted(token.split(":")[0] for token in self.vendor.tokens[before:])
 

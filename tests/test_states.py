@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import pytest
 from sqlalchemy import Connection, select, update
 
-from tocsin.campaign import RUN_STATES, move_run
-from tocsin.chunk import Chunk
+from tocsin.campaign.runs import RUN_STATES, move_run
 from tocsin.outcome import FINAL, NUMBERS, OUTCOME_OF, STATES, SUPPRESSED, Outcome, State, count_numbers
+from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 

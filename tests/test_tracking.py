@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tocsin.delivery.push_id import read_push_id, sign_push_id
 from tocsin.errors import Problem
-from tocsin.tracking import read_push_id, sign_push_id
 
 LETTERS = string.ascii_letters + string.digits + "-_"
 

@@ -12,19 +12,19 @@ import pytest
 import pytest_asyncio
 from conftest import Caller, Sandbox, Server, people, token
 from sqlalchemy import Row, select, update
-from test_dispatch import SETTINGS, Stage, Vendor
+from test_worker import SETTINGS, Stage, Vendor
 
-from tocsin.bell import Bell
+from tocsin.cli.local_server import ask
 from tocsin.cli.providers import sandbox_settings
-from tocsin.cli.running import ask
-from tocsin.dispatch import Worker
-from tocsin.fleet import Fleet
-from tocsin.folder import find_running
+from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
+from tocsin.delivery.sender_pool import SenderPool
+from tocsin.delivery.wakeup import Wakeup
+from tocsin.delivery.worker import Worker
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Message
-from tocsin.recorder import record_again
-from tocsin.roster import Gone, look_up, mark_gone
+from tocsin.repair import record_again
 from tocsin.store import schema
+from tocsin.store.data_folder import find_running
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.rows import upsert_rows
@@ -42,8 +42,8 @@ class Town(Stage):
         # In the past: APNs says since when a token is dead, and one that was registered after that is left alone.
         self.now = float(int(time.time())) - 600 + 0.25
         self.wns_port = sandbox.port + 3
-        self.fleet = Fleet(ledger, 0, lambda: self.now)
-        self.worker = Worker(ledger, facts, self.fleet, SETTINGS, b"s" * 32, lambda: self.now, Bell())
+        self.fleet = SenderPool(ledger, 0, lambda: self.now)
+        self.worker = Worker(ledger, facts, self.fleet, SETTINGS, b"s" * 32, lambda: self.now, Wakeup())
         rows = [
             {
                 "account_id": self.account.id,
@@ -67,13 +67,13 @@ class Town(Stage):
         await self.send({"Identity": list(identities)}, **fields)
         await self.deliver_all()
 
-    async def find_dead(self, user: int, value: str) -> Gone:
+    async def find_dead(self, user: int, value: str) -> DeadAddresses:
         """What a vendor's answer about this user's token would be, as the dispatcher has it."""
-        found = await self.ledger.read(lambda connection: look_up(connection, self.account.id, [user]))
+        found = await self.ledger.read(lambda connection: load_people(connection, self.account.id, [user]))
         devices = [one for several in found[user].devices.values() for one in several]
         return {user: [(device_id, address, "410") for device_id, address in devices if address.value == value]}
 
-    async def bury(self, gone: Gone, campaign: int = 7) -> list[Row[Any]]:
+    async def bury(self, gone: DeadAddresses, campaign: int = 7) -> list[Row[Any]]:
         """What the commit of a delivery does, and nothing after it."""
         return await self.ledger.write(lambda c: mark_gone(c, self.account.id, gone, self.now, campaign))
 

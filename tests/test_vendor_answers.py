@@ -186,10 +186,10 @@ async def test_revoked_token_and_no_other(bench: Bench, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def apns_settings(running: Bench) -> apns.Settings:
+def apns_settings(running: Bench) -> apns.ApnsSettings:
     """Settings with the sandbox's key."""
     made = running.settings("apns")
-    assert isinstance(made, apns.Settings)
+    assert isinstance(made, apns.ApnsSettings)
     return made
 
 
@@ -199,10 +199,10 @@ def apns_settings(running: Bench) -> apns.Settings:
         st.tuples(st.floats(0, 5000), st.sampled_from(["send", "expired", "too many"])), min_size=1, max_size=40
     )
 )
-def test_signer_over_a_simulated_clock(apns_settings: apns.Settings, steps: list[tuple[float, str]]) -> None:
+def test_signer_over_a_simulated_clock(apns_settings: apns.ApnsSettings, steps: list[tuple[float, str]]) -> None:
     """Whatever APNs answers and however long the pauses: never two new tokens within 20 minutes, never one older than
     an hour, and the same one for as long as half an hour."""
-    signer, now, held, minted = apns.Signer(apns_settings), 1_700_000_000.0, 0.0, dict[str, float]()
+    signer, now, held, minted = apns.ApnsSigner(apns_settings), 1_700_000_000.0, 0.0, dict[str, float]()
     for pause, met in steps:
         now += pause
         token = signer.token(now)
@@ -220,18 +220,18 @@ def test_signer_over_a_simulated_clock(apns_settings: apns.Settings, steps: list
             assert signer.token(now) == token
 
 
-def test_signer_mints_in_time(apns_settings: apns.Settings) -> None:
+def test_signer_mints_in_time(apns_settings: apns.ApnsSettings) -> None:
     """Left alone it mints every 30 to 50 minutes; told of too many tokens it keeps the old one for 20 minutes more."""
-    signer, start = apns.Signer(apns_settings), 1_700_000_000.0
+    signer, start = apns.ApnsSigner(apns_settings), 1_700_000_000.0
     first = signer.token(start)
     assert signer.token(start + 30 * 60 - 1) == first
     assert signer.token(start + 50 * 60) != first
-    held = apns.Signer(apns_settings)
+    held = apns.ApnsSigner(apns_settings)
     first = held.token(start)
     held.hold(start + 30 * 60 - 1)
     assert held.token(start + 50 * 60 - 2) == first
     assert held.token(start + 50 * 60) != first
-    late = apns.Signer(apns_settings)
+    late = apns.ApnsSigner(apns_settings)
     first = late.token(start)
     late.hold(start + 45 * 60)
     assert late.token(start + 50 * 60) == first

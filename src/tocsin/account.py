@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import secrets
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
 from sqlalchemy import Connection, func, select, update
 
-from tocsin.errors import Misconfigured, Problem
+from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no 0/O, no 1/I: account ids are read aloud
 PASSCODES_AN_ACCOUNT = 100
-REMEMBERED_SECONDS = 1.0  # how long a revoked passcode may still be taken
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -96,50 +94,6 @@ def find_account(ledger: Ledger, account_id: str) -> Account:
         if account.id == account_id:
             return account
     raise Misconfigured(f"There is no account {account_id}; `tocsin account list` shows them.")
-
-
-class Gate:
-    """Who may speak for an account. Remembers digests for a second, so that a thousand requests a second are not a
-    thousand look-ups."""
-
-    def __init__(self, ledger: Ledger):
-        self._ledger = ledger
-        self._known: dict[str, tuple[float, Account, list[bytes]]] = {}
-
-    async def admit(self, account_id: str | None, passcode: str | None, now: float) -> Account:
-        """The account of these credentials; else a Problem with one of the documented 401 answers."""
-        if not account_id:
-            raise Problem("12 digit account ID mandatory", code=401, status=401)
-        known = self._known.get(account_id)
-        if known is None or not 0 <= now - known[0] < REMEMBERED_SECONDS:
-            known = await self._look_up(account_id, now)
-        if known is None:
-            raise Problem("Account ID is not valid", code=401, status=401)
-        given = _digest(passcode or "")
-        # Every digest is compared, whether one fitted already or not: the time tells nothing.
-        if not sum(hmac.compare_digest(given, digest) for digest in known[2]):
-            raise Problem("Invalid Credentials", code=401, status=401)
-        return known[1]
-
-    async def _look_up(self, account_id: str, now: float) -> tuple[float, Account, list[bytes]] | None:
-        accounts, passcodes = schema.account, schema.passcode
-
-        def read(connection: Connection) -> tuple[Account, list[bytes]] | None:
-            row = connection.execute(
-                select(accounts.c.id, accounts.c.name, accounts.c.timezone).where(accounts.c.id == account_id)
-            ).first()
-            if row is None:
-                return None
-            digests = connection.scalars(
-                select(passcodes.c.digest).where(passcodes.c.account_id == account_id, passcodes.c.revoked_at.is_(None))
-            ).all()
-            return Account(*row), [bytes(digest) for digest in digests]
-
-        found = await self._ledger.read(read)
-        if found is None:
-            return None  # not remembered: made-up account ids must not fill the memory
-        self._known[account_id] = (now, *found)
-        return self._known[account_id]
 
 
 def _insert_passcode(connection: Connection, account_id: str, label: str, now: float) -> str:

@@ -18,24 +18,24 @@ import structlog
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from tocsin.account import Gate
 from tocsin.api import Context, build_api
 from tocsin.api.throttle import Throttle
-from tocsin.bell import Bell
-from tocsin.caps import forget_old_reservations
+from tocsin.authenticator import Authenticator
+from tocsin.campaign.send_queue import SendQueue
 from tocsin.dashboard import dashboard_pages
-from tocsin.dispatch import POLL_SECONDS, Worker
+from tocsin.delivery.circuit_breaker import BreakerRules
+from tocsin.delivery.frequency_cap import forget_old_reservations
+from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.sender_pool import SenderPool
+from tocsin.delivery.snapshot import snapshot_due_run
+from tocsin.delivery.wakeup import Wakeup
+from tocsin.delivery.worker import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
-from tocsin.fleet import Fleet
-from tocsin.folder import announce, forget_address, hold_folder
-from tocsin.freeze import freeze_due
-from tocsin.guard import Rules
 from tocsin.idempotency import forget_old
-from tocsin.intake import Intake
 from tocsin.settings import Settings, read_settings
+from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
-from tocsin.traffic import Traffic
 
 log = structlog.get_logger()
 
@@ -67,7 +67,7 @@ class Stores:
 def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
     """Both stores, for a command that works without a server. Raises Misconfigured while one runs on the folder."""
     settings = read_settings(os.environ, data)
-    with hold_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
+    with lock_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
         stores = Stores(settings)
         try:
             yield settings, stores
@@ -98,7 +98,7 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
-    with hold_folder(data, patience=LOOK_SECONDS) if _is_embedded(settings) else contextlib.nullcontext():
+    with lock_folder(data, patience=LOOK_SECONDS) if _is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
         stores = Stores(settings)
         try:
@@ -113,27 +113,29 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    bell, traffic = Bell(), Traffic()
+    wakeup, load = Wakeup(), LoadMeter()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
-    fleet = Fleet(stores.ledger, settings.couriers, time.time, Rules(ramp_seconds=settings.ramp_seconds))
+    fleet = SenderPool(
+        stores.ledger, settings.senders, time.time, BreakerRules(slow_start_seconds=settings.slow_start_seconds)
+    )
     url = f"http://{host}:{port}"
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None
     worker: Worker | None = None
     try:
         if role in ("all", "scheduler"):
-            tasks.append(asyncio.create_task(_schedule(stores, settings, bell, stop)))
+            tasks.append(asyncio.create_task(_schedule(stores, settings, wakeup, stop)))
         if role in ("all", "worker"):
-            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, bell, traffic)
+            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, wakeup, load)
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            server, serving = await _open_door(data, host, port, url, settings, stores, bell, traffic, secret)
+            server, serving = await _open_door(data, host, port, url, settings, stores, wakeup, load, secret)
             tasks.append(serving)
         _settle_memory()
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
-        await _stop(server, worker, tasks, stop, bell, settings)
+        await _stop(server, worker, tasks, stop, wakeup, settings)
         await fleet.aclose()
 
 
@@ -144,15 +146,15 @@ async def _open_door(
     url: str,
     settings: Settings,
     stores: Stores,
-    bell: Bell,
-    traffic: Traffic,
+    wakeup: Wakeup,
+    load: LoadMeter,
     secret: bytes,
 ) -> tuple[Server, asyncio.Task[None]]:
     context = Context(
         ledger=stores.ledger,
         facts=stores.facts,
         settings=settings,
-        gate=Gate(stores.ledger),
+        authenticator=Authenticator(stores.ledger),
         creates=Throttle(
             *(stores.ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),
@@ -160,11 +162,11 @@ async def _open_door(
         uploads=Throttle(
             *(stores.ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
-        intake=Intake(stores.ledger),
-        traffic=traffic,
-        bell=bell,
+        send_queue=SendQueue(stores.ledger),
+        load=load,
+        wakeup=wakeup,
         secret=secret,
-        local_token=announce(data, url),
+        local_token=write_address(data, url),
         clock=time.time,
     )
     app = build_api(context, dashboard_pages(context))
@@ -180,7 +182,7 @@ async def _open_door(
     return server, serving
 
 
-async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asyncio.Event) -> None:
+async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: asyncio.Event) -> None:
     """Freezes due runs until told to stop; a failure is logged and the run stays due. Now and then it forgets what is
     no longer needed."""
     swept = 0.0
@@ -191,12 +193,12 @@ async def _schedule(stores: Stores, settings: Settings, bell: Bell, stop: asynci
                 swept = time.monotonic()
                 await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
                 await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
-            if await freeze_due(stores.ledger, stores.facts, time.time(), settings):
-                bell.ring()
+            if await snapshot_due_run(stores.ledger, stores.facts, time.time(), settings):
+                wakeup.notify()
         except Exception:
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS
-        await bell.wait(pause)
+        await wakeup.wait(pause)
 
 
 def _settle_memory() -> None:
@@ -222,7 +224,7 @@ async def _stop(
     worker: Worker | None,
     tasks: list[asyncio.Task[None]],
     stop: asyncio.Event,
-    bell: Bell,
+    wakeup: Wakeup,
     settings: Settings,
 ) -> None:
     """First the door, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
@@ -231,7 +233,7 @@ async def _stop(
         server.stop()  # type: ignore[no-untyped-call]
     if worker is not None:
         worker.stop()
-    bell.ring()
+    wakeup.notify()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds)
         for task in late:

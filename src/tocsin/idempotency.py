@@ -24,7 +24,7 @@ KEY = re.compile(r"[!-~]{1,255}")
 table = schema.idempotency
 
 
-class Key(msgspec.Struct, frozen=True):
+class IdempotencyKey(msgspec.Struct, frozen=True):
     """What a caller said makes a request the same one, and a digest of what they asked for under it."""
 
     account_id: str
@@ -39,16 +39,16 @@ class Kept(msgspec.Struct, frozen=True):
     since: float
 
 
-def read_key(account_id: str, header: str | None, path: str, body: bytes) -> Key | None:
+def read_key(account_id: str, header: str | None, path: str, body: bytes) -> IdempotencyKey | None:
     """The key of a request; None when it brings none. Raises Problem."""
     if header is None:
         return None
     if not KEY.fullmatch(header):
         raise Problem("Idempotency-Key must be 1 to 255 printable ASCII characters")
-    return Key(account_id, header, hashlib.blake2b(path.encode() + b"\0" + body, digest_size=16).digest())
+    return IdempotencyKey(account_id, header, hashlib.blake2b(path.encode() + b"\0" + body, digest_size=16).digest())
 
 
-def find_answer(connection: Connection, key: Key, now: float) -> Kept | None:
+def find_answer(connection: Connection, key: IdempotencyKey, now: float) -> Kept | None:
     """What is kept under a key, if it is not a day old. Raises Problem 422 when it stands for another request."""
     found = connection.execute(
         select(table.c.digest, table.c.answer, table.c.created_at).where(
@@ -62,25 +62,25 @@ def find_answer(connection: Connection, key: Key, now: float) -> Kept | None:
     return Kept(found.answer, found.created_at)
 
 
-def keep(connection: Connection, key: Key, answer: str, now: float) -> Kept | None:
+def keep(connection: Connection, key: IdempotencyKey, answer: str, now: float) -> Kept | None:
     """Keeps an answer under a key, or answers what is there already. Raises Problem 422."""
     connection.execute(delete(table).where(*_same(key), table.c.created_at <= now - KEPT_SECONDS))
     row = {"account_id": key.account_id, "name": key.name, "digest": key.digest, "answer": answer, "created_at": now}
     return None if insert_new(connection, table, row) else find_answer(connection, key, now)
 
 
-def mark_stored(connection: Connection, key: Key) -> bool:
+def mark_stored(connection: Connection, key: IdempotencyKey) -> bool:
     """The first of two stores has it, from the end of this transaction on. Answers whether it had it before."""
     done = connection.execute(update(table).where(*_same(key), table.c.stored == 0).values(stored=1))
     return done.rowcount == 0
 
 
-def complete(connection: Connection, key: Key, answer: str) -> None:
+def complete(connection: Connection, key: IdempotencyKey, answer: str) -> None:
     """The answer of a request that was kept before it was done."""
     connection.execute(update(table).where(*_same(key)).values(answer=answer))
 
 
-def release(connection: Connection, key: Key) -> None:
+def release(connection: Connection, key: IdempotencyKey) -> None:
     """A request that was refused had no effect: its key is free again."""
     connection.execute(delete(table).where(*_same(key), table.c.answer == ""))
 
@@ -92,5 +92,5 @@ def forget_old(connection: Connection, now: float) -> None:
         connection.execute(delete(table).where(table.c.account_id == account_id, table.c.name == name))
 
 
-def _same(key: Key) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
+def _same(key: IdempotencyKey) -> tuple[ColumnElement[bool], ColumnElement[bool]]:
     return table.c.account_id == key.account_id, table.c.name == key.name

@@ -26,7 +26,7 @@ class Stubborn:
 
 
 def configure_log() -> None:
-    """For this process; commands and couriers call it first."""
+    """For this process; commands and senders call it first."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,

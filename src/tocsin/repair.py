@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from sqlalchemy import select
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
+from sqlalchemy import Row as LedgerRow
+from sqlalchemy import Select, select
+
+from tocsin import queue
+from tocsin.account import Account
+from tocsin.delivery.recorder import record_outcomes, record_uninstalled
 from tocsin.ingest import refresh_profiles
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -23,3 +30,32 @@ async def copy_all_profiles(ledger: Ledger, facts: Facts, account_id: str) -> in
             return total
         await refresh_profiles(ledger, facts, account_id, users)
         total, last = total + len(users), users[-1]
+
+
+async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int = 50) -> int:
+    """Writes the outcomes of every chunk of an account anew, from the ledger, which is their truth, and the devices
+    that are gone. Answers how many recipients."""
+    table, device, total = schema.chunk, schema.device, 0
+    every_chunk = select(table.c.id).where(table.c.account_id == account.id)
+    async for found in _read_pages(ledger, every_chunk, page):
+        for row in found:
+            chunk = await ledger.read(lambda connection, one=row.id: queue.load(connection, one))  # type: ignore[misc]
+            if chunk is not None:
+                total += await record_outcomes(facts, [(account, chunk)])
+    # A device without `gone_user` went before the ledger kept what its event says.
+    every_gone = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
+    async for found in _read_pages(ledger, every_gone, queue.SIZE):
+        await record_uninstalled(facts, account, found)
+    return total
+
+
+async def _read_pages(ledger: Ledger, query: Select[Any], size: int) -> AsyncIterator[Sequence[LedgerRow[Any]]]:
+    """The rows of a query, `size` at a time, in the order of its `id`."""
+    key, last = query.selected_columns["id"], 0
+    while True:
+        page = query.where(key > last).order_by(key).limit(size)
+        rows = await ledger.read(lambda connection, page=page: connection.execute(page).all())  # type: ignore[misc]
+        if not rows:
+            return
+        yield rows
+        last = rows[-1].id

@@ -9,11 +9,15 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
+import structlog
 from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 
+log = structlog.get_logger()
+
 PREFIX = "TOCSIN_"
+RENAMED = {"TOCSIN_COURIERS": "senders", "TOCSIN_RAMP_SECONDS": "slow_start_seconds"}  # old names, until 0.3
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # In a header the URL stands between < and >, in a list with commas (RFC 2369), and must not need folding.
 PUBLIC_URL = re.compile(r"[!#-+\--;=?-~]{1,300}")
@@ -57,7 +61,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     window: Annotated[
         int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
     ] = 512
-    couriers: Annotated[
+    senders: Annotated[
         int, Meta(ge=0, le=64, description="Processes that send for one worker; 0: it sends by itself.")
     ] = 2
     chunks_at_once: Annotated[int, Meta(ge=1, le=64, description="Chunks one worker delivers side by side.")] = 4
@@ -70,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     retries: Annotated[
         int, Meta(ge=0, le=20, description="Retries of one recipient after the first attempt; then it is expired.")
     ] = 5
-    ramp_seconds: Annotated[
+    slow_start_seconds: Annotated[
         float,
         Meta(ge=0, le=3600, description="Seconds a lane takes to climb back to its rate after a pause; 0: none."),
     ] = 60.0
@@ -90,10 +94,14 @@ def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
 
     Raises Misconfigured for an unknown `TOCSIN_…` name or a value that does not fit.
     """
-    known = {PREFIX + field.upper(): field for field in Settings.__struct_fields__}
+    known = {_environment_name(field): field for field in Settings.__struct_fields__}
     given: dict[str, Any] = {}
     for name, value in environment.items():
         if not name.startswith(PREFIX):
+            continue
+        if name in RENAMED and _environment_name(RENAMED[name]) not in environment:
+            log.warning("a setting has a new name", old=name, new=_environment_name(RENAMED[name]))
+            given[RENAMED[name]] = value
             continue
         if name not in known:
             raise Misconfigured(f"{name} is not a setting; `tocsin config` lists them.")
@@ -108,6 +116,11 @@ def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
         facts_url=settings.facts_url or f"chdb://{(data / 'facts').resolve()}",
         public_url=_check_public_url(settings.public_url),
     )
+
+
+def _environment_name(field: str) -> str:
+    """Return the name a setting has in the environment."""
+    return PREFIX + field.upper()
 
 
 def _check_public_url(url: str) -> str:

@@ -14,9 +14,9 @@ import time
 
 from sqlalchemy import Connection, func, select
 
-from tocsin import chunk as chunks
-from tocsin.chunk import Chunk
+from tocsin import queue
 from tocsin.outcome import State
+from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -28,7 +28,7 @@ def claim_all(ledger: Ledger, output: int, owner: str, lease_seconds: float, win
     while not count_open(ledger):
         time.sleep(POLL_SECONDS)
     while count_open(ledger):
-        chunk = ledger.write_now(lambda connection: chunks.lease_next(connection, owner, time.time(), lease_seconds))
+        chunk = ledger.write_now(lambda connection: queue.lease_next(connection, owner, time.time(), lease_seconds))
         if chunk is None:
             time.sleep(POLL_SECONDS)  # the open ones are others'
         else:
@@ -40,7 +40,7 @@ def deliver(ledger: Ledger, output: int, chunk: Chunk, lease_seconds: float, win
     ours."""
 
     def settle(connection: Connection) -> bool:
-        return chunks.settle(connection, chunk, time.time(), lease_seconds)
+        return queue.settle(connection, chunk, time.time(), lease_seconds)
 
     while True:
         positions = chunk.waiting(time.time())[:window]
@@ -53,7 +53,7 @@ def deliver(ledger: Ledger, output: int, chunk: Chunk, lease_seconds: float, win
         os.write(output, "".join(f"{chunk.id} {position}\n" for position in positions).encode())
         for position in positions:
             chunk.move(position, State.ACCEPTED)
-    ledger.write_now(lambda connection: chunks.release(connection, chunk, time.time(), None))
+    ledger.write_now(lambda connection: queue.release(connection, chunk, time.time(), None))
 
 
 def count_open(ledger: Ledger) -> int:

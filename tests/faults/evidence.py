@@ -9,7 +9,7 @@ from typing import Any
 from conftest import Caller
 from sqlalchemy import Connection, select
 
-from tocsin import chunk as chunks
+from tocsin import queue
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
 from tocsin.store import schema
@@ -37,7 +37,7 @@ def read_states(ledger_url: str, account_id: str, campaign: int) -> dict[int, St
         query = select(table.c.id).where(table.c.account_id == account_id, table.c.campaign_id == campaign)
         states: dict[int, State] = {}
         for one in connection.scalars(query).all():
-            chunk = chunks.load(connection, one)
+            chunk = queue.load(connection, one)
             assert chunk is not None
             for user, byte in zip(chunk.users, chunk.states, strict=True):
                 assert user not in states, f"user {user} is in the campaign twice"

@@ -17,7 +17,7 @@ import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 from evidence import count_sent, read_states
 from siege import ENVIRONMENT, IN_FLIGHT, PUSH
-from test_dispatch import SETTINGS, Stage, Vendor
+from test_worker import SETTINGS, Stage, Vendor
 from vendors import count_accepted, count_doubled
 
 from tocsin.outcome import FINAL, Outcome
@@ -204,7 +204,7 @@ class Jumping(Stage):
 async def wait_until(ask: Callable[[], Awaitable[bool]], seconds: float) -> bool:
     """Whether it became true in that time; `wait_for` for the event loop of this process."""
     deadline = time.monotonic() + seconds
-    while not (true := await ask()) and time.monotonic() < deadline:  # noqa: ASYNC110 - the ledger rings no bell
+    while not (true := await ask()) and time.monotonic() < deadline:  # noqa: ASYNC110 - the ledger rings no wakeup
         await asyncio.sleep(0.02)
     return true
 

@@ -11,11 +11,11 @@ from litestar.handlers import HTTPRouteHandler
 from tocsin.api.context import Context
 from tocsin.api.door import App, Door
 from tocsin.api.feedback import feedback_routes
+from tocsin.api.http import on_bug, on_http_error, on_problem
 from tocsin.api.records import operator_routes, record_routes
 from tocsin.api.segments import segment_routes
 from tocsin.api.subscriptions import subscription_routes
 from tocsin.api.targets import target_routes
-from tocsin.api.wire import on_bug, on_http_error, on_problem
 from tocsin.errors import Problem
 
 

@@ -8,28 +8,29 @@ from collections.abc import Callable
 
 import msgspec
 
-from tocsin.account import Account, Gate, list_accounts
+from tocsin.account import Account, list_accounts
+from tocsin.api.http import HttpRequest
 from tocsin.api.throttle import Throttle
-from tocsin.api.wire import HttpRequest
-from tocsin.bell import Bell
+from tocsin.authenticator import Authenticator
+from tocsin.campaign.send_queue import SendQueue
+from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.wakeup import Wakeup
 from tocsin.errors import Problem
-from tocsin.intake import Intake
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.traffic import Traffic
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
     ledger: Ledger
     facts: Facts
     settings: Settings
-    gate: Gate
+    authenticator: Authenticator
     creates: Throttle
     uploads: Throttle
-    intake: Intake
-    traffic: Traffic
-    bell: Bell
+    send_queue: SendQueue
+    load: LoadMeter
+    wakeup: Wakeup
     secret: bytes
     local_token: str
     clock: Callable[[], float]
@@ -37,7 +38,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     async def account_of(self, request: HttpRequest) -> Account:
         """The account the two headers speak for. Raises Problem 401."""
         headers = request.headers
-        return await self.gate.admit(
+        return await self.authenticator.authenticate(
             headers.get("x-clevertap-account-id"), headers.get("x-clevertap-passcode"), self.clock()
         )
 

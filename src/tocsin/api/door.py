@@ -13,12 +13,12 @@ import structlog
 
 from tocsin import metrics
 from tocsin.api.context import Context
-from tocsin.api.wire import CODE_UNEXPECTED, JSON_TYPE, MEDIA_TYPE, READ_ON, read_object
+from tocsin.api.http import CODE_UNEXPECTED, JSON_TYPE, MEDIA_TYPE, READ_ON, read_object
+from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
 from tocsin.errors import Problem
-from tocsin.fleet import require_provider
 from tocsin.idempotency import read_key
 from tocsin.providers import BY_NAME
-from tocsin.send import ANSWER, accept, read_asked, read_plain
+from tocsin.providers.credential import require_provider
 
 log = structlog.get_logger()
 
@@ -70,8 +70,8 @@ class Door:
 
     async def _take(self, path: str, channel: str, headers: Mapping[bytes, bytes], receive: Receive) -> bool:
         context, now = self._context, self._context.clock()
-        with context.intake.admit(_length(headers)):
-            account = await context.gate.admit(
+        with context.send_queue.admit(_length(headers)):
+            account = await context.authenticator.authenticate(
                 _text(headers, b"x-clevertap-account-id"), _text(headers, b"x-clevertap-passcode"), now
             )
             if not JSON_TYPE.fullmatch(_text(headers, b"content-type") or ""):
@@ -81,10 +81,10 @@ class Door:
                 await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
             key = read_key(account.id, _text(headers, b"idempotency-key"), path, raw)
             asked = read_plain(raw) or read_asked(read_object(raw, path))
-            new = await accept(context.intake, account, channel, asked, now, context.settings, key)
-        context.traffic.count(sum(map(len, asked.to.values())), now)
-        if not context.traffic.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
-            context.bell.ring()
+            new = await accept(context.send_queue, account, channel, asked, now, context.settings, key)
+        context.load.count(sum(map(len, asked.to.values())), now)
+        if not context.load.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
+            context.wakeup.notify()
         return new
 
 

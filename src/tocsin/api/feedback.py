@@ -10,11 +10,11 @@ from litestar import Response, post, route
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin.api.context import Context
-from tocsin.api.leaving import FORM_BYTES, is_one_click, show_done, show_problem, show_question
-from tocsin.api.wire import HttpRequest, answer, count_success, read_body
-from tocsin.bounce import LIMIT, read_report
+from tocsin.api.http import HttpRequest, answer, count_success, read_body
+from tocsin.api.unsubscribe_page import FORM_BYTES, is_one_click, show_done, show_problem, show_question
 from tocsin.errors import Problem
-from tocsin.feedback import Feedback
+from tocsin.feedback.bounce_report import LIMIT, read_report
+from tocsin.feedback.mail import Feedback
 
 
 def feedback_routes(context: Context) -> Sequence[HTTPRouteHandler]:

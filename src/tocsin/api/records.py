@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from tocsin import ingest, metrics
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.wire import (
+from tocsin.api.http import (
     HttpRequest,
     answer,
     count_success,
@@ -25,11 +25,10 @@ from tocsin.api.wire import (
     require_json_type,
 )
 from tocsin.errors import Problem
+from tocsin.feedback.interactions import EVENTS, record_interaction
 from tocsin.idempotency import BUSY_SECONDS, complete, keep, read_key, release
-from tocsin.recorder import record_again
-from tocsin.repair import copy_all_profiles
-from tocsin.stats import backlog, count_labels, count_tag_groups
-from tocsin.tracking import EVENTS, record_interaction
+from tocsin.repair import copy_all_profiles, record_again
+from tocsin.stats.results import backlog, count_labels, count_tag_groups
 
 
 def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:

@@ -11,7 +11,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object
+from tocsin.api.http import HttpRequest, answer, count_success, read_body, read_object
 from tocsin.audience.condition import PARSE
 from tocsin.audience.explain import explain_person, explain_query
 from tocsin.audience.query import find_segment, named_segments, read_where

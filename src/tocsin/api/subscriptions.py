@@ -9,7 +9,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.wire import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.api.http import HttpRequest, answer, count_success, read_body, read_object, require_json_type
 from tocsin.errors import Problem
 from tocsin.ingest import event_row, hash_id, refresh_profiles
 from tocsin.ingest.subscription import (

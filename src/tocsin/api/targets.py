@@ -13,8 +13,7 @@ from sqlalchemy import Connection
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.segments import load_named
-from tocsin.api.wire import (
+from tocsin.api.http import (
     HttpRequest,
     answer,
     count_success,
@@ -24,21 +23,16 @@ from tocsin.api.wire import (
     replay,
     require_json_type,
 )
+from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
-from tocsin.campaign import (
-    LATEST_ID,
-    Spec,
-    insert_campaign,
-    read_flag,
-    read_spec,
-    stop_campaign,
-)
-from tocsin.chunk import count_in_flight
+from tocsin.campaign.runs import insert_campaign, stop_campaign
+from tocsin.campaign.schedule import LATEST_YEAR
+from tocsin.campaign.spec import LATEST_ID, Spec, read_flag, read_spec
 from tocsin.errors import Problem
-from tocsin.fleet import require_provider
 from tocsin.idempotency import complete, find_answer, keep, read_key
-from tocsin.schedule import LATEST_YEAR
-from tocsin.stats import documented_state, list_targets, read_breakdown, read_result, scheduled_on
+from tocsin.providers.credential import require_provider
+from tocsin.queue import count_in_flight
+from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
 
 ESTIMATE_NAMES = {"email": "web", "sms": "web", "webpush": "chrome"}  # as documented, where it is not the platform's
 
@@ -62,7 +56,7 @@ def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
             return {"in_flight": count_in_flight(connection, campaign_id)}
 
         in_flight = await context.ledger.write(stop_now)
-        context.bell.ring()
+        context.wakeup.notify()
         count_success(request)
         return answer({"status": "success", **in_flight})
 
@@ -122,7 +116,7 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
         return text, True
 
     text, new = await context.ledger.write(insert)
-    context.bell.ring()
+    context.wakeup.notify()
     count_success(request)
     return answer(text) if new else replay(text)
 

@@ -20,7 +20,7 @@ from tocsin.store.rows import upsert_rows
 TOLERANCE = 0.05
 LONGEST = 120.0  # seconds that a request may hold its place; who holds it longer has died
 
-table = schema.turn
+table = schema.concurrency_slot
 Pick = Callable[[Limits], tuple[float | None, int | None]]
 
 

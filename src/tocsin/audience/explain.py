@@ -10,27 +10,27 @@ import msgspec
 
 from tocsin.account import Account
 from tocsin.audience.compile import PLATFORMS, Writer, compile_members, select_people
+from tocsin.audience.description import describe
 from tocsin.audience.node import AllOf, AnyOf, Is, Not, Query, walk
-from tocsin.audience.wording import describe
 from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
 
-class Part(msgspec.Struct, frozen=True):
+class ExplainedPart(msgspec.Struct, frozen=True):
     """One part of a question for one person. `decides`: had it been the other way, so might have been the answer."""
 
     what: str
     met: bool
     decides: bool
-    parts: tuple[Part, ...] = ()
+    parts: tuple[ExplainedPart, ...] = ()
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Explanation(msgspec.Struct, frozen=True):
     """Whether a person is meant, where a message would reach them, and the part that decided."""
 
     meant: bool
     reachable: dict[str, bool]
-    why: Part
+    why: ExplainedPart
 
 
 class Cost(msgspec.Struct, frozen=True):
@@ -44,7 +44,7 @@ class Cost(msgspec.Struct, frozen=True):
     count: int
 
 
-async def explain_person(facts: Facts, account: Account, query: Query, user: int, now: float) -> Verdict:
+async def explain_person(facts: Facts, account: Account, query: Query, user: int, now: float) -> Explanation:
     """Asks every part by itself for this one user, and puts the answers together as the question does."""
     spread = _spread(query)
     writer = Writer(account, now, user)
@@ -57,7 +57,7 @@ async def explain_person(facts: Facts, account: Account, query: Query, user: int
     reach, met = values[: len(PLATFORMS)], iter(values[len(PLATFORMS) :])
     why = _decide(_judge(spread, met), decides=True)
     reachable = {name: value == REACHABLE for name, value in zip(PLATFORMS, reach, strict=True)}
-    return Verdict(why.met, reachable, why)
+    return Explanation(why.met, reachable, why)
 
 
 async def explain_query(facts: Facts, account: Account, query: Query, now: float) -> Cost:
@@ -89,21 +89,21 @@ def _spread(query: Query) -> Query:
             return query
 
 
-def _judge(query: Query, met: Iterator[Any]) -> Part:
+def _judge(query: Query, met: Iterator[Any]) -> ExplainedPart:
     match query:
         case AllOf() | AnyOf():
             parts = tuple(_judge(part, met) for part in query.of)
             together = all if isinstance(query, AllOf) else any
             what = "all of" if isinstance(query, AllOf) else "at least one of"
-            return Part(what, together(part.met for part in parts), False, parts)
+            return ExplainedPart(what, together(part.met for part in parts), False, parts)
         case Not():
             part = _judge(query.of, met)
-            return Part("not", not part.met, False, (part,))
+            return ExplainedPart("not", not part.met, False, (part,))
         case _:
-            return Part(describe(query), bool(next(met)), False)
+            return ExplainedPart(describe(query), bool(next(met)), False)
 
 
-def _decide(part: Part, *, decides: bool) -> Part:
+def _decide(part: ExplainedPart, *, decides: bool) -> ExplainedPart:
     """Of `all of` that failed, the parts that failed decided; of `at least one of` that held, those that held."""
     some = part.what != "not" and (part.met != (part.what == "all of"))
     parts = tuple(_decide(one, decides=decides and (not some or one.met == part.met)) for one in part.parts)

@@ -16,11 +16,11 @@ from pyarrow.lib import ArrowException
 from sqlalchemy.exc import SQLAlchemyError
 
 from tocsin.cli.accounts import account
-from tocsin.cli.benches import bench
-from tocsin.cli.bouncing import bounce
-from tocsin.cli.explaining import explain
-from tocsin.cli.importing import import_records
-from tocsin.cli.keeping import doctor, repair
+from tocsin.cli.bench import bench
+from tocsin.cli.bounce import bounce
+from tocsin.cli.explain import explain
+from tocsin.cli.file_import import import_records
+from tocsin.cli.maintenance import doctor, repair
 from tocsin.cli.options import data_option
 from tocsin.cli.policies import policy
 from tocsin.cli.providers import provider

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from tocsin.content.content import Addressing, Content, Unrenderable
 from tocsin.content.mail import MailForm, read_mail
-from tocsin.content.notice import NoticeForm, read_sms, read_webpush
-from tocsin.content.parts import Content, Envelope, Unrenderable
 from tocsin.content.push import PushForm, read_push
+from tocsin.content.sms_webpush import NoticeForm, read_sms, read_webpush
 from tocsin.content.template import ProfileValues
 from tocsin.errors import Problem
 from tocsin.providers.contract import Message
 
-__all__ = ["Content", "Envelope", "Renderer", "Unrenderable", "read_content"]
+__all__ = ["Addressing", "Content", "Renderer", "Unrenderable", "read_content"]
 
 
 def read_content(raw: Any, channel: str, *, require_channel: bool = False) -> Content:
@@ -45,7 +45,7 @@ class Renderer:
         else:
             self._form = MailForm(content) if content.subject else PushForm(content)
 
-    def render(self, platform: str, profile: Mapping[str, Any], envelope: Envelope) -> Message:
+    def render(self, platform: str, profile: Mapping[str, Any], envelope: Addressing) -> Message:
         """One message for one address. Raises Unrenderable when the template breaks a limit on this profile."""
         values = {"Profile": ProfileValues(profile)}
         try:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tocsin.content.parts import Content, Envelope, read_text
-from tocsin.content.pieces import Body
+from tocsin.content.content import Addressing, Content, read_text
+from tocsin.content.mail_body import Body
 from tocsin.content.template import compile_template, fill
 from tocsin.errors import Problem
 from tocsin.providers.contract import Mail
@@ -45,7 +45,7 @@ class MailForm:
         self._subject = compile_template("subject", content.subject)
         self._body = Body(content.body)
 
-    def render(self, values: Mapping[str, Any], envelope: Envelope) -> Mail:
+    def render(self, values: Mapping[str, Any], envelope: Addressing) -> Mail:
         """One mail for one mailbox."""
         html, text = self._body.render(values)
         return Mail(

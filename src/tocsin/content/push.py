@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, PLATFORMS, read_block
-from tocsin.content.parts import Content, Envelope, read_text
+from tocsin.content.content import Addressing, Content, read_text
 from tocsin.content.template import Template, compile_template, fill, is_template
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Platform, Push
@@ -110,7 +110,7 @@ class PushForm:
         self._body = compile_template("body", content.body)
         self._blocks: dict[str, _Block] = {name: _Block(name, content.platforms.get(name, {})) for name in PLATFORMS}
 
-    def render(self, platform: str, values: Mapping[str, Any], envelope: Envelope) -> Push:
+    def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
         """One push for one device."""
         look = self._blocks[platform].fill(values)
         return _make_push(look, fill(self._title, values), fill(self._body, values), envelope)
@@ -122,7 +122,7 @@ class PushForm:
 
 
 # The envelope of a campaign, as long as ours become.
-_LONGEST = Envelope(
+_LONGEST = Addressing(
     id="",
     collapse="tocsin-2147483647",
     campaign="2147483647_20261231",
@@ -133,7 +133,7 @@ _LONGEST = Envelope(
 )
 
 
-def _make_push(look: _Look, title: str, body: str, envelope: Envelope) -> Push:
+def _make_push(look: _Look, title: str, body: str, envelope: Addressing) -> Push:
     data = {**look.data, "wzrk_id": envelope.campaign, "wzrk_pid": envelope.push_id}
     if envelope.account:
         data["wzrk_acct_id"] = envelope.account

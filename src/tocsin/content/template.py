@@ -12,12 +12,12 @@ from liquid import Environment
 from liquid.exceptions import LiquidError, ResourceLimitError, UnknownFilterError
 from liquid.template import BoundTemplate
 
-from tocsin.content.phrase import Phrase, ProfileValues, read_phrase
+from tocsin.content.fast_template import FastTemplate, ProfileValues, read_fast_template
 from tocsin.errors import Problem
 
 __all__ = ["OUTPUT_BYTES", "ProfileValues", "Template", "compile_template", "fill", "is_template"]
 
-Template = BoundTemplate | Phrase | str  # a text with nothing to fill in stays a text
+Template = BoundTemplate | FastTemplate | str  # a text with nothing to fill in stays a text
 
 OUTPUT_BYTES = 2 * 1024 * 1024
 TAGS = 200
@@ -71,7 +71,7 @@ def compile_template(field: str, text: str, *, html: bool = False) -> Template:
         return text
     try:
         _check_template(text)
-        phrase = read_phrase(text, html=html, limit=OUTPUT_BYTES)
+        phrase = read_fast_template(text, html=html, limit=OUTPUT_BYTES)
         if phrase is not None:
             return phrase
         template = _parse(text, html)
@@ -115,6 +115,6 @@ def fill(template: Template, values: Mapping[str, Any]) -> str:
     """The text for one profile."""
     if isinstance(template, str):
         return template
-    if isinstance(template, Phrase):
+    if isinstance(template, FastTemplate):
         return template.render(values["Profile"])
     return template.render(**values)

@@ -10,10 +10,10 @@ from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
 from tocsin.api.context import Context
-from tocsin.api.wire import HttpRequest
-from tocsin.campaign import LATEST_ID
+from tocsin.api.http import HttpRequest
+from tocsin.campaign.spec import LATEST_ID
 from tocsin.dashboard.page import Frame, log_in, move_on, refuse_page, render, serve_static
-from tocsin.dashboard.questions import Detail, read_detail, read_overview
+from tocsin.dashboard.queries import Detail, read_detail, read_overview
 from tocsin.errors import Problem
 
 log = structlog.get_logger()

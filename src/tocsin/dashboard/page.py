@@ -14,9 +14,9 @@ from litestar import Response
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.wire import HttpRequest
-from tocsin.audience.wording import describe
-from tocsin.dashboard.wording import full_time, iso_time, short_time, thousands
+from tocsin.api.http import HttpRequest
+from tocsin.audience.description import describe
+from tocsin.dashboard.formatting import full_time, iso_time, short_time, thousands
 from tocsin.errors import Problem
 
 HERE = Path(__file__).parent
@@ -79,7 +79,7 @@ TEMPLATES = _make_environment()
 async def log_in(context: Context, request: HttpRequest) -> Account:
     """The account of HTTP Basic: its id as the user, a passcode as the password. Raises Problem 401."""
     account_id, passcode = _read_basic(request.headers.get("authorization", ""))
-    return await context.gate.admit(account_id, passcode, context.clock())
+    return await context.authenticator.authenticate(account_id, passcode, context.clock())
 
 
 def render(name: str, status: int = 200, **values: Any) -> Response[bytes]:

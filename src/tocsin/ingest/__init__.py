@@ -14,7 +14,7 @@ from sqlalchemy import Connection, select
 
 from tocsin.account import Account
 from tocsin.errors import Problem
-from tocsin.idempotency import Key, mark_stored
+from tocsin.idempotency import IdempotencyKey, mark_stored
 from tocsin.ingest.people import People, bump_versions, copy_profiles
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_sums, read_record
@@ -45,7 +45,7 @@ async def upload(
     *,
     dry_run: bool = False,
     system: bool = False,
-    key: Key | None = None,
+    key: IdempotencyKey | None = None,
 ) -> Result:
     """Stores the records of `{"d": [...]}`; acknowledged when both stores have them. A repeat after a failure repairs:
     everything but `$incr`/`$decr` comes to the same, and those too under a `key`. `dry_run` only checks. Raises Problem
@@ -118,7 +118,7 @@ def _wns_origin(ledger: Ledger, account: Account) -> str:
 
 
 def _store(
-    connection: Connection, account: Account, records: Sequence[Record], now: float, key: Key | None
+    connection: Connection, account: Account, records: Sequence[Record], now: float, key: IdempotencyKey | None
 ) -> tuple[list[int], list[Row]]:
     if key is not None and mark_stored(connection, key):
         records = [drop_sums(record) for record in records]

@@ -22,7 +22,7 @@ from tocsin.store.facts import Row
 from tocsin.store.props import encode_props
 from tocsin.store.rows import among, upsert_rows
 
-Key = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
+IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
 ASK_AT_ONCE = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 DECIDING = ("identity", "FBID", "GPID", "objectId")
@@ -46,14 +46,14 @@ class People:
         self._connection = connection
         self._account = account_id
         self._now = now
-        self._users: dict[Key, int] = {}
+        self._users: dict[IdentityKey, int] = {}
         self._kinds: dict[int, set[str]] = defaultdict(set)
         self._profiles: dict[int, dict[str, Any]] = {}
         self._versions: dict[int, int] = {}
         self.made: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device without being named
-        self._linked: dict[Key, int] = {}
-        self._unlinked: set[Key] = set()
+        self._linked: dict[IdentityKey, int] = {}
+        self._unlinked: set[IdentityKey] = set()
         self._tokens: dict[tuple[str, str], tuple[int, str]] = {}
         self._choices: dict[str, bool] = {}  # by objectId: whether it wants push
         self._last_user = 0
@@ -151,7 +151,7 @@ class People:
                     return known
         return self._make_user()
 
-    def _find(self, key: Key) -> int | None:
+    def _find(self, key: IdentityKey) -> int | None:
         known = self._users.get(key)
         if known is None and key[0] == "identity":  # callers use an address as the identity
             for address in _address_keys(key[1]):
@@ -169,7 +169,7 @@ class People:
         self._versions[self._last_user] = 0
         return self._last_user
 
-    def _link(self, key: Key, user: int) -> None:
+    def _link(self, key: IdentityKey, user: int) -> None:
         owner = self._users.get(key)
         if owner != user:
             if key[0] == "objectId" and owner is not None:
@@ -273,7 +273,7 @@ class People:
             upsert_rows(self._connection, table, leaving, keys=("account_id", "object_id"), kept=("since",))
 
 
-def find_users(connection: Connection, account_id: str, keys: Iterable[Key]) -> dict[Key, int]:
+def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityKey]) -> dict[IdentityKey, int]:
     """The users of those identities that are known."""
     values: dict[str, list[str]] = defaultdict(list)
     for kind, value in keys:
@@ -336,7 +336,7 @@ def bump_versions(connection: Connection, account_id: str, users: Sequence[int])
         )
 
 
-def _upsert_identities(connection: Connection, account_id: str, linked: dict[Key, int]) -> None:
+def _upsert_identities(connection: Connection, account_id: str, linked: dict[IdentityKey, int]) -> None:
     rows = [
         {"account_id": account_id, "kind": kind, "value": value, "user_id": user}
         for (kind, value), user in linked.items()
@@ -344,7 +344,7 @@ def _upsert_identities(connection: Connection, account_id: str, linked: dict[Key
     upsert_rows(connection, schema.identity, rows, keys=("account_id", "kind", "value"))
 
 
-def _keys_of(record: Record) -> Iterable[Key]:
+def _keys_of(record: Record) -> Iterable[IdentityKey]:
     yield from record.keys.items()
     if "identity" in record.keys:
         yield from _address_keys(record.keys["identity"])
@@ -355,7 +355,7 @@ def _keys_of(record: Record) -> Iterable[Key]:
             yield ("Phone", record.phone)
 
 
-def _address_keys(value: str) -> Iterable[Key]:
+def _address_keys(value: str) -> Iterable[IdentityKey]:
     if "@" in value and (email := read_email(value)):
         yield ("Email", email)
     if value.startswith("+") and (phone := read_phone(value)):

@@ -15,16 +15,13 @@ from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
-from tocsin.providers.payload import UnsendableError, make_apns_payload
-from tocsin.providers.transport import Answer, Limits, Request, Transport
-from tocsin.providers.verdict import (
+from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
     SUSPECT,
     WRONG_TEMPLATE,
-    Verdict,
+    AnswerRule,
     check_ca,
     check_endpoint,
     judge_failure,
@@ -34,6 +31,9 @@ from tocsin.providers.verdict import (
     unavailable,
     wrong_kind,
 )
+from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.payload import UnsendableError, make_apns_payload
+from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 MINT_SECONDS = 35 * 60  # Apple: a new token no sooner than every 20 minutes, no later than every 60
 CHURN_SECONDS = 20 * 60  # Apple: a second new token on a connection within this time is an offence
@@ -42,7 +42,7 @@ APPLE_WAIT = 900.0  # seconds: Apple: «After 15 minutes, you can retry» a 5xx
 RECONNECT_WAIT = 1.0  # seconds, for a connection that went away
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class ApnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tocsin provider set apns`."""
 
     key: Annotated[str, Meta(description="the signing key, the .p8 file from Apple", extra={"file": True})]
@@ -60,7 +60,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 _BROKEN = unavailable(APPLE_WAIT)
-TABLE: dict[str, Verdict] = {
+TABLE: dict[str, AnswerRule] = {
     "BadDeviceToken": SUSPECT,  # or the wrong environment
     "DeviceTokenNotForTopic": SUSPECT,  # or the wrong topic
     "TopicDisallowed": DENIED,
@@ -96,12 +96,12 @@ TABLE: dict[str, Verdict] = {
 }
 
 
-class _Body(msgspec.Struct):
+class _ApnsBody(msgspec.Struct):
     reason: str = ""
     timestamp: float | None = None  # milliseconds: since when APNs knows that the device is gone
 
 
-def receipt(answer: Answer, address: Address) -> Receipt:
+def receipt(answer: VendorAnswer, address: Address) -> Receipt:
     """What APNs' answer means for `address`: a 410 older than its registration is about a former life of the token."""
     if answer.failure:
         return judge_failure(answer, RECONNECT_WAIT)
@@ -122,14 +122,14 @@ def receipt(answer: Answer, address: Address) -> Receipt:
     return verdict.receipt(code, retry_after=wait)
 
 
-def _read_body(raw: bytes) -> _Body:
+def _read_body(raw: bytes) -> _ApnsBody:
     try:
-        return msgspec.json.decode(raw, type=_Body)
+        return msgspec.json.decode(raw, type=_ApnsBody)
     except (msgspec.DecodeError, ValueError):
-        return _Body()
+        return _ApnsBody()
 
 
-def request(message: Push, body: bytes, origin: str, topic: str, token: str, timeout: float) -> Request:
+def request(message: Push, body: bytes, origin: str, topic: str, token: str, timeout: float) -> HttpPost:
     """The POST for one message. body: its JSON. origin: `https://host[:port]`."""
     headers = (
         "authorization: bearer " + token,
@@ -142,14 +142,14 @@ def request(message: Push, body: bytes, origin: str, topic: str, token: str, tim
         "content-type: application/json",
     )
     url = f"{origin}/3/device/{quote(message.address.value, safe='')}"
-    return Request(url=url, headers=headers, body=body, timeout=timeout)
+    return HttpPost(url=url, headers=headers, body=body, timeout=timeout)
 
 
-class Signer:
+class ApnsSigner:
     """Mints the provider token of one key, and keeps it: Apple wants one for all connections. `now` is epoch seconds.
     Never two new ones within 20 minutes, never one older than an hour."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ApnsSettings) -> None:
         try:
             key = load_pem_private_key(settings.key.encode(), None)
         except ValueError:
@@ -190,16 +190,16 @@ class Signer:
 
 
 # The signers of a process, by its transport: accounts with the same key have to show the same token.
-_SIGNERS: WeakKeyDictionary[Transport, dict[tuple[str, str, str, bytes], Signer]] = WeakKeyDictionary()
+_SIGNERS: WeakKeyDictionary[Transport, dict[tuple[str, str, str, bytes], ApnsSigner]] = WeakKeyDictionary()
 SIGNERS = 1000  # keys remembered for a transport; the oldest is forgotten, which costs no more than a new token
 
 
-def share_signer(settings: Settings, origin: str, transport: Transport) -> Signer:
+def share_signer(settings: ApnsSettings, origin: str, transport: Transport) -> ApnsSigner:
     """The one signer of a team, key and environment, kept while the settings of a provider change."""
     known = _SIGNERS.setdefault(transport, {})
     # The key itself is part of the name: two accounts may claim the same ids, and only one of them have the key.
     name = (settings.team_id, settings.key_id, origin, sha256(settings.key.encode()).digest())
-    signer = known.pop(name, None) or Signer(settings)
+    signer = known.pop(name, None) or ApnsSigner(settings)
     known[name] = signer
     if len(known) > SIGNERS:
         del known[next(iter(known))]
@@ -212,15 +212,15 @@ class Apns:
     name: ClassVar[str] = "apns"
     kind: ClassVar[AddressKind] = "apns"
     platform: ClassVar[Platform] = "ios"
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = ApnsSettings
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, ApnsSettings)
         self._origin = check_endpoint("endpoint", settings.endpoint)
         self._topic = settings.topic
         self._timeout = settings.timeout
         self.signer = share_signer(settings, self._origin, transport)
-        limits = Limits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
+        limits = PoolLimits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:

@@ -13,18 +13,14 @@ from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
-from tocsin.providers.oauth import Tokens
-from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
-from tocsin.providers.transport import Answer, Limits, Request, Transport
-from tocsin.providers.verdict import (
+from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
     SUSPECT,
     UNKNOWN,
     WRONG_TEMPLATE,
-    Verdict,
+    AnswerRule,
     check_ca,
     check_endpoint,
     judge_failure,
@@ -34,6 +30,10 @@ from tocsin.providers.verdict import (
     unavailable,
     wrong_kind,
 )
+from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.oauth import Tokens
+from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
+from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
@@ -42,7 +42,7 @@ QUOTA_WAIT = 60.0  # seconds: FCM: a 429 without Retry-After
 PROVED = 512  # campaigns remembered as having been accepted once
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class FcmSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tocsin provider set fcm`."""
 
     service_account: Annotated[
@@ -83,14 +83,14 @@ class _Error(msgspec.Struct):
     details: list[_Detail] = []
 
 
-class _Body(msgspec.Struct):
+class _FcmBody(msgspec.Struct):
     name: str = ""
     error: _Error | None = None
 
 
 # FCM's errorCode decides, not the HTTP status. Empty second half: no FcmError in the answer.
-_UNRELATED = Verdict(Outcome.REFUSED)  # a wrong APNs key in Firebase says nothing about Android
-TABLE: dict[tuple[int, str], Verdict] = {
+_UNRELATED = AnswerRule(Outcome.REFUSED)  # a wrong APNs key in Firebase says nothing about Android
+TABLE: dict[tuple[int, str], AnswerRule] = {
     (401, ""): DENIED,
     (401, "THIRD_PARTY_AUTH_ERROR"): _UNRELATED,
     (401, "APNS_AUTH_ERROR"): _UNRELATED,
@@ -105,13 +105,13 @@ TABLE: dict[tuple[int, str], Verdict] = {
     (503, "UNAVAILABLE"): unavailable(FLOOR),
 }
 _ONE_DEVICE = throttled(QUOTA_WAIT, Scope.DEVICE)
-_UNPROVED = Verdict(Outcome.REFUSED, suspect=True)
+_UNPROVED = AnswerRule(Outcome.REFUSED, suspect=True)
 # A quota's subject is «project:ID», and an ID may spell «device».
 _PROJECT = re.compile(r"projects?[:/][\w.:-]+")
 _NARROW = re.compile(r"\b(device|topic)")
 
 
-def receipt(answer: Answer, *, proved: bool) -> Receipt:
+def receipt(answer: VendorAnswer, *, proved: bool) -> Receipt:
     """What FCM's answer means. proved: the same campaign's payload has been accepted for another device, so that a
     complaint about the registration token is about the token; before that the payload may be what is wrong."""
     if answer.failure:
@@ -135,7 +135,7 @@ def receipt(answer: Answer, *, proved: bool) -> Receipt:
     return verdict.receipt(code, error.message, wait)
 
 
-def _judge_400(error: _Error, named: str, proved: bool) -> Verdict:
+def _judge_400(error: _Error, named: str, proved: bool) -> AnswerRule:
     fields = [str(v.get("field", "")) for d in error.details for v in d.field_violations]
     if "registration token" in error.message or "message.token" in fields:
         return SUSPECT if proved else _UNPROVED
@@ -149,17 +149,17 @@ def _names_one_device(error: _Error) -> bool:
     return _NARROW.search(_PROJECT.sub("", told)) is not None
 
 
-def _read_body(raw: bytes) -> _Body:
+def _read_body(raw: bytes) -> _FcmBody:
     try:
-        return msgspec.json.decode(raw, type=_Body)
+        return msgspec.json.decode(raw, type=_FcmBody)
     except (msgspec.DecodeError, ValueError):
-        return _Body()  # a proxy's HTML
+        return _FcmBody()  # a proxy's HTML
 
 
-def request(body: bytes, url: str, token: str, timeout: float) -> Request:
+def request(body: bytes, url: str, token: str, timeout: float) -> HttpPost:
     """The POST for one message. body: its JSON. url: `…/v1/projects/{project}/messages:send`."""
     headers = ("Authorization: Bearer " + token, "Content-Type: application/json")
-    return Request(url=url, headers=headers, body=body, timeout=timeout)
+    return HttpPost(url=url, headers=headers, body=body, timeout=timeout)
 
 
 class Fcm:
@@ -168,10 +168,10 @@ class Fcm:
     name: ClassVar[str] = "fcm"
     kind: ClassVar[AddressKind] = "fcm"
     platform: ClassVar[Platform] = "android"
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = FcmSettings
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, FcmSettings)
         endpoint = check_endpoint("endpoint", settings.endpoint)
         self._account = account = _read_account(settings.service_account)
         check_endpoint("token_uri in service_account", account.token_uri)
@@ -180,7 +180,9 @@ class Fcm:
         self._timeout = settings.timeout
         self._style = settings.style
         # FCM: at most 100 streams on a connection.
-        self._pool = transport.pool(ca=check_ca(settings.ca), limits=Limits(connections=4, streams=100, in_flight=400))
+        self._pool = transport.pool(
+            ca=check_ca(settings.ca), limits=PoolLimits(connections=4, streams=100, in_flight=400)
+        )
         self._tokens = Tokens(self._pool, self._ask)
         self._proved: dict[str, None] = {}
 
@@ -218,14 +220,14 @@ class Fcm:
                 self._proved.pop(next(iter(self._proved)))
             self._proved[collapse] = None
 
-    def _ask(self, now: float) -> Request:
+    def _ask(self, now: float) -> HttpPost:
         account = self._account
         claims = {"iss": account.client_email, "scope": SCOPE, "aud": AUDIENCE, "iat": int(now), "exp": int(now) + 3600}
         headers = {"kid": account.private_key_id} if account.private_key_id else None
         assertion = jwt.encode(claims, self._key, algorithm="RS256", headers=headers)
         body = f"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={assertion}"
         form = ("Content-Type: application/x-www-form-urlencoded",)
-        return Request(url=account.token_uri, headers=form, body=body.encode(), timeout=self._timeout)
+        return HttpPost(url=account.token_uri, headers=form, body=body.encode(), timeout=self._timeout)
 
 
 def _read_account(text: str) -> _Account:

@@ -9,10 +9,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from tocsin.providers.answer_table import DENIED, judge_failure, read_retry_after, unavailable
 from tocsin.providers.contract import Receipt, Scope
-from tocsin.providers.transfer import Answer, Request
+from tocsin.providers.http.transfer import HttpPost, VendorAnswer
 from tocsin.providers.transport import Pool
-from tocsin.providers.verdict import DENIED, judge_failure, read_retry_after, unavailable
 
 AHEAD_SECONDS = 300.0  # renew while the old token still works
 SPENT_SECONDS = 30.0  # a token this close to its end may be over when the vendor reads it
@@ -37,7 +37,7 @@ class _Refusal(msgspec.Struct):
 class Tokens:
     """The token of one credential. `ask` makes the request for a new one from the time in epoch seconds."""
 
-    def __init__(self, pool: Pool, ask: Callable[[float], Request]) -> None:
+    def __init__(self, pool: Pool, ask: Callable[[float], HttpPost]) -> None:
         self._pool = pool
         self._ask = ask
         self._token = ""
@@ -88,12 +88,12 @@ class Tokens:
         self._ends = now + max(lifetime, AHEAD_SECONDS + 60.0)
 
 
-def read_grant(answer: Answer) -> tuple[str, float] | Receipt:
+def read_grant(answer: VendorAnswer) -> tuple[str, float] | Receipt:
     """A token endpoint's answer: the token and its lifetime in seconds, or a receipt for the lane (RFC 6749 5.2: 400
     and 401 are refusals of the credential; 429, 5xx and the errors of `_THEIRS` are the endpoint's own trouble)."""
     if answer.failure:
         # A token asked for twice hurts nobody, so an unknown end is as good as none.
-        return judge_failure(Answer(failure="unsent", detail=f"token endpoint: {answer.detail}"), 1.0)
+        return judge_failure(VendorAnswer(failure="unsent", detail=f"token endpoint: {answer.detail}"), 1.0)
     if answer.status == 200:
         try:
             grant = msgspec.json.decode(answer.body, type=_Grant)

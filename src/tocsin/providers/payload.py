@@ -6,9 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from tocsin.providers.answer_table import REFUSED
 from tocsin.providers.contract import Platform, Push, Receipt
-from tocsin.providers.excerpt import Cost, fit_texts
-from tocsin.providers.verdict import REFUSED
+from tocsin.providers.truncate import Cost, fit_texts
 
 FOUR_WEEKS = 2_419_200  # seconds, FCM's longest `ttl`
 FCM_BYTES = 4096  # FCM, ErrorCode INVALID_ARGUMENT: the payload, «keys and values»

@@ -11,22 +11,22 @@ from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, AddressKind, Mail, Message, Platform, Receipt, Scope
-from tocsin.providers.dkim import Signer
-from tocsin.providers.mime import find_fault, write
-from tocsin.providers.transport import Answer, Envelope, Server, Transport
-from tocsin.providers.verdict import (
+from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
     WRONG_TEMPLATE,
-    Verdict,
+    AnswerRule,
     check_ca,
     judge_failure,
     throttled,
     unavailable,
     wrong_kind,
 )
+from tocsin.providers.contract import Address, AddressKind, Mail, Message, Platform, Receipt, Scope
+from tocsin.providers.mail.dkim import DkimSigner
+from tocsin.providers.mail.mime import find_fault, write
+from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
 RELAY_WAIT = 60.0  # seconds: 421, the relay itself is going away
@@ -37,7 +37,7 @@ _ADDRESS = re.compile(r"[A-Za-z0-9.!#$%&'*+/=?^_`{|}~-]+@[A-Za-z0-9.-]+")
 _ENHANCED = re.compile(r"\d{3}[ -]([245]\.\d{1,3}\.\d{1,3})\b ?")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class SmtpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tocsin provider set smtp`."""
 
     host: Annotated[str, Meta(description="the relay")]
@@ -68,9 +68,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 _BUSY = unavailable(LATER)
 _AWAY = unavailable(LATER, Scope.LANE)
-_POLICY = Verdict(Outcome.REFUSED, suspect=True)  # about what we send or who we are, not about the mailbox
+_POLICY = AnswerRule(Outcome.REFUSED, suspect=True)  # about what we send or who we are, not about the mailbox
 # Reply codes that speak of the relay and us, not of a mailbox; they go before the enhanced code.
-RELAY: dict[int, Verdict] = {
+RELAY: dict[int, AnswerRule] = {
     421: unavailable(RELAY_WAIT, Scope.LANE),  # RFC 5321 3.8: the connection is being closed
     454: _AWAY,  # STARTTLS or log-in not possible just now (RFC 3207 4, RFC 4954 6)
     530: DENIED,  # RFC 4954 6, and 534, 535, 538 as well
@@ -79,7 +79,7 @@ RELAY: dict[int, Verdict] = {
     538: DENIED,
 }
 # RFC 3463 and its registry unless a vendor is named.
-ENHANCED: dict[str, Verdict] = {
+ENHANCED: dict[str, AnswerRule] = {
     "5.1.1": GONE,
     "5.1.2": GONE,
     "5.1.10": GONE,
@@ -96,7 +96,7 @@ _POLICY_WORDS = re.compile(
 )
 
 
-def receipt(answer: Answer) -> Receipt:
+def receipt(answer: VendorAnswer) -> Receipt:
     """What the relay's last reply means. 250 after the data is a yes to carry it, not a delivery."""
     if answer.failure:
         return judge_failure(answer, RELAY_WAIT)
@@ -109,7 +109,7 @@ def receipt(answer: Answer) -> Receipt:
     return verdict.receipt(f"{answer.status} {enhanced}".strip(), words)
 
 
-def _judge(status: int, enhanced: str, step: str, words: str) -> Verdict:
+def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
     verdict = RELAY.get(status)
     if verdict is None and step == "AUTH":
         verdict = DENIED if status >= 500 else _AWAY
@@ -141,10 +141,10 @@ class Smtp:
     name: ClassVar[str] = "smtp"
     kind: ClassVar[AddressKind] = "email"
     platform: ClassVar[Platform] = "email"
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = SmtpSettings
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, SmtpSettings)
         _check(settings)
         self._settings = settings
         self._signer = _make_signer(settings)
@@ -176,7 +176,7 @@ class Smtp:
             return REFUSED.receipt("not a mail", fault)
         letter = write(message, settings.sender, now, canonical=self._signer is not None)
         body = letter.join() if self._signer is None else await self._signer.sign(letter, now)
-        envelope = Envelope(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
+        envelope = MailTransfer(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
         return receipt(await self._relay.mail(envelope))
 
     async def aclose(self) -> None:
@@ -184,7 +184,7 @@ class Smtp:
         await self._relay.aclose()
 
 
-def return_path(settings: Settings, message: Mail) -> str:
+def return_path(settings: SmtpSettings, message: Mail) -> str:
     """The envelope's sender: the address that a bounce of this very mail comes back to (VERP)."""
     if not settings.bounce or not message.bounce:
         return settings.sender
@@ -202,7 +202,7 @@ def _to_ascii(address: Address) -> Address:
     return msgspec.structs.replace(address, value=value or "")
 
 
-def _make_signer(settings: Settings) -> Signer | None:
+def _make_signer(settings: SmtpSettings) -> DkimSigner | None:
     given = (settings.dkim_domain, settings.dkim_selector, settings.dkim_key)
     if not any(given):
         return None
@@ -211,10 +211,10 @@ def _make_signer(settings: Settings) -> Signer | None:
     domain, own = settings.dkim_domain.lower(), settings.sender.rpartition("@")[2].lower()
     if own != domain and not own.endswith(f".{domain}"):
         raise Misconfigured(f"dkim_domain has to be {own} or a domain above it, not {settings.dkim_domain!r}.")
-    return Signer(domain, settings.dkim_selector, settings.dkim_key)
+    return DkimSigner(domain, settings.dkim_selector, settings.dkim_key)
 
 
-def _check(settings: Settings) -> None:
+def _check(settings: SmtpSettings) -> None:
     if not _HOST.fullmatch(settings.host):
         raise Misconfigured(f"host has to be a name or an address, not {settings.host!r}.")
     if not _ADDRESS.fullmatch(settings.sender):

@@ -12,16 +12,16 @@ from collections import deque
 
 import msgspec
 
-from tocsin.providers.line import Line
-from tocsin.providers.relay import Relay, Server
-from tocsin.providers.transfer import Answer, Envelope, Request, Transfer, is_loopback
+from tocsin.providers.http.multi import CurlMulti
+from tocsin.providers.http.transfer import HttpPost, MailTransfer, Transfer, VendorAnswer, is_loopback
+from tocsin.providers.mail.pool import Server, SmtpPool
 
-__all__ = ["Answer", "Envelope", "Limits", "Pool", "Relay", "Request", "Server", "Transport"]
+__all__ = ["HttpPost", "MailTransfer", "Pool", "PoolLimits", "Server", "SmtpPool", "Transport", "VendorAnswer"]
 
 RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
+class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """How much one pool asks of a vendor's host. connections: to one host. streams: at once on an HTTP/2 connection,
     lowered by the host's own SETTINGS. in_flight: requests at once; the next one waits its turn without a clock.
     idle: seconds after which an unused connection is not used again. fresh_dns: look the host up every time."""
@@ -36,11 +36,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Pool:
     """Connections and handles for one provider object. Never raises for what happens on the wire."""
 
-    def __init__(self, ca: str, limits: Limits) -> None:
+    def __init__(self, ca: str, limits: PoolLimits) -> None:
         self._ca = ca
         self._limits = limits
-        self._line = Line(limits.connections, limits.streams)
-        self._leaving: list[Line] = []
+        self._line = CurlMulti(limits.connections, limits.streams)
+        self._leaving: list[CurlMulti] = []
         self._free = limits.in_flight  # places; who finds none waits for a turn
         self._turns: deque[asyncio.Future[None]] = deque()
         self._idle: list[Transfer] = []
@@ -48,10 +48,10 @@ class Pool:
         self._renewed = 0.0
         self.generation = 0
 
-    async def request(self, request: Request) -> Answer:
+    async def request(self, request: HttpPost) -> VendorAnswer:
         """One POST, at most once: a second copy leaves this machine only when the peer has refused the first."""
         if not request.url.startswith("https://") and not is_loopback(request.url):
-            return Answer(failure="unsent", detail="plain http is only for this machine")
+            return VendorAnswer(failure="unsent", detail="plain http is only for this machine")
         if self._free:
             self._free -= 1
         else:
@@ -81,10 +81,10 @@ class Pool:
                 return
         self._free += 1
 
-    async def _attempt(self, request: Request) -> tuple[Answer, bool]:
+    async def _attempt(self, request: HttpPost) -> tuple[VendorAnswer, bool]:
         """The answer, and whether the peer has said that it did not process the request."""
         if self._closed:
-            return Answer(failure="unsent", detail="the pool is closed"), False
+            return VendorAnswer(failure="unsent", detail="the pool is closed"), False
         transfer = self._idle.pop() if self._idle else self._make_http()
         transfer.load(request)
         line, generation = self._line, self.generation
@@ -112,7 +112,7 @@ class Pool:
             return
         self.generation += 1
         self._renewed = now
-        old, self._line = self._line, Line(self._limits.connections, self._limits.streams)
+        old, self._line = self._line, CurlMulti(self._limits.connections, self._limits.streams)
         self._leaving = [line for line in self._leaving if line.busy]
         if old.busy:
             self._leaving.append(old)
@@ -132,17 +132,17 @@ class Transport:
     """The process's way to the vendors; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._open: list[Pool | Relay] = []
+        self._open: list[Pool | SmtpPool] = []
 
-    def pool(self, *, ca: str = "", limits: Limits | None = None) -> Pool:
+    def pool(self, *, ca: str = "", limits: PoolLimits | None = None) -> Pool:
         """A pool of its own. `ca`: PEM text of the authorities to trust, empty for the machine's store."""
-        pool = Pool(ca, limits or Limits())
+        pool = Pool(ca, limits or PoolLimits())
         self._open.append(pool)
         return pool
 
-    def relay(self, server: Server, *, ca: str = "", connections: int = 20) -> Relay:
+    def relay(self, server: Server, *, ca: str = "", connections: int = 20) -> SmtpPool:
         """Connections of its own to a mail relay; `ca` as for `pool`. Raises Misconfigured for a `ca` that is none."""
-        relay = Relay(server, ca, connections)
+        relay = SmtpPool(server, ca, connections)
         self._open.append(relay)
         return relay
 

@@ -19,13 +19,11 @@ from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import AddressKind, Message, Notice, Platform, Receipt, Scope
-from tocsin.providers.transport import Answer, Limits, Request, Transport
-from tocsin.providers.verdict import (
+from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
-    Verdict,
+    AnswerRule,
     check_ca,
     check_endpoint,
     clip,
@@ -35,6 +33,8 @@ from tocsin.providers.verdict import (
     throttled,
     wrong_kind,
 )
+from tocsin.providers.contract import AddressKind, Message, Notice, Platform, Receipt, Scope
+from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 WAIT = 30.0  # seconds before a 5xx is tried again
 TOO_FAST = 60.0  # after a 429 that names no time
@@ -42,7 +42,7 @@ LEAST_SECRET = 24  # bytes; Standard Webhooks: 24 to 64
 MOST_SECRET = 64
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tocsin provider set sms` and `webpush`."""
 
     url: Annotated[str, Meta(description="where messages are posted; https, or http on this machine")]
@@ -58,7 +58,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings(url={self.url!r})"
 
 
-TABLE: dict[int, Verdict] = {
+TABLE: dict[int, AnswerRule] = {
     400: REFUSED,
     401: DENIED,
     403: DENIED,
@@ -68,7 +68,7 @@ TABLE: dict[int, Verdict] = {
 }
 
 
-def receipt(answer: Answer, kind: str) -> Receipt:
+def receipt(answer: VendorAnswer, kind: str) -> Receipt:
     """What the receiver's answer means. 404 and 410 say that a browser's subscription is over (RFC 8030); for text
     messages there is no such thing, and the address of the gateway is wrong."""
     if answer.failure:
@@ -129,15 +129,15 @@ class Webhook:
     name: ClassVar[str]
     kind: ClassVar[AddressKind]
     platform: ClassVar[Platform]
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = WebhookSettings
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, WebhookSettings)
         self._url = check_endpoint("url", settings.url)
         self._secret = read_secret(settings.secret)
         self._timeout = settings.timeout
         count = settings.connections
-        limits = Limits(connections=count, streams=1, in_flight=count, idle=60)
+        limits = PoolLimits(connections=count, streams=1, in_flight=count, idle=60)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:
@@ -154,7 +154,7 @@ class Webhook:
             f"webhook-timestamp: {timestamp}",
             f"webhook-signature: {sign(self._secret, message.id, timestamp, body)}",
         )
-        request = Request(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
+        request = HttpPost(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
         return receipt(await self._pool.request(request), self.kind)
 
     async def aclose(self) -> None:

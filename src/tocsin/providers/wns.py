@@ -12,18 +12,13 @@ from msgspec import Meta
 
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
-from tocsin.providers.oauth import Tokens
-from tocsin.providers.payload import UnsendableError
-from tocsin.providers.toast import make_tag, render
-from tocsin.providers.transport import Answer, Limits, Request, Transport
-from tocsin.providers.verdict import (
+from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
     SUSPECT,
     WRONG_TEMPLATE,
-    Verdict,
+    AnswerRule,
     check_ca,
     check_endpoint,
     clip,
@@ -34,6 +29,11 @@ from tocsin.providers.verdict import (
     unavailable,
     wrong_kind,
 )
+from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.oauth import Tokens
+from tocsin.providers.payload import UnsendableError
+from tocsin.providers.toast import make_tag, render
+from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ _PRINTABLE = re.compile(r"[!-~]+")
 _TENANT = re.compile(r"[A-Za-z0-9.-]+")
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class WnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The options of `tocsin provider set wns`."""
 
     client_id: Annotated[str, Meta(description="the app's id (Entra), or its package SID (legacy log-in)")]
@@ -67,7 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return f"Settings(client_id={self.client_id!r}, endpoint={self.endpoint!r})"
 
 
-TABLE: dict[int, Verdict] = {
+TABLE: dict[int, AnswerRule] = {
     400: WRONG_TEMPLATE,
     401: DENIED,
     403: SUSPECT,  # the channel of another app, or our credentials are another app's
@@ -83,7 +83,7 @@ TABLE: dict[int, Verdict] = {
 _CHANNEL_THROTTLED = throttled(600.0, Scope.DEVICE)
 
 
-def receipt(answer: Answer) -> Receipt:
+def receipt(answer: VendorAnswer) -> Receipt:
     """What WNS's answer means. 200 alone is not a yes: the notification status may say that it was dropped."""
     if answer.failure:
         return judge_failure(answer, MICROSOFT_WAIT)
@@ -104,7 +104,7 @@ def receipt(answer: Answer) -> Receipt:
     return verdict.receipt(code, told, wait)
 
 
-def _judge_200(status: str, told: str, answer: Answer) -> Receipt:
+def _judge_200(status: str, told: str, answer: VendorAnswer) -> Receipt:
     if status == "dropped":
         return REFUSED.receipt("200 dropped", told)
     if status == "channelthrottled":
@@ -122,7 +122,7 @@ def is_allowed(channel: str, origin: str) -> bool:
     return _CHANNEL.fullmatch(channel) is not None
 
 
-def request(message: Push, body: bytes, now: float, token: str, timeout: float) -> Request:
+def request(message: Push, body: bytes, now: float, token: str, timeout: float) -> HttpPost:
     """The POST for one toast. body: its XML, from `toast.render`."""
     headers = (
         "Authorization: Bearer " + token,
@@ -132,7 +132,7 @@ def request(message: Push, body: bytes, now: float, token: str, timeout: float) 
         "X-WNS-Tag: " + make_tag(message.collapse),
         f"X-WNS-TTL: {max(int(message.expires_at - now), 1)}",
     )
-    return Request(url=message.address.value, headers=headers, body=body, version="1.1", timeout=timeout)
+    return HttpPost(url=message.address.value, headers=headers, body=body, version="1.1", timeout=timeout)
 
 
 class Wns:
@@ -141,16 +141,16 @@ class Wns:
     name: ClassVar[str] = "wns"
     kind: ClassVar[AddressKind] = "wns"
     platform: ClassVar[Platform] = "windows"
-    Settings: ClassVar[type[msgspec.Struct]] = Settings
+    Settings: ClassVar[type[msgspec.Struct]] = WnsSettings
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None:
-        assert isinstance(settings, Settings)
+        assert isinstance(settings, WnsSettings)
         self._origin = check_endpoint("endpoint", settings.endpoint) if settings.endpoint else ""
         if settings.tenant and not _TENANT.fullmatch(settings.tenant):
             raise Misconfigured("tenant has to be a tenant id or a domain.")
         self._timeout = settings.timeout
         # 60 s: a kept connection that the other side is about to drop ends in an unknown, so old ones are left alone.
-        limits = Limits(connections=100, streams=1, in_flight=100, idle=60)
+        limits = PoolLimits(connections=100, streams=1, in_flight=100, idle=60)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
         self._tokens = Tokens(self._pool, _make_ask(settings))
 
@@ -189,7 +189,7 @@ class _Ask:
     """Makes the request for a token; holds the form with the secret, and shows neither."""
 
     def __init__(self, url: str, form: bytes, timeout: float) -> None:
-        self._request = Request(
+        self._request = HttpPost(
             url=url,
             headers=("Content-Type: application/x-www-form-urlencoded",),
             body=form,
@@ -197,11 +197,11 @@ class _Ask:
             timeout=timeout,
         )
 
-    def __call__(self, now: float) -> Request:
+    def __call__(self, now: float) -> HttpPost:
         return self._request
 
 
-def _make_ask(settings: Settings) -> _Ask:
+def _make_ask(settings: WnsSettings) -> _Ask:
     # A package SID is the id of the legacy log-in; its tokens and Entra's do not open each other's channels.
     legacy = settings.client_id.lower().startswith("ms-app://")
     if not (legacy or settings.tenant or settings.token_endpoint):

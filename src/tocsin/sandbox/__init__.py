@@ -8,6 +8,6 @@ They deliver nothing. A control API over plain HTTP shows and steers them. Nothi
 
 from __future__ import annotations
 
-from tocsin.sandbox.assembly import Sandbox, serve
+from tocsin.sandbox.server import Sandbox, serve
 
 __all__ = ["Sandbox", "serve"]

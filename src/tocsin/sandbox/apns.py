@@ -17,12 +17,12 @@ from typing import Any
 
 import msgspec
 
+from tocsin.sandbox.accepted import Accepted
 from tocsin.sandbox.apns_token import ProviderTokens, TokenPolicy
 from tocsin.sandbox.credentials import TOPIC
-from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
 from tocsin.sandbox.faults import Fault
-from tocsin.sandbox.record import Accepted
-from tocsin.sandbox.vendor import Verdict
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
+from tocsin.sandbox.vendor import Ruling
 
 STREAMS_UNPROVEN, STREAMS_PROVEN = 1, 1000
 """Requests a connection may have open before and after its first accepted provider token."""
@@ -97,28 +97,28 @@ class ApnsRules:
         """See Rules. Apple sends JSON with a reason of the same table."""
         return msgspec.json.encode({"reason": fault.code or "Shutdown"})
 
-    def failure(self, fault: Fault) -> Reply:
+    def failure(self, fault: Fault) -> VendorReply:
         """See Rules."""
         status = fault.status or 500
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         reason = fault.code or _REASON_OF_HTTP.get(status, "InternalServerError")
         return _error(status, reason, str(uuid.uuid4()), headers, fault.timestamp)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: VendorRequest) -> Ruling:
         """See Rules."""
         apns_id = request.head.header("apns-id") or str(uuid.uuid4())
         if not _UUID.fullmatch(apns_id):
-            return Verdict(_error(400, "BadMessageId", str(uuid.uuid4())))
+            return Ruling(_error(400, "BadMessageId", str(uuid.uuid4())))
         headers = dict(request.head.headers)
         try:
             token = self._check_head(request.head, headers)
             self._check_sender(request.head)
             payload = _check_payload(request.body, headers.get("apns-push-type"))
         except _Refused as refused:
-            return Verdict(_error(refused.status, refused.reason, apns_id))
+            return Ruling(_error(refused.status, refused.reason, apns_id))
         campaign = payload.get("wzrk_id") or headers.get("apns-collapse-id", "")
         message = Accepted(token, str(campaign), request.head.public_headers(), msgspec.Raw(request.body))
-        return Verdict(Reply(200, (("apns-id", apns_id),)), message)
+        return Ruling(VendorReply(200, (("apns-id", apns_id),)), message)
 
     def _check_head(self, head: Head, headers: dict[str, str]) -> str:
         """The device token of a request whose head is in order."""
@@ -204,7 +204,7 @@ def _error(
     apns_id: str,
     headers: tuple[tuple[str, str], ...] = (),
     timestamp: int | None = None,
-) -> Reply:
+) -> VendorReply:
     content: dict[str, object] = {"reason": reason}
     if status == 410:
         # milliseconds, unlike every other time APNs deals in

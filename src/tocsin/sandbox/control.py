@@ -10,9 +10,9 @@ import msgspec
 from msgspec import Meta
 
 from tocsin.errors import Problem
-from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
+from tocsin.sandbox.accepted import AcceptedLog
 from tocsin.sandbox.faults import Fault, Faults, Vendor
-from tocsin.sandbox.record import Record
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 
 
 class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,11 +21,11 @@ class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[int, Meta(ge=0)] = 0
 
 
-class Control:
+class ControlApi:
     """The conversation of every connection to the control port."""
 
     def __init__(
-        self, faults: Faults, record: Record, credentials: Mapping[str, Any], revoke: Callable[[], None]
+        self, faults: Faults, record: AcceptedLog, credentials: Mapping[str, Any], revoke: Callable[[], None]
     ) -> None:
         self.streams = 1
         self._faults = faults
@@ -51,7 +51,7 @@ class Control:
         """See Conversation."""
         return b""
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: VendorRequest) -> VendorReply:
         """See Conversation. A Problem is answered as `{"error": …}`."""
         path, _, query = request.head.target.partition("?")
         route = self._routes.get((request.head.method, path))
@@ -63,25 +63,25 @@ class Control:
         except Problem as problem:
             return json_reply(problem.status, {"error": problem.error})
 
-    def _counts(self, query: str, body: bytes) -> Reply:
+    def _counts(self, query: str, body: bytes) -> VendorReply:
         return json_reply(200, self._record.counts)
 
-    def _messages(self, query: str, body: bytes) -> Reply:
+    def _messages(self, query: str, body: bytes) -> VendorReply:
         try:
             page = msgspec.convert(dict(parse_qsl(query, keep_blank_values=True)), _Page, strict=False)
         except msgspec.ValidationError as error:
             raise Problem(f"The query does not fit: {error}.") from None
         content = self._record.page(page.vendor or None, page.after, page.limit)
-        return Reply(200, (("content-type", "application/json; charset=UTF-8"),), content)
+        return VendorReply(200, (("content-type", "application/json; charset=UTF-8"),), content)
 
-    def _forget_messages(self, query: str, body: bytes) -> Reply:
+    def _forget_messages(self, query: str, body: bytes) -> VendorReply:
         self._record.forget()
         return json_reply(200, self._record.counts)
 
-    def _show_faults(self, query: str, body: bytes) -> Reply:
+    def _show_faults(self, query: str, body: bytes) -> VendorReply:
         return json_reply(200, {"faults": self._faults.shown()})
 
-    def _add_faults(self, query: str, body: bytes) -> Reply:
+    def _add_faults(self, query: str, body: bytes) -> VendorReply:
         try:
             given = msgspec.json.decode(body, type=Fault | list[Fault])
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -89,13 +89,13 @@ class Control:
         self._faults.add([given] if isinstance(given, Fault) else given)
         return self._show_faults(query, body)
 
-    def _forget_faults(self, query: str, body: bytes) -> Reply:
+    def _forget_faults(self, query: str, body: bytes) -> VendorReply:
         self._faults.forget()
         return self._show_faults(query, body)
 
-    def _revoke_tokens(self, query: str, body: bytes) -> Reply:
+    def _revoke_tokens(self, query: str, body: bytes) -> VendorReply:
         self._revoke()
         return json_reply(200, {})
 
-    def _show_credentials(self, query: str, body: bytes) -> Reply:
+    def _show_credentials(self, query: str, body: bytes) -> VendorReply:
         return json_reply(200, self._credentials)

@@ -16,14 +16,14 @@ from typing import Any
 
 import msgspec
 
+from tocsin.sandbox.accepted import Accepted
 from tocsin.sandbox.credentials import PROJECT
-from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
 from tocsin.sandbox.faults import Fault
 from tocsin.sandbox.fcm_grant import Bearers, FcmGrant
 from tocsin.sandbox.fcm_message import check_message
 from tocsin.sandbox.fcm_schema import SEND_REQUEST, Violation
-from tocsin.sandbox.record import Accepted
-from tocsin.sandbox.vendor import Verdict
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
+from tocsin.sandbox.vendor import Ruling
 
 STREAMS = 100
 """Requests one connection may have open, as Google's own SDKs assume."""
@@ -87,56 +87,56 @@ class FcmRules:
         """See Rules."""
         return (fault.code or "session_timed_out").encode()
 
-    def failure(self, fault: Fault) -> Reply:
+    def failure(self, fault: Fault) -> VendorReply:
         """See Rules."""
         status = fault.status or 500
         code = fault.code or _CODE_OF_HTTP.get(status, "INTERNAL")
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         return _error(status, code, _SENTENCES.get(code, f"The request failed with {code}."), headers)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: VendorRequest) -> Ruling:
         """See Rules."""
         head = request.head
         if head.target == TOKEN_PATH:
             if head.method != "POST":
-                return Verdict(_page(405), counted=False)
-            return Verdict(self._grant.answer(request.body), counted=False)
+                return Ruling(_page(405), counted=False)
+            return Ruling(self._grant.answer(request.body), counted=False)
         path = _SEND.fullmatch(head.target)
         if path is None or head.method != "POST":
-            return Verdict(_page(404))
+            return Ruling(_page(404))
         if not self._bearers.valid(head.header("authorization"), time.time()):
-            return Verdict(_error(401, "UNAUTHENTICATED", "The request has no valid OAuth 2 access token."))
+            return Ruling(_error(401, "UNAUTHENTICATED", "The request has no valid OAuth 2 access token."))
         if path[1] != PROJECT:
-            return Verdict(_error(403, "PERMISSION_DENIED", "This account may not send for this project."))
+            return Ruling(_error(403, "PERMISSION_DENIED", "This account may not send for this project."))
         return self._judge_body(request)
 
-    def _judge_body(self, request: Request) -> Verdict:
+    def _judge_body(self, request: VendorRequest) -> Ruling:
         try:
             sent = SEND_REQUEST(_decode(request.body), "")
             if "message" not in sent:
                 raise Violation("message", "The field message is required.")
             check_message(sent["message"])
         except Violation as violation:
-            return Verdict(_bad_request(violation))
+            return Ruling(_bad_request(violation))
         message = sent["message"]
         address = message.get("fid", message.get("token"))
         if address is not None:
             refusal = _refusal(address)
             if refusal is not None:
-                return Verdict(refusal)
+                return Ruling(refusal)
         name = {"name": f"projects/{PROJECT}/messages/0:{uuid.uuid4().hex}"}
         if sent.get("validate_only"):
-            return Verdict(json_reply(200, {"name": f"projects/{PROJECT}/messages/fake_message_id"}))
-        return Verdict(json_reply(200, name), _accepted(message, address, request))
+            return Ruling(json_reply(200, {"name": f"projects/{PROJECT}/messages/fake_message_id"}))
+        return Ruling(json_reply(200, name), _accepted(message, address, request))
 
 
-def _accepted(message: dict[str, Any], address: str | None, request: Request) -> Accepted:
+def _accepted(message: dict[str, Any], address: str | None, request: VendorRequest) -> Accepted:
     target = address or message.get("topic") or message.get("condition", "")
     campaign = message.get("data", {}).get("wzrk_id") or message.get("android", {}).get("collapse_key", "")
     return Accepted(target, campaign, request.head.public_headers(), msgspec.Raw(request.body))
 
 
-def _refusal(address: str) -> Reply | None:
+def _refusal(address: str) -> VendorReply | None:
     """The error for a device that cannot be reached, None where it can."""
     if not _WELL_FORMED.fullmatch(address):
         return _error(400, "INVALID_ARGUMENT", _BAD_TOKEN)
@@ -154,14 +154,14 @@ def _decode(body: bytes) -> Any:
         raise Violation("", f"Invalid JSON payload received. {error}") from None
 
 
-def _bad_request(violation: Violation) -> Reply:
+def _bad_request(violation: Violation) -> VendorReply:
     described = {"field": violation.field, "description": violation.description}
     details = [{"@type": "type.googleapis.com/google.rpc.BadRequest", "fieldViolations": [described]}]
     error = {"code": 400, "message": violation.description, "status": "INVALID_ARGUMENT", "details": details}
     return json_reply(400, {"error": error})
 
 
-def _error(status: int, code: str, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def _error(status: int, code: str, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> VendorReply:
     """An error with an FcmError where `code` is one of its codes, else with the bare google.rpc status."""
     error: dict[str, Any] = {"code": status, "message": sentence, "status": _STATUS_OF_CODE.get(code, code)}
     if code in _STATUS_OF_CODE:
@@ -173,7 +173,7 @@ def _error(status: int, code: str, sentence: str, headers: tuple[tuple[str, str]
     return json_reply(status, {"error": error}, headers)
 
 
-def _page(status: int) -> Reply:
+def _page(status: int) -> VendorReply:
     """What Google's front end answers where no API is: a page, not JSON."""
     body = f"<!DOCTYPE html><html lang=en><title>Error {status}</title><p>{status}. There is nothing here.</html>"
-    return Reply(status, (("content-type", "text/html; charset=UTF-8"),), body.encode())
+    return VendorReply(status, (("content-type", "text/html; charset=UTF-8"),), body.encode())

@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 import jwt
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from tocsin.sandbox.exchange import Reply, json_reply
+from tocsin.sandbox.http import VendorReply, json_reply
 
 LIFETIME = 3599
 """Seconds an access token is good for."""
@@ -65,7 +65,7 @@ class FcmGrant:
         self._audiences = {_GOOGLE_AUDIENCE, token_uri}
         self._bearers = bearers
 
-    def answer(self, body: bytes) -> Reply:
+    def answer(self, body: bytes) -> VendorReply:
         """The answer to a form posted to the token endpoint."""
         form = dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True))
         if form.get("grant_type") != _GRANT:
@@ -86,7 +86,7 @@ class FcmGrant:
             return _failure("invalid_grant", "Invalid JWT signature: there is no key of this id.")
         return self._judge(claims, time.time())
 
-    def _judge(self, claims: dict[str, Any], now: float) -> Reply:
+    def _judge(self, claims: dict[str, Any], now: float) -> VendorReply:
         if claims.get("iss") != self._client_email:
             return _failure("invalid_grant", "Invalid grant: account not found")
         if claims.get("aud") not in self._audiences:
@@ -103,5 +103,5 @@ class FcmGrant:
         return json_reply(200, {"access_token": token, "expires_in": LIFETIME, "token_type": "Bearer"})
 
 
-def _failure(error: str, description: str) -> Reply:
+def _failure(error: str, description: str) -> VendorReply:
     return json_reply(400, {"error": error, "error_description": description})

@@ -8,8 +8,8 @@ from http import HTTPStatus
 
 import h11
 
-from tocsin.sandbox.exchange import BODY_KEPT, Conversation, End, Head, Reply, Request
 from tocsin.sandbox.faults import Fault, Kind
+from tocsin.sandbox.http import BODY_KEPT, Conversation, End, Head, VendorReply, VendorRequest
 from tocsin.sandbox.listener import Listener
 
 
@@ -47,7 +47,7 @@ class Http1(asyncio.Protocol):
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
-                self._send(Reply(error.error_status_hint), closing=True)
+                self._send(VendorReply(error.error_status_hint), closing=True)
                 return
             if isinstance(event, h11.Request):
                 self._begin(event)
@@ -71,7 +71,7 @@ class Http1(asyncio.Protocol):
 
     def _complete(self) -> None:
         assert self._head is not None
-        reply = self._conversation.reply(Request(self._head, bytes(self._body), self._fault))
+        reply = self._conversation.reply(VendorRequest(self._head, bytes(self._body), self._fault))
         if self._transport is None:
             return
         if reply.end is End.CUT:
@@ -87,14 +87,14 @@ class Http1(asyncio.Protocol):
         else:
             self._send(reply)
 
-    def _answer_late(self, reply: Reply) -> None:
+    def _answer_late(self, reply: VendorReply) -> None:
         self._timer = None
         if self._transport:
             self._transport.resume_reading()
             self._send(reply)
             self._advance()
 
-    def _send(self, reply: Reply, *, closing: bool = False) -> None:
+    def _send(self, reply: VendorReply, *, closing: bool = False) -> None:
         """Writes an answer and makes ready for the next request, or closes where there can be none."""
         if self._transport is None:
             return

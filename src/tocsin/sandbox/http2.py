@@ -20,8 +20,8 @@ from jh2.events import (
 from jh2.exceptions import ProtocolError
 from jh2.settings import SettingCodes, Settings
 
-from tocsin.sandbox.exchange import BODY_KEPT, Conversation, End, Head, Reply, Request
 from tocsin.sandbox.faults import Fault, Kind
+from tocsin.sandbox.http import BODY_KEPT, Conversation, End, Head, VendorReply, VendorRequest
 from tocsin.sandbox.listener import Listener
 
 LINGER = 5.0
@@ -176,7 +176,7 @@ class Http2(asyncio.Protocol):
         incoming = self._open.get(stream)
         if incoming is None:
             return
-        reply = self._conversation.reply(Request(incoming.head, bytes(incoming.body), incoming.fault))
+        reply = self._conversation.reply(VendorRequest(incoming.head, bytes(incoming.body), incoming.fault))
         if reply.end is End.CUT:
             self._flush()
             if self._transport:
@@ -188,11 +188,11 @@ class Http2(asyncio.Protocol):
         elif reply.end is End.ANSWER:
             self._answer(stream, reply)
 
-    def _answer_late(self, stream: int, reply: Reply) -> None:
+    def _answer_late(self, stream: int, reply: VendorReply) -> None:
         self._answer(stream, reply)
         self._flush()
 
-    def _answer(self, stream: int, reply: Reply) -> None:
+    def _answer(self, stream: int, reply: VendorReply) -> None:
         headers = [(b":status", b"%d" % reply.status)]
         headers += [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
         headers.append((b"content-length", b"%d" % len(reply.body)))

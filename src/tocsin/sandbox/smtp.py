@@ -11,11 +11,11 @@ import asyncio
 import ssl
 from collections.abc import Callable
 
-from tocsin.sandbox.envelope import Envelope, failure_reply, sender_problem
+from tocsin.sandbox.accepted import Accepted, AcceptedLog
 from tocsin.sandbox.faults import Faults, Kind
 from tocsin.sandbox.listener import Listener
 from tocsin.sandbox.mail import MAIL_LIMIT, Mailboxes, campaign_of, is_address, mail_problem, read_fields, read_path
-from tocsin.sandbox.record import Accepted, Record
+from tocsin.sandbox.mail_envelope import MailEnvelope, failure_reply, sender_problem
 from tocsin.sandbox.smtp_login import Login, Step
 
 COMMAND_LIMIT = 12_288
@@ -26,10 +26,10 @@ ERRORS_LIMIT = 20
 """Commands in error (recipients apart) that one connection may make."""
 
 
-class Post:
+class SmtpState:
     """What every connection of the SMTP port shares."""
 
-    def __init__(self, tls: ssl.SSLContext, login: Login, faults: Faults, record: Record) -> None:
+    def __init__(self, tls: ssl.SSLContext, login: Login, faults: Faults, record: AcceptedLog) -> None:
         self.tls = tls
         self.login = login
         self.faults = faults
@@ -37,10 +37,10 @@ class Post:
         self.mailboxes = Mailboxes()
 
 
-class Smtp(asyncio.Protocol):
+class SmtpConversation(asyncio.Protocol):
     """One SMTP connection."""
 
-    def __init__(self, listener: Listener, post: Post) -> None:
+    def __init__(self, listener: Listener, post: SmtpState) -> None:
         self._listener = listener
         self._post = post
         self._transport: asyncio.Transport | None = None
@@ -50,7 +50,7 @@ class Smtp(asyncio.Protocol):
         self._upgrade: asyncio.Task[None] | None = None
         self._secure = self._authenticated = self._greeted = False
         self._step: Step | None = None
-        self._envelope: Envelope | None = None
+        self._envelope: MailEnvelope | None = None
         self._in_data = self._too_big = False
         self._scanned = 0
         self._errors = 0
@@ -186,7 +186,7 @@ class Smtp(asyncio.Protocol):
         if fault and fault.kind is Kind.REFUSE and self._transport:
             self._transport.abort()
             return None
-        self._envelope = Envelope(fault, parameters)
+        self._envelope = MailEnvelope(fault, parameters)
         return "250 2.1.0 Sender ok"
 
     def _rcpt(self, argument: str) -> str:
@@ -242,7 +242,7 @@ class Smtp(asyncio.Protocol):
         self._settle(envelope, mail[1:] if mail.startswith(b".") else mail)
         return True
 
-    def _settle(self, envelope: Envelope, mail: bytes) -> None:
+    def _settle(self, envelope: MailEnvelope, mail: bytes) -> None:
         fault = envelope.fault
         if fault and fault.kind is Kind.HANG:
             self._hold()

@@ -6,22 +6,22 @@ from typing import Protocol
 
 import msgspec
 
-from tocsin.sandbox.exchange import End, Head, Reply, Request, json_reply
+from tocsin.sandbox.accepted import Accepted, AcceptedLog
 from tocsin.sandbox.faults import Fault, Faults, Kind, Vendor
-from tocsin.sandbox.record import Accepted, Record
+from tocsin.sandbox.http import End, Head, VendorReply, VendorRequest, json_reply
 
 _ENDS = {Kind.CUT: End.CUT, Kind.HALF: End.HALF, Kind.VANISH: End.VANISH}
 
 
-class Verdict(msgspec.Struct, frozen=True):
+class Ruling(msgspec.Struct, frozen=True):
     """What the rules say of a request. counted: whether an error answer to it is a refused message."""
 
-    reply: Reply
+    reply: VendorReply
     accepted: Accepted | None = None
     counted: bool = True
 
 
-class Rules(Protocol):
+class VendorRules(Protocol):
     """A vendor's documented rules, for one connection."""
 
     @property
@@ -34,20 +34,20 @@ class Rules(Protocol):
     def is_grant(self, head: Head) -> bool:
         """Whether the request is for an access token."""
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: VendorRequest) -> Ruling:
         """The verdict on a whole request."""
 
-    def failure(self, fault: Fault) -> Reply:
+    def failure(self, fault: Fault) -> VendorReply:
         """The error that a fault of kind `status` asks for, in the vendor's format."""
 
     def farewell(self, fault: Fault) -> bytes:
         """The debug data of a GOAWAY frame."""
 
 
-class Counter:
+class VendorConnection:
     """The conversation of one connection with one vendor."""
 
-    def __init__(self, vendor: Vendor, rules: Rules, faults: Faults, record: Record) -> None:
+    def __init__(self, vendor: Vendor, rules: VendorRules, faults: Faults, record: AcceptedLog) -> None:
         self._vendor = vendor
         self._rules = rules
         self._faults = faults
@@ -73,14 +73,14 @@ class Counter:
         """See Conversation."""
         return self._rules.farewell(fault)
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: VendorRequest) -> VendorReply:
         """See Conversation."""
         fault, kind = request.fault, request.fault.kind if request.fault else None
         grant = self._rules.is_grant(request.head)
         if grant:
             self._record.grant(self._vendor)
         if kind is Kind.HANG:
-            return Reply(0, end=End.HANG)
+            return VendorReply(0, end=End.HANG)
         if fault and kind is Kind.STATUS:
             if not grant:
                 self._record.refuse(self._vendor)
@@ -91,18 +91,18 @@ class Counter:
         elif verdict.counted and verdict.reply.status >= 400:
             self._record.refuse(self._vendor)
         if fault and fault.kind in _ENDS and (verdict.accepted or grant):
-            return Reply(0, end=_ENDS[fault.kind])
+            return VendorReply(0, end=_ENDS[fault.kind])
         if fault and kind is Kind.DELAY:
             return msgspec.structs.replace(verdict.reply, seconds=fault.seconds or 0.0)
         return verdict.reply
 
-    def _failure(self, fault: Fault) -> Reply:
+    def _failure(self, fault: Fault) -> VendorReply:
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         status = fault.status or 500
         if fault.body is not None or fault.headers is not None:
             named = tuple((name.lower(), value) for name, value in (fault.headers or {}).items())
             # RFC 9110 15: these two have no content.
-            return Reply(status, (*named, *wait), b"" if status in (204, 304) else (fault.body or "").encode())
+            return VendorReply(status, (*named, *wait), b"" if status in (204, 304) else (fault.body or "").encode())
         if fault.of == "token":
             # RFC 6749 5.2
             error = fault.code or ("server_error" if status >= 500 else "invalid_grant")

@@ -16,10 +16,10 @@ from typing import Any
 
 import msgspec
 
-from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
+from tocsin.sandbox.accepted import Accepted
 from tocsin.sandbox.faults import Fault
-from tocsin.sandbox.record import Accepted
-from tocsin.sandbox.vendor import Verdict
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
+from tocsin.sandbox.vendor import Ruling
 
 PATHS = {"/sms": "message.sms", "/webpush": "message.webpush"}
 TOLERANCE = 300
@@ -45,34 +45,34 @@ class WebhookRules:
         """See Rules; HTTP/1.1 has no such frame."""
         return b""
 
-    def failure(self, fault: Fault) -> Reply:
+    def failure(self, fault: Fault) -> VendorReply:
         """See Rules."""
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         return _error(fault.status or 500, fault.code or "Refused by a fault script.", wait)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: VendorRequest) -> Ruling:
         """See Rules."""
         head = request.head
         if head.target not in PATHS:
-            return Verdict(_error(404, "There is nothing here."))
+            return Ruling(_error(404, "There is nothing here."))
         if head.method != "POST":
-            return Verdict(_error(405, "A message is sent with POST."))
+            return Ruling(_error(405, "A message is sent with POST."))
         if (problem := self._signature_problem(request)) is not None:
-            return Verdict(_error(401, problem))
+            return Ruling(_error(401, problem))
         try:
             body = msgspec.json.decode(request.body)
         except msgspec.DecodeError:
-            return Verdict(_error(400, "The body is no JSON."))
+            return Ruling(_error(400, "The body is no JSON."))
         if (problem := _body_problem(body, PATHS[head.target])) is not None:
-            return Verdict(_error(422, problem))
+            return Ruling(_error(422, problem))
         data: dict[str, Any] = body["data"]
         to = data["to"] if isinstance(data["to"], str) else msgspec.json.encode(data["to"]).decode()
         if "expired" in to:
-            return Verdict(_error(410, "The subscription is over."))
+            return Ruling(_error(410, "The subscription is over."))
         accepted = Accepted(to, str(data["campaign"]), head.public_headers(), msgspec.Raw(request.body))
-        return Verdict(json_reply(202, {"status": "queued"}), accepted)
+        return Ruling(json_reply(202, {"status": "queued"}), accepted)
 
-    def _signature_problem(self, request: Request) -> str | None:
+    def _signature_problem(self, request: VendorRequest) -> str | None:
         head = request.head
         message_id, timestamp, given = (
             head.header(f"webhook-{name}") or "" for name in ("id", "timestamp", "signature")
@@ -100,5 +100,5 @@ def _body_problem(body: Any, kind: str) -> str | None:
     return None
 
 
-def _error(status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> Reply:
+def _error(status: int, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> VendorReply:
     return json_reply(status, {"error": sentence}, headers)

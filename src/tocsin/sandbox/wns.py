@@ -14,11 +14,11 @@ import secrets
 import time
 from xml.etree import ElementTree
 
-from tocsin.sandbox.exchange import Head, Reply, Request
+from tocsin.sandbox.accepted import Accepted
 from tocsin.sandbox.faults import Fault
-from tocsin.sandbox.record import Accepted
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest
 from tocsin.sandbox.toast import Malformed, campaign_in, read_document
-from tocsin.sandbox.vendor import Verdict
+from tocsin.sandbox.vendor import Ruling
 from tocsin.sandbox.wns_grant import WnsGrant
 
 PAYLOAD_LIMIT = 5000
@@ -72,53 +72,53 @@ class WnsRules:
         """See Rules; HTTP/1.1 has no such frame."""
         return b""
 
-    def failure(self, fault: Fault) -> Reply:
+    def failure(self, fault: Fault) -> VendorReply:
         """See Rules. A 200 takes `code` for the notification status, a redirect for the location."""
         status, code = fault.status or 500, fault.code or ""
         headers = [] if fault.retry_after is None else [("Retry-After", str(fault.retry_after))]
         if status < 300:
             return _outcome(code or "dropped", None)
         if status < 400:
-            return Reply(status, (("Location", code or "https://localhost/w/"), *headers))
+            return VendorReply(status, (("Location", code or "https://localhost/w/"), *headers))
         throttled = status == 406
         return _error(status, code or f"Refused with {status}.", tuple(headers), throttled=throttled)
 
-    def judge(self, request: Request) -> Verdict:
+    def judge(self, request: VendorRequest) -> Ruling:
         """See Rules."""
         head = request.head
         sized = head.header("transfer-encoding") is None and head.header("content-length") is not None
         if head.method == "POST" and not sized:
-            return Verdict(_error(411, "Content-Length is required and chunked bodies are not supported."))
+            return Ruling(_error(411, "Content-Length is required and chunked bodies are not supported."))
         if self._grant.serves(head):
-            return Verdict(self._grant.answer(request), counted=False)
+            return Ruling(self._grant.answer(request), counted=False)
         channel = _CHANNEL.fullmatch(head.target)
         if channel is None:
-            return Verdict(_error(404, "The channel URI is not valid."))
+            return Ruling(_error(404, "The channel URI is not valid."))
         if head.method != "POST":
-            return Verdict(_error(405, "A notification is sent with POST."))
+            return Ruling(_error(405, "A notification is sent with POST."))
         if not self._grant.valid(head.header("authorization"), time.time()):
             challenge = (("WWW-Authenticate", 'Bearer error="invalid_token"'),)
-            return Verdict(_error(401, "The access token is missing, wrong or expired.", challenge))
+            return Ruling(_error(401, "The access token is missing, wrong or expired.", challenge))
         return self._judge_message(request, channel[1])
 
-    def _judge_message(self, request: Request, channel: str) -> Verdict:
+    def _judge_message(self, request: VendorRequest, channel: str) -> Ruling:
         problem = _header_problem(request.head)
         if problem:
-            return Verdict(_error(400, problem))
+            return Ruling(_error(400, problem))
         if len(request.body) > PAYLOAD_LIMIT:
-            return Verdict(_error(413, f"The payload is over {PAYLOAD_LIMIT} bytes."))
+            return Ruling(_error(413, f"The payload is over {PAYLOAD_LIMIT} bytes."))
         try:
             root = _document(request)
         except Malformed as malformed:
-            return Verdict(_error(400, str(malformed)))
+            return Ruling(_error(400, str(malformed)))
         for marker, status, sentence in _CHANNEL_ERRORS:
             if marker in channel:
-                return Verdict(_error(status, sentence))
+                return Ruling(_error(status, sentence))
         dropped = any(request.head.header(name) for name in _PHONE_ONLY) or "dropped" in channel
         asked = request.head.header("x-wns-requestforstatus") == "true"
         connection = ("disconnected" if "offline" in channel else "connected") if asked else None
         if dropped or "throttled" in channel:
-            return Verdict(_outcome("dropped" if dropped else "channelthrottled", connection))
+            return Ruling(_outcome("dropped" if dropped else "channelthrottled", connection))
         campaign = campaign_in(root) if root is not None else ""
         message = Accepted(
             self._endpoint + request.head.target,
@@ -126,10 +126,10 @@ class WnsRules:
             request.head.public_headers(),
             request.body.decode("utf-8", "replace"),
         )
-        return Verdict(_outcome("received", connection), message)
+        return Ruling(_outcome("received", connection), message)
 
 
-def _document(request: Request) -> ElementTree.Element | None:
+def _document(request: VendorRequest) -> ElementTree.Element | None:
     wns_type = request.head.header("x-wns-type") or ""
     if wns_type == "wns/raw":
         return None
@@ -155,22 +155,22 @@ def _header_problem(head: Head) -> str | None:
     return None
 
 
-def _outcome(status: str, connection: str | None) -> Reply:
+def _outcome(status: str, connection: str | None) -> VendorReply:
     """A 200. Both names of the status header: today's documentation and the older one name a different one each."""
     headers = [*_identity(), ("X-WNS-Status", status), ("X-WNS-NotificationStatus", status)]
     if connection:
         headers.append(("X-WNS-DeviceConnectionStatus", connection))
     if status == "dropped":
         headers.append(("X-WNS-Error-Description", "The notification was dropped."))
-    return Reply(200, tuple(headers))
+    return VendorReply(200, tuple(headers))
 
 
 def _error(
     status: int, description: str, headers: tuple[tuple[str, str], ...] = (), *, throttled: bool = False
-) -> Reply:
+) -> VendorReply:
     word = "channelthrottled" if throttled else "dropped"
     told = (("X-WNS-Status", word), ("X-WNS-NotificationStatus", word), ("X-WNS-Error-Description", description))
-    return Reply(status, (*_identity(), *told, *headers))
+    return VendorReply(status, (*_identity(), *told, *headers))
 
 
 def _identity() -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ import uuid
 from urllib.parse import parse_qsl
 
 from tocsin.sandbox.credentials import Credentials
-from tocsin.sandbox.exchange import Head, Reply, Request, json_reply
+from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 
 LIFETIME = 86_399
 """Seconds an access token is good for."""
@@ -50,11 +50,11 @@ class WnsGrant:
         scheme, _, token = (authorization or "").partition(" ")
         return scheme.lower() == "bearer" and self._expiry.get(token.strip(), 0.0) > now
 
-    def answer(self, request: Request) -> Reply:
+    def answer(self, request: VendorRequest) -> VendorReply:
         """The answer to a form posted to either endpoint."""
         legacy = request.head.target == LEGACY_PATH
         if request.head.method != "POST":
-            return Reply(405)
+            return VendorReply(405)
         form = dict(parse_qsl(request.body.decode("latin-1"), keep_blank_values=True))
         if form.get("grant_type") != "client_credentials":
             return _failure(400, "unsupported_grant_type", "The grant_type has to be client_credentials.")
@@ -78,6 +78,6 @@ class WnsGrant:
         return token
 
 
-def _failure(status: int, error: str, description: str) -> Reply:
+def _failure(status: int, error: str, description: str) -> VendorReply:
     trace = str(uuid.uuid4())
     return json_reply(status, {"error": error, "error_description": description, "trace_id": trace})

@@ -159,8 +159,8 @@ reservation = Table(
 )
 
 # Messages claimed in each slot of ten seconds, for the throttle.
-pace = Table(
-    "pace",
+rate_window = Table(
+    "rate_window",
     metadata,
     Column("account_id", String(32), primary_key=True),
     Column("channel", String(16), primary_key=True),
@@ -169,8 +169,8 @@ pace = Table(
 )
 
 # Who is at an endpoint now or was of late, where many processes share a limit.
-turn = Table(
-    "turn",
+concurrency_slot = Table(
+    "concurrency_slot",
     metadata,
     Column("account_id", String(32), primary_key=True),
     Column("name", String(16), primary_key=True),

@@ -1,0 +1,69 @@
+"""Wall-clock times and the moments they are. Pure.
+
+The rule of this project: a time that a clock change leaves out is moved on by what the clock left out; a time that
+comes twice is its first; so each local time is one moment of each day. PEP 495's `fold=0` says the same.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from functools import lru_cache
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+OFFSET = re.compile(r"(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?")
+EARLIEST = timezone(timedelta(hours=14))  # where a day begins first
+LATEST = timezone(timedelta(hours=-12))  # and last
+
+
+def to_epoch(local: datetime, zone: tzinfo) -> float:
+    """The moment of a wall-clock time without a zone, in epoch seconds."""
+    return local.replace(tzinfo=zone, fold=0).timestamp()
+
+
+def to_local(at: float, zone: tzinfo) -> datetime:
+    """What the clocks of a zone show at a moment."""
+    return datetime.fromtimestamp(at, UTC).astimezone(zone).replace(tzinfo=None, fold=0)
+
+
+def next_time(clock: time, after: float, zone: tzinfo) -> float:
+    """The first moment at or after `after` that is this time of a day."""
+    day = to_local(after, zone).date() - timedelta(days=1)
+    while (found := to_epoch(datetime.combine(day, clock), zone)) < after:
+        day += timedelta(days=1)
+    return found
+
+
+@lru_cache(maxsize=1024)
+def find_zone(name: str) -> tzinfo | None:
+    """The zone of a profile's `Tz`: a name such as Asia/Kolkata, or an offset such as +05:30. None for others."""
+    text = name.strip()
+    found = OFFSET.fullmatch(text)
+    if found is not None:
+        minutes = int(found[2]) * 60 + int(found[3] or 0)
+        return timezone(timedelta(minutes=minutes if found[1] == "+" else -minutes)) if minutes <= 14 * 60 else None
+    try:
+        return ZoneInfo(text) if text and not text.startswith(("/", ".")) else None
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        return None
+
+
+def read_zone(value: Any, otherwise: tzinfo) -> tzinfo:
+    """A profile's own zone, or the account's where it has none that is known."""
+    found = find_zone(value) if isinstance(value, str) and len(value) < 64 else None
+    return otherwise if found is None else found
+
+
+def read_clock(text: Any) -> time | None:
+    """A time of day written HH:MM; None for anything else."""
+    found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text) if isinstance(text, str) else None
+    return time(int(found[1]), int(found[2])) if found else None
+
+
+def read_day(text: Any) -> date | None:
+    """A day written YYYYMMDD, as a text or a number; None for anything else."""
+    try:
+        return datetime.strptime(str(text), "%Y%m%d").date() if len(str(text)) == 8 else None
+    except ValueError:
+        return None

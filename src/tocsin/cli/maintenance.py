@@ -1,0 +1,80 @@
+"""`tocsin repair` and `tocsin doctor`: looking after an installation."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import click
+from sqlalchemy import select
+
+from tocsin.cli.local_server import ask
+from tocsin.cli.options import account_option, data_option, print_json
+from tocsin.store.data_folder import find_running
+
+
+@click.command()
+@account_option
+@data_option
+def repair(account_id: str, data: Path) -> None:
+    """Make the facts store agree with the ledger again: profiles, reachability and outcomes are written anew.
+
+    Example: tocsin repair --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import find_account
+    from tocsin.app import open_ledger_only, open_stores
+    from tocsin.repair import copy_all_profiles, record_again
+
+    running = find_running(data)
+    if running is not None:
+        print_json(ask(running, "/local/repair", account_id, {}))
+        return
+    with open_ledger_only(data) as ledger:
+        account = find_account(ledger, account_id)
+
+    async def mend(stores: Any) -> dict[str, int]:
+        return {
+            "profiles": await copy_all_profiles(stores.ledger, stores.facts, account.id),
+            "outcomes": await record_again(stores.ledger, stores.facts, account),
+        }
+
+    with open_stores(data) as (_, stores):
+        print_json({"status": "success", **asyncio.run(mend(stores))})
+
+
+@click.command()
+@data_option
+def doctor(data: Path) -> None:
+    """Look at an installation and say what is missing; exit code 1 when something is.
+
+    Example: tocsin doctor --data ./data
+    """
+    from tocsin.account import list_accounts
+    from tocsin.app import open_ledger_only
+    from tocsin.providers import BY_NAME
+    from tocsin.store import schema
+
+    fine = True
+
+    def say(good: bool, sentence: str) -> None:
+        nonlocal fine
+        fine = fine and good
+        click.echo(f"{'ok  ' if good else 'MEND'} {sentence}")
+
+    with open_ledger_only(data) as ledger:
+        say(True, "the ledger opens and its tables are of this version")
+        running = find_running(data)
+        say(True, f"a server runs on {running.url}" if running else "no server runs on this folder now")
+        accounts = list_accounts(ledger)
+        say(bool(accounts), f"{len(accounts)} accounts" if accounts else "no account: `tocsin account create`")
+        table = schema.provider
+        rows = ledger.read_now(lambda connection: connection.execute(select(table.c.account_id, table.c.name)).all())
+        for account in accounts:
+            names = {name for account_id, name in rows if account_id == account.id}
+            missing = sorted(set(BY_NAME) - names)
+            say(
+                bool(names),
+                f"{account.id}: providers {', '.join(sorted(names)) or 'none'}; not set {', '.join(missing)}",
+            )
+    raise SystemExit(0 if fine else 1)

@@ -1,0 +1,90 @@
+"""A text message or a web push: what may be asked for, and what one recipient is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from tocsin.content.content import Addressing, Content, Unrenderable, read_text
+from tocsin.content.template import Template, compile_template, fill, is_template
+from tocsin.errors import Problem
+from tocsin.providers.contract import Notice
+
+SOURCE_BYTES = 16_384
+SMS_LETTERS = 1600  # ten parts, which most gateways take at most
+WEBPUSH_BYTES = 3072  # of the message: RFC 8030's receivers take 4,096 bytes encrypted
+BROWSERS = ("chrome", "firefox", "safari")
+
+
+def read_sms(raw: Mapping[str, Any]) -> Content:
+    """The `content` of a text message. Raises Problem."""
+    return _check_size(Content(body=read_text(raw, "body"), channel="sms"))
+
+
+def read_webpush(raw: Mapping[str, Any]) -> Content:
+    """The `content` of a web push. Raises Problem."""
+    title, body = read_text(raw, "title"), read_text(raw, "body")
+    blocks = raw.get("platform_specific", {})
+    if not isinstance(blocks, dict):
+        raise Problem("platform_specific must be an object (at $.content.platform_specific)")
+    for name, block in blocks.items():
+        place = f"$.content.platform_specific.{name[:40]}"
+        if name not in BROWSERS:
+            raise Problem(f"unknown platform; known are {', '.join(BROWSERS)} (at {place})")
+        if not isinstance(block, dict):
+            raise Problem(f"must be an object (at {place})")
+    return _check_size(Content(title=title, body=body, platforms=dict(blocks), channel="webpush"))
+
+
+def _check_size(content: Content) -> Content:
+    size = len(msgspec.json.encode(content))
+    if size > SOURCE_BYTES:
+        raise Problem(f"content is {size} bytes; at most {SOURCE_BYTES} are taken (at $.content)")
+    return content
+
+
+class NoticeForm:
+    """A notice, compiled. Raises Problem for a template that is wrong."""
+
+    def __init__(self, content: Content):
+        self._channel = content.channel
+        self._title = compile_template("title", content.title)
+        self._body = compile_template("body", content.body)
+        self._blocks: dict[str, dict[str, Template | Any]] = {
+            name: {key: compile_template(key, value) if is_template(value) else value for key, value in block.items()}
+            for name, block in content.platforms.items()
+        }
+        self._templates = {
+            (name, key)
+            for name, block in content.platforms.items()
+            for key, value in block.items()
+            if is_template(value)
+        }
+
+    def render(self, values: Mapping[str, Any], envelope: Addressing) -> Notice:
+        """One notice for one address."""
+        content: dict[str, Any] = {"body": fill(self._body, values)}
+        if self._channel == "webpush":
+            content["title"] = fill(self._title, values)
+            content["platform_specific"] = {
+                name: {
+                    key: fill(value, values) if (name, key) in self._templates else value
+                    for key, value in block.items()
+                }
+                for name, block in self._blocks.items()
+            }
+            if (size := len(msgspec.json.encode(content))) > WEBPUSH_BYTES:
+                raise Unrenderable(f"{size} bytes, and browsers take {WEBPUSH_BYTES}")
+        elif len(content["body"]) > SMS_LETTERS:
+            raise Unrenderable(f"{len(content['body'])} letters, and gateways take {SMS_LETTERS}")
+        return Notice(
+            id=envelope.id,
+            campaign=envelope.campaign,
+            collapse=envelope.collapse,
+            push_id=envelope.push_id,
+            address=envelope.address,
+            content=content,
+            expires_at=envelope.expires_at,
+        )

@@ -1,0 +1,118 @@
+"""Stage 4 of 7, its end: what became of chunks is recorded in blocks, and then they are closed.
+
+An insert costs the facts store about the same for one chunk and for ten (measured: 46 µs a row in blocks of 1,000, 7 in
+blocks of 50,000), so chunks wait a moment for each other while more are on their way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from tocsin import queue
+from tocsin.account import Account
+from tocsin.delivery.recorder import record_outcomes
+from tocsin.queue import Chunk
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+BLOCK = 32  # chunks recorded at once, at most
+LINGER_SECONDS = 1.5  # the first of them waits for the others, while others are being delivered
+TROUBLE_SECONDS = 5.0  # before chunks that could not be recorded are taken again
+
+
+class DeliveredChunk(msgspec.Struct, frozen=True):
+    """A chunk of which nothing more is due now, still leased."""
+
+    account: Account
+    chunk: Chunk
+    heartbeat: asyncio.Task[None] | None = None
+
+    def stop_heartbeat(self) -> None:
+        """The lease is not renewed any more."""
+        if self.heartbeat is not None:
+            self.heartbeat.cancel()
+
+
+class Completer:
+    """The chunks that wait to be recorded. `is_busy` says whether more are on their way."""
+
+    def __init__(self, ledger: Ledger, facts: Facts, clock: Callable[[], float], is_busy: Callable[[], bool]):
+        self._ledger = ledger
+        self._facts = facts
+        self._clock = clock
+        self._is_busy = is_busy
+        self._waiting: list[DeliveredChunk] = []
+        self._changed = asyncio.Event()
+        self._room = asyncio.Semaphore(2 * BLOCK)
+        self._ended = False
+
+    async def put(self, done: DeliveredChunk) -> None:
+        """Hands a chunk over; waits while too many are waiting already."""
+        await self._room.acquire()
+        self._waiting.append(done)
+        self._changed.set()
+
+    def notify_idle(self) -> None:
+        """Somebody stopped being busy."""
+        self._changed.set()
+
+    def end(self) -> None:
+        """Nothing more comes: `run` ends with the last chunk."""
+        self._ended = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Records and closes chunks until `end`."""
+        loop = asyncio.get_running_loop()
+        while not self._ended or self._waiting:
+            if not self._waiting:
+                await self._wait_for_change(None)
+                continue
+            deadline = loop.time() + LINGER_SECONDS
+            while self._is_busy() and len(self._waiting) < BLOCK and loop.time() < deadline:
+                await self._wait_for_change(deadline - loop.time())
+            block, self._waiting = self._waiting[:BLOCK], self._waiting[BLOCK:]
+            await self.close(block)
+            for _ in block:
+                self._room.release()
+
+    async def _wait_for_change(self, seconds: float | None) -> None:
+        self._changed.clear()
+        try:
+            await asyncio.wait_for(self._changed.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def close(self, block: list[DeliveredChunk]) -> None:
+        """Records and lets go of chunks. What cannot be recorded stays open and is taken again."""
+        recorded = True
+        try:
+            await record_outcomes(self._facts, [(done.account, done.chunk) for done in block])
+        except Exception:
+            log.exception("outcomes not recorded; tried again", chunks=len(block), seconds=TROUBLE_SECONDS)
+            recorded = False
+        again = self._clock() + TROUBLE_SECONDS
+
+        def let_go(connection: Connection) -> list[int]:
+            now, ended = self._clock(), []
+            for done in block:
+                due = done.chunk.next_due() if recorded else again
+                if queue.release(connection, done.chunk, now, due):
+                    ended.append(done.chunk.campaign_id)
+            return ended
+
+        try:
+            for campaign in await self._ledger.write(let_go):
+                log.info("campaign ended", campaign=campaign)
+        except Exception:  # the lease runs out, and the chunk is taken again
+            log.exception("chunks not closed", chunks=len(block))
+        finally:
+            for done in block:
+                done.stop_heartbeat()

@@ -1,0 +1,194 @@
+"""Frequency caps: how often one user is written to, and how fast a channel goes.
+
+A message is reserved in the transaction that claims it, and given back in the one that settles it as not sent. What may
+have been sent stays: a doubt counts against the cap, so nobody is over it. On two platforms it is one message.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+
+import msgspec
+from sqlalchemy import Connection, delete, func, select, text, update
+
+from tocsin.outcome import State
+from tocsin.policy import Cap
+from tocsin.store import schema
+from tocsin.store.rows import among, insert_new, upsert_rows
+
+DAY, MINUTE = 86_400.0, 60.0
+LONGEST = 90 * DAY
+SLOT = 10  # seconds of one slot of the throttle
+SLOTS = 300 // SLOT + 1  # looked at: the oldest is only partly within the five minutes, and counts as a whole
+LOCK = 0x746F6373  # of PostgreSQL's advisory locks: one claim under caps at a time
+
+table, rate_window = schema.reservation, schema.rate_window
+
+
+class LockNotAvailable(Exception):  # noqa: N818 - a moment later it will do
+    """Another process is at the caps. Waiting inside a transaction could be waiting for each other."""
+
+
+class CapRule(msgspec.Struct, frozen=True, kw_only=True):
+    """What holds for the messages of one chunk. message: the run or request. account, campaign: the caps, where they
+    are respected. throttle: messages in five minutes, where that is."""
+
+    account_id: str
+    channel: str
+    message: str
+    campaign_id: int
+    account: Cap | None = None
+    campaign: Cap | None = None
+    throttle: int | None = None
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """One recipient about to be claimed, or claimed at a moment. platform: its code."""
+
+    position: int
+    user: int
+    platform: int
+    at: float = 0.0
+
+
+class CapDecision(msgspec.Struct, frozen=True):
+    """Who is not claimed after all: for good, or until a moment."""
+
+    dropped: Mapping[int, State] = {}
+    later: Mapping[int, float] = {}
+
+
+def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now: float) -> CapDecision:
+    """Reserves what the caps allow. Raises Busy: then nothing of the transaction may stay."""
+    if connection.dialect.name == "postgresql" and not connection.scalar(
+        text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}
+    ):
+        raise LockNotAvailable
+    dropped: dict[int, State] = {}
+    if rule.account is not None or rule.campaign is not None:
+        before = _read_before(connection, rule, {claim.user for claim in claims}, now)
+        for claim in claims:
+            if (state := _decide(rule, before.get(claim.user, ()), now)) is not None:
+                dropped[claim.position] = state
+    allowed = [claim for claim in claims if claim.position not in dropped]
+    later: dict[int, float] = {}
+    if rule.throttle is not None:
+        room, until = _find_room(connection, rule, now)
+        later = {claim.position: until for claim in allowed[room:]}
+        allowed = allowed[:room]
+        _use(connection, rule, len(allowed), now)
+    if allowed and (rule.account is not None or rule.campaign is not None):
+        counted = int(rule.account is not None)
+        rows = [
+            _key(rule, claim) | {"campaign_id": rule.campaign_id, "at": now, "counted": counted} for claim in allowed
+        ]
+        upsert_rows(connection, table, rows, keys=[column.name for column in table.primary_key], kept=("at",))
+    return CapDecision(dropped, later)
+
+
+def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) -> None:
+    """What was reserved for these was not sent. Their place in the throttle is free again, in the slot it was taken in:
+    in a later one it would outlive what it makes up for."""
+    returned = list(claims)
+    if not returned:
+        return
+    if rule.throttle is not None:
+        for at, count in Counter(claim.at for claim in returned).items():
+            _use(connection, rule, -count, at)
+    if rule.account is None and rule.campaign is None:
+        return
+    by_platform: dict[int, list[int]] = defaultdict(list)
+    for claim in returned:
+        by_platform[claim.platform].append(claim.user)
+    for platform, users in by_platform.items():
+        connection.execute(
+            delete(table).where(
+                *(table.c.account_id == rule.account_id, table.c.channel == rule.channel),
+                *(table.c.message == rule.message, table.c.platform == platform),
+                among(connection, table.c.user_id, users),
+            )
+        )
+
+
+def forget_old_reservations(connection: Connection, now: float) -> None:
+    """Forgets what no cap can ask for any more."""
+    connection.execute(delete(table).where(table.c.at < now - LONGEST))
+    connection.execute(delete(rate_window).where(rate_window.c.slot < int(now) // SLOT - 2 * SLOTS))
+
+
+Before = tuple[float, int, bool]  # when another message was reserved, its campaign, whether it counts for the account
+
+
+def _read_before(connection: Connection, rule: CapRule, users: set[int], now: float) -> dict[int, list[Before]]:
+    """What other messages are reserved for users, as far back as the caps look."""
+    spans = [DAY * cap.days for cap in (rule.account, rule.campaign) if cap is not None and cap.most is not None]
+    spans += [MINUTE * (cap.dwell_minutes or 0) for cap in (rule.account, rule.campaign) if cap is not None]
+    rows = connection.execute(
+        select(table.c.user_id, func.max(table.c.at), table.c.campaign_id, func.max(table.c.counted))
+        .where(table.c.account_id == rule.account_id, table.c.channel == rule.channel)
+        .where(table.c.message != rule.message, table.c.at > now - max(spans))
+        .where(among(connection, table.c.user_id, users))
+        .group_by(table.c.user_id, table.c.message, table.c.campaign_id)
+    )
+    found: dict[int, list[Before]] = defaultdict(list)
+    for user, at, campaign_id, counted in rows:
+        found[user].append((at, campaign_id, bool(counted)))
+    return found
+
+
+def _decide(rule: CapRule, before: Sequence[Before], now: float) -> State | None:
+    """Why a user gets no further message now; None when they may."""
+    if rule.account is not None:
+        times = [at for at, _, counted in before if counted]
+        if _is_full(rule.account, times, now):
+            return State.FREQUENCY_CAP
+        if _is_too_soon(rule.account, times, now):
+            return State.DWELL_TIME
+    if rule.campaign is not None:
+        times = [at for at, campaign_id, _ in before if campaign_id == rule.campaign_id and campaign_id]
+        if _is_full(rule.campaign, times, now) or _is_too_soon(rule.campaign, times, now):
+            return State.CAMPAIGN_CAP
+    return None
+
+
+def _is_full(cap: Cap, times: Iterable[float], now: float) -> bool:
+    return cap.most is not None and sum(at > now - cap.days * DAY for at in times) >= cap.most
+
+
+def _is_too_soon(cap: Cap, times: Iterable[float], now: float) -> bool:
+    return cap.dwell_minutes is not None and any(at > now - cap.dwell_minutes * MINUTE for at in times)
+
+
+def _find_room(connection: Connection, rule: CapRule, now: float) -> tuple[int, float]:
+    """How many more the throttle lets through now, and when to ask again."""
+    slot = int(now) // SLOT
+    used = connection.scalar(
+        select(func.coalesce(func.sum(rate_window.c.used), 0)).where(
+            *(
+                rate_window.c.account_id == rule.account_id,
+                rate_window.c.channel == rule.channel,
+                rate_window.c.slot > slot - SLOTS,
+            )
+        )
+    )
+    return max(0, (rule.throttle or 0) - int(used or 0)), float((slot + 1) * SLOT)
+
+
+def _use(connection: Connection, rule: CapRule, count: int, at: float) -> None:
+    """Adds to the slot of a moment."""
+    if not count:
+        return
+    same = {"account_id": rule.account_id, "channel": rule.channel, "slot": int(at) // SLOT}
+    insert_new(connection, rate_window, same | {"used": 0})
+    connection.execute(update(rate_window).filter_by(**same).values(used=rate_window.c.used + count))
+
+
+def _key(rule: CapRule, claim: Claim) -> dict[str, object]:
+    return {
+        "account_id": rule.account_id,
+        "channel": rule.channel,
+        "user_id": claim.user,
+        "message": rule.message,
+        "platform": claim.platform,
+    }

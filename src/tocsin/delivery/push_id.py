@@ -1,0 +1,51 @@
+"""The signed id of a message: in pushes, tracked links and unsubscribe URLs."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import struct
+
+from tocsin.errors import Problem
+
+_ID = struct.Struct(">QH")
+
+
+_LETTERS = 27
+
+
+_SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
+
+
+def _sign(secret: bytes, what: bytes) -> bytes:
+    # Keyed BLAKE2b is a MAC by itself (RFC 7693), in a quarter of HMAC's time: this runs once a message.
+    return hashlib.blake2b(what, digest_size=_SIGNATURE, key=secret, person=b"push id").digest()
+
+
+def sign_push_id(secret: bytes, chunk_id: int, position: int) -> str:
+    """The id of one recipient's message: 27 letters of base64url."""
+    what = _ID.pack(chunk_id, position)
+    signed = what + _sign(secret, what)
+    return base64.urlsafe_b64encode(signed)[:_LETTERS].decode()
+
+
+def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
+    """(chunk id, position). Raises Problem for anything this server did not sign."""
+    try:
+        raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
+    except (ValueError, binascii.Error):
+        raw = b""
+    what, signature = raw[: _ID.size], raw[_ID.size :]
+    # The last letter has two bits to spare: only the one spelling we give out is ours.
+    spelled = base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id
+    if not spelled or len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(signature, _sign(secret, what)):
+        raise Problem("id is not one this server gave out (at $.id)")
+    chunk_id, position = _ID.unpack(what)
+    return int(chunk_id), int(position)
+
+
+def unsubscribe_url(public_url: str, push_id: str) -> str:
+    """Where a mail's `List-Unsubscribe` leads (RFC 8058), "" when the server has no `public_url`."""
+    return f"{public_url}/u/{push_id}" if public_url else ""

@@ -1,0 +1,101 @@
+"""When to try again, when to give up, how long to pause. Pure: the clock and the random are given."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from tocsin.outcome import Outcome, State
+from tocsin.providers.contract import Receipt, Scope
+
+SHORTEST_WAIT = 1.0
+LONGEST_WAIT = 3600.0
+LANE_PAUSE = 60.0  # FCM: 429 without Retry-After waits 60 s; mended credentials are tried as soon
+
+
+PAUSING = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.UNKNOWN)
+
+
+class RetryPolicy(msgspec.Struct, frozen=True):
+    """floor: seconds before the first retry at least. retries: after the first attempt."""
+
+    floor: float
+    retries: int
+
+
+class Decision(msgspec.Struct, frozen=True):
+    """What becomes of a recipient after an attempt. `tries` are those spent; `not_before` is for WAITING."""
+
+    state: State
+    tries: int
+    not_before: float = 0.0
+
+
+def decide(
+    receipt: Receipt,
+    tries: int,
+    now: float,
+    expires_at: float,
+    policy: RetryPolicy,
+    random: float,
+    *,
+    resend: bool = False,
+) -> Decision:
+    """Final, or waiting for a time. Being throttled or denied spends no try; a message never outlives `expires_at`.
+
+    tries: spent before this attempt. random: uniform in [0, 1), for the jitter. resend: what nobody knows about is sent
+    again, while tries and time last; when they are over it stays unknown.
+    """
+    match receipt.outcome:
+        case Outcome.ACCEPTED:
+            return Decision(State.ACCEPTED, tries + 1)
+        case Outcome.GONE:
+            return Decision(State.GONE, tries + 1)
+        case Outcome.UNKNOWN:
+            delay = retry_delay(receipt.retry_after, tries, policy.floor, random, expires_at - now)
+            if resend and tries < policy.retries and now + delay < expires_at:
+                return Decision(State.WAITING, tries + 1, now + delay)
+            return Decision(State.UNKNOWN, tries + 1)
+        case Outcome.THROTTLED | Outcome.DENIED:
+            return _wait(now + _asked(receipt), tries, expires_at)
+        case Outcome.UNAVAILABLE if receipt.scope is Scope.LANE:
+            # Nobody's message can go: an outage of an hour must not use up everybody's tries.
+            return _wait(now + lane_pause(receipt), tries, expires_at)
+        case Outcome.UNAVAILABLE:
+            if tries >= policy.retries:
+                return Decision(State.EXPIRED, tries + 1)
+            delay = retry_delay(receipt.retry_after, tries, policy.floor, random, expires_at - now)
+            return _wait(now + delay, tries + 1, expires_at)
+        case _:
+            return Decision(State.REFUSED, tries + 1)
+
+
+def retry_delay(asked: float | None, tries: int, floor: float, random: float, left: float = math.inf) -> float:
+    """Seconds before the retry after `tries` tries: `max(floor, asked) + random × floor × 2^tries`.
+
+    Full jitter (AWS, «Exponential backoff and jitter») is any time from 0 to the doubled bound, which keeps a thousand
+    messages from coming back in the same second. But FCM wants nothing sooner than 10 s, and a vendor gets the time it
+    asks for: that is the least, and the whole width of the jitter lies above it. The jitter ends with the message,
+    `left` seconds away: no message expires by bad luck.
+    """
+    least = max(floor, asked or 0.0)
+    if least >= LONGEST_WAIT:
+        return LONGEST_WAIT
+    return least + random * max(min(floor * 2.0**tries, LONGEST_WAIT - least, left - least), 0.0)
+
+
+def lane_pause(receipt: Receipt) -> float:
+    """Seconds the whole credential has to pause after this answer; 0 for none."""
+    whole = receipt.scope is Scope.LANE and receipt.outcome in PAUSING
+    return _asked(receipt) if whole or receipt.outcome is Outcome.DENIED else 0.0
+
+
+def _asked(receipt: Receipt) -> float:
+    """What the vendor asked for, within reason: «Retry-After: 0» must not make a loop of it."""
+    wait = receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE
+    return min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
+
+
+def _wait(until: float, tries: int, expires_at: float) -> Decision:
+    return Decision(State.WAITING, tries, until) if until < expires_at else Decision(State.EXPIRED, tries)

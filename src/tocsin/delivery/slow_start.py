@@ -1,0 +1,88 @@
+"""Slow start: how a lane climbs back to its rate after a pause. Pure."""
+
+from __future__ import annotations
+
+import math
+
+LOWEST_PEAK = 20.0  # messages a second that every lane may climb to
+
+
+FIRST_STEP = 0.05  # of the peak: where a climb begins
+
+
+LONGEST_TURN = 2.0  # seconds a message may wait for its turn inside a lane
+
+
+IDLE = 60.0  # seconds without an accepted answer: what was measured before is another stretch
+
+
+class SlowStart:
+    """How fast a lane may go after a pause: its rate climbs in a line from a twentieth of its peak to the peak, then it
+    is free (FCM: from 0 to the peak in no less than 60 s).
+
+    The peak is the most that was accepted in one second of the last stretch: since the climb before, or since a minute
+    without anything. A pause in the middle of a climb begins it anew, towards the same peak. The line begins with the
+    first message, not with the end of the pause: nobody may be there to send.
+    """
+
+    def __init__(self, seconds: float):
+        self.climbing = False
+        self._seconds = seconds
+        self._second = 0.0
+        self._count = 0  # accepted in this second
+        self._most = 0  # accepted in one second of this stretch
+        self._peak = LOWEST_PEAK
+        self._burst = 1.0
+        self._began: float | None = None
+        self._taken = 0.0  # turns taken, as a height under the line
+        self._turned_away = 0.0
+
+    def count(self, now: float) -> None:
+        """One message was accepted."""
+        second = now // 1.0
+        if second != self._second:
+            self._most = 0 if second - self._second > IDLE else max(self._most, self._count)
+            self._second, self._count = second, 0
+        self._count += 1
+
+    def start(self) -> None:
+        """The lane pauses: afterwards it climbs."""
+        if self._seconds <= 0:
+            return
+        if not self.climbing:
+            self._peak = max(float(self._most), float(self._count), LOWEST_PEAK)
+            self._burst = max(self._peak * FIRST_STEP, 1.0)
+        self.climbing = True
+        self._began = None
+        self._most = self._count = 0
+
+    def delay(self, now: float) -> float:
+        """Seconds until the next message may go. Up to LONGEST_TURN the turn is taken. If it were longer the message
+        has to come back after that time: then no turn is taken, and those who ask are spread over the rest of the line.
+        """
+        if self._began is None or now < self._began:
+            self._began = now
+            self._taken = self._turned_away = -self._burst
+        elapsed = now - self._began
+        if elapsed >= self._seconds:
+            self.climbing = False
+            return 0.0
+        self._taken = max(self._taken, self._height(elapsed) - self._burst)
+        wait = self._reach(self._taken + 1) - elapsed
+        if wait <= LONGEST_TURN:
+            self._taken += 1
+            return max(wait, 0.0)
+        self._turned_away = max(self._turned_away, self._taken) + 1
+        return self._reach(self._turned_away) - elapsed
+
+    def _height(self, elapsed: float) -> float:
+        """How many messages the line allows in its first seconds: the integral of the rate."""
+        return self._peak * elapsed * (FIRST_STEP + (1 - FIRST_STEP) * elapsed / (2 * self._seconds))
+
+    def _reach(self, height: float) -> float:
+        """After how many seconds the line allows so many messages; never later than its end."""
+        if height <= 0:
+            return 0.0
+        slope = self._peak * (1 - FIRST_STEP) / (2 * self._seconds)
+        step = self._peak * FIRST_STEP
+        return min((math.sqrt(step * step + 4 * slope * height) - step) / (2 * slope), self._seconds)

@@ -1,0 +1,151 @@
+"""Stage 4 of 7, its beginning: a due run asks for its audience once, and is frozen into chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime, tzinfo
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+
+from tocsin import queue
+from tocsin.account import Account
+from tocsin.audience.members import stream_recipients
+from tocsin.campaign.experiment import ControlGroups, pick_variant
+from tocsin.campaign.runs import CampaignRow, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
+from tocsin.campaign.schedule import cut_off_after, due_for
+from tocsin.campaign.spec import Spec
+from tocsin.delivery.recipients import find_zones
+from tocsin.outcome import State
+from tocsin.policy import load_policy
+from tocsin.queue import Recipients, Share
+from tocsin.settings import Settings
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+RETRY_SECONDS = 30.0  # before a run that could not begin is tried again
+Pairs = Iterable[tuple[int, str]]
+
+
+async def snapshot_due_run(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
+    """Freezes the runs whose time has come: the audience is asked once, and its chunks, the state and the numbers are
+    one transaction, in which the next run of a recurring campaign is made too. One that is later than it may be is
+    missed. Answers how many runs began."""
+    begun = 0
+    for run in await ledger.read(lambda connection: find_due(connection, now)):
+        try:
+            begun += await _snapshot(ledger, facts, run, now, settings)
+        except Exception:
+            log.exception("campaign cannot begin", account=run.account_id, campaign=run.campaign_id)
+            await ledger.write(functools.partial(postpone_run, run_id=run.id, until=now + RETRY_SECONDS))
+    return begun
+
+
+async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, settings: Settings) -> bool:
+    spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
+    account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
+    late = now > run.due_at + settings.late_minutes * 60
+    shares = {} if late else await asyncio.to_thread(_gather, ledger, facts, account, run, spec, now, settings)
+    count = sum(map(len, shares.values()))
+
+    def write(connection: Connection) -> bool:
+        values = {"ended_at": now} if late else {"frozen_at": now, "audience": count}
+        if not move_run(connection, run.id, "missed" if late else "running", now, **values):
+            return False  # stopped, or frozen by somebody else, in the meantime
+        insert_next_run(connection, run, spec, account.zone)
+        if late:
+            return False
+        queue.insert_run_chunks(
+            connection,
+            account_id=run.account_id,
+            run_id=run.id,
+            campaign_id=run.campaign_id,
+            channel=spec.channel,
+            shares=shares,
+            resend=spec.on_crash == "resend",
+            now=now,
+        )
+        queue.end_run(connection, run.id, now)
+        return True
+
+    begun = await ledger.write(write)
+    if begun:
+        log.info("campaign begun", account=run.account_id, campaign=run.campaign_id, audience=count)
+    elif late:
+        log.error("campaign missed: nothing could begin it in time", account=run.account_id, campaign=run.campaign_id)
+    return begun
+
+
+def _gather(
+    ledger: Ledger, facts: Facts, account: Account, run: CampaignRow, spec: Spec, now: float, settings: Settings
+) -> Mapping[Share, Recipients]:
+    """The audience, by what its recipients have in common. In a thread."""
+    seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
+    shares: dict[Share, Recipients] = {}
+    place = _placing(ledger, account, run, spec, now, seconds)
+    policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
+    system = policy.control.percent if spec.system_control_group else 0.0
+    cohort = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
+    divided = bool(cohort.system or cohort.campaign or spec.variants)
+    for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
+        for share, pairs in place(block):
+            for part, members in _divide(share, pairs, cohort, spec) if divided else ((share, pairs),):
+                shares.setdefault(part, Recipients()).extend(members)
+    return shares
+
+
+def _divide(share: Share, pairs: Pairs, cohort: ControlGroups, spec: Spec) -> Iterable[tuple[Share, Pairs]]:
+    """The recipients of a share by variant; those in a control group get nothing. A user is on every platform in the
+    same part."""
+    variants = [(one.name, one.percentage) for one in spec.variants]
+    parts: dict[Share, list[tuple[int, str]]] = {}
+    for pair in pairs:
+        user = pair[0]
+        if share.state is State.WAITING and cohort.holds_back(user):
+            part = msgspec.structs.replace(share, state=State.CONTROL_GROUP, not_before=0.0)
+        elif variants:
+            name = pick_variant(cohort.account_id, cohort.campaign_id, user, variants)
+            part = msgspec.structs.replace(share, variant=name)
+        else:
+            part = share
+        parts.setdefault(part, []).append(pair)
+    return parts.items()
+
+
+def _placing(
+    ledger: Ledger, account: Account, run: CampaignRow, spec: Spec, now: float, seconds: float
+) -> Callable[[list[tuple[int, str]]], Iterable[tuple[Share, Pairs]]]:
+    """How a block of recipients is divided."""
+    when = spec.when
+    if when is None or run.local is None:
+        everybody = Share(expires_at=now + seconds)
+        return lambda block: [(everybody, block)]
+    local = datetime.fromisoformat(run.local)
+
+    def share_of(zone: tzinfo) -> Share:
+        due = due_for(local, when, zone, now) if when.own_clock else now
+        if due is None:
+            return Share(expires_at=now + seconds, state=State.TIME_PASSED)
+        due = max(due, now)
+        cut_off = cut_off_after(due, when, zone)
+        return Share(not_before=due if due > now else 0.0, expires_at=due + seconds, cut_off=cut_off)
+
+    if not when.own_clock:
+        everybody = share_of(account.zone)
+        return lambda block: [(everybody, block)]
+    by_zone = functools.cache(share_of)
+
+    def divide(block: list[tuple[int, str]]) -> Iterable[tuple[Share, Pairs]]:
+        users = sorted({user for user, _ in block})
+        zones = ledger.read_now(lambda connection: find_zones(connection, account, users))
+        parts: dict[Share, list[tuple[int, str]]] = {}
+        for pair in block:
+            parts.setdefault(by_zone(zones.get(pair[0], account.zone)), []).append(pair)
+        return parts.items()
+
+    return divide

@@ -1,0 +1,209 @@
+"""What comes back of a mail and changes something: unsubscribes, bounces, complaints.
+
+Everything names its mail by the signed id, which only the recipient and the servers on the way have seen. It is
+permission for that recipient and nobody else: an address in a report is compared with theirs, never believed.
+
+The person changes in the ledger first, then their copy in facts, then the event is written: a repeat after a crash
+finds no event and does the rest. A soft bounce is written before it is counted, for it counts itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Literal
+from weakref import WeakValueDictionary
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from tocsin import metrics
+from tocsin.delivery.recipients import mark_gone
+from tocsin.errors import Problem
+from tocsin.feedback.bounce_report import Recipient, Report
+from tocsin.feedback.interactions import SentMessage, find_sent
+from tocsin.ingest import event_row, refresh_profiles
+from tocsin.ingest.consent import opt_out_of_email
+from tocsin.ingest.people import find_bounced
+from tocsin.ingest.profile import wants_email
+from tocsin.ingest.record import read_email
+from tocsin.providers.contract import Address
+from tocsin.store import schema
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+UNSUBSCRIBED, BOUNCED, COMPLAINED = "Channel Unsubscribed", "Mail Bounced", "Mail Complained"
+SOFT_BOUNCES, SOFT_DAYS = 3, 30  # mails, and in how many days, until a full mailbox counts as dead
+NOT_OURS = "This is not the id of a mail this server sent."
+
+Result = Literal["hard", "soft", "refused", "complaint", "ignored"]
+
+
+class AppliedReport(msgspec.Struct, frozen=True):
+    """What became of a mail that came back. suppressed: its address gets no more mail, by this report or before."""
+
+    result: Result
+    suppressed: bool = False
+
+
+class Feedback:
+    """Takes what comes back, of every account."""
+
+    def __init__(self, ledger: Ledger, facts: Facts, secret: bytes):
+        self._ledger = ledger
+        self._facts = facts
+        self._secret = secret
+        # Mail programs ask twice at once: who is second finds the event of the first.
+        self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
+
+    async def find_mail(self, push_id: str) -> SentMessage:
+        """The mail of an id. Raises Problem 404 for any other id, a push's too."""
+        try:
+            sent = await find_sent(self._ledger, self._secret, push_id)
+        except Problem:
+            sent = None
+        if sent is None or sent.channel != "email" or not sent.user:
+            raise Problem(NOT_OURS, code=404, status=404)
+        return sent
+
+    async def unsubscribe(self, push_id: str, now: float) -> None:
+        """Takes the consent to e-mail of whoever got this mail. Done again it changes nothing. Raises Problem 404."""
+        await self._opt_out(await self.find_mail(push_id), now, {"Reason": "one-click unsubscribe"})
+        metrics.FEEDBACK.labels(result="unsubscribed").inc()
+
+    async def take_report(self, report: Report, now: float) -> AppliedReport:
+        """Does what a report asks for. Raises Problem 400 when it names no mail, and 404 when it names none of ours."""
+        taken = await self._take(report, now)
+        metrics.FEEDBACK.labels(result=taken.result).inc()
+        return taken
+
+    async def _take(self, report: Report, now: float) -> AppliedReport:
+        if report.kind == "other":
+            return AppliedReport("ignored")
+        sent = await self._find_reported(report)
+        if report.kind == "bounce":
+            return await self._bounce(sent, report, now)
+        if report.feedback != "abuse":  # RFC 5965: fraud and virus are about the mail, RFC 6430: not-spam is praise
+            return AppliedReport("ignored")
+        props = {"Type": "spam", "Reason": "complaint: abuse"}
+        await self._opt_out(sent, now, props)
+        async with self._turn(sent):
+            if not await self._is_raised(sent, COMPLAINED):
+                address = await self._ledger.read(lambda connection: _read_person(connection, sent)[0])
+                await self._raise(sent, COMPLAINED, now, {"Identity": address, "Feedback type": report.feedback})
+        return AppliedReport("complaint", suppressed=True)
+
+    async def _find_reported(self, report: Report) -> SentMessage:
+        if not report.ids:
+            raise Problem("The report does not say which mail it is about: there is no id of ours in it")
+        for one in report.ids:
+            try:
+                return await self.find_mail(one)
+            except Problem:
+                continue
+        raise Problem(NOT_OURS, code=404, status=404)
+
+    async def _bounce(self, sent: SentMessage, report: Report, now: float) -> AppliedReport:
+        address, _ = await self._ledger.read(lambda connection: _read_person(connection, sent))
+        failure = report.worst(address)
+        if failure is None or not failure.judgement:
+            return AppliedReport("ignored")
+        # Of somebody who has another address by now, the report says nothing about that one.
+        named = [read_email(one) for one in report.addresses]
+        present = bool(address) and (not named or address in named)
+        async with self._turn(sent):
+            if not await self._is_raised(sent, BOUNCED):
+                await self._raise(sent, BOUNCED, now, _bounce_props(failure, address if present else failure.address))
+            dead = failure.judgement == "hard"
+            if failure.judgement == "soft" and present:
+                dead = await self._count_soft(sent, address, now) >= SOFT_BOUNCES
+            if present and dead:
+                await self._suppress(sent, address, failure, now)
+        return AppliedReport(failure.judgement, suppressed=present and dead)
+
+    async def _suppress(self, sent: SentMessage, address: str, failure: Recipient, now: float) -> None:
+        code = f"{failure.judgement} bounce {failure.status}".strip()
+
+        def mark(connection: Connection) -> None:
+            if not find_bounced(connection, sent.account.id, [address]):
+                gone = {sent.user: [(0, Address(kind="email", value=address), code)]}
+                mark_gone(connection, sent.account.id, gone, now, sent.campaign_id)
+
+        await self._ledger.write(mark)
+        await refresh_profiles(self._ledger, self._facts, sent.account.id, [sent.user])
+
+    async def _opt_out(self, sent: SentMessage, now: float, why: Mapping[str, Any]) -> None:
+        async with self._turn(sent):
+            address, willing = await self._ledger.read(lambda connection: _read_person(connection, sent))
+            raised = await self._is_raised(sent, UNSUBSCRIBED)
+            if raised and not willing:
+                return
+            copies = await self._ledger.write(
+                lambda connection: opt_out_of_email(connection, sent.account.id, sent.user, now)
+            )
+            await self._facts.insert("profile", copies)
+            if not raised:
+                props = _unsubscribe_props(sent, address) | dict(why)
+                row = event_row(sent.account, UNSUBSCRIBED, sent.user, now, sent.event_id, props)
+                await self._facts.insert("event", [row])
+
+    async def _raise(self, sent: SentMessage, name: str, now: float, props: Mapping[str, Any]) -> None:
+        row = event_row(sent.account, name, sent.user, now, sent.event_id, sent.props | dict(props))
+        await self._facts.insert("event", [row])
+
+    async def _is_raised(self, sent: SentMessage, name: str) -> bool:
+        rows = await self._facts.query(
+            "SELECT 1 FROM event WHERE account = {account:String} AND name = {name:String} AND user = {user:UInt32} "
+            "AND id = {id:UInt64} LIMIT 1",
+            {"account": sent.account.id, "name": name, "user": sent.user, "id": sent.event_id},
+        )
+        return bool(rows)
+
+    async def _count_soft(self, sent: SentMessage, address: str, now: float) -> int:
+        """Mails to this address that bounced softly of late."""
+        rows = await self._facts.query(
+            "SELECT uniqExact(id) FROM event WHERE account = {account:String} AND name = {name:String} "
+            "AND user = {user:UInt32} AND at > toDateTime({since:UInt32}, 'UTC') "
+            "AND JSONExtractString(raw, 'Type') = 'soft' AND JSONExtractString(raw, 'Identity') = {address:String}",
+            {
+                "account": sent.account.id,
+                "name": BOUNCED,
+                "user": sent.user,
+                "since": max(0, int(now) - SOFT_DAYS * 86_400),
+                "address": address,
+            },
+        )
+        return int(rows[0][0])
+
+    def _turn(self, sent: SentMessage) -> asyncio.Lock:
+        return self._turns.setdefault((sent.account.id, sent.user), asyncio.Lock())
+
+
+def _read_person(connection: Connection, sent: SentMessage) -> tuple[str, bool]:
+    """The present address of whoever got this mail, "" for none, and whether they want e-mail."""
+    table = schema.user
+    where = (table.c.account_id == sent.account.id, table.c.id == sent.user)
+    found = connection.scalar(select(table.c.profile).where(*where))
+    profile = msgspec.json.decode(found) if found is not None else {}
+    return read_email(profile.get("Email")), wants_email(profile)
+
+
+def _bounce_props(failure: Recipient, address: str) -> dict[str, Any]:
+    return {
+        "Identity": address,
+        "Type": failure.judgement,
+        "Status": failure.status,
+        "Diagnostic": failure.diagnostic,
+    }
+
+
+def _unsubscribe_props(sent: SentMessage, address: str) -> dict[str, Any]:
+    """The names are those of CleverTap's event."""
+    return {
+        "Campaign ID": sent.campaign_id,
+        "Campaign Type": "Email",
+        "Group": sent.tag_group,
+        "Identity": address,
+        "Variant": sent.variant or "default",
+        "Subscription Type": "profile",
+    }

@@ -1,0 +1,42 @@
+"""What `tocsin provider set` stored for an account: read from the ledger."""
+
+from __future__ import annotations
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from tocsin.errors import Problem
+from tocsin.providers import BY_NAME
+from tocsin.store import schema
+
+
+def require_provider(connection: Connection, account_id: str, channel: str) -> None:
+    """Raises Problem when a channel that has one provider of its name has none set: sms and webpush."""
+    table = schema.provider
+    mine = (table.c.account_id == account_id, table.c.name == channel)
+    if channel in BY_NAME and connection.scalar(select(table.c.name).where(*mine)) is None:
+        raise Problem(f"No {channel} provider is set for this account; `tocsin provider set {channel}` sets one")
+
+
+def read_credentials(connection: Connection, account_id: str) -> list[Credential]:
+    table = schema.provider
+    rows = connection.execute(
+        select(table.c.name, table.c.settings, table.c.changed_at, table.c.trusted).where(
+            table.c.account_id == account_id
+        )
+    )
+    return [Credential(account_id, name, settings, at, bool(trusted)) for name, settings, at, trusted in rows]
+
+
+class Credential(msgspec.Struct, frozen=True, array_like=True):
+    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; another time, another lane.
+    trusted: what vendors say about dead addresses is believed without a breaker."""
+
+    account_id: str
+    name: str
+    settings: str
+    changed_at: float
+    trusted: bool = False
+
+    def __repr__(self) -> str:
+        return f"Credential({self.account_id!r}, {self.name!r})"

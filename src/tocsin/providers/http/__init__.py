@@ -1,0 +1,1 @@
+"""One request to a vendor over libcurl, and what can be sworn about it."""

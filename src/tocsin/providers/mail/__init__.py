@@ -1,0 +1,1 @@
+"""One mail to a relay: written, signed, handed over."""

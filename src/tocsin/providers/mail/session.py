@@ -1,0 +1,215 @@
+"""One conversation with a mail relay: greeting, TLS, log-in, then mail after mail.
+
+MAIL, RCPT and DATA go in one write where the relay offers PIPELINING (RFC 2920), so a mail takes two round trips.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import ssl
+from typing import Literal
+
+import msgspec
+
+from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
+from tocsin.providers.mail.wire import ConnectionLost, SmtpReply, SmtpStream
+
+ONE_WRITE = 16 * 1024  # bytes of a mail that goes out with its final dot: a socket takes it in one piece
+_STEPS = (b"MAIL", b"RCPT", b"DATA")
+_REFUSED_PATH = frozenset("<>\r\n\0 \t")
+
+
+class Server(msgspec.Struct, frozen=True, kw_only=True):
+    """A relay and how to speak to it. hello: our name. tls: STARTTLS and TLS from the start are both required where
+    they are chosen. A user name needs one of them."""
+
+    host: str
+    port: int
+    hello: str
+    tls: Literal["starttls", "tls", "none"] = "starttls"
+    username: str = ""
+    password: str = ""
+
+    def __repr__(self) -> str:
+        return f"Server({self.host!r}, {self.port})"
+
+
+class Refusal(Exception):  # noqa: N818 - an answer
+    """The relay does not want this conversation."""
+
+    def __init__(self, step: str, reply: SmtpReply) -> None:
+        super().__init__(step)
+        self.answer = answer_of(step, reply)
+
+
+def answer_of(step: str, reply: SmtpReply) -> VendorAnswer:
+    """A relay's reply as an answer. step: the command that it answers, «.» for the end of the data."""
+    return VendorAnswer(status=reply.status, replies=reply.lines, step=step)
+
+
+class SmtpSession:
+    """One connection. `open` once, then `mail` while `is_clean` says so."""
+
+    def __init__(self, server: Server, context: ssl.SSLContext) -> None:
+        self.carried = 0  # mails
+        self.rested_at = 0.0  # by the monotonic clock, for whoever keeps this session
+        self._server = server
+        self._context = context
+        self._wire: SmtpStream | None = None
+        self._offers: dict[str, str] = {}
+        self._stained = False  # the relay may still hold a transaction that was not finished
+        self._ended = False  # the end of a mail was written
+        self._closed = ""
+
+    async def open(self) -> None:
+        """Connects, greets, logs in. Raises Refusal, Lost, OSError."""
+        server = self._server
+        self._wire = wire = await SmtpStream.connect(server.host, server.port)
+        if self._closed:
+            wire.abort(self._closed)
+        if server.tls == "tls":
+            await wire.secure(self._context, server.host)
+        _expect("greeting", await wire.read())
+        await self._greet(wire)
+        if server.tls == "starttls":
+            if "STARTTLS" not in self._offers:
+                raise ConnectionLost("the relay does not offer STARTTLS")
+            await self._ask(wire, "STARTTLS", "STARTTLS")
+            await wire.secure(self._context, server.host)
+            await self._greet(wire)  # RFC 3207 4.2: what was offered in the clear is forgotten
+        if server.username:
+            await self._log_in(wire)
+
+    async def mail(self, envelope: MailTransfer) -> VendorAnswer:
+        """One mail. Raises Lost, and `judge` says what that means for it."""
+        wire = self._wire
+        assert wire is not None
+        self.carried += 1
+        self._ended = False
+        commands = self._commands(envelope)
+        refused = await self._announce(wire, commands)
+        if refused is not None:
+            self._stained = True
+            return refused
+        if wire.is_behind():
+            raise ConnectionLost("the relay answered what was not asked")
+        self._write_mail(wire, _stuff(envelope.body))
+        reply = await wire.read()
+        if 300 <= reply.status < 400:
+            raise ConnectionLost(f"the end of the data was answered {reply.status}")
+        self._stained = reply.status >= 400
+        return answer_of(".", reply)
+
+    def judge(self, detail: str) -> VendorAnswer:
+        """What a broken conversation means for the mail under way: a relay cannot act on one whose end the kernel was
+        never given (RFC 5321 4.1.1.4)."""
+        certain = not self._ended or (self._wire is not None and self._wire.held)
+        return VendorAnswer(failure="unsent" if certain else "unknown", detail=detail[:300])
+
+    def is_clean(self) -> bool:
+        """True when another mail may follow: no reply is owed, and the relay has not hung up."""
+        return self._wire is not None and self._wire.is_even()
+
+    def close(self, reason: str = "closed") -> None:
+        """Hangs up at once, with QUIT where nothing is under way."""
+        self._closed = reason
+        wire = self._wire
+        if wire is not None:
+            if wire.is_even():
+                with contextlib.suppress(ConnectionLost):
+                    wire.write(b"QUIT\r\n", 1)
+            wire.abort(reason)
+
+    def _commands(self, envelope: MailTransfer) -> list[bytes]:
+        for path in (envelope.sender, envelope.recipient):
+            if not _REFUSED_PATH.isdisjoint(path):
+                raise ValueError("an address would end the command")
+        size = f" SIZE={len(envelope.body)}" if "SIZE" in self._offers else ""
+        mail = f"MAIL FROM:<{envelope.sender}>{size}\r\n".encode("ascii")
+        return [mail, f"RCPT TO:<{envelope.recipient}>\r\n".encode("ascii"), b"DATA\r\n"]
+
+    async def _announce(self, wire: SmtpStream, commands: list[bytes]) -> VendorAnswer | None:
+        """Everything before the mail itself; the relay's refusal, or None when it waits for the mail."""
+        piped = "PIPELINING" in self._offers
+        if piped:
+            reset = b"RSET\r\n" if self._stained else b""
+            wire.write(reset + b"".join(commands), len(commands) + self._stained)
+        elif self._stained:
+            wire.write(b"RSET\r\n", 1)
+        if self._stained:
+            _expect("RSET", await wire.read())
+            self._stained = False
+        refused: VendorAnswer | None = None
+        for step, command in zip(_STEPS, commands, strict=True):
+            if not piped:
+                wire.write(command, 1)
+            reply = await wire.read()
+            if reply.status >= 400:
+                refused = refused or answer_of(step.decode(), reply)
+                if reply.status == 421 or not piped:
+                    return refused
+            elif (reply.status == 354) != (step == b"DATA"):
+                raise ConnectionLost(f"{step.decode()} was answered {reply.status}")
+        if refused is not None and reply.status == 354:
+            # RFC 2920 3.1: DATA was taken without a recipient. Nothing is sent, and the error is the relay's answer.
+            with contextlib.suppress(ConnectionLost):
+                wire.write(b".\r\n", 1)
+                await wire.read()
+        return refused
+
+    def _write_mail(self, wire: SmtpStream, data: bytes) -> None:
+        try:
+            if len(data) <= ONE_WRITE:
+                self._ended = True
+                wire.write(data, 1)
+            else:
+                # Apart, because what the kernel takes later is only told from what is written last.
+                wire.write(data[:-3], 0)
+                self._ended = True
+                wire.write(data[-3:], 1)
+        except ConnectionLost:
+            self._ended = False  # the kernel did not take the end of it
+            raise
+
+    async def _greet(self, wire: SmtpStream) -> None:
+        reply = await self._ask(wire, "EHLO", f"EHLO {self._server.hello}")
+        words = [line[4:].strip().upper().replace("AUTH=", "AUTH ").partition(" ") for line in reply.lines[1:]]
+        self._offers = {name: rest for name, _, rest in words}
+
+    async def _log_in(self, wire: SmtpStream) -> None:
+        if self._server.tls == "none":
+            raise ConnectionLost("no password goes in the clear")
+        offered = self._offers.get("AUTH", "").split()
+        name, password = self._server.username.encode(), self._server.password.encode()
+        if "PLAIN" in offered:
+            await self._ask(wire, "AUTH", "AUTH PLAIN " + _base64(b"\0" + name + b"\0" + password))
+        elif "LOGIN" in offered:
+            for line in ("AUTH LOGIN", _base64(name), _base64(password)):
+                await self._ask(wire, "AUTH", line)
+        else:
+            raise ConnectionLost("the relay offers neither AUTH PLAIN nor AUTH LOGIN")
+
+    async def _ask(self, wire: SmtpStream, step: str, line: str) -> SmtpReply:
+        wire.write(line.encode() + b"\r\n", 1)
+        return _expect(step, await wire.read())
+
+
+def _expect(step: str, reply: SmtpReply) -> SmtpReply:
+    if reply.status >= 400:
+        raise Refusal(step, reply)
+    return reply
+
+
+def _base64(content: bytes) -> str:
+    return base64.b64encode(content).decode()
+
+
+def _stuff(body: bytes) -> bytes:
+    """The mail as data: lines that begin with a dot get another (RFC 5321 4.5.2), and a dot alone ends it."""
+    stuffed = body.replace(b"\r\n.", b"\r\n..")
+    return b"%b%b%b.\r\n" % (
+        b"." if stuffed.startswith(b".") else b"",
+        stuffed,
+        b"" if stuffed.endswith(b"\r\n") else b"\r\n",
+    )

@@ -1,0 +1,420 @@
+"""The ledger's unit of delivery: at most 1,000 recipients of a run, or one `/1/send` request, in one row.
+
+Every function runs inside one transaction. A worker holds a chunk by a lease; each write repeats the lease's own value,
+so a worker that was away too long finds out and lets go.
+"""
+
+from __future__ import annotations
+
+import array
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, insert, or_, select, update
+
+from tocsin.outcome import STATES, State, count_numbers
+from tocsin.store import schema
+
+SIZE = 1000
+PLATFORM_CODES = (
+    "",
+    "android",
+    "ios",
+    "windows",
+    "email",
+    "sms",
+    "webpush",
+)  # a byte a recipient; "" is nobody we can reach
+TRANSACTIONAL, CAMPAIGN = 0, 1
+RESENDS = 5  # of one recipient, after so many workers were lost over it
+
+table = schema.chunk
+
+# The states a recipient may come from, by the state it goes to.
+SOURCES = {to: frozenset(int(source) for source, targets in STATES.items() if to in targets) for to in State}
+
+
+class Note(msgspec.Struct, omit_defaults=True):
+    """What a recipient's byte cannot say. code: the vendor's. not_before: epoch seconds, while it waits. at: when it
+    became final, where that was not on the first try (those have the chunk's `started_at`)."""
+
+    tries: int = 0
+    code: str = ""
+    not_before: float = 0.0
+    at: float = 0.0
+
+
+# Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
+_NOTES = msgspec.json.Decoder(dict[int, Note], strict=False)
+
+
+class Chunk(msgspec.Struct):
+    """A leased chunk, as its worker holds it; `states` and `notes` are the worker's until it commits."""
+
+    id: int
+    account_id: str
+    run_id: int | None
+    campaign_id: int
+    channel: str
+    tag_group: str
+    expires_at: float
+    started_at: float
+    request: str | None
+    users: array.array[int]
+    platforms: bytes
+    states: bytearray
+    notes: dict[int, Note]
+    cut_off: float | None = None
+    variant: str = ""
+    resend: bool = False  # what nobody knows about is sent again
+    lease: str = ""  # the value that fences this hold of the chunk from every other, of the same process too
+
+    def move(self, position: int, to: State) -> None:
+        """Changes one recipient's state, along the table only."""
+        source = State(self.states[position])
+        if to not in STATES[source]:
+            raise ValueError(f"recipient {position} of chunk {self.id} cannot go from {source.name} to {to.name}")
+        self.states[position] = to
+
+    def move_all(self, positions: Iterable[int], to: State) -> None:
+        """`move` for many."""
+        states, allowed = self.states, SOURCES[to]
+        for position in positions:
+            if states[position] not in allowed:
+                self.move(position, to)  # says what is wrong
+            states[position] = to
+
+    def waiting(self, now: float) -> list[int]:
+        """The positions that may be claimed now."""
+        if not self.notes:
+            return [position for position, state in enumerate(self.states) if not state]
+        return [
+            position
+            for position, state in enumerate(self.states)
+            if state == State.WAITING and (position not in self.notes or self.notes[position].not_before <= now)
+        ]
+
+    def next_due(self) -> float | None:
+        """When the next waiting recipient may be claimed; None when none waits."""
+        times = [
+            self.notes[position].not_before if position in self.notes else 0.0
+            for position, state in enumerate(self.states)
+            if state == State.WAITING
+        ]
+        return min(times) if times else None
+
+    @property
+    def settled(self) -> bool:
+        return not (self.states.count(State.WAITING) or self.states.count(State.CLAIMED))
+
+
+class Recipients:
+    """Users and the platform each is meant on, five bytes a recipient: ten million are 50 MB."""
+
+    def __init__(self, pairs: Iterable[tuple[int, str]] = ()):
+        self.users = array.array("I")
+        self.platforms = bytearray()
+        self.extend(pairs)
+
+    def __len__(self) -> int:
+        return len(self.platforms)
+
+    def extend(self, pairs: Iterable[tuple[int, str]]) -> None:
+        for user, platform in pairs:
+            self.users.append(user)
+            self.platforms.append(PLATFORM_CODES.index(platform))
+
+    def by_platform(self) -> list[Recipients]:
+        """The same recipients, those of one platform together."""
+        present = sorted(set(self.platforms))
+        if len(present) <= 1:
+            return [self] if present else []
+        parts = {platform: Recipients() for platform in present}
+        for user, platform in zip(self.users, self.platforms, strict=True):
+            part = parts[platform]
+            part.users.append(user)
+            part.platforms.append(platform)
+        return list(parts.values())
+
+    def columns(self, start: int = 0, stop: int | None = None, state: State = State.WAITING) -> dict[str, Any]:
+        """The ledger's columns for a part of them, all in one state."""
+        users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
+        return {
+            "users": _little_endian(users).tobytes(),
+            "platforms": platforms,
+            "states": bytes([state]) * len(platforms),
+            "size": len(platforms),
+        }
+
+
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What some recipients of a run have in common. not_before: epoch seconds. state: WAITING, or why they get
+    nothing."""
+
+    not_before: float = 0.0  # at once, also on a clock that was set back
+    expires_at: float
+    cut_off: float | None = None
+    variant: str = ""
+    state: State = State.WAITING
+
+
+def insert_run_chunks(
+    connection: Connection,
+    *,
+    account_id: str,
+    run_id: int,
+    campaign_id: int,
+    channel: str,
+    shares: Mapping[Share, Recipients],
+    now: float,
+    resend: bool = False,
+) -> None:
+    """Writes the chunks of a run, each of one share and one platform, so that a vendor that is away holds up nobody
+    else's. They take turns, by their sizes."""
+    fixed = {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
+    rows: list[tuple[float, dict[str, Any]]] = []
+    for share, recipients in shares.items():
+        new = _new_row(account_id, channel, "", share.expires_at, now) | fixed
+        new |= {"not_before": share.not_before, "cut_off": share.cut_off, "variant": share.variant}
+        for part in recipients.by_platform():
+            for start in range(0, len(part), SIZE):
+                columns = part.columns(start, start + SIZE, share.state)
+                rows.append(((start + SIZE / 2) / len(part), new | columns | count_numbers(columns["states"])))
+    rows.sort(key=lambda row: row[0])
+    if rows:
+        connection.execute(insert(table), [row for _, row in rows])
+
+
+class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """One `/1/send` request to be queued, with nobody looked up yet. request: `dispatch.Request` as JSON."""
+
+    account_id: str
+    channel: str
+    tag_group: str
+    request: str
+    expires_at: float
+    now: float
+    resend: bool = False
+
+
+def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> None:
+    """Queues `/1/send` requests, durably, in one statement. It is the driver's own: SQLAlchemy's work on each value
+    would take as long as all the rest."""
+    if not requests:
+        return
+    same = {**Recipients().columns(), "priority": TRANSACTIONAL}
+    rows = [
+        _new_row(one.account_id, one.channel, one.tag_group, one.expires_at, one.now)
+        | same
+        | {"request": one.request, "resend": int(one.resend)}
+        for one in requests
+    ]
+    names = list(rows[0])
+    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    marks = ", ".join([mark] * len(names))
+    sql = f"INSERT INTO chunk ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own columns
+    connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
+
+
+def lease_next(
+    connection: Connection, owner: str, now: float, lease_seconds: float, *, priority: int | None = None
+) -> Chunk | None:
+    """Takes the most urgent open chunk that nobody holds; of one `priority`, or none. Of a holder that fell silent,
+    what was claimed may have been sent: it becomes unknown and is never sent again, unless the chunk asks for that."""
+    due = [table.c.open == 1, table.c.not_before <= now]
+    if priority is not None:
+        due.append(table.c.priority == priority)
+    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
+    found = connection.execute(
+        select(table)
+        .where(*due, free)
+        .order_by(table.c.priority, table.c.not_before, table.c.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    ).first()
+    if found is None:
+        return None
+    chunk = _unpack(found)
+    chunk.started_at = chunk.started_at or now
+    chunk.lease = f"{owner}.{secrets.token_hex(8)}"
+    for position, state in enumerate(chunk.states):
+        if state == State.CLAIMED:
+            tries = _tries(chunk, position) + 1
+            chunk.move(position, State.WAITING if chunk.resend and tries <= RESENDS else State.UNKNOWN)
+            chunk.notes[position] = Note(code="worker lost", tries=tries)
+    connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id)
+        .values(
+            lease_owner=chunk.lease, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk)
+        )
+    )
+    return chunk
+
+
+def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
+    """Writes who a `/1/send` request meant. Those with no user or no platform are final at once."""
+    recipients = Recipients(pairs)
+    columns = recipients.columns()
+    chunk.users, chunk.platforms = recipients.users, columns["platforms"]
+    chunk.states = bytearray(columns["states"])
+    for position, (user, platform) in enumerate(pairs):
+        if not user:
+            chunk.move(position, State.NOT_FOUND)
+        elif not platform:
+            chunk.move(position, State.NO_DEVICE)
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
+        .values(columns | dict(_columns(chunk)))
+    )
+    return done.rowcount == 1
+
+
+def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: float) -> bool:
+    """Commits what became of one window and what the next one claims; renews the lease. False: the chunk is no longer
+    ours, and nothing may be sent from it."""
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
+        .values(lease_until=now + lease_seconds, **_columns(chunk))
+    )
+    return done.rowcount == 1
+
+
+def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
+    """Keeps a lease while its holder waits for others. False: it is no longer ours."""
+    done = connection.execute(
+        update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
+    )
+    return done.rowcount == 1
+
+
+def count_in_flight(connection: Connection, campaign_id: int) -> int:
+    """Recipients of a campaign that are claimed: with a vendor now, or about to be."""
+    runs = select(schema.run.c.id).where(schema.run.c.campaign_id == campaign_id)
+    held = select(table.c.states).where(table.c.run_id.in_(runs), table.c.open == 1, table.c.lease_owner.is_not(None))
+    return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
+
+
+def is_stopped(connection: Connection, run_id: int | None) -> bool:
+    """Whether the run was stopped. Read in the transaction that claims, so a stop takes effect at the next claim."""
+    if run_id is None:
+        return False
+    return connection.scalar(select(schema.run.c.state).where(schema.run.c.id == run_id)) == "stopped"
+
+
+def release(connection: Connection, chunk: Chunk, now: float, not_before: float | None) -> bool:
+    """Lets go of a chunk: closed when `not_before` is None, else open for anybody from then on. A run with no open
+    chunk is over. Answers whether this ended the run."""
+    closed = not_before is None
+    if closed and not chunk.settled:
+        raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    done = connection.execute(
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
+        .values(open=0 if closed else 1, not_before=not_before or now, lease_owner=None, lease_until=None)
+    )
+    if done.rowcount != 1 or not closed or chunk.run_id is None:
+        return False
+    return end_run(connection, chunk.run_id, now)
+
+
+def end_run(connection: Connection, run_id: int, now: float) -> bool:
+    """Ends a run all of whose recipients are final; a stopped one stays «stopped»."""
+    run = schema.run
+    # Two workers that close the last two chunks at once must not each see the other's still open.
+    connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
+    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, table.c.open == 1).limit(1)) is not None:
+        return False
+    connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
+    return (
+        connection.execute(
+            update(run).where(run.c.id == run_id, run.c.ended_at.is_(None)).values(ended_at=now)
+        ).rowcount
+        == 1
+    )
+
+
+def release_dead(connection: Connection, owner: str) -> int:
+    """Frees every chunk another owner holds. Only for a ledger that one process has to itself (SQLite)."""
+    return connection.execute(
+        update(table)
+        .where(table.c.open == 1, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
+        .values(lease_until=0.0)
+    ).rowcount
+
+
+def load(connection: Connection, chunk_id: int) -> Chunk | None:
+    found = connection.execute(select(table).where(table.c.id == chunk_id)).first()
+    return None if found is None else _unpack(found)
+
+
+def _new_row(account_id: str, channel: str, tag_group: str, expires_at: float, now: float) -> dict[str, Any]:
+    return {
+        "account_id": account_id,
+        "run_id": None,
+        "campaign_id": 0,
+        "channel": channel,
+        "tag_group": tag_group,
+        "open": 1,
+        "not_before": 0.0,  # at once, also on a clock that was set back
+        "expires_at": expires_at,
+        "request": None,
+        "notes": "{}",
+        "sent": 0,
+        "unknown": 0,
+        "failed": 0,
+        "suppressed": 0,
+        "created_at": now,
+    }
+
+
+def _columns(chunk: Chunk) -> Mapping[str, Any]:
+    states = bytes(chunk.states)
+    return {
+        "states": states,
+        "notes": msgspec.json.encode(chunk.notes).decode(),
+        **count_numbers(states),
+    }
+
+
+def _unpack(row: Any) -> Chunk:
+    return Chunk(
+        id=row.id,
+        account_id=row.account_id,
+        run_id=row.run_id,
+        campaign_id=row.campaign_id,
+        channel=row.channel,
+        tag_group=row.tag_group,
+        expires_at=row.expires_at,
+        started_at=row.started_at or 0.0,
+        request=row.request,
+        users=_users(bytes(row.users)),
+        platforms=bytes(row.platforms),
+        states=bytearray(row.states),
+        cut_off=row.cut_off,
+        variant=row.variant,
+        resend=bool(row.resend),
+        notes=_NOTES.decode(row.notes),
+    )
+
+
+def _users(raw: bytes) -> array.array[int]:
+    users = array.array("I")
+    users.frombytes(raw)
+    return _little_endian(users)
+
+
+def _little_endian(users: array.array[int]) -> array.array[int]:
+    """Little-endian in the ledger, whatever the machine."""
+    if sys.byteorder == "big":
+        users.byteswap()
+    return users
+
+
+def _tries(chunk: Chunk, position: int) -> int:
+    return chunk.notes[position].tries if position in chunk.notes else 0

@@ -1,0 +1,223 @@
+"""Stage 7 of 7, stats: questions with answers. What was sent comes from the ledger, which is exact at any moment; views
+and clicks come from facts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, func, select
+
+from tocsin.campaign.goal import Goal, read_time
+from tocsin.campaign.runs import Found, find_campaign, list_campaigns, read_stored_spec
+from tocsin.campaign.send_queue import NOT_TAGGED
+from tocsin.campaign.spec import Spec
+from tocsin.errors import Problem
+from tocsin.outcome import NUMBERS
+from tocsin.policy import load_policy
+from tocsin.stats import counts
+from tocsin.stats.conversions import count_conversions, count_conversions_by_chunk, count_conversions_by_tag
+from tocsin.store import schema
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+
+
+async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
+    """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
+    Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
+    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any; `converted` is
+    there with a goal."""
+
+    def read(connection: Connection) -> tuple[Found, Spec, dict[str, int]]:
+        found = find_campaign(connection, account_id, campaign_id)
+        spec = read_stored_spec(connection, account_id, campaign_id)
+        return found, spec, counts.sum_numbers(connection, campaign_id)
+
+    found, spec, numbers = await ledger.read(read)
+    over = found.ended_at is not None and (found.frozen_at is not None or found.missed)
+    if not over and not found.completed:
+        raise Problem("This target hasn't been completed", code=None)
+    parts, converted = await asyncio.gather(
+        count_interactions(facts, account_id, [campaign_id]), count_converted(facts, account_id, campaign_id, spec)
+    )
+    missed = {"missed": found.missed} if found.missed else {}
+    return {**numbers, "audience": found.audience, **parts[campaign_id], **converted, **missed}
+
+
+async def read_breakdown(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
+    """What stands beside a campaign's numbers, where there is any: `suppressed_by`, how many were not tried for which
+    reason, and `variants`, the same numbers for each."""
+    spec = await ledger.read(lambda connection: read_stored_spec(connection, account_id, campaign_id))
+    found: dict[str, Any] = {}
+    if held := await ledger.read(lambda connection: counts.count_suppressed(connection, campaign_id)):
+        found["suppressed_by"] = held
+    if spec.variants:
+        found["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
+    return found
+
+
+async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
+    """{converted: users} of a campaign with a goal; nothing of one without."""
+    if spec.conversion_goal is None:
+        return {}
+    converted = await count_conversions(facts, account_id, {campaign_id: spec.conversion_goal})
+    return {"converted": converted[campaign_id]}
+
+
+async def read_variants(
+    ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, spec: Spec
+) -> dict[str, dict[str, int]]:
+    """The numbers of each variant, side by side."""
+
+    def read(connection: Connection) -> tuple[dict[str, dict[str, int]], dict[int, str]]:
+        by_variant = counts.sum_numbers_by_variant(connection, campaign_id)
+        return by_variant, counts.find_variants(connection, campaign_id) if spec.conversion_goal else {}
+
+    by_variant, names = await ledger.read(read)
+    rows = await facts.query(
+        "SELECT JSONExtractString(raw, 'Variant') AS variant, name, uniqExact(id) FROM event "
+        "WHERE account = {account:String} AND name IN {names:Array(String)} "
+        "AND props.`Campaign id`.:Float64 = {campaign:UInt32} GROUP BY variant, name",
+        {"account": account_id, "names": list(INTERACTIONS.values()), "campaign": campaign_id},
+    )
+    found: dict[str, dict[str, int]] = {}
+    for one in spec.variants:
+        numbers = by_variant.get(one.name, dict.fromkeys(("audience", *NUMBERS), 0))
+        found[one.name] = {**numbers, "viewed": 0, "clicked": 0}
+    for variant, name, count in rows:
+        if variant in found:
+            found[variant][_short(name)] = int(count)
+    if spec.conversion_goal is not None:
+        goal = spec.conversion_goal
+        converted = await count_conversions_by_chunk(facts, account_id, goal, campaign_id, names) if names else {}
+        for variant, numbers in found.items():
+            numbers["converted"] = converted.get(variant, 0)
+    return found
+
+
+async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
+    """Recipients who viewed and clicked, by campaign. A message counts once, however often it is reported."""
+    rows = await facts.query(
+        "SELECT toUInt32(props.`Campaign id`.:Float64) AS campaign, name, uniqExact(id) FROM event "
+        "WHERE account = {account:String} AND name IN {names:Array(String)} "
+        "AND campaign IN {campaigns:Array(UInt32)} GROUP BY campaign, name",
+        {"account": account_id, "names": list(INTERACTIONS.values()), "campaigns": list(campaign_ids)},
+    )
+    seen = {campaign: {"viewed": 0, "clicked": 0} for campaign in campaign_ids}
+    for campaign, name, count in rows:
+        seen[int(campaign)][_short(name)] = int(count)
+    return seen
+
+
+async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
+    """The numbers of every tag group of the sends by identity; those without one are «Not Tagged». Converted: messages
+    that the event of the account's policy followed in time."""
+    table = schema.chunk
+
+    def read(connection: Connection) -> list[tuple[str, dict[str, int]]]:
+        rows = connection.execute(
+            select(table.c.tag_group, func.sum(table.c.size), *(func.sum(table.c[name]) for name in NUMBERS))
+            .where(table.c.account_id == account_id, table.c.run_id.is_(None))
+            .group_by(table.c.tag_group)
+        )
+        return [(row[0], dict(zip(("audience", *NUMBERS), map(int, row[1:]), strict=True))) for row in rows]
+
+    clicks = facts.query(
+        "SELECT JSONExtractString(raw, 'Tag group') AS tag, name, uniqExact(id) FROM event "
+        "WHERE account = {account:String} AND name IN {names:Array(String)} AND props.`Campaign id`.:Float64 = 0 "
+        "GROUP BY tag, name",
+        {"account": account_id, "names": list(INTERACTIONS.values())},
+    )
+    policy = await ledger.read(lambda connection: load_policy(connection, account_id))
+    found, interactions = await asyncio.gather(ledger.read(read), clicks)
+    new = {"viewed": 0, "clicked": 0, "converted": 0}
+    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found}
+    if policy.conversion is not None:
+        goal = Goal(policy.conversion.event_name, read_time(policy.conversion.conversion_time, "the account's policy"))
+        for tag, count in (await count_conversions_by_tag(facts, account_id, goal)).items():
+            if (tag or NOT_TAGGED) in groups:
+                groups[tag or NOT_TAGGED]["converted"] = count
+    for tag, name, count in interactions:
+        group = groups.get(tag or NOT_TAGGED)
+        if group is not None:
+            group[_short(name)] = int(count)
+    return groups
+
+
+async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int = 1000) -> dict[str, dict[str, int]]:
+    """The numbers of every label, over the newest `limit` campaigns: one with two labels counts in both."""
+
+    def read(connection: Connection) -> tuple[dict[int, Spec], dict[int, dict[str, int]], dict[int, int]]:
+        rows = list_campaigns(connection, account_id, limit=limit)
+        specs = {row.id: read_stored_spec(connection, account_id, row.id) for row in rows}
+        labelled = {one: spec for one, spec in specs.items() if spec.labels}
+        numbers = counts.sum_numbers_of_campaigns(connection, list(labelled))
+        return labelled, numbers, {row.id: row.audience for row in rows}
+
+    specs, numbers, audiences = await ledger.read(read)
+    if not specs:
+        return {}
+    goals = {one: spec.conversion_goal for one, spec in specs.items() if spec.conversion_goal is not None}
+    interactions, converted = await asyncio.gather(
+        count_interactions(facts, account_id, list(specs)), count_conversions(facts, account_id, goals)
+    )
+    found: dict[str, Counter[str]] = {}
+    for one, spec in specs.items():
+        all_numbers = {**numbers[one], **interactions[one], "converted": converted.get(one, 0)}
+        for label in dict.fromkeys(spec.labels):
+            found.setdefault(label, Counter()).update({"campaigns": 1, "audience": audiences[one], **all_numbers})
+    return {label: dict(counts) for label, counts in sorted(found.items())}
+
+
+async def list_targets(
+    ledger: Ledger, account_id: str, due: tuple[float, float] | None = None, limit: int = 1000
+) -> list[dict[str, Any]]:
+    """Campaigns, newest first: {id, name, channel, state, due_at, audience, ended} and their NUMBERS."""
+
+    def read(connection: Connection) -> list[dict[str, Any]]:
+        rows = list_campaigns(connection, account_id, due=due, limit=limit)
+        numbers = counts.sum_numbers_of_campaigns(connection, [row.id for row in rows])
+        return [
+            {
+                "id": row.id,
+                "name": row.name,
+                "channel": row.channel,
+                "state": row.state,
+                "due_at": row.due_at,
+                "audience": row.audience,
+                "ended": row.ended_at is not None,
+                **numbers[row.id],
+            }
+            for row in rows
+        ]
+
+    return await ledger.read(read)
+
+
+def documented_state(state: str, due_at: float, now: float) -> str:
+    """A run's state in the words of `targets/list.json`: a future one is pending."""
+    return "pending" if state == "scheduled" and due_at > now else state
+
+
+def scheduled_on(due_at: float, zone: Any) -> int:
+    """Minutes of the account's clock as the integer YYYYMMDDHHMM."""
+    return int(datetime.fromtimestamp(due_at, zone).strftime("%Y%m%d%H%M"))
+
+
+def backlog(connection: Connection, now: float) -> Mapping[str, float]:
+    """chunks: open ones. overdue: seconds the oldest due run has waited for its start."""
+    table, run = schema.chunk, schema.run
+    oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled"))
+    return {
+        "chunks": float(connection.scalar(select(func.count()).where(table.c.open == 1)) or 0),
+        "overdue": max(0.0, now - oldest) if oldest is not None else 0.0,
+    }
+
+
+def _short(name: str) -> str:
+    return next(short for short, event in INTERACTIONS.items() if event == name)

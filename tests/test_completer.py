@@ -1,0 +1,137 @@
+"""The end of a chunk: recorded in blocks, let go of, and taken again when the facts store is away."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from sqlalchemy import func, select
+from test_worker import Stage, Vendor
+
+from tocsin.delivery import completer as closings
+from tocsin.delivery.completer import BLOCK, TROUBLE_SECONDS, Completer, DeliveredChunk
+from tocsin.store import schema
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+pytest_plugins = ("engines",)
+
+NOWHERE = "clickhouse://127.0.0.1:1/nowhere"  # nobody listens on port 1
+
+
+class Blocks(Completer):
+    """Notes how many chunks were closed at once."""
+
+    def __init__(self, stage: Stage, facts: Facts, *, busy: bool = False):
+        super().__init__(stage.ledger, facts, lambda: stage.now, lambda: busy)
+        self.sizes: list[int] = []
+
+    async def close(self, block: list[DeliveredChunk]) -> None:
+        self.sizes.append(len(block))
+        await super().close(block)
+
+
+async def make_done(stage: Stage, count: int) -> list[DeliveredChunk]:
+    """Requests to one each, delivered and not yet closed."""
+    await stage.people(count)
+    for user in range(count):
+        await stage.send({"identity": [f"u{user}"]})
+    done = []
+    for _ in range(count):
+        chunk = await stage.lease()
+        assert chunk is not None
+        ended = await stage.worker._deliver_leased(chunk)
+        assert ended is not None
+        done.append(ended)
+    return done
+
+
+async def count_open(stage: Stage) -> int:
+    table = schema.chunk
+    query = select(func.count()).where(table.c.account_id == stage.account.id, table.c.open == 1)
+    return int(await stage.ledger.read(lambda connection: connection.scalar(query) or 0))
+
+
+async def test_a_store_that_is_away(own_ledger: Ledger, facts: Facts) -> None:
+    """What cannot be recorded stays open, is taken again a little later, is sent to nobody again, and counts once."""
+    vendor = Vendor()
+    stage = Stage(own_ledger, facts, {"android": vendor})
+    done = await make_done(stage, 3)
+    away = Facts(NOWHERE)
+    await Blocks(stage, away).close(done)
+    away.close()
+
+    assert await count_open(stage) == 3
+    assert await stage.lease() is None
+    stage.now += TROUBLE_SECONDS
+    assert await stage.deliver() == 3
+    assert await count_open(stage) == 0
+    assert len(vendor.got) == 3
+    assert await stage.count("outcome") == 3
+
+
+async def test_a_block_closed_twice_counts_once(own_ledger: Ledger, facts: Facts) -> None:
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    done = await make_done(stage, 3)
+    completer = Blocks(stage, facts)
+    await completer.close(done)
+    await completer.close(done)
+    assert await count_open(stage) == 0
+    assert await stage.count("outcome") == 3
+
+
+@pytest.mark.parametrize(
+    ("count", "busy", "linger", "sizes"),
+    [
+        (3, False, 60.0, [3]),  # nobody else is busy: at once
+        (BLOCK + 2, True, 60.0, [BLOCK, 2]),  # full: at once; the rest when it ends
+        (3, True, 0.0, [3]),  # waited long enough
+    ],
+)
+async def test_blocks(
+    own_ledger: Ledger,
+    facts: Facts,
+    monkeypatch: pytest.MonkeyPatch,
+    count: int,
+    busy: bool,
+    linger: float,
+    sizes: list[int],
+) -> None:
+    """Chunks wait for each other until the block is full, nobody is on the way, or the time is over."""
+    monkeypatch.setattr(closings, "LINGER_SECONDS", linger)
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    done = await make_done(stage, count)
+    completer = Blocks(stage, facts, busy=busy)
+    for one in done:
+        await completer.put(one)
+    running = asyncio.create_task(completer.run())
+    async with asyncio.timeout(30):
+        while sum(completer.sizes) < sizes[0]:  # noqa: ASYNC110 - turns of the loop, no time
+            await asyncio.sleep(0)
+        monkeypatch.setattr(closings, "LINGER_SECONDS", 0.0)
+        completer._is_busy = lambda: False
+        completer.end()
+        await running
+    assert completer.sizes == sizes
+    assert await count_open(stage) == 0
+    assert await stage.count("outcome") == count
+
+
+async def test_it_takes_so_many_and_no_more(own_ledger: Ledger, facts: Facts) -> None:
+    """Who delivers waits while too many chunks wait to be recorded."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    (done,) = await make_done(stage, 1)
+    completer = Blocks(stage, facts)
+    for _ in range(2 * BLOCK):
+        await completer.put(done)
+    waiting = asyncio.create_task(completer.put(done))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not waiting.done()
+    running = asyncio.create_task(completer.run())
+    async with asyncio.timeout(30):
+        await waiting
+        completer.end()
+        await running
+    assert completer.sizes == [BLOCK, BLOCK, 1]
+    assert await stage.count("outcome") == 1
