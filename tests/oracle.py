@@ -19,8 +19,10 @@ from decimal import Decimal
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from support.devices import live_devices
+
 from tocsin.account import Account, create_account
-from tocsin.delivery.recipients import load_people, mark_gone
+from tocsin.delivery.recipients import mark_gone
 from tocsin.ingest import refresh_profiles, upload
 from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.providers.contract import Address
@@ -890,12 +892,11 @@ class World:
 
     async def _lose_addresses(self, ledger: Ledger, facts: Facts, account: Account) -> None:
         users = {person.user: person for person in self.people}
-        roster = await ledger.read(lambda connection: load_people(connection, account.id, list(users)))
+        devices = await ledger.read(lambda connection: live_devices(connection, account.id, list(users)))
         gone: dict[int, list[tuple[int, Address, str]]] = {}
         for user, person in users.items():
             dead = {token(person, device) for device in person.devices if not device.lives}
-            known = [one for devices in roster[user].devices.values() for one in devices]
-            gone[user] = [(device_id, address, "410") for device_id, address in known if address.value in dead]
+            gone[user] = [(number, address, "410") for number, address in devices[user] if address.value in dead]
             if person.bounced:
                 gone[user].append((0, Address("email", person.profile["Email"].lower()), "550"))
         await ledger.write(lambda connection: mark_gone(connection, account.id, gone, self.clock.now))

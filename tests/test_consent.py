@@ -11,6 +11,7 @@ from conftest import token as address_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from support.devices import live_devices
 
 from tocsin.account import Account, create_account
 from tocsin.delivery.recipients import find_addresses, load_people, mark_gone
@@ -88,8 +89,8 @@ class House:
     async def bury(self, identity: str, value: str) -> None:
         """A vendor says that this token is dead."""
         user = self.user(("identity", identity))
-        found = self.ledger.read_now(lambda connection: load_people(connection, self.account.id, [user]))
-        dead = [one for devices in found[user].devices.values() for one in devices if one[1].value == value]
+        found = self.ledger.read_now(lambda connection: live_devices(connection, self.account.id, [user]))
+        dead = [one for one in found[user] if one[1].value == value]
         gone = {user: [(device_id, address, "410") for device_id, address in dead]}
         went = await self.ledger.write(lambda connection: mark_gone(connection, self.account.id, gone, self.now))
         assert len(went) == 1

@@ -12,7 +12,7 @@ import pytest
 from msgspec import Meta
 
 from tocsin import metrics
-from tocsin.api.door import CHANNELS
+from tocsin.api.door import SEND_PATHS
 from tocsin.cli import tocsin
 from tocsin.outcome import STATES, Outcome
 from tocsin.providers import BY_NAME
@@ -73,7 +73,7 @@ def test_routes_are_documented() -> None:
         f"{method.upper()} {re.sub(r':[a-z]+}', '}', path)}"
         for method, path in re.findall(r'@(get|post)\(\[?"([^"]+)"', source)
     }
-    routes |= {f"POST {path}" for path in CHANNELS}
+    routes |= {f"POST {path}" for path in SEND_PATHS}
     assert routes
     assert routes <= first_cells("Routes")
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
 from test_worker import Stage, Vendor
 
-from tocsin.delivery.worker import REFUSALS_IN_A_ROW
+from tocsin.delivery.content_breaker import REFUSALS_IN_A_ROW
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Message, Receipt, Scope
 from tocsin.store.facts import Facts

@@ -20,6 +20,7 @@ from tocsin.audience.node import Everybody
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.runs import insert_campaign, move_run, stop_campaign
 from tocsin.campaign.spec import LATEST_ID, Spec
+from tocsin.channels import PLATFORM_CODES
 from tocsin.content import Content
 from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest.people import People, find_users
@@ -545,7 +546,7 @@ def test_a_request_is_frozen_to_its_people(store: Ledger) -> None:
     assert store.write_now(lambda connection: queue.freeze_request(connection, chunk, pairs))
     stored = load(store, chunk.id)
     assert list(stored.users) == [7, 8, 0, 2**32 - 1]
-    assert [queue.PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]
+    assert [PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]
     assert [State(byte).name for byte in stored.states] == ["WAITING", "NO_DEVICE", "NOT_FOUND", "WAITING"]
     row = store.read_now(lambda connection: connection.execute(select(schema.chunk)).one())
     assert (row.size, row.suppressed, row.sent, row.priority, row.tag_group) == (4, 2, 0, 0, "t")

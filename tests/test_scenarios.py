@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
+from support.devices import live_devices
 
 from tocsin.account import Account, create_account
 from tocsin.audience.compile import compile_members
@@ -23,8 +24,6 @@ from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
 from tocsin.errors import Problem
 from tocsin.ingest import refresh_profiles, upload
 from tocsin.ingest.people import find_users
-from tocsin.ingest.profile import PLATFORM_OF_KIND
-from tocsin.providers.contract import Address
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -2117,13 +2116,14 @@ async def load(ledger: Ledger, facts: Facts, said: Said, zone: str, uploads: int
     keys = [("identity", record["identity"]) for record in records if "identity" in record]
     users = await ledger.read(lambda connection: find_users(connection, account.id, keys))
     lost = [record for record in records if record["type"] == "gone"]
+    devices = await ledger.read(lambda connection: live_devices(connection, account.id, list(users.values())))
     people = await ledger.read(lambda connection: load_people(connection, account.id, list(users.values())))
     dead: DeadAddresses = {}
     for record in lost:
         user, kind = users["identity", record["identity"]], record["kind"]
-        mail = [(0, Address(kind="email", value=people[user].email), "5.1.1")]
-        devices = [] if kind == "email" else people[user].devices[PLATFORM_OF_KIND[kind]]
-        dead = {**dead, user: mail if kind == "email" else [(*device, "410") for device in devices]}
+        known = people[user].addresses["email"] if kind == "email" else devices[user]
+        code = "5.1.1" if kind == "email" else "410"
+        dead = {**dead, user: [(place, address, code) for place, address in known if address.kind == kind]}
     await ledger.write(lambda connection: mark_gone(connection, account.id, dead, now))
     await refresh_profiles(ledger, facts, account.id, list(dead))
     return account, {user: name for (_, name), user in users.items()}

@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 from conftest import Caller, Sandbox, Server, people, token
 from sqlalchemy import Row, select, update
+from support.devices import live_devices
 from test_worker import SETTINGS, Stage, Vendor
 
 from tocsin.cli.local_server import ask
 from tocsin.cli.providers import sandbox_settings
-from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
+from tocsin.delivery.recipients import DeadAddresses, mark_gone
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import Worker
@@ -69,9 +70,8 @@ class Town(Stage):
 
     async def find_dead(self, user: int, value: str) -> DeadAddresses:
         """What a vendor's answer about this user's token would be, as the dispatcher has it."""
-        found = await self.ledger.read(lambda connection: load_people(connection, self.account.id, [user]))
-        devices = [one for several in found[user].devices.values() for one in several]
-        return {user: [(device_id, address, "410") for device_id, address in devices if address.value == value]}
+        found = await self.ledger.read(lambda connection: live_devices(connection, self.account.id, [user]))
+        return {user: [(device_id, address, "410") for device_id, address in found[user] if address.value == value]}
 
     async def bury(self, gone: DeadAddresses, campaign: int = 7) -> list[Row[Any]]:
         """What the commit of a delivery does, and nothing after it."""

@@ -17,13 +17,13 @@ from sqlalchemy import Connection, select, update
 
 from tocsin import queue
 from tocsin.account import create_account
-from tocsin.audience.compile import PLATFORMS
 from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
 from tocsin.campaign.send import accept, read_asked
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.campaign.spec import read_spec
+from tocsin.channels import PLATFORMS, AddressKind, Platform
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.recorder import record_outcomes
 from tocsin.delivery.snapshot import snapshot_due_run
@@ -31,7 +31,7 @@ from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import Worker
 from tocsin.ingest import upload
 from tocsin.outcome import FINAL, Outcome, State
-from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 from tocsin.stats.results import count_tag_groups, read_result

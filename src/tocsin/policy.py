@@ -9,11 +9,10 @@ import msgspec
 from msgspec import Meta
 from sqlalchemy import Connection, delete, select
 
+from tocsin.channels import CHANNELS
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
-
-CHANNELS = ("push", "email", "sms", "webpush")
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

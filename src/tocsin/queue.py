@@ -15,19 +15,11 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, insert, or_, select, update
 
+from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
 from tocsin.store import schema
 
 SIZE = 1000
-PLATFORM_CODES = (
-    "",
-    "android",
-    "ios",
-    "windows",
-    "email",
-    "sms",
-    "webpush",
-)  # a byte a recipient; "" is nobody we can reach
 TRANSACTIONAL, CAMPAIGN = 0, 1
 RESENDS = 5  # of one recipient, after so many workers were lost over it
 

@@ -15,6 +15,7 @@ from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.http import CODE_UNEXPECTED, JSON_TYPE, MEDIA_TYPE, READ_ON, read_object
 from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
+from tocsin.channels import CHANNELS
 from tocsin.errors import Problem
 from tocsin.idempotency import read_key
 from tocsin.providers import BY_NAME
@@ -27,7 +28,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Any, Any, Any], Awaitable[None]]
 
-CHANNELS = {f"/1/send/{channel}.json": channel for channel in ("push", "email", "sms", "webpush")}
+SEND_PATHS = {f"/1/send/{channel}.json": channel for channel in CHANNELS}
 HEADERS = [(b"content-type", MEDIA_TYPE.encode())]
 TAKEN = ANSWER.encode()
 NOT_ALLOWED = Problem("Method Not Allowed", code=405, status=405)
@@ -42,7 +43,7 @@ class Door:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
-        channel = CHANNELS.get(path)
+        channel = SEND_PATHS.get(path)
         if channel is None or scope["type"] != "http":
             await self._behind(scope, receive, send)
             return

@@ -28,13 +28,12 @@ from tocsin.audience.members import count_reachable
 from tocsin.campaign.runs import insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
 from tocsin.campaign.spec import LATEST_ID, Spec, read_flag, read_spec
+from tocsin.channels import CHANNELS
 from tocsin.errors import Problem
 from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
-
-ESTIMATE_NAMES = {"email": "web", "sms": "web", "webpush": "chrome"}  # as documented, where it is not the platform's
 
 
 def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
@@ -132,8 +131,8 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
 
 async def _estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
     counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
-    name = ESTIMATE_NAMES.get(spec.channel)
-    return counts if name is None else {name: counts[spec.channel]}
+    name = CHANNELS[spec.channel].estimate
+    return counts if not name else {name: counts[spec.channel]}
 
 
 def _read_id(body: Mapping[str, Any]) -> int:

@@ -33,17 +33,10 @@ from tocsin.audience.node import (
     walk,
 )
 from tocsin.audience.property import SYMBOLS, write_condition
+from tocsin.channels import CHANNELS, PLATFORMS
 from tocsin.ingest.profile import REACHABLE
 
-PLATFORMS = (
-    "android",
-    "ios",
-    "windows",
-    "email",
-    "sms",
-    "webpush",
-)  # the columns of facts.sql, in the order of the bits of `reach`
-COLUMNS = (*PLATFORMS, "reach")
+COLUMNS = (*PLATFORMS, "reach")  # of facts.sql
 EPOCH = date(1970, 1, 1)  # the column `day` knows no earlier one
 EARTH = 6371.0088  # km, mean radius
 KM_A_DEGREE = 111.0  # a little less than there are, so that a box never cuts its circle
@@ -137,7 +130,7 @@ class Writer:
             case Is():
                 return f"({' AND '.join(self._write_condition(one) for one in leaf.properties)})"
             case Reachable():
-                columns = PLATFORMS[:3] if leaf.channel == "push" else ("email",)
+                columns = CHANNELS[leaf.channel].platforms
                 return f"({' OR '.join(f'{name} = {REACHABLE}' for name in columns)})"
             case Uses():
                 return f"({' OR '.join(f'{name} != 0' for name in PLATFORMS if name in leaf.platforms)})"

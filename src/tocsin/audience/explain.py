@@ -9,9 +9,10 @@ from typing import Any
 import msgspec
 
 from tocsin.account import Account
-from tocsin.audience.compile import PLATFORMS, Writer, compile_members, select_people
+from tocsin.audience.compile import Writer, compile_members, select_people
 from tocsin.audience.description import describe
 from tocsin.audience.node import AllOf, AnyOf, Is, Not, Query, walk
+from tocsin.channels import PLATFORMS
 from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
@@ -56,7 +57,7 @@ async def explain_person(facts: Facts, account: Account, query: Query, user: int
     _, *values = rows[0]
     reach, met = values[: len(PLATFORMS)], iter(values[len(PLATFORMS) :])
     why = _decide(_judge(spread, met), decides=True)
-    reachable = {name: value == REACHABLE for name, value in zip(PLATFORMS, reach, strict=True)}
+    reachable: dict[str, bool] = {name: value == REACHABLE for name, value in zip(PLATFORMS, reach, strict=True)}
     return Explanation(why.met, reachable, why)
 
 

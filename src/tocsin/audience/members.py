@@ -9,8 +9,9 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from tocsin.account import Account
-from tocsin.audience.compile import PLATFORMS, Sql, compile_draw, compile_members
+from tocsin.audience.compile import Sql, compile_draw, compile_members
 from tocsin.audience.node import Query
+from tocsin.channels import PLATFORMS
 from tocsin.store.facts import Facts
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select
 
+from tocsin.channels import CHANNELS, DEVICE_KINDS
 from tocsin.errors import Problem
 from tocsin.ingest.people import IdentityKey, find_users
-from tocsin.ingest.profile import PLATFORM_OF_KIND
 from tocsin.ingest.record import read_email, read_phone
 from tocsin.store import schema
 from tocsin.store.rows import among
@@ -20,9 +20,6 @@ TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "ident
 
 
 TO_LIMIT = 1000
-
-
-DEVICE_CHANNELS = ("push", "webpush")
 
 
 def read_to(to: Any) -> list[IdentityKey]:
@@ -78,14 +75,15 @@ def find_recipients(
 
 def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:
     platforms: dict[int, list[str]] = defaultdict(list)
-    if channel not in DEVICE_CHANNELS:
-        table, name = schema.user, "Email" if channel == "email" else "Phone"
+    row = CHANNELS[channel]
+    if row.property:
+        table = schema.user
         found = select(table.c.id, table.c.profile).where(
             table.c.account_id == account_id, among(connection, table.c.id, users)
         )
         for user, profile in connection.execute(found):
-            if msgspec.json.decode(profile).get(name):
-                platforms[user].append(channel)
+            if msgspec.json.decode(profile).get(row.property):
+                platforms[user].extend(row.platforms)
         return platforms
     device = schema.device
     rows = connection.execute(
@@ -95,8 +93,8 @@ def _platforms_of(connection: Connection, account_id: str, users: Sequence[int],
         .order_by(device.c.user_id, device.c.kind)
     )
     for user, kind in rows:
-        if (kind == "webpush") == (channel == "webpush"):
-            platforms[user].append(PLATFORM_OF_KIND[kind])
+        if (platform := DEVICE_KINDS[kind].platform) in row.platforms:
+            platforms[user].append(platform)
     return platforms
 
 

@@ -13,12 +13,12 @@ from tocsin.audience.node import Query
 from tocsin.audience.query import Segments, find_segment, read_where
 from tocsin.campaign.goal import Goal, read_goal
 from tocsin.campaign.schedule import When, begins_at, read_schedule
+from tocsin.channels import CHANNELS
 from tocsin.content import Content, read_content
 from tocsin.errors import Problem
 from tocsin.policy import Cap
 
 DEVICES = ("android", "ios", "windows")
-CHANNELS = ("push", "email", "sms", "webpush")
 NAME_BYTES = 512
 LABELS = 50
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap

@@ -6,13 +6,12 @@ from typing import Any
 
 import msgspec
 
+from tocsin.channels import PUSH_PLATFORMS, Platform
 from tocsin.errors import Problem
-from tocsin.providers.contract import Platform
 
 KEYS = 100
 KEY_BYTES = 120
 ACTIONS = 3  # buttons that Android shows
-PLATFORMS: tuple[Platform, ...] = ("android", "ios", "windows")
 CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
 # FCM answers 400 for these in `data`; `aps` belongs to Apple.
 RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
@@ -51,9 +50,9 @@ class _Action(msgspec.Struct):
 def read_block(given: str, block: Any, require_channel: bool) -> tuple[Platform, dict[str, Any]]:
     """The platform and its block, as it was given. Raises Problem."""
     place = f"$.content.platform_specific.{given[:40]}"
-    name = next((one for one in PLATFORMS if one == given), None)
+    name = next((one for one in PUSH_PLATFORMS if one == given), None)
     if name is None:
-        raise Problem(f"unknown platform; known are {', '.join(PLATFORMS)} (at {place})")
+        raise Problem(f"unknown platform; known are {', '.join(PUSH_PLATFORMS)} (at {place})")
     if not isinstance(block, dict) or len(block) > KEYS:
         raise Problem(f"must be an object of at most {KEYS} keys (at {place})")
     for key, value in block.items():

@@ -7,11 +7,12 @@ from typing import Any
 
 import msgspec
 
-from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, PLATFORMS, read_block
+from tocsin.channels import PUSH_PLATFORMS, Platform
+from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, read_block
 from tocsin.content.content import Addressing, Content, read_text
 from tocsin.content.template import Template, compile_template, fill, is_template
 from tocsin.errors import Problem
-from tocsin.providers.contract import Address, Platform, Push
+from tocsin.providers.contract import Address, Push
 from tocsin.providers.payload import APNS_BYTES, FCM_BYTES, measure_json, measure_payload
 from tocsin.providers.toast import TOAST_BYTES, measure_toast
 
@@ -40,7 +41,7 @@ def read_push(raw: Mapping[str, Any], require_channel: bool) -> Content:
         if len(text.encode()) > SOURCE_BYTES:
             size = len(text.encode())
             raise Problem(f"{field} is {size} bytes; at most {SOURCE_BYTES} are taken (at $.content.{field})")
-    for name in PLATFORMS:
+    for name in PUSH_PLATFORMS:
         size = texts + len(msgspec.json.encode(platforms.get(name, {})))
         if size > SOURCE_BYTES:
             raise Problem(f"content is {size} bytes for {name}; at most {SOURCE_BYTES} are taken (at $.content)")
@@ -108,7 +109,9 @@ class PushForm:
     def __init__(self, content: Content):
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
-        self._blocks: dict[str, _Block] = {name: _Block(name, content.platforms.get(name, {})) for name in PLATFORMS}
+        self._blocks: dict[str, _Block] = {
+            name: _Block(name, content.platforms.get(name, {})) for name in PUSH_PLATFORMS
+        }
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
         """One push for one device."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
 
@@ -10,68 +10,70 @@ import msgspec
 from sqlalchemy import Connection, Row, select, update
 
 from tocsin.account import Account
-from tocsin.campaign.addressees import DEVICE_CHANNELS
 from tocsin.campaign.local_time import read_zone
+from tocsin.channels import CHANNELS, DEVICE_KINDS, Channel
 from tocsin.ingest.people import OPTED_OUT, find_bounced
-from tocsin.ingest.profile import PLATFORM_OF_KIND, wants_email, wants_push, wants_sms
-from tocsin.ingest.record import read_email, read_phone
+from tocsin.ingest.profile import read_address, wants
 from tocsin.ingest.subscription import find_unsubscribed
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.rows import among, upsert_rows
 
+ALL_CHANNELS = tuple(CHANNELS.values())
+
 # Dead addresses of users: {user: [(device id, address, vendor's code)]}.
 DeadAddresses = Mapping[int, Sequence[tuple[int, Address, str]]]
 
 
 class Person(msgspec.Struct):
-    """What a message to a user needs. profile: as JSON. devices: live ones that want push, by platform, newest first,
-    with their ledger ids. opted_out: platforms with a live device that does not. email: in its one spelling, "" when
-    there is none or it bounced for good. wants_push, wants_email: the user's own choice."""
+    """What a message to a user needs. profile: JSON. addresses: where a message may go now, by platform: live devices
+    that want push, newest first, with their ids in the ledger; the mailbox or number, with 0. opted_out: platforms on
+    which there is an address, and the user or the address does not want messages."""
 
     profile: str
-    devices: dict[str, list[tuple[int, Address]]]
-    email: str = ""
-    phone: str = ""
-    wants_push: bool = True
-    wants_email: bool = True
-    wants_sms: bool = True
+    addresses: dict[str, list[tuple[int, Address]]] = msgspec.field(default_factory=dict)
     opted_out: set[str] = msgspec.field(default_factory=set)
 
 
-def load_people(connection: Connection, account_id: str, users: Sequence[int], channel: str = "") -> dict[int, Person]:
-    """The people of one window, with what `channel` asks about: their devices for "push" and "webpush", their address
-    or number for the others, all for ""."""
+def load_people(
+    connection: Connection, account_id: str, users: Sequence[int], channels: Collection[Channel] = ALL_CHANNELS
+) -> dict[int, Person]:
+    """Return the people of one window by user id, with their addresses on these channels."""
     table = schema.user
     rows = connection.execute(
         select(table.c.id, table.c.profile).where(
             table.c.account_id == account_id, among(connection, table.c.id, users)
         )
     )
-    people = {user: _read_person(profile, addresses=channel not in DEVICE_CHANNELS) for user, profile in rows}
-    if channel in ("", "email"):
-        _check_mailboxes(connection, account_id, people.values())
-    if channel in ("", "sms"):
-        phones = {person.phone for person in people.values() if person.phone}
-        left = find_unsubscribed(connection, account_id, "phone", phones)
-        for person in people.values():
-            person.wants_sms = person.wants_sms and person.phone not in left
-    if channel in ("", *DEVICE_CHANNELS):
+    people = {user: Person(profile) for user, profile in rows}
+    for channel in channels:
+        if channel.property:
+            _add_address(connection, account_id, people.values(), channel)
+    if any(not channel.property for channel in channels):
         _add_devices(connection, account_id, people)
     return people
 
 
-def _check_mailboxes(connection: Connection, account_id: str, people: Iterable[Person]) -> None:
-    """Takes away addresses that bounced for good, and the wish of who has one that left."""
-    having = [person for person in people if person.email]
-    addresses = [person.email for person in having]
-    bounced = find_bounced(connection, account_id, addresses)
-    left = find_unsubscribed(connection, account_id, "email", addresses)
-    for person in having:
-        person.wants_email = person.wants_email and person.email not in left
-        if person.email in bounced:
-            person.email = ""
+def _add_address(connection: Connection, account_id: str, people: Iterable[Person], channel: Channel) -> None:
+    """Add each person's mailbox or number, unless it bounced for good or left, or its owner opted out."""
+    assert channel.kind is not None
+    [platform] = channel.platforms
+    found: list[tuple[Person, str, bool]] = []
+    for person in people:
+        profile = msgspec.json.decode(person.profile)
+        if address := read_address(profile, channel):
+            found.append((person, address, wants(profile, channel)))
+    values = [address for _, address, _ in found]
+    bounced = find_bounced(connection, account_id, values) if channel.name == "email" else ()
+    left = find_unsubscribed(connection, account_id, channel.suppression, values) if channel.suppression else ()
+    for person, address, wanted in found:
+        if address in bounced:
+            continue
+        if wanted and address not in left:
+            person.addresses[platform] = [(0, Address(kind=channel.kind, value=address))]
+        else:
+            person.opted_out.add(platform)
 
 
 def find_zones(connection: Connection, account: Account, users: Sequence[int]) -> dict[int, tzinfo]:
@@ -101,41 +103,26 @@ def _add_devices(connection: Connection, account_id: str, people: Mapping[int, P
         .where(device.c.gone_at.is_(None))
         .order_by(device.c.registered_at.desc(), device.c.id.desc())
     )
+    declined = {
+        user
+        for user, person in people.items()
+        if "MSG-" in person.profile and not wants(msgspec.json.decode(person.profile), CHANNELS["push"])
+    }
     for device_id, user, kind, token, registered_at, opted_out in found:
-        person, platform = people[user], PLATFORM_OF_KIND[kind]
-        if opted_out:
+        person, platform = people[user], DEVICE_KINDS[kind].platform
+        if opted_out or user in declined:
             person.opted_out.add(platform)
         else:
-            person.devices.setdefault(platform, []).append((device_id, Address(kind, token, registered_at)))
-
-
-def _read_person(text: str, *, addresses: bool) -> Person:
-    if "MSG-" not in text and not addresses:
-        return Person(text, {})
-    profile = msgspec.json.decode(text)
-    email = read_email(profile.get("Email")) if addresses else ""
-    phone = read_phone(profile.get("Phone")) if addresses else ""
-    return Person(text, {}, email, phone, wants_push(profile), wants_email(profile), wants_sms(profile))
+            person.addresses.setdefault(platform, []).append((device_id, Address(kind, token, registered_at)))
 
 
 def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:
-    """Where to send: the newest device of the platform that wants push (all of them if asked), or why not."""
+    """Return where to send: the newest address on the platform (all of them if asked); or why there is none."""
     if person is None:
         return State.NO_DEVICE
-    if platform == "email":
-        if not person.email:
-            return State.NO_DEVICE
-        return [(0, Address(kind="email", value=person.email))] if person.wants_email else State.UNSUBSCRIBED
-    if platform == "sms":
-        if not person.phone:
-            return State.NO_DEVICE
-        return [(0, Address(kind="sms", value=person.phone))] if person.wants_sms else State.UNSUBSCRIBED
-    devices = person.devices.get(platform, [])
-    if not devices:
-        return State.UNSUBSCRIBED if platform in person.opted_out else State.NO_DEVICE
-    if not person.wants_push:
-        return State.UNSUBSCRIBED
-    return devices if every_device else devices[:1]
+    if addresses := person.addresses.get(platform):
+        return addresses if every_device else addresses[:1]
+    return State.UNSUBSCRIBED if platform in person.opted_out else State.NO_DEVICE
 
 
 def mark_gone(

@@ -10,20 +10,14 @@ from typing import Any
 
 from sqlalchemy import Row as LedgerRow
 
-from tocsin import queue
 from tocsin.account import Account
+from tocsin.channels import DEVICE_KINDS, PLATFORM_CODES
 from tocsin.ingest import event_row, hash_id
 from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, reason_of
 from tocsin.queue import Chunk
 from tocsin.store.facts import COLUMNS, Facts, Row
 
 NAMES = {int(state): outcome.value for state, outcome in OUTCOME_OF.items()}
-PLATFORM_NAMES = {
-    "fcm": "Android",
-    "apns": "iOS",
-    "wns": "Windows",
-    "webpush": "Web",
-}  # as CleverTap's events spell them
 
 
 async def record_outcomes(facts: Facts, settled: Sequence[tuple[Account, Chunk]]) -> int:
@@ -49,7 +43,7 @@ async def record_uninstalled(facts: Facts, account: Account, devices: Iterable[L
 
 
 def _uninstalled_row(account: Account, device: LedgerRow[Any]) -> Row:
-    platform = PLATFORM_NAMES[device.kind]
+    platform = DEVICE_KINDS[device.kind].label
     props = {"Platform": platform, "Campaign id": device.gone_campaign, "Code": device.gone_code}
     event_id = hash_id(account.id, device.id, device.gone_at)
     return event_row(account, "App Uninstalled", device.gone_user, device.gone_at, event_id, props)
@@ -76,7 +70,7 @@ def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
     return [
         *([account.id] * count, [chunk.campaign_id] * count, [chunk.id] * count),
         *(places, [chunk.users[place] for place in places]),
-        [queue.PLATFORM_CODES[chunk.platforms[place]] for place in places],
+        [PLATFORM_CODES[chunk.platforms[place]] for place in places],
         *([chunk.channel] * count, [NAMES[states[place]] for place in places]),
         *(codes, [chunk.tag_group] * count, days, ats),
     ]

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from tocsin import queue
 from tocsin.account import Account
+from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.push_id import read_push_id
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
@@ -64,7 +65,7 @@ async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
             user=found.users[position],
             campaign_id=found.campaign_id,
             channel=found.channel,
-            platform=queue.PLATFORM_CODES[found.platforms[position]],
+            platform=PLATFORM_CODES[found.platforms[position]],
             tag_group=found.tag_group,
             variant=found.variant,
         )

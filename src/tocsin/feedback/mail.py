@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from tocsin import metrics
+from tocsin.channels import CHANNELS
 from tocsin.delivery.recipients import mark_gone
 from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import Recipient, Report
@@ -25,7 +26,7 @@ from tocsin.feedback.interactions import SentMessage, find_sent
 from tocsin.ingest import event_row, refresh_profiles
 from tocsin.ingest.consent import opt_out_of_email
 from tocsin.ingest.people import find_bounced
-from tocsin.ingest.profile import wants_email
+from tocsin.ingest.profile import wants
 from tocsin.ingest.record import read_email
 from tocsin.providers.contract import Address
 from tocsin.store import schema
@@ -185,7 +186,7 @@ def _read_person(connection: Connection, sent: SentMessage) -> tuple[str, bool]:
     where = (table.c.account_id == sent.account.id, table.c.id == sent.user)
     found = connection.scalar(select(table.c.profile).where(*where))
     profile = msgspec.json.decode(found) if found is not None else {}
-    return read_email(profile.get("Email")), wants_email(profile)
+    return read_email(profile.get("Email")), wants(profile, CHANNELS["email"])
 
 
 def _bounce_props(failure: Recipient, address: str) -> dict[str, Any]:

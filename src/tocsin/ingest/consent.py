@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, select, update
 
+from tocsin.channels import CHANNELS
 from tocsin.ingest.people import copy_profiles
-from tocsin.ingest.profile import apply_changes, wants_email
+from tocsin.ingest.profile import apply_changes, wants
 from tocsin.store import schema
 from tocsin.store.facts import Row
 
@@ -24,7 +25,7 @@ def opt_out_of_email(connection: Connection, account_id: str, user: int, now: fl
     if found is None:
         return []
     profile = msgspec.json.decode(found)
-    if wants_email(profile):
+    if wants(profile, CHANNELS["email"]):
         text = msgspec.json.encode(apply_changes(profile, {"MSG-email": False})).decode()
         changed = {"profile": text, "version": table.c.version + 1, "updated_at": now}
         connection.execute(update(table).where(*mine).values(**changed))

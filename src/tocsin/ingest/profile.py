@@ -6,9 +6,10 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+from tocsin.channels import ADDRESS_CHANNELS, CHANNELS, DEVICE_KINDS, PLATFORMS, Channel
 from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email, read_phone
 
-PLATFORM_OF_KIND = {"fcm": "android", "apns": "ios", "wns": "windows", "webpush": "webpush"}
+READERS = {"Email": read_email, "Phone": read_phone}  # of the properties that hold addresses
 
 NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of `profile` says
 
@@ -50,40 +51,37 @@ def split_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool | Non
     return rest, wanted
 
 
-def wants_push(profile: Mapping[str, Any]) -> bool:
-    """`MSG-push-all`, or a `MSG-push` that was sent without a device, set to false opts out of push on all devices."""
-    return not (_is_no(profile.get("MSG-push")) or _is_no(profile.get("MSG-push-all")))
+def wants(profile: Mapping[str, Any], channel: Channel) -> bool:
+    """Return whether a profile leaves a channel's consent open. For push, `MSG-push-all` or a `MSG-push` that was sent
+    without a device opts out of push on all devices."""
+    return not any(_is_no(profile.get(key)) for key in channel.consent)
 
 
-def wants_email(profile: Mapping[str, Any]) -> bool:
-    return not _is_no(profile.get("MSG-email"))
-
-
-def wants_sms(profile: Mapping[str, Any]) -> bool:
-    return not _is_no(profile.get("MSG-sms"))
+def read_address(profile: Mapping[str, Any], channel: Channel) -> str:
+    """Return a profile's address on a channel in its one spelling; "" when there is none that can be one."""
+    return READERS[channel.property](profile.get(channel.property))
 
 
 def find_reach(
     profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], dead: Container[str] = ()
 ) -> dict[str, int]:
-    """What the platform columns say of a user: `devices` are (kind, whether it lives and did not opt out), `dead`
-    addresses and numbers that bounced for good or left."""
-    reach = dict.fromkeys(("android", "ios", "windows", "email", "sms", "webpush"), NEVER)
-    push = wants_push(profile)
+    """Return what the platform columns say of a user: {platform: NEVER, REACHABLE or UNREACHABLE}.
+
+    devices: (kind, whether it is live and did not opt out). dead: addresses and numbers that bounced for good or left.
+    """
+    reach: dict[str, int] = dict.fromkeys(PLATFORMS, NEVER)
+    push = wants(profile, CHANNELS["push"])
     for kind, willing in devices:
-        platform = PLATFORM_OF_KIND[kind]
+        platform = DEVICE_KINDS[kind].platform
         if willing and push:
             reach[platform] = REACHABLE
         elif reach[platform] == NEVER:
             reach[platform] = UNREACHABLE
-    if profile.get("Email"):
-        address = read_email(profile["Email"])
-        fine = wants_email(profile) and address and address not in dead
-        reach["email"] = REACHABLE if fine else UNREACHABLE
-    if profile.get("Phone"):
-        phone = read_phone(profile["Phone"])
-        fine = wants_sms(profile) and phone and phone not in dead
-        reach["sms"] = REACHABLE if fine else UNREACHABLE
+    for channel in ADDRESS_CHANNELS:
+        if profile.get(channel.property):
+            address = read_address(profile, channel)
+            fine = address and address not in dead and wants(profile, channel)
+            reach[channel.platforms[0]] = REACHABLE if fine else UNREACHABLE
     return reach
 
 

@@ -15,10 +15,10 @@ import msgspec
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
+from tocsin.channels import DEVICE_KINDS
+
 IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
-DEVICE_KINDS = {"fcm": "fcm", "gcm": "fcm", "apns": "apns", "wns": "wns"} | dict.fromkeys(
-    ("chrome", "firefox", "safari"), "webpush"
-)
+TOKEN_TYPES = {name: one.kind for one in DEVICE_KINDS.values() for name in one.types}
 # What only the system may raise (CTValidationConfig of the iOS SDK).
 RESTRICTED_EVENTS = frozenset(
     (
@@ -152,14 +152,14 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
         raise Rejected(532, "Token data is incorrect. id is absent.")
     if kind is None or kind == "":
         raise Rejected(533, "Token data is incorrect. type is absent.")
-    if not isinstance(kind, str) or kind not in DEVICE_KINDS:
-        known = ", ".join(sorted(DEVICE_KINDS))
+    if not isinstance(kind, str) or kind not in TOKEN_TYPES:
+        known = ", ".join(sorted(TOKEN_TYPES))
         raise Rejected(534, f"Token data is incorrect. type is not valid for this objectId; known are {known}.")
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
         raise Rejected(535, "Token data is incorrect. id is not a valid token.")
-    if DEVICE_KINDS[kind] == "webpush":
+    if TOKEN_TYPES[kind] == "webpush":
         token = _with_keys(token, data.get("keys"))
-    return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=DEVICE_KINDS[kind], token=token)
+    return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=TOKEN_TYPES[kind], token=token)
 
 
 def _with_keys(token: str, keys: Any) -> str:

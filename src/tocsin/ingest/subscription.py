@@ -3,12 +3,13 @@ that has the address, now or later, until it subscribes again; each claim asks."
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
 from sqlalchemy import Connection, delete, select
 
+from tocsin.channels import ADDRESS_CHANNELS
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import EventRecord, Record, read_email, read_phone
 from tocsin.store import schema
@@ -19,9 +20,9 @@ from tocsin.store.rows import among, upsert_rows
 UNSUBSCRIBED = "Channel Unsubscribed"
 RECORDS = 1000
 Kind = Literal["email", "phone"]
-FIELDS: Mapping[Kind, str] = {"email": "Email", "phone": "Phone"}  # of a profile
+FIELDS = {one.suppression: one.property for one in ADDRESS_CHANNELS if one.suppression}  # of a profile
 # What «Campaign Type» of an event says, and whose address left.
-CAMPAIGN_TYPES: Mapping[str, Kind] = {"email": "email", "sms": "phone"}
+CAMPAIGN_TYPES = {one.name: one.suppression for one in ADDRESS_CHANNELS if one.suppression}
 
 table = schema.unsubscribed
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from tocsin.channels import AddressKind
 from tocsin.providers.apns import Apns
-from tocsin.providers.contract import AddressKind, Provider
+from tocsin.providers.contract import Provider
 from tocsin.providers.fcm import Fcm
 from tocsin.providers.smtp import Smtp
 from tocsin.providers.webhook import Sms, Webpush

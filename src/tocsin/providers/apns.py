@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurv
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Meta
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.answer_table import (
@@ -31,7 +32,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Address, AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
 from tocsin.providers.payload import UnsendableError, make_apns_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 

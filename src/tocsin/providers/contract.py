@@ -7,15 +7,13 @@ only from its constructor, for settings that cannot work.
 from __future__ import annotations
 
 from enum import Enum
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.outcome import Outcome
 from tocsin.providers.transport import Transport
-
-AddressKind = Literal["fcm", "apns", "wns", "email", "sms", "webpush"]
-Platform = Literal["android", "ios", "windows", "email", "sms", "webpush"]
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True):

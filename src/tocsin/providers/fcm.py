@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from msgspec import Meta
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.answer_table import (
@@ -30,7 +31,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.contract import Message, Push, Receipt, Scope
 from tocsin.providers.oauth import Tokens
 from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer

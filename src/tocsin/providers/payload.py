@@ -6,8 +6,9 @@ from typing import Any, Literal
 
 import msgspec
 
+from tocsin.channels import Platform
 from tocsin.providers.answer_table import REFUSED
-from tocsin.providers.contract import Platform, Push, Receipt
+from tocsin.providers.contract import Push, Receipt
 from tocsin.providers.truncate import Cost, fit_texts
 
 FOUR_WEEKS = 2_419_200  # seconds, FCM's longest `ttl`

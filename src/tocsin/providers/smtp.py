@@ -9,6 +9,7 @@ import msgspec
 from email_validator import EmailNotValidError, validate_email
 from msgspec import Meta
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.answer_table import (
@@ -23,7 +24,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Address, AddressKind, Mail, Message, Platform, Receipt, Scope
+from tocsin.providers.contract import Address, Mail, Message, Receipt, Scope
 from tocsin.providers.mail.dkim import DkimSigner
 from tocsin.providers.mail.mime import find_fault, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer

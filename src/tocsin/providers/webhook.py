@@ -17,6 +17,7 @@ from typing import Annotated, ClassVar
 import msgspec
 from msgspec import Meta
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.answer_table import (
@@ -33,7 +34,7 @@ from tocsin.providers.answer_table import (
     throttled,
     wrong_kind,
 )
-from tocsin.providers.contract import AddressKind, Message, Notice, Platform, Receipt, Scope
+from tocsin.providers.contract import Message, Notice, Receipt, Scope
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 WAIT = 30.0  # seconds before a 5xx is tried again

@@ -10,6 +10,7 @@ import msgspec
 import structlog
 from msgspec import Meta
 
+from tocsin.channels import AddressKind, Platform
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.answer_table import (
@@ -29,7 +30,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import AddressKind, Message, Platform, Push, Receipt, Scope
+from tocsin.providers.contract import Message, Push, Receipt, Scope
 from tocsin.providers.oauth import Tokens
 from tocsin.providers.payload import UnsendableError
 from tocsin.providers.toast import make_tag, render

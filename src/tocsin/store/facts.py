@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
 
 CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
@@ -43,7 +44,8 @@ SCHEMES = ("chdb", "http", "https", "clickhouse", "clickhouses")
 COLUMNS = {
     "event": ("account", "name", "day", "user", "at", "id", "props", "raw"),
     "profile": (
-        *("account", "user", "version", "android", "ios", "windows", "email", "sms", "webpush"),
+        *("account", "user", "version"),
+        *PLATFORMS,
         *("latitude", "longitude", "props"),
     ),
     "outcome": (
