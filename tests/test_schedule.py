@@ -21,7 +21,7 @@ from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until
 from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
 from tocsin.campaign.spec import read_spec
-from tocsin.delivery.snapshot import snapshot_due_run
+from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.errors import Problem
 from tocsin.outcome import State
 from tocsin.stats.results import read_result
@@ -295,7 +295,7 @@ class Days:
     async def step(self, at: float) -> list[str]:
         """Who got something at a moment."""
         self.stage.now, before = at, len(self.vendor.tokens)
-        await snapshot_due_run(self.stage.ledger, self.stage.facts, at, self.stage.settings)
+        await snapshot_due_runs(self.stage.ledger, self.stage.facts, at, self.stage.settings)
         await self.stage.deliver()
         return sorted(token.split(":")[0] for token in self.vendor.tokens[before:])
 

@@ -26,7 +26,7 @@ from tocsin.campaign.spec import read_spec
 from tocsin.channels import PLATFORMS, AddressKind, Platform
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.recorder import record_outcomes
-from tocsin.delivery.snapshot import snapshot_due_run
+from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import Worker
 from tocsin.ingest import upload
@@ -115,7 +115,7 @@ class Stage:
         """A campaign that is due, frozen."""
         spec = read_spec(BODY | fields, self.account, self.now)
         made = await self.ledger.write(lambda c: insert_campaign(c, self.account.id, spec, self.now))
-        assert await snapshot_due_run(self.ledger, self.facts, self.now, self.settings) == 1
+        assert await snapshot_due_runs(self.ledger, self.facts, self.now, self.settings) == 1
         return made
 
     async def send(self, to: dict[str, list[Any]], channel: str = "push", **fields: Any) -> None:
@@ -201,7 +201,7 @@ async def test_a_campaign_is_frozen_once(own_ledger: Ledger, facts: Facts) -> No
     stage = Stage(own_ledger, facts, {"android": vendor})
     await stage.people(5)
     campaign = await stage.campaign()
-    assert await snapshot_due_run(own_ledger, facts, stage.now, SETTINGS) == 0
+    assert await snapshot_due_runs(own_ledger, facts, stage.now, SETTINGS) == 0
     await stage.people(7)
     await stage.deliver_all()
     assert sorted(vendor.tokens) == [f"u{n}-fcm-0" for n in range(5)]
@@ -232,7 +232,7 @@ async def test_a_campaign_that_cannot_begin_holds_up_nobody(own_ledger: Ledger, 
 
     broken, fine = await own_ledger.write(create)
     with contextlib.suppress(msgspec.MsgspecError):
-        await snapshot_due_run(own_ledger, facts, NOW, SETTINGS)
+        await snapshot_due_runs(own_ledger, facts, NOW, SETTINGS)
     assert (await stage.state(broken), await stage.state(fine)) == ("scheduled", "running")
 
 

@@ -27,7 +27,7 @@ from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.sender_pool import SenderPool
-from tocsin.delivery.snapshot import snapshot_due_run
+from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
@@ -193,7 +193,7 @@ async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: as
                 swept = time.monotonic()
                 await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
                 await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
-            if await snapshot_due_run(stores.ledger, stores.facts, time.time(), settings):
+            if await snapshot_due_runs(stores.ledger, stores.facts, time.time(), settings):
                 wakeup.notify()
         except Exception:
             log.exception("scheduler interrupted")

@@ -1,7 +1,8 @@
-"""The ledger's unit of delivery: at most 1,000 recipients of a run, or one `/1/send` request, in one row.
+"""The durable queue: chunks, leases, settlement. A chunk is one row of the ledger for at most 1,000 recipients of a
+run, or for one `/1/send` request.
 
-Every function runs inside one transaction. A worker holds a chunk by a lease; each write repeats the lease's own value,
-so a worker that was away too long finds out and lets go.
+Every function runs inside the caller's transaction. A worker holds a chunk by a lease; each of its writes names the
+lease's value, so a worker that was silent too long finds out that the chunk is no longer its own.
 """
 
 from __future__ import annotations
@@ -21,17 +22,17 @@ from tocsin.store import schema
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
-RESENDS = 5  # of one recipient, after so many workers were lost over it
+RESENDS = 5  # of one recipient: so many workers may be lost with it
 
 table = schema.chunk
 
-# The states a recipient may come from, by the state it goes to.
+# The states a recipient may be in before, by the state it moves to.
 SOURCES = {to: frozenset(int(source) for source, targets in STATES.items() if to in targets) for to in State}
 
 
 class Note(msgspec.Struct, omit_defaults=True):
-    """What a recipient's byte cannot say. code: the vendor's. not_before: epoch seconds, while it waits. at: when it
-    became final, where that was not on the first try (those have the chunk's `started_at`)."""
+    """What a recipient's state byte cannot hold. code: the vendor's. not_before: epoch seconds, while it waits. at:
+    when it became final; 0 when that was on the first try, which happened at the chunk's `started_at`."""
 
     tries: int = 0
     code: str = ""
@@ -39,12 +40,17 @@ class Note(msgspec.Struct, omit_defaults=True):
     at: float = 0.0
 
 
-# Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
+# Made at import: msgspec lets a second thread use a type that a first one has half prepared.
 _NOTES = msgspec.json.Decoder(dict[int, Note], strict=False)
 
 
 class Chunk(msgspec.Struct):
-    """A leased chunk, as its worker holds it; `states` and `notes` are the worker's until it commits."""
+    """A leased chunk in its worker's memory. Changes of `states` and `notes` hold when the worker commits them.
+
+    users, platforms, states: one entry a recipient; platforms are `channels.PLATFORM_CODES`, states `outcome.State`.
+    request: the body of a `/1/send` request. resend: unknown recipients are sent again.
+    lease: names this hold of the chunk, and no other hold of the same process.
+    """
 
     id: int
     account_id: str
@@ -61,26 +67,26 @@ class Chunk(msgspec.Struct):
     notes: dict[int, Note]
     cut_off: float | None = None
     variant: str = ""
-    resend: bool = False  # what nobody knows about is sent again
-    lease: str = ""  # the value that fences this hold of the chunk from every other, of the same process too
+    resend: bool = False
+    lease: str = ""
 
     def move(self, position: int, to: State) -> None:
-        """Changes one recipient's state, along the table only."""
+        """Move one recipient along `outcome.STATES`."""
         source = State(self.states[position])
         if to not in STATES[source]:
             raise ValueError(f"recipient {position} of chunk {self.id} cannot go from {source.name} to {to.name}")
         self.states[position] = to
 
     def move_all(self, positions: Iterable[int], to: State) -> None:
-        """`move` for many."""
+        """Move many recipients to one state."""
         states, allowed = self.states, SOURCES[to]
         for position in positions:
             if states[position] not in allowed:
-                self.move(position, to)  # says what is wrong
+                self.move(position, to)  # raises
             states[position] = to
 
     def waiting(self, now: float) -> list[int]:
-        """The positions that may be claimed now."""
+        """Return the positions that may be claimed now."""
         if not self.notes:
             return [position for position, state in enumerate(self.states) if not state]
         return [
@@ -90,7 +96,7 @@ class Chunk(msgspec.Struct):
         ]
 
     def next_due(self) -> float | None:
-        """When the next waiting recipient may be claimed; None when none waits."""
+        """Return when the next waiting recipient may be claimed; None when none waits."""
         times = [
             self.notes[position].not_before if position in self.notes else 0.0
             for position, state in enumerate(self.states)
@@ -100,11 +106,12 @@ class Chunk(msgspec.Struct):
 
     @property
     def settled(self) -> bool:
+        """Whether every recipient is final."""
         return not (self.states.count(State.WAITING) or self.states.count(State.CLAIMED))
 
 
 class Recipients:
-    """Users and the platform each is meant on, five bytes a recipient: ten million are 50 MB."""
+    """Users and the platform of each: five bytes a recipient, 50 MB for ten million."""
 
     def __init__(self, pairs: Iterable[tuple[int, str]] = ()):
         self.users = array.array("I")
@@ -115,12 +122,13 @@ class Recipients:
         return len(self.platforms)
 
     def extend(self, pairs: Iterable[tuple[int, str]]) -> None:
+        """Append (user, platform)."""
         for user, platform in pairs:
             self.users.append(user)
             self.platforms.append(PLATFORM_CODES.index(platform))
 
     def by_platform(self) -> list[Recipients]:
-        """The same recipients, those of one platform together."""
+        """Return the same recipients, split by platform."""
         present = sorted(set(self.platforms))
         if len(present) <= 1:
             return [self] if present else []
@@ -132,7 +140,7 @@ class Recipients:
         return list(parts.values())
 
     def columns(self, start: int = 0, stop: int | None = None, state: State = State.WAITING) -> dict[str, Any]:
-        """The ledger's columns for a part of them, all in one state."""
+        """Return the columns of `chunk` for a part of them, all in one state."""
         users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
         return {
             "users": _little_endian(users).tobytes(),
@@ -143,8 +151,7 @@ class Recipients:
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """What some recipients of a run have in common. not_before: epoch seconds. state: WAITING, or why they get
-    nothing."""
+    """What recipients of a run have in common. not_before: epoch seconds. state: WAITING, or why they get nothing."""
 
     not_before: float = 0.0  # at once, also on a clock that was set back
     expires_at: float
@@ -164,8 +171,8 @@ def insert_run_chunks(
     now: float,
     resend: bool = False,
 ) -> None:
-    """Writes the chunks of a run, each of one share and one platform, so that a vendor that is away holds up nobody
-    else's. They take turns, by their sizes."""
+    """Insert the chunks of a run, each of one share and one platform: a vendor that is down holds up no other.
+    Shares and platforms are interleaved, by their sizes."""
     fixed = {"run_id": run_id, "campaign_id": campaign_id, "priority": CAMPAIGN, "resend": int(resend)}
     rows: list[tuple[float, dict[str, Any]]] = []
     for share, recipients in shares.items():
@@ -181,7 +188,8 @@ def insert_run_chunks(
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """One `/1/send` request to be queued, with nobody looked up yet. request: `dispatch.Request` as JSON."""
+    """One `/1/send` request to queue; its recipients are not looked up yet. request: `campaign.send.StoredRequest` as
+    JSON."""
 
     account_id: str
     channel: str
@@ -193,8 +201,8 @@ class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> None:
-    """Queues `/1/send` requests, durably, in one statement. It is the driver's own: SQLAlchemy's work on each value
-    would take as long as all the rest."""
+    """Insert `/1/send` requests with one statement of the driver: SQLAlchemy's work on each value would take as long as
+    all the rest."""
     if not requests:
         return
     same = {**Recipients().columns(), "priority": TRANSACTIONAL}
@@ -214,8 +222,11 @@ def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> N
 def lease_next(
     connection: Connection, owner: str, now: float, lease_seconds: float, *, priority: int | None = None
 ) -> Chunk | None:
-    """Takes the most urgent open chunk that nobody holds; of one `priority`, or none. Of a holder that fell silent,
-    what was claimed may have been sent: it becomes unknown and is never sent again, unless the chunk asks for that."""
+    """Lease the most urgent open chunk that is due and that nobody holds. Return None when there is none.
+
+    priority: TRANSACTIONAL or CAMPAIGN chunks only. When the last holder fell silent, what it had claimed may have been
+    sent: it becomes unknown and is never sent again, unless the chunk says `resend`.
+    """
     due = [table.c.open == 1, table.c.not_before <= now]
     if priority is not None:
         due.append(table.c.priority == priority)
@@ -248,7 +259,8 @@ def lease_next(
 
 
 def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
-    """Writes who a `/1/send` request meant. Those with no user or no platform are final at once."""
+    """Write the recipients of a `/1/send` request: (user, platform), user 0 for an unknown identity. Those without a
+    user or platform are final at once. Return False when the lease is lost."""
     recipients = Recipients(pairs)
     columns = recipients.columns()
     chunk.users, chunk.platforms = recipients.users, columns["platforms"]
@@ -267,8 +279,8 @@ def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[i
 
 
 def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: float) -> bool:
-    """Commits what became of one window and what the next one claims; renews the lease. False: the chunk is no longer
-    ours, and nothing may be sent from it."""
+    """Write a chunk's states and notes, and renew the lease. Return False when the lease is lost: nothing may be
+    sent."""
     done = connection.execute(
         update(table)
         .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
@@ -278,7 +290,7 @@ def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: floa
 
 
 def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
-    """Keeps a lease while its holder waits for others. False: it is no longer ours."""
+    """Renew a lease. Return False when it is lost."""
     done = connection.execute(
         update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
     )
@@ -286,22 +298,22 @@ def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
 
 
 def count_in_flight(connection: Connection, campaign_id: int) -> int:
-    """Recipients of a campaign that are claimed: with a vendor now, or about to be."""
+    """Return how many recipients of a campaign are claimed: with a vendor now, or about to be."""
     runs = select(schema.run.c.id).where(schema.run.c.campaign_id == campaign_id)
     held = select(table.c.states).where(table.c.run_id.in_(runs), table.c.open == 1, table.c.lease_owner.is_not(None))
     return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
 def is_stopped(connection: Connection, run_id: int | None) -> bool:
-    """Whether the run was stopped. Read in the transaction that claims, so a stop takes effect at the next claim."""
+    """Return whether a run was stopped. Asked in the transaction that claims: a stop takes effect at the next claim."""
     if run_id is None:
         return False
     return connection.scalar(select(schema.run.c.state).where(schema.run.c.id == run_id)) == "stopped"
 
 
 def release(connection: Connection, chunk: Chunk, now: float, not_before: float | None) -> bool:
-    """Lets go of a chunk: closed when `not_before` is None, else open for anybody from then on. A run with no open
-    chunk is over. Answers whether this ended the run."""
+    """End a lease. The chunk is closed when `not_before` is None, else it may be leased from then on. Return whether
+    this was the last open chunk of its run, and ended it."""
     closed = not_before is None
     if closed and not chunk.settled:
         raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
@@ -316,7 +328,7 @@ def release(connection: Connection, chunk: Chunk, now: float, not_before: float 
 
 
 def end_run(connection: Connection, run_id: int, now: float) -> bool:
-    """Ends a run all of whose recipients are final; a stopped one stays «stopped»."""
+    """End a run that has no open chunk; a stopped one stays «stopped». Return whether it ended now."""
     run = schema.run
     # Two workers that close the last two chunks at once must not each see the other's still open.
     connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
@@ -332,7 +344,8 @@ def end_run(connection: Connection, run_id: int, now: float) -> bool:
 
 
 def release_dead(connection: Connection, owner: str) -> int:
-    """Frees every chunk another owner holds. Only for a ledger that one process has to itself (SQLite)."""
+    """Expire the leases of all other owners. Only for a ledger that one process has to itself (SQLite). Return how
+    many."""
     return connection.execute(
         update(table)
         .where(table.c.open == 1, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
@@ -341,6 +354,7 @@ def release_dead(connection: Connection, owner: str) -> int:
 
 
 def load(connection: Connection, chunk_id: int) -> Chunk | None:
+    """Return a chunk without a lease; None when there is no such chunk."""
     found = connection.execute(select(table).where(table.c.id == chunk_id)).first()
     return None if found is None else _unpack(found)
 

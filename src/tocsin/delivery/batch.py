@@ -1,4 +1,4 @@
-"""What goes to whoever does the sending, and what comes back: values that may cross to another process."""
+"""A batch: the messages of one window for one lane, and their result. Values that may cross to another process."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ AT_ONCE = 256  # messages of one batch under way, at most; a pool has its own bo
 
 
 class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
-    """One message to come: for which recipient of the chunk, to which device. profile: JSON, "" when the content does
-    not look at it."""
+    """A message before it is rendered. position: of its recipient in the chunk. device_id: in the ledger; 0 for a
+    mailbox or number. profile: JSON, "" when the content does not read it."""
 
     position: int
     device_id: int
@@ -28,7 +28,7 @@ class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BatchContext(msgspec.Struct, frozen=True, array_like=True):
-    """What all messages of a chunk share. content: `Content` as JSON. secret: what push ids are signed with."""
+    """What all messages of a chunk share. content: `Content` as JSON. secret: signs push ids."""
 
     account_id: str
     chunk_id: int
@@ -68,8 +68,9 @@ class BatchResult(msgspec.Struct, frozen=True, array_like=True):
 SendMessage = Callable[[Message], Awaitable[Receipt]]
 
 
-async def send_batch(batch: Batch, hand_over: SendMessage, at_once: int = AT_ONCE) -> dict[int, Receipt]:
-    """Renders every message of a batch and hands it over, so many at once. Answers what was not simply accepted."""
+async def send_batch(batch: Batch, send: SendMessage, at_once: int = AT_ONCE) -> dict[int, Receipt]:
+    """Render and send every message of a batch, `at_once` at a time. Return the receipts of those not accepted, by
+    place."""
     answers: dict[int, Receipt] = {}
     renderer, context, platform = compiled(batch.context.content), batch.context, batch.platform
     messages = iter(enumerate(batch.messages))
@@ -82,7 +83,7 @@ async def send_batch(batch: Batch, hand_over: SendMessage, at_once: int = AT_ONC
             except (Unrenderable, msgspec.DecodeError) as error:
                 answers[place] = Receipt(outcome=Outcome.REFUSED, code=f"template: {error}")
                 continue
-            receipt = await hand_over(message)
+            receipt = await send(message)
             if receipt.outcome is not Outcome.ACCEPTED:
                 answers[place] = receipt
 
@@ -91,13 +92,14 @@ async def send_batch(batch: Batch, hand_over: SendMessage, at_once: int = AT_ONC
 
 
 def read_profile(text: str) -> dict[str, object]:
+    """Return a profile from its JSON; empty for ""."""
     profile: dict[str, object] = msgspec.json.decode(text) if text else {}
     return profile
 
 
 @functools.lru_cache(maxsize=64)
 def compiled(content: bytes) -> Renderer:
-    """The templates of a content, compiled once for all chunks of a campaign."""
+    """Return the compiled templates of a content; cached for the chunks of a campaign."""
     return Renderer(msgspec.json.decode(content, type=Content))
 
 

@@ -1,4 +1,4 @@
-"""Stops the line before harm: breaker, brake, storm and ramp of one lane. Pure: answers and the clock are given.
+"""The circuit breaker of a lane: stops it before wrong settings cost addresses. Pure: answers and the clock are given.
 
 With a wrong setting a vendor says to everybody what it says to a dead address: APNs answers `BadDeviceToken` in the
 wrong environment. Believed, that empties a list of devices within minutes. So such answers are weighed against those
@@ -32,7 +32,7 @@ _ACCEPTED = Outcome.ACCEPTED
 
 
 class BreakerRules(msgspec.Struct, frozen=True):
-    """What the operator decides. trusted: addresses called dead really are, however many. slow_start_seconds: how long
+    """What the operator decides. trusted: addresses called dead are dead, however many. slow_start_seconds: how long
     a lane takes to get back to its rate after a pause; 0: none."""
 
     trusted: bool = False
@@ -43,7 +43,7 @@ NO_RULES = BreakerRules()
 
 
 class SlidingWindow:
-    """Which of the last `size` answers were of one kind; answers have numbers that only grow."""
+    """Counts answers of one kind among the last `size`; answers are numbered upwards."""
 
     __slots__ = ("_at", "_size")
 
@@ -52,24 +52,24 @@ class SlidingWindow:
         self._size = size
 
     def add(self, at: int) -> int:
-        """Marks answer `at`; how many of the last `size` up to it are marked."""
-        marks = self._at
-        marks.append(at)
-        while marks[0] <= at - self._size:
-            marks.popleft()
-        return len(marks)
+        """Add answer number `at`. Return how many of the last `size` answers up to it were added."""
+        numbers = self._at
+        numbers.append(at)
+        while numbers[0] <= at - self._size:
+            numbers.popleft()
+        return len(numbers)
 
     def clear(self) -> None:
         self._at.clear()
 
 
 class CircuitBreaker:
-    """Weighs each answer of a vendor against those before it. One for each lane, called once for each real answer, in
+    """Weighs each answer of a vendor against those before it. One a lane; called once for each answer of the vendor, in
     the order they come.
 
     tripped: the breaker is open; until `stopped_until` nothing should be sent, afterwards a few probes.
     braking: so many addresses are called dead that none is forgotten any more.
-    silent: the vendor does not answer, and has not since.
+    silent: the vendor hangs; no answer has come since that was found.
     """
 
     def __init__(self, rules: BreakerRules = NO_RULES):
@@ -100,8 +100,8 @@ class CircuitBreaker:
         return not self.tripped and self._accepted > max(self._start, self._seen - SAMPLE)
 
     def judge(self, receipt: Receipt, now: float) -> Receipt:
-        """The answer as it has to be acted on: itself, or the same code with a milder outcome. `now`: epoch seconds at
-        which it came."""
+        """Return the receipt to act on: the given one, or one with the same code and a milder outcome. now: epoch
+        seconds at which it came."""
         if receipt.outcome is _ACCEPTED:  # 15,000 times a second
             self._seen = self._accepted = self._seen + 1
             if self.silent:
@@ -158,8 +158,8 @@ class CircuitBreaker:
         self._probes = 0
 
     def _deny(self, receipt: Receipt, now: float) -> Receipt:
-        """Its recipient waits a minute longer than the lane: the probes after a stop have to be others, or a few dead
-        addresses at the head of a list would keep a good lane closed."""
+        """Return a denial that waits a minute longer than the lane: the probes after a stop have to be other
+        recipients, or a few dead addresses at the head of a list would keep a good lane closed."""
         wait = max(self.stopped_until - now, 0.0) + LANE_PAUSE
         return msgspec.structs.replace(
             receipt, outcome=Outcome.DENIED, scope=Scope.LANE, retry_after=wait, detail=self._reason
@@ -181,8 +181,8 @@ class CircuitBreaker:
         return receipt
 
     def _weigh_silent(self, receipt: Receipt) -> Receipt:
-        """A vendor that hangs makes everybody unknown: the lane pauses, and then asks with one message at a time. The
-        message itself stays unknown."""
+        """Pause the lane when a vendor hangs, since it would make everybody unknown; then one message at a time
+        asks. The message itself stays unknown."""
         at = self._seen + self._rest
         count = self._silent.add(at)
         if not self.silent and (count < SILENT or count * 2 <= min(at - self._heard_since, STORM_SAMPLE)):

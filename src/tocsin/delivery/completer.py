@@ -1,4 +1,4 @@
-"""Stage 4 of 7, its end: what became of chunks is recorded in blocks, and then they are closed.
+"""The completer: records the outcomes of delivered chunks in blocks, then closes the chunks.
 
 An insert costs the facts store about the same for one chunk and for ten (measured: 46 µs a row in blocks of 1,000, 7 in
 blocks of 50,000), so chunks wait a moment for each other while more are on their way.
@@ -28,20 +28,20 @@ TROUBLE_SECONDS = 5.0  # before chunks that could not be recorded are taken agai
 
 
 class DeliveredChunk(msgspec.Struct, frozen=True):
-    """A chunk of which nothing more is due now, still leased."""
+    """A chunk of which nothing more is due now. It is still leased: `heartbeat` renews the lease."""
 
     account: Account
     chunk: Chunk
     heartbeat: asyncio.Task[None] | None = None
 
     def stop_heartbeat(self) -> None:
-        """The lease is not renewed any more."""
+        """Stop renewing the lease."""
         if self.heartbeat is not None:
             self.heartbeat.cancel()
 
 
 class Completer:
-    """The chunks that wait to be recorded. `is_busy` says whether more are on their way."""
+    """Collects delivered chunks and completes them in blocks. is_busy: whether more are being delivered."""
 
     def __init__(self, ledger: Ledger, facts: Facts, clock: Callable[[], float], is_busy: Callable[[], bool]):
         self._ledger = ledger
@@ -54,22 +54,22 @@ class Completer:
         self._ended = False
 
     async def put(self, done: DeliveredChunk) -> None:
-        """Hands a chunk over; waits while too many are waiting already."""
+        """Add a chunk; wait while 2 × BLOCK chunks are waiting already."""
         await self._room.acquire()
         self._waiting.append(done)
         self._changed.set()
 
     def notify_idle(self) -> None:
-        """Somebody stopped being busy."""
+        """Say that `is_busy` may have changed."""
         self._changed.set()
 
     def end(self) -> None:
-        """Nothing more comes: `run` ends with the last chunk."""
+        """Let `run` end after the last chunk."""
         self._ended = True
         self._changed.set()
 
     async def run(self) -> None:
-        """Records and closes chunks until `end`."""
+        """Complete chunks until `end`."""
         loop = asyncio.get_running_loop()
         while not self._ended or self._waiting:
             if not self._waiting:
@@ -91,7 +91,8 @@ class Completer:
             return
 
     async def close(self, block: list[DeliveredChunk]) -> None:
-        """Records and lets go of chunks. What cannot be recorded stays open and is taken again."""
+        """Record the outcomes of a block and release its chunks. What cannot be recorded stays open and is leased
+        again."""
         recorded = True
         try:
             await record_outcomes(self._facts, [(done.account, done.chunk) for done in block])
@@ -100,7 +101,7 @@ class Completer:
             recorded = False
         again = self._clock() + TROUBLE_SECONDS
 
-        def let_go(connection: Connection) -> list[int]:
+        def release(connection: Connection) -> list[int]:
             now, ended = self._clock(), []
             for done in block:
                 due = done.chunk.next_due() if recorded else again
@@ -109,7 +110,7 @@ class Completer:
             return ended
 
         try:
-            for campaign in await self._ledger.write(let_go):
+            for campaign in await self._ledger.write(release):
                 log.info("campaign ended", campaign=campaign)
         except Exception:  # the lease runs out, and the chunk is taken again
             log.exception("chunks not closed", chunks=len(block))

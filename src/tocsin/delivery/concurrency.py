@@ -1,5 +1,5 @@
-"""How many chunks are delivered side by side. Who waits long for a vendor lends its place, so that a vendor that hangs
-delays nobody else's chunks."""
+"""How many chunks are delivered side by side. A task that waits long for a vendor lends its slot to another one, so
+that a vendor that hangs delays nobody else's chunks."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from enum import Enum
 
-BORROW_AFTER_SECONDS = 5.0  # of waiting for a vendor before a chunk's place is lent
-BORROWED_SLOTS = 16  # places, at most: each is a chunk in memory, and a window that a crash would make unknown
+BORROW_AFTER_SECONDS = 5.0  # of waiting for a vendor before the slot is lent
+BORROWED_SLOTS = 16  # at most: each is a chunk in memory, and a window that a crash would make unknown
 
 
 class Slot(Enum):
-    """Which chunks a task takes. `STEADY`: a run's before a request's, so that a flood of requests starves no run.
-    `ANY`: a request's first. `URGENT`: a request's only."""
+    """Which chunks a task takes. `STEADY`: those of runs before those of requests, so that a flood of requests
+    starves no run. `ANY`: those of requests first. `URGENT`: only those of requests."""
 
     STEADY = "steady"
     ANY = "any"
@@ -25,8 +25,8 @@ Work = Callable[[Slot], Awaitable[None]]
 
 
 class WorkerPool:
-    """Tasks that call `work` again and again until `stop`: so many, one of them steady, one more for urgent chunks
-    only, and one for each place that is lent."""
+    """Tasks that call `work` until `stop`: `size` of them, the first steady; one more for urgent chunks; and one for
+    each slot that is lent."""
 
     def __init__(self, size: int, work: Work):
         self._size = size
@@ -37,7 +37,7 @@ class WorkerPool:
         self._group: asyncio.TaskGroup | None = None
 
     def stop(self) -> None:
-        """No more calls; those under way are waited for."""
+        """Make no more calls; `run` waits for those under way."""
         self._stopping = True
 
     async def run(self) -> None:
@@ -48,7 +48,7 @@ class WorkerPool:
 
     @asynccontextmanager
     async def lending_slot(self) -> AsyncIterator[None]:
-        """Around a wait for a vendor: after a while somebody else works in the place of who waits."""
+        """Wrap a wait for a vendor: after BORROW_AFTER_SECONDS another task works in this one's slot."""
         timer = asyncio.get_running_loop().call_later(BORROW_AFTER_SECONDS, self._lend)
         try:
             yield
@@ -61,13 +61,13 @@ class WorkerPool:
         self._lent += 1
         if self._group is not None and self._extra < min(self._lent, BORROWED_SLOTS) and not self._stopping:
             self._extra += 1
-            self._group.create_task(self._help())
+            self._group.create_task(self._work_in_borrowed_slot())
 
     async def _repeat(self, slot: Slot) -> None:
         while not self._stopping:
             await self._work(slot)
 
-    async def _help(self) -> None:
+    async def _work_in_borrowed_slot(self) -> None:
         try:
             while not self._stopping and self._extra <= self._lent:
                 await self._work(Slot.ANY)

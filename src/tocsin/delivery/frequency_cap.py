@@ -1,7 +1,8 @@
-"""Frequency caps: how often one user is written to, and how fast a channel goes.
+"""Frequency caps: how many messages a user gets, and how fast a channel sends.
 
 A message is reserved in the transaction that claims it, and given back in the one that settles it as not sent. What may
-have been sent stays: a doubt counts against the cap, so nobody is over it. On two platforms it is one message.
+have been sent counts against the cap; only an unknown that will be resent gives its place back until it is claimed
+again. On two platforms it is one message.
 """
 
 from __future__ import annotations
@@ -20,19 +21,19 @@ from tocsin.store.rows import among, insert_new, upsert_rows
 DAY, MINUTE = 86_400.0, 60.0
 LONGEST = 90 * DAY
 SLOT = 10  # seconds of one slot of the throttle
-SLOTS = 300 // SLOT + 1  # looked at: the oldest is only partly within the five minutes, and counts as a whole
+SLOTS = 300 // SLOT + 1  # summed: the oldest is only partly within the five minutes, and counts as a whole
 LOCK = 0x746F6373  # of PostgreSQL's advisory locks: one claim under caps at a time
 
 table, rate_window = schema.reservation, schema.rate_window
 
 
 class LockNotAvailable(Exception):  # noqa: N818 - a moment later it will do
-    """Another process is at the caps. Waiting inside a transaction could be waiting for each other."""
+    """Another process holds the lock of the caps. Waiting for it inside a transaction could be a deadlock."""
 
 
 class CapRule(msgspec.Struct, frozen=True, kw_only=True):
-    """What holds for the messages of one chunk. message: the run or request. account, campaign: the caps, where they
-    are respected. throttle: messages in five minutes, where that is."""
+    """The caps of one chunk. message: names its run or request. account, campaign: caps, None when not respected.
+    throttle: messages in five minutes, None when unlimited."""
 
     account_id: str
     channel: str
@@ -44,7 +45,7 @@ class CapRule(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """One recipient about to be claimed, or claimed at a moment. platform: its code."""
+    """One recipient to be claimed, or claimed at `at`. platform: its code."""
 
     position: int
     user: int
@@ -53,14 +54,17 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class CapDecision(msgspec.Struct, frozen=True):
-    """Who is not claimed after all: for good, or until a moment."""
+    """The positions that are not claimed: dropped for good, by state; or held back until a time, in epoch seconds."""
 
     dropped: Mapping[int, State] = {}
     later: Mapping[int, float] = {}
 
 
 def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now: float) -> CapDecision:
-    """Reserves what the caps allow. Raises Busy: then nothing of the transaction may stay."""
+    """Reserve a place for each claim that the caps allow. Return the others.
+
+    Raises LockNotAvailable; the transaction has to be rolled back then.
+    """
     if connection.dialect.name == "postgresql" and not connection.scalar(
         text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}
     ):
@@ -88,8 +92,8 @@ def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now:
 
 
 def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) -> None:
-    """What was reserved for these was not sent. Their place in the throttle is free again, in the slot it was taken in:
-    in a later one it would outlive what it makes up for."""
+    """Free the places of claims that were not sent. A place in the throttle is freed in the slot it was taken in: in a
+    later one it would outlive what it makes up for."""
     returned = list(claims)
     if not returned:
         return
@@ -112,7 +116,7 @@ def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) ->
 
 
 def forget_old_reservations(connection: Connection, now: float) -> None:
-    """Forgets what no cap can ask for any more."""
+    """Delete reservations and slots older than any cap looks back."""
     connection.execute(delete(table).where(table.c.at < now - LONGEST))
     connection.execute(delete(rate_window).where(rate_window.c.slot < int(now) // SLOT - 2 * SLOTS))
 
@@ -121,7 +125,7 @@ Before = tuple[float, int, bool]  # when another message was reserved, its campa
 
 
 def _read_before(connection: Connection, rule: CapRule, users: set[int], now: float) -> dict[int, list[Before]]:
-    """What other messages are reserved for users, as far back as the caps look."""
+    """Return the other messages reserved for users, as far back as the caps look."""
     spans = [DAY * cap.days for cap in (rule.account, rule.campaign) if cap is not None and cap.most is not None]
     spans += [MINUTE * (cap.dwell_minutes or 0) for cap in (rule.account, rule.campaign) if cap is not None]
     rows = connection.execute(
@@ -138,7 +142,7 @@ def _read_before(connection: Connection, rule: CapRule, users: set[int], now: fl
 
 
 def _decide(rule: CapRule, before: Sequence[Before], now: float) -> State | None:
-    """Why a user gets no further message now; None when they may."""
+    """Return why a user gets no further message now; None when they may."""
     if rule.account is not None:
         times = [at for at, _, counted in before if counted]
         if _is_full(rule.account, times, now):
@@ -161,7 +165,7 @@ def _is_too_soon(cap: Cap, times: Iterable[float], now: float) -> bool:
 
 
 def _find_room(connection: Connection, rule: CapRule, now: float) -> tuple[int, float]:
-    """How many more the throttle lets through now, and when to ask again."""
+    """Return how many more messages the throttle allows now, and when its next slot begins."""
     slot = int(now) // SLOT
     used = connection.scalar(
         select(func.coalesce(func.sum(rate_window.c.used), 0)).where(
@@ -176,7 +180,7 @@ def _find_room(connection: Connection, rule: CapRule, now: float) -> tuple[int, 
 
 
 def _use(connection: Connection, rule: CapRule, count: int, at: float) -> None:
-    """Adds to the slot of a moment."""
+    """Add to the slot of `at`."""
     if not count:
         return
     same = {"account_id": rule.account_id, "channel": rule.channel, "slot": int(at) // SLOT}

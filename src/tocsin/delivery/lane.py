@@ -1,4 +1,4 @@
-"""A lane is one credential of one account. It pauses by itself; the lanes beside it go on."""
+"""A lane: one credential of one account. It pauses by itself; other lanes go on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 ACCEPTED = Outcome.ACCEPTED  # looked up once: it is asked 15,000 times a second
 
-PACE = 2500.0  # messages a second of one batch that are aimed at; four batches are under way
+PACE = 2500.0  # messages a second aimed at for one batch; four batches are in flight
 LEAST_AT_ONCE = 16
 
 # What the operator can do about a stop. Others end by themselves.
@@ -39,7 +39,7 @@ ADVICE = {
 
 class Lane:
     """One provider of one account, with its pause. A provider whose settings do not load is None: its messages wait for
-    the operator. Every answer goes through the lane's guard, which may stop it.
+    the operator. Every answer goes through the lane's circuit breaker, which may stop it.
 
     Settings are proven by one message before the others follow: after a start or a stop they go one at a time until an
     answer shows that the vendor means the addresses, not us.
@@ -57,7 +57,7 @@ class Lane:
         self.name = name
         self.provider = provider
         self.paused_until = 0.0
-        self.slow_start_from = 0.0  # the end of the last pause after which it climbs
+        self.slow_start_from = 0.0  # the end of the last pause; epoch seconds
         self._clock = clock
         self._breaker = CircuitBreaker(rules)
         self._slow_start = SlowStart(rules.slow_start_seconds)
@@ -71,8 +71,8 @@ class Lane:
         self._stopped: Counter[str] = Counter()
 
     async def send(self, message: Message) -> Receipt:
-        """Hands a message to the vendor, unless the lane is paused or the message's turn is too far: then it comes back
-        without a try spent. May wait LONGEST_TURN for its turn."""
+        """Send a message, unless the lane is paused or the message's turn is too far away: then it comes back as
+        throttled, which spends no try. May wait LONGEST_TURN for its turn."""
         if not self._proven:
             async with self._probe:
                 if not self._proven:
@@ -80,71 +80,71 @@ class Lane:
         return await self._hand_over(message)
 
     async def send_batch(self, batch: Batch) -> BatchResult:
-        """Renders and sends a batch; see `batch.send_batch`. Another process may have met the pause."""
+        """Render and send a batch; see `batch.send_batch`. The batch may bring a pause that another process met."""
         if batch.slow_start_from > self.slow_start_from:
-            self._climb(batch.slow_start_from)
+            self._begin_slow_start(batch.slow_start_from)
         started = time.monotonic()
         answers = await send_batch(batch, self.send, self._at_once)
         self._adapt(len(batch.messages), time.monotonic() - started)
         tally = {"accepted": self._accepted, **self._others}
-        sent = BatchResult(answers, self.paused_until, self.slow_start_from, tally, dict(self._stopped))
+        result = BatchResult(answers, self.paused_until, self.slow_start_from, tally, dict(self._stopped))
         self._accepted = 0
         self._others.clear()
         self._stopped.clear()
-        return sent
+        return result
 
     def _adapt(self, count: int, seconds: float) -> None:
-        """How many messages of a batch are under way at once: enough for PACE with the vendor's latency, and no more:
-        on loopback a message costs 57 µs with 32 under way and 92 µs with 256."""
+        """Adapt how many messages of a batch are in flight: enough for PACE at the vendor's latency, and no more: on
+        loopback a message costs 57 µs with 32 in flight and 92 µs with 256."""
         if count >= LEAST_AT_ONCE:
             latency = seconds * min(self._at_once, count) / count
             self._at_once = int(min(max(latency * PACE, LEAST_AT_ONCE), AT_ONCE))
 
     async def _hand_over(self, message: Message) -> Receipt:
-        if (held := self._look(self._clock())) is not None:
+        if (held := self._held_by_pause(self._clock())) is not None:
             return held
         if self._slow_start.climbing and (held := await self._wait_turn()) is not None:
             return held
         now = self._clock()
         if self.provider is None:
             receipt = Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
-            return self._heed(receipt, receipt, now)
+            return self._act_on(receipt, receipt, now)
         try:
             answer = await self.provider.send(message, now)
         except Exception:  # a bug of the provider: nobody knows whether the message went out
             log.exception("provider failed", account=self.account_id, provider=self.name)
             receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
-            return self._heed(receipt, receipt, now)
+            return self._act_on(receipt, receipt, now)
         now = self._clock()
         receipt = self._breaker.judge(answer, now)
         if answer.outcome is not ACCEPTED:
-            return self._heed(answer, receipt, now)
+            return self._act_on(answer, receipt, now)
         self._accepted += 1
         self._slow_start.count(now)
         if not self._proven:
             self._proven = not self._breaker.tripped
         return receipt
 
-    def _climb(self, since: float) -> None:
-        """After the pause that ends at `since` the lane climbs."""
+    def _begin_slow_start(self, since: float) -> None:
+        """Begin a slow start after the pause that ends at `since`."""
         self.slow_start_from = max(self.slow_start_from, since)
         self._slow_start.start()
 
-    def _look(self, now: float) -> Receipt | None:
-        """What a message gets that meets a pause."""
+    def _held_by_pause(self, now: float) -> Receipt | None:
+        """Return the receipt of a message that meets a pause; None when the lane is open."""
         return _held("lane paused", self.paused_until - now, Scope.LANE) if self.paused_until > now else None
 
     async def _wait_turn(self) -> Receipt | None:
-        """None once it is this message's turn; or what it gets instead."""
+        """Wait for this message's turn. Return None, or the receipt it gets instead."""
         wait = self._slow_start.delay(self._clock())
         if wait > LONGEST_TURN:
-            return _held("lane ramping", wait, Scope.DEVICE)
+            return _held("lane in slow start", wait, Scope.DEVICE)
         if wait > 0:
             await asyncio.sleep(wait)
-        return self._look(self._clock())
+        return self._held_by_pause(self._clock())
 
-    def _heed(self, answer: Receipt, receipt: Receipt, now: float) -> Receipt:
-        """Counts an answer other than accepted, and pauses the lane where the guard or the answer wants it."""
+    def _act_on(self, answer: Receipt, receipt: Receipt, now: float) -> Receipt:
+        """Count an answer other than accepted, and pause the lane where the breaker or the answer asks for it."""
         breaker = self._breaker
         self._others[answer.outcome.value] += 1
         doubtful = answer.suspect and not breaker.promising
@@ -156,9 +156,9 @@ class Lane:
             reason = receipt.outcome.value if receipt.scope is answer.scope else weighed
             self._pause(reason, now + pause, receipt, now)
             if receipt.outcome is not Outcome.DENIED:
-                self._climb(now + pause)
+                self._begin_slow_start(now + pause)
         if breaker.braking and not self._braking:
-            self._note("brake", receipt, now)
+            self._log_stop("brake", receipt, now)
         self._braking = breaker.braking
         return receipt
 
@@ -170,9 +170,9 @@ class Lane:
         self.paused_until = max(self.paused_until, until)
         if reason not in self._stops:  # once for all the answers of one window
             self._stops.add(reason)
-            self._note(reason, receipt, now)
+            self._log_stop(reason, receipt, now)
 
-    def _note(self, reason: str, receipt: Receipt, now: float) -> None:
+    def _log_stop(self, reason: str, receipt: Receipt, now: float) -> None:
         self._stopped[reason] += 1
         log.warning(
             "lane brakes" if reason == "brake" else "lane paused",
@@ -191,7 +191,7 @@ def _held(code: str, wait: float, scope: Scope) -> Receipt:
 
 
 class Lanes:
-    """The lanes of this process, made when first needed and anew when `tocsin provider …` changed their row."""
+    """The lanes of this process: made when first needed, and again after `tocsin provider …` changed their row."""
 
     def __init__(self, transport: Transport, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
         self._clock = clock
@@ -200,6 +200,7 @@ class Lanes:
         self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
 
     def get(self, credential: Credential) -> Lane:
+        """Return the lane of a credential."""
         key = (credential.account_id, credential.name)
         if key not in self._lanes or self._lanes[key][0] != credential.changed_at:
             self._lanes[key] = (credential.changed_at, self._make(credential))

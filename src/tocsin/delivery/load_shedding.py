@@ -1,4 +1,4 @@
-"""How much arrives at the fast door, so that delivery can leave it the right of way.
+"""Load shedding: how much `/1/send` accepts, so that delivery of requests can slow down for it.
 
 More people can be named in a second than any machine can send to. Then a backlog grows whatever delivery does, and time
 spent on it would be taken from the callers who wait for an answer.
@@ -10,7 +10,7 @@ HEAVY = 50_000  # recipients a second: three times what delivery does at its bes
 
 
 class LoadMeter:
-    """Recipients accepted of late, in this process."""
+    """Counts recipients accepted by this process, second by second."""
 
     def __init__(self) -> None:
         self._second = 0
@@ -18,12 +18,12 @@ class LoadMeter:
         self._before = 0
 
     def count(self, recipients: int, now: float) -> None:
-        """`now` is in seconds of any clock."""
+        """Add accepted recipients. now: seconds of any clock."""
         self._turn(now)
         self._now += recipients
 
     def is_heavy(self, now: float) -> bool:
-        """Whether this second or the last one brought more than HEAVY."""
+        """Return whether this second or the last one brought more than HEAVY recipients."""
         self._turn(now)
         return max(self._now, self._before) > HEAVY
 

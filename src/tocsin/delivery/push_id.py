@@ -10,12 +10,8 @@ import struct
 
 from tocsin.errors import Problem
 
-_ID = struct.Struct(">QH")
-
-
+_ID = struct.Struct(">QH")  # chunk id, position
 _LETTERS = 27
-
-
 _SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
 
 
@@ -25,14 +21,14 @@ def _sign(secret: bytes, what: bytes) -> bytes:
 
 
 def sign_push_id(secret: bytes, chunk_id: int, position: int) -> str:
-    """The id of one recipient's message: 27 letters of base64url."""
+    """Return the id of one recipient's message: 27 letters of base64url."""
     what = _ID.pack(chunk_id, position)
     signed = what + _sign(secret, what)
     return base64.urlsafe_b64encode(signed)[:_LETTERS].decode()
 
 
 def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
-    """(chunk id, position). Raises Problem for anything this server did not sign."""
+    """Return (chunk id, position). Raises Problem for an id this server did not sign."""
     try:
         raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
     except (ValueError, binascii.Error):
@@ -47,5 +43,5 @@ def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
 
 
 def unsubscribe_url(public_url: str, push_id: str) -> str:
-    """Where a mail's `List-Unsubscribe` leads (RFC 8058), "" when the server has no `public_url`."""
+    """Return the URL of a mail's `List-Unsubscribe` (RFC 8058); "" when the server has no `public_url`."""
     return f"{public_url}/u/{push_id}" if public_url else ""

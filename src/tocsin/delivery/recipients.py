@@ -1,4 +1,4 @@
-"""Who a claimed recipient is right now: devices, consent and profile, one query each for a whole window."""
+"""Recipients at the moment of their claim: devices, consent and profile, one query each for a whole window."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _add_address(connection: Connection, account_id: str, people: Iterable[Perso
 
 
 def find_zones(connection: Connection, account: Account, users: Sequence[int]) -> dict[int, tzinfo]:
-    """The time zones of users: their `Tz`, or the account's."""
+    """Return the time zones of users: the profile's `Tz`, or the account's."""
     table = schema.user
     rows = connection.execute(
         select(table.c.id, table.c.profile).where(
@@ -128,11 +128,13 @@ def find_addresses(person: Person | None, platform: str, *, every_device: bool) 
 def mark_gone(
     connection: Connection, account_id: str, gone: DeadAddresses, now: float, campaign_id: int = 0
 ) -> list[Row[Any]]:
-    """Forgets dead addresses that a message of this campaign found (0: a `/1/send` request). Answers the rows of the
-    devices that went by it: one that was registered again since we sent to it is left alone, and one that is gone
-    already does not go twice."""
+    """Mark addresses as dead that a message of a campaign found dead (campaign 0: a `/1/send` request).
+
+    Return the rows of the devices marked. A device that was registered again since the message was sent stays alive;
+    one that is dead already is not marked twice.
+    """
     device = schema.device
-    went: list[Row[Any]] = []
+    removed: list[Row[Any]] = []
     for user, addresses in gone.items():
         for device_id, address, code in addresses:
             if address.kind == "email":
@@ -141,7 +143,7 @@ def mark_gone(
                 upsert_rows(connection, device, [row], keys=("account_id", "kind", "token"))
                 continue
             same = (device.c.id == device_id, device.c.registered_at == address.registered_at)
-            going = update(device).where(*same, device.c.gone_at.is_(None)).returning(device)
+            mark = update(device).where(*same, device.c.gone_at.is_(None)).returning(device)
             values = {"gone_at": now, "gone_code": code[:128], "gone_user": device.c.user_id}
-            went.extend(connection.execute(going.values(values | {"gone_campaign": campaign_id})))
-    return went
+            removed.extend(connection.execute(mark.values(values | {"gone_campaign": campaign_id})))
+    return removed

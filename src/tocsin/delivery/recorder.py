@@ -1,5 +1,4 @@
-"""What became of a chunk's recipients and of the devices it found dead, as rows of facts. Writing them twice is writing
-them once."""
+"""Outcomes of recipients, and devices found dead, written as rows of facts. Writing them twice is writing them once."""
 
 from __future__ import annotations
 
@@ -21,8 +20,8 @@ NAMES = {int(state): outcome.value for state, outcome in OUTCOME_OF.items()}
 
 
 async def record_outcomes(facts: Facts, settled: Sequence[tuple[Account, Chunk]]) -> int:
-    """Stores every final recipient of some chunks, in one block; the rows' key is the chunk and the position. Answers
-    how many they are."""
+    """Insert every final recipient of some chunks as one block; the rows' key is the chunk and the position. Return how
+    many rows that were."""
 
     def gather() -> list[list[Any]]:
         columns: list[list[Any]] = [[] for _ in COLUMNS["outcome"]]
@@ -37,8 +36,8 @@ async def record_outcomes(facts: Facts, settled: Sequence[tuple[Account, Chunk]]
 
 
 async def record_uninstalled(facts: Facts, account: Account, devices: Iterable[LedgerRow[Any]]) -> None:
-    """Raises `App Uninstalled` for rows of the ledger's `device` that went. CleverTap raises it when a vendor answers a
-    push with a token that is registered no more. It is an event of whoever had the device then, at that moment."""
+    """Insert an `App Uninstalled` event for each device (rows of the ledger's `device`) that a vendor called dead.
+    CleverTap has it when a vendor answers a push with «not registered». Its user is the one who had the device then."""
     await facts.insert("event", [_uninstalled_row(account, device) for device in devices])
 
 
@@ -50,7 +49,7 @@ def _uninstalled_row(account: Account, device: LedgerRow[Any]) -> Row:
 
 
 def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
-    """The columns of `outcome` for one chunk, as `COLUMNS` has them."""
+    """Return the columns of `outcome` for one chunk, in the order of `COLUMNS`."""
     states = chunk.states
     places: Sequence[int] = range(len(states))
     if not chunk.settled:
@@ -63,8 +62,8 @@ def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
         note = chunk.notes[places[index]]
         codes[index] = note.code
         if note.at:
-            ats[index] = moment = datetime.fromtimestamp(int(note.at), UTC)
-            days[index] = moment.astimezone(account.zone).date()
+            ats[index] = settled_at = datetime.fromtimestamp(int(note.at), UTC)
+            days[index] = settled_at.astimezone(account.zone).date()
     for index in suppressed:
         codes[index] = reason_of(states[places[index]])
     return [

@@ -1,4 +1,4 @@
-"""When to try again, when to give up, how long to pause. Pure: the clock and the random are given."""
+"""Retry: when to try again, when to give up, how long a lane pauses. Pure: the clock and the random are given."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ PAUSING = (Outcome.THROTTLED, Outcome.UNAVAILABLE, Outcome.UNKNOWN)
 
 
 class RetryPolicy(msgspec.Struct, frozen=True):
-    """floor: seconds before the first retry at least. retries: after the first attempt."""
+    """floor: least seconds before the first retry. retries: attempts after the first one."""
 
     floor: float
     retries: int
 
 
 class Decision(msgspec.Struct, frozen=True):
-    """What becomes of a recipient after an attempt. `tries` are those spent; `not_before` is for WAITING."""
+    """The state of a recipient after an attempt. tries: spent so far. not_before: epoch seconds, for WAITING."""
 
     state: State
     tries: int
@@ -42,10 +42,12 @@ def decide(
     *,
     resend: bool = False,
 ) -> Decision:
-    """Final, or waiting for a time. Being throttled or denied spends no try; a message never outlives `expires_at`.
+    """Decide whether a recipient is final or waits for a retry.
 
-    tries: spent before this attempt. random: uniform in [0, 1), for the jitter. resend: what nobody knows about is sent
-    again, while tries and time last; when they are over it stays unknown.
+    Being throttled or denied spends no try; a message never outlives `expires_at`.
+
+    tries: spent before this attempt. random: uniform in [0, 1), for the jitter. resend: an unknown
+    result is retried while tries and time last; when they are over it stays unknown.
     """
     match receipt.outcome:
         case Outcome.ACCEPTED:
@@ -58,7 +60,7 @@ def decide(
                 return Decision(State.WAITING, tries + 1, now + delay)
             return Decision(State.UNKNOWN, tries + 1)
         case Outcome.THROTTLED | Outcome.DENIED:
-            return _wait(now + _asked(receipt), tries, expires_at)
+            return _wait(now + _asked_wait(receipt), tries, expires_at)
         case Outcome.UNAVAILABLE if receipt.scope is Scope.LANE:
             # Nobody's message can go: an outage of an hour must not use up everybody's tries.
             return _wait(now + lane_pause(receipt), tries, expires_at)
@@ -72,7 +74,7 @@ def decide(
 
 
 def retry_delay(asked: float | None, tries: int, floor: float, random: float, left: float = math.inf) -> float:
-    """Seconds before the retry after `tries` tries: `max(floor, asked) + random × floor × 2^tries`.
+    """Return the seconds before the retry after `tries` tries: `max(floor, asked) + random × floor × 2^tries`.
 
     Full jitter (AWS, «Exponential backoff and jitter») is any time from 0 to the doubled bound, which keeps a thousand
     messages from coming back in the same second. But FCM wants nothing sooner than 10 s, and a vendor gets the time it
@@ -86,13 +88,13 @@ def retry_delay(asked: float | None, tries: int, floor: float, random: float, le
 
 
 def lane_pause(receipt: Receipt) -> float:
-    """Seconds the whole credential has to pause after this answer; 0 for none."""
+    """Return the seconds the whole credential has to pause after this receipt; 0 for none."""
     whole = receipt.scope is Scope.LANE and receipt.outcome in PAUSING
-    return _asked(receipt) if whole or receipt.outcome is Outcome.DENIED else 0.0
+    return _asked_wait(receipt) if whole or receipt.outcome is Outcome.DENIED else 0.0
 
 
-def _asked(receipt: Receipt) -> float:
-    """What the vendor asked for, within reason: «Retry-After: 0» must not make a loop of it."""
+def _asked_wait(receipt: Receipt) -> float:
+    """Return the wait the vendor asked for, from 1 s to an hour: «Retry-After: 0» must not make a busy loop."""
     wait = receipt.retry_after if receipt.retry_after is not None else LANE_PAUSE
     return min(max(wait, SHORTEST_WAIT), LONGEST_WAIT)
 

@@ -1,7 +1,7 @@
-"""A process that only sends: it renders, signs and hands over what the server has claimed, and knows no store.
+"""A sender: a process that renders, signs and sends what the worker has claimed. It opens no store.
 
-The server writes batches to its socket and reads what came of them. When the server goes, however it goes, the socket
-ends and so does the process: what it had under way is claimed in the ledger, and reported as unknown there.
+The worker writes batches to its socket and reads their results. When the worker's process ends, for whatever reason,
+the socket closes and the sender exits: what it had in flight is claimed in the ledger, and reported as unknown there.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class SenderRequest(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SenderReply(msgspec.Struct, frozen=True, array_like=True):
-    """What came of it; None after a bug: nobody knows what was handed over."""
+    """The result of a batch; None after a bug: nobody knows what was sent."""
 
     number: int
-    sent: BatchResult | None
+    result: BatchResult | None
 
 
 def main(descriptor: int, rules: BreakerRules) -> None:
@@ -67,11 +67,11 @@ async def _serve(sock: socket.socket, rules: BreakerRules) -> None:
 
         async def run(request: SenderRequest) -> None:
             try:
-                sent: BatchResult | None = await lanes.get(request.credential).send_batch(request.batch)
+                result: BatchResult | None = await lanes.get(request.credential).send_batch(request.batch)
             except Exception:
                 log.exception("a batch broke off", provider=request.credential.name)
-                sent = None
-            write_frame(writer, encoder.encode(SenderReply(request.number, sent)))
+                result = None
+            write_frame(writer, encoder.encode(SenderReply(request.number, result)))
             await writer.drain()
 
         while frame := await read_frame(reader):
@@ -82,7 +82,7 @@ async def _serve(sock: socket.socket, rules: BreakerRules) -> None:
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """The next frame; empty at the end."""
+    """Return the next frame; empty at the end of the stream."""
     try:
         (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
         return await reader.readexactly(size)
@@ -91,6 +91,7 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
 
 
 def write_frame(writer: asyncio.StreamWriter, content: bytes) -> None:
+    """Write a frame: its length in four bytes, big-endian, then the content."""
     writer.write(LENGTH.pack(len(content)))
     writer.write(content)
 

@@ -1,6 +1,5 @@
-"""The senders of a server: processes that send, so that the server's own interpreter is free to claim and settle.
-
-With none, the server sends by itself. Either way a `Road` carries batches and says what came of them.
+"""The sender pool: processes that send, so that the worker's own interpreter is free to claim and settle. A pool of 0
+sends in the worker's process.
 """
 
 from __future__ import annotations
@@ -35,10 +34,10 @@ LOST = Receipt(outcome=Outcome.UNKNOWN, code="sender lost")
 
 
 class SenderProcess:
-    """One process, started when first needed and again after it died."""
+    """One sender process, as the worker sees it: started when first needed, and again after it died."""
 
     def __init__(self, rules: BreakerRules) -> None:
-        self.busy = 0
+        self.batches = 0  # in flight
         self._rules = rules
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[BatchResult | None]] = {}
@@ -48,23 +47,23 @@ class SenderProcess:
         self._starting = asyncio.Lock()
 
     async def send_batch(self, credential: Credential, batch: Batch) -> BatchResult:
-        """What came of a batch. When the process dies under it nobody knows."""
-        self.busy += 1
+        """Send a batch. When the process dies or hangs meanwhile, every message of it is unknown."""
+        self.batches += 1
         try:
             writer = await self._start()
             number = next(self._numbers)
-            self._waiting[number] = asked = asyncio.get_running_loop().create_future()
+            self._waiting[number] = reply = asyncio.get_running_loop().create_future()
             write_frame(writer, msgspec.msgpack.encode(SenderRequest(number, credential, batch)))
-            with contextlib.suppress(ConnectionError):  # the reader answers for what was waiting
+            with contextlib.suppress(ConnectionError):  # `_read` ends what was waiting
                 await writer.drain()
-            sent = await asyncio.wait_for(asked, BATCH_SECONDS)
+            result = await asyncio.wait_for(reply, BATCH_SECONDS)
         except TimeoutError:
             log.error("a sender hangs and is ended", provider=credential.name)
             await self.aclose()
-            sent = None
+            result = None
         finally:
-            self.busy -= 1
-        return sent or BatchResult(dict.fromkeys(range(len(batch.messages)), LOST))
+            self.batches -= 1
+        return result or BatchResult(dict.fromkeys(range(len(batch.messages)), LOST))
 
     async def _start(self) -> asyncio.StreamWriter:
         async with self._starting:
@@ -91,21 +90,21 @@ class SenderProcess:
         decoder = msgspec.msgpack.Decoder(SenderReply)
         while frame := await read_frame(reader):
             reply = decoder.decode(frame)
-            asked = self._waiting.pop(reply.number, None)
-            if asked is not None and not asked.done():
-                asked.set_result(reply.sent)
+            waiter = self._waiting.pop(reply.number, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(reply.result)
         writer.close()
         if self._writer is writer:
             self._writer = None
         if self._waiting:
-            log.error("a sender died; what it had under way is unknown", batches=len(self._waiting))
+            log.error("a sender died; what it had in flight is unknown", batches=len(self._waiting))
         while self._waiting:
-            _, asked = self._waiting.popitem()
-            if not asked.done():
-                asked.set_result(None)
+            _, waiter = self._waiting.popitem()
+            if not waiter.done():
+                waiter.set_result(None)
 
     async def aclose(self) -> None:
-        """Ends the process; what it has under way is unknown."""
+        """End the process; what it has in flight is unknown."""
         writer, process, reading = self._writer, self._process, self._reading
         self._writer = self._process = self._reading = None
         if writer is not None:
@@ -119,51 +118,51 @@ class SenderProcess:
 
 
 class RemoteSender:
-    """A sender by way of the senders."""
+    """Sends one credential's batches through sender processes. Knows of a pause from their replies."""
 
-    def __init__(self, senders: list[SenderProcess], credential: Credential):
+    def __init__(self, processes: list[SenderProcess], credential: Credential):
         self.name = credential.name
         self.paused_until = 0.0
         self.slow_start_from = 0.0
         self.credential = credential
-        self._senders = senders
+        self._processes = processes
 
     async def send_batch(self, batch: Batch) -> BatchResult:
-        """Hands a batch to the process with the least to do."""
-        process = min(self._senders, key=lambda one: one.busy)
+        """Send a batch through the process with the fewest in flight."""
+        process = min(self._processes, key=lambda one: one.batches)
         if self.slow_start_from:
             batch = msgspec.structs.replace(batch, slow_start_from=self.slow_start_from)
-        sent = await process.send_batch(self.credential, batch)
-        self.paused_until = max(self.paused_until, sent.paused_until)
-        self.slow_start_from = max(self.slow_start_from, sent.slow_start_from)
-        return sent
+        result = await process.send_batch(self.credential, batch)
+        self.paused_until = max(self.paused_until, result.paused_until)
+        self.slow_start_from = max(self.slow_start_from, result.slow_start_from)
+        return result
 
 
 class SenderPool:
-    """The senders of every account, over so many senders; 0: in this process."""
+    """The senders of every account, over `processes` sender processes; 0: in this process."""
 
-    def __init__(self, ledger: Ledger, senders: int, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
+    def __init__(self, ledger: Ledger, processes: int, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
         self._ledger = ledger
-        self._senders = [SenderProcess(rules) for _ in range(senders)]
+        self._processes = [SenderProcess(rules) for _ in range(processes)]
         self._transport = Transport()
         self._lanes = Lanes(self._transport, clock, rules)
-        self._routes: dict[tuple[str, str], RemoteSender] = {}
+        self._remote: dict[tuple[str, str], RemoteSender] = {}
 
     async def for_account(self, account_id: str) -> Mapping[str, Lane | RemoteSender]:
-        """An account's senders by platform. A platform without one has no provider set."""
+        """Return an account's senders by platform. A platform without one has no provider set."""
         credentials = await self._ledger.read(lambda connection: read_credentials(connection, account_id))
         return {BY_NAME[one.name].platform: self._find(one) for one in credentials}
 
     def _find(self, credential: Credential) -> Lane | RemoteSender:
-        if not self._senders:
+        if not self._processes:
             return self._lanes.get(credential)
         key = (credential.account_id, credential.name)
-        if key not in self._routes or self._routes[key].credential != credential:
-            self._routes[key] = RemoteSender(self._senders, credential)
-        return self._routes[key]
+        if key not in self._remote or self._remote[key].credential != credential:
+            self._remote[key] = RemoteSender(self._processes, credential)
+        return self._remote[key]
 
     async def aclose(self) -> None:
-        """Ends every process and closes every connection."""
-        for process in self._senders:
+        """End every process and close every connection."""
+        for process in self._processes:
             await process.aclose()
         await self._transport.aclose()

@@ -17,12 +17,12 @@ IDLE = 60.0  # seconds without an accepted answer: what was measured before is a
 
 
 class SlowStart:
-    """How fast a lane may go after a pause: its rate climbs in a line from a twentieth of its peak to the peak, then it
-    is free (FCM: from 0 to the peak in no less than 60 s).
+    """How fast a lane may go after a pause: its rate grows linearly from a twentieth of its peak to the peak, then it
+    is not limited (FCM: from 0 to the peak in no less than 60 s).
 
-    The peak is the most that was accepted in one second of the last stretch: since the climb before, or since a minute
-    without anything. A pause in the middle of a climb begins it anew, towards the same peak. The line begins with the
-    first message, not with the end of the pause: nobody may be there to send.
+    The peak is the most that was accepted in one second of the last stretch: since the last slow start, or since a
+    minute without anything. A pause in the middle of a slow start begins it again, towards the same peak. The line
+    begins with the first message, not with the end of the pause: nobody may be there to send.
     """
 
     def __init__(self, seconds: float):
@@ -38,7 +38,7 @@ class SlowStart:
         self._turned_away = 0.0
 
     def count(self, now: float) -> None:
-        """One message was accepted."""
+        """Count one accepted message."""
         second = now // 1.0
         if second != self._second:
             self._most = 0 if second - self._second > IDLE else max(self._most, self._count)
@@ -46,7 +46,7 @@ class SlowStart:
         self._count += 1
 
     def start(self) -> None:
-        """The lane pauses: afterwards it climbs."""
+        """Begin a slow start with the next message; the lane pauses now."""
         if self._seconds <= 0:
             return
         if not self.climbing:
@@ -57,8 +57,8 @@ class SlowStart:
         self._most = self._count = 0
 
     def delay(self, now: float) -> float:
-        """Seconds until the next message may go. Up to LONGEST_TURN the turn is taken. If it were longer the message
-        has to come back after that time: then no turn is taken, and those who ask are spread over the rest of the line.
+        """Return the seconds until the next message may go. Up to LONGEST_TURN the turn is taken. A longer one is not
+        taken: the message has to come back after that time, and such messages are spread over the rest of the line.
         """
         if self._began is None or now < self._began:
             self._began = now
@@ -76,11 +76,11 @@ class SlowStart:
         return self._reach(self._turned_away) - elapsed
 
     def _height(self, elapsed: float) -> float:
-        """How many messages the line allows in its first seconds: the integral of the rate."""
+        """Return how many messages the line allows in its first `elapsed` seconds: the integral of the rate."""
         return self._peak * elapsed * (FIRST_STEP + (1 - FIRST_STEP) * elapsed / (2 * self._seconds))
 
     def _reach(self, height: float) -> float:
-        """After how many seconds the line allows so many messages; never later than its end."""
+        """Return after how many seconds the line allows `height` messages; at most its whole length."""
         if height <= 0:
             return 0.0
         slope = self._peak * (1 - FIRST_STEP) / (2 * self._seconds)

@@ -1,4 +1,4 @@
-"""Stage 4 of 7, its beginning: a due run asks for its audience once, and is frozen into chunks."""
+"""The audience snapshot: a due run asks for its audience once and becomes chunks of the queue."""
 
 from __future__ import annotations
 
@@ -32,10 +32,12 @@ RETRY_SECONDS = 30.0  # before a run that could not begin is tried again
 Pairs = Iterable[tuple[int, str]]
 
 
-async def snapshot_due_run(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
-    """Freezes the runs whose time has come: the audience is asked once, and its chunks, the state and the numbers are
-    one transaction, in which the next run of a recurring campaign is made too. One that is later than it may be is
-    missed. Answers how many runs began."""
+async def snapshot_due_runs(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
+    """Begin the runs that are due. Return how many began.
+
+    The audience is asked for once; its chunks, the run's state and numbers, and the next run of a recurring campaign
+    are one transaction. A run that is later than `late_minutes` is missed.
+    """
     begun = 0
     for run in await ledger.read(lambda connection: find_due(connection, now)):
         try:
@@ -56,7 +58,7 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     def write(connection: Connection) -> bool:
         values = {"ended_at": now} if late else {"frozen_at": now, "audience": count}
         if not move_run(connection, run.id, "missed" if late else "running", now, **values):
-            return False  # stopped, or frozen by somebody else, in the meantime
+            return False  # stopped, or begun by another process, in the meantime
         insert_next_run(connection, run, spec, account.zone)
         if late:
             return False
@@ -84,32 +86,32 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
 def _gather(
     ledger: Ledger, facts: Facts, account: Account, run: CampaignRow, spec: Spec, now: float, settings: Settings
 ) -> Mapping[Share, Recipients]:
-    """The audience, by what its recipients have in common. In a thread."""
+    """Return the audience by what its recipients have in common. Blocks: call it in a thread."""
     seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
     shares: dict[Share, Recipients] = {}
-    place = _placing(ledger, account, run, spec, now, seconds)
+    divide_by_time = _make_divider(ledger, account, run, spec, now, seconds)
     policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
     system = policy.control.percent if spec.system_control_group else 0.0
-    cohort = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
-    divided = bool(cohort.system or cohort.campaign or spec.variants)
+    control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
+    divided = bool(control.system or control.campaign or spec.variants)
     for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
-        for share, pairs in place(block):
-            for part, members in _divide(share, pairs, cohort, spec) if divided else ((share, pairs),):
+        for share, pairs in divide_by_time(block):
+            for part, members in _divide(share, pairs, control, spec) if divided else ((share, pairs),):
                 shares.setdefault(part, Recipients()).extend(members)
     return shares
 
 
-def _divide(share: Share, pairs: Pairs, cohort: ControlGroups, spec: Spec) -> Iterable[tuple[Share, Pairs]]:
-    """The recipients of a share by variant; those in a control group get nothing. A user is on every platform in the
-    same part."""
+def _divide(share: Share, pairs: Pairs, control: ControlGroups, spec: Spec) -> Iterable[tuple[Share, Pairs]]:
+    """Return the recipients of a share by variant; those in a control group get nothing. A user is in the same part on
+    every platform."""
     variants = [(one.name, one.percentage) for one in spec.variants]
     parts: dict[Share, list[tuple[int, str]]] = {}
     for pair in pairs:
         user = pair[0]
-        if share.state is State.WAITING and cohort.holds_back(user):
+        if share.state is State.WAITING and control.holds_back(user):
             part = msgspec.structs.replace(share, state=State.CONTROL_GROUP, not_before=0.0)
         elif variants:
-            name = pick_variant(cohort.account_id, cohort.campaign_id, user, variants)
+            name = pick_variant(control.account_id, control.campaign_id, user, variants)
             part = msgspec.structs.replace(share, variant=name)
         else:
             part = share
@@ -117,10 +119,10 @@ def _divide(share: Share, pairs: Pairs, cohort: ControlGroups, spec: Spec) -> It
     return parts.items()
 
 
-def _placing(
+def _make_divider(
     ledger: Ledger, account: Account, run: CampaignRow, spec: Spec, now: float, seconds: float
 ) -> Callable[[list[tuple[int, str]]], Iterable[tuple[Share, Pairs]]]:
-    """How a block of recipients is divided."""
+    """Return a function that divides a block of recipients by when each is due."""
     when = spec.when
     if when is None or run.local is None:
         everybody = Share(expires_at=now + seconds)

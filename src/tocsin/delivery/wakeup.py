@@ -1,4 +1,4 @@
-"""Wakes the loops of this process when there is work, so that polling can be slow."""
+"""Wake-ups: tell the loops of this process that there is work, so that they need not poll often."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import asyncio
 
 
 class Wakeup:
-    """Everybody who waits wakes when it rings. A ring that nobody waits for is not kept: loops also poll."""
+    """Wakes every waiter at once. A notification without a waiter is not kept: loops also poll."""
 
     def __init__(self) -> None:
-        self._rung: asyncio.Event = asyncio.Event()
+        self._event: asyncio.Event = asyncio.Event()
 
     def notify(self) -> None:
-        self._rung.set()
-        self._rung = asyncio.Event()
+        """Wake everybody who waits now."""
+        self._event.set()
+        self._event = asyncio.Event()
 
     async def wait(self, seconds: float) -> None:
-        """Returns at the next ring, after `seconds` at the latest."""
+        """Wait for the next notification, at most `seconds`."""
         try:
-            await asyncio.wait_for(self._rung.wait(), seconds)
+            await asyncio.wait_for(self._event.wait(), seconds)
         except TimeoutError:
             return
