@@ -23,7 +23,7 @@ from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import LIMIT, Report, judge, read_report
 from tocsin.feedback.mail import SOFT_DAYS, Feedback
 from tocsin.ingest import upload
-from tocsin.ingest.people import find_bounced
+from tocsin.ingest.subscription import find_bounced
 from tocsin.queue import Recipients, Share, insert_run_chunks
 from tocsin.store import schema
 from tocsin.store.facts import Facts

@@ -314,7 +314,7 @@ def upload(store: Ledger, account_id: str, *raws: dict[str, Any], now: float = N
     def write(connection: Connection) -> list[int]:
         people = People(connection, account_id, now)
         people.load(records)
-        users = [people.place(record) for record in records]
+        users = [people.apply(record) for record in records]
         people.save(users)
         return users
 

@@ -25,7 +25,7 @@ from tocsin.api.http import (
     require_json_type,
 )
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import EVENTS, record_interaction
+from tocsin.feedback.interactions import INTERACTIONS, record_interaction
 from tocsin.idempotency import BUSY_SECONDS, complete, keep, read_key, release
 from tocsin.repair import copy_all_profiles, record_again
 from tocsin.stats.results import backlog, count_labels, count_tag_groups
@@ -58,7 +58,7 @@ def record_routes(context: Context) -> Sequence[HTTPRouteHandler]:
 
     @post("/track/{kind:str}", status_code=200)
     async def track(request: HttpRequest, kind: str) -> Response[bytes]:
-        if kind not in EVENTS:
+        if kind not in INTERACTIONS:
             raise Problem("Not Found", code=404, status=404)
         body = read_object(await read_body(request, 4096), request.url.path)
         push_id = body.get("id")

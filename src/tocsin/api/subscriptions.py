@@ -15,9 +15,9 @@ from tocsin.ingest import event_row, hash_id, refresh_profiles
 from tocsin.ingest.subscription import (
     RECORDS,
     UNSUBSCRIBED,
-    Change,
-    apply_changes_of_address,
-    find_sharers,
+    AddressChange,
+    apply_address_changes,
+    find_users_with_addresses,
     read_changes,
 )
 
@@ -41,16 +41,16 @@ def subscription_routes(context: Context) -> Sequence[HTTPRouteHandler]:
     return [subscribe]
 
 
-async def _apply(context: Context, account: Account, changes: Sequence[Change]) -> None:
+async def _apply(context: Context, account: Account, changes: Sequence[AddressChange]) -> None:
     """In the ledger first, which claims ask; then the copies and events of those who have the addresses."""
     now = context.clock()
-    await context.ledger.write(lambda connection: apply_changes_of_address(connection, account.id, changes, now))
-    sharers = await find_sharers(context.facts, account.id, changes)
+    await context.ledger.write(lambda connection: apply_address_changes(connection, account.id, changes, now))
+    sharers = await find_users_with_addresses(context.facts, account.id, changes)
     await refresh_profiles(context.ledger, context.facts, account.id, sorted(sharers))
     rows = []
     for user, mine in sharers.items():
         for one in mine:
-            if one.leaves:
+            if one.opts_out:
                 kind = "Email" if one.kind == "email" else "SMS"
                 props = {
                     "Identity": one.address,

@@ -1,1 +1,1 @@
-"""Stage 3 of 7: what was asked for (campaigns, their runs, sends by identity), and when and to whom it is due."""
+"""Stage 3 of 7, campaign: what was asked for (campaigns, their runs, sends by identity), when it is due and to whom."""

@@ -1,4 +1,4 @@
-"""Campaigns and their runs in the ledger: insert, find, move, stop."""
+"""Campaigns and their runs in the ledger: inserted, found, moved from state to state, stopped."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, case, func, insert, select, text, update
+from sqlalchemy import Connection, Row, Select, case, func, insert, select, text, update
 
 from tocsin.campaign.schedule import begins_at, next_local
 from tocsin.campaign.spec import _STORED, LATEST_ID, Spec
 from tocsin.errors import Problem
 from tocsin.store import schema
 
-# state of a run → the states it may go to. Ended ones stay.
+# state of a run → the states it may go to
 RUN_STATES: Mapping[str, tuple[str, ...]] = {
     "scheduled": ("running", "stopped", "missed"),
     "running": ("completed", "stopped"),
     "completed": (),
     "stopped": (),
-    "missed": (),  # its time passed while nothing ran that could have begun it
+    "missed": (),  # its time passed while no worker was there to start it
 }
 
 
@@ -28,10 +28,10 @@ CampaignRow = Row[*tuple[Any, ...]]
 
 
 def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: float, zone: tzinfo = UTC) -> int:
-    """Writes a campaign and its first run, or its runs at several times, of which `zone` is the account's. Answers its
-    id: like an epoch second, unique, within signed 32 bits."""
+    """Insert a campaign with its first run, or with a run for each of its times in `zone`; return its id. Ids look like
+    epoch seconds, are unique over all accounts and fit signed 32 bits, for clients parse them as such."""
     table = schema.campaign
-    if connection.dialect.name == "postgresql":  # SQLite has one writer anyway
+    if connection.dialect.name == "postgresql":  # SQLite has one writer
         connection.execute(text("LOCK TABLE campaign IN EXCLUSIVE MODE"))
     last = connection.scalar(select(func.max(table.c.id))) or 0
     campaign_id = max(int(now), last + 1)
@@ -57,7 +57,7 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
 
 
 def insert_next_run(connection: Connection, run: CampaignRow, spec: Spec, zone: tzinfo) -> None:
-    """Writes the run after this one of a recurring campaign, unless it was the last."""
+    """Insert the run that follows this one of a recurring campaign, unless it is the last."""
     if spec.when is None or run.local is None:
         return
     local = next_local(spec.when, datetime.fromisoformat(run.local), run.number)
@@ -82,10 +82,10 @@ def _insert_run(
     )
 
 
-class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """A campaign and what its runs come to. state: of the run that says most of it. due_at: when the next run begins,
-    or when the last one did. audience: of all runs. frozen_at, ended_at: None until a run has begun, or all are over.
-    completed, missed: how many runs are."""
+class CampaignSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """A campaign and its runs in sum. state: the first of running, scheduled, stopped, completed, missed that any run
+    has. due_at: when the next run begins, or the last one did. audience: of all runs. frozen_at: None until a run has
+    begun. ended_at: None until all have ended. completed, missed: the number of such runs."""
 
     id: int
     name: str
@@ -100,8 +100,8 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     missed: int
 
 
-def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> Found:
-    """One campaign. Raises Problem when this account has none of that id."""
+def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> CampaignSummary:
+    """Return one campaign. Raise Problem 400 when this account has none of that id."""
     found = list_campaigns(connection, account_id, campaign_id=campaign_id)
     if not found:
         raise Problem("Invalid campaign id")
@@ -115,8 +115,19 @@ def list_campaigns(
     campaign_id: int | None = None,
     due: tuple[float, float] | None = None,
     limit: int = 1000,
-) -> Sequence[Found]:
-    """Campaigns, newest first; `due` is [from, to) in epoch seconds: those with a run in it, as of those runs."""
+) -> Sequence[CampaignSummary]:
+    """Return campaigns, newest first. due: [from, to) in epoch seconds; only runs that are due then are summed up, and
+    campaigns without one are left out."""
+    campaign, run = schema.campaign, schema.run
+    query = _summary_query().where(campaign.c.account_id == account_id).limit(limit)
+    if campaign_id is not None:
+        query = query.where(campaign.c.id == campaign_id)
+    if due is not None:
+        query = query.where(run.c.due_at >= due[0], run.c.due_at < due[1])
+    return [_summarize(row) for row in connection.execute(query)]
+
+
+def _summary_query() -> Select[Any]:
     campaign, run = schema.campaign, schema.run
 
     def of(state: str, what: Any = 1) -> Any:
@@ -124,7 +135,7 @@ def list_campaigns(
 
     states = [func.count(of(state)).label(state) for state in RUN_STATES]
     of_campaign = (campaign.c.id, campaign.c.name, campaign.c.channel, campaign.c.created_at)
-    query = (
+    return (
         select(
             *of_campaign,
             *states,
@@ -136,21 +147,14 @@ def list_campaigns(
             func.count(case((run.c.ended_at.is_(None), 1))).label("open"),
         )
         .join(run, run.c.campaign_id == campaign.c.id)
-        .where(campaign.c.account_id == account_id)
         .group_by(*of_campaign)
         .order_by(campaign.c.id.desc())
-        .limit(limit)
     )
-    if campaign_id is not None:
-        query = query.where(campaign.c.id == campaign_id)
-    if due is not None:
-        query = query.where(run.c.due_at >= due[0], run.c.due_at < due[1])
-    return [_found(row) for row in connection.execute(query)]
 
 
-def _found(row: CampaignRow) -> Found:
+def _summarize(row: CampaignRow) -> CampaignSummary:
     state = next(name for name in ("running", "scheduled", "stopped", "completed", "missed") if getattr(row, name))
-    return Found(
+    return CampaignSummary(
         id=row.id,
         name=row.name,
         channel=row.channel,
@@ -166,13 +170,15 @@ def _found(row: CampaignRow) -> Found:
 
 
 def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) -> Spec:
+    """Return the spec of a campaign, which must be in the ledger."""
     table = schema.campaign
     stored = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
     return _STORED.decode(stored or "")
 
 
 def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[CampaignRow]:
-    """Runs whose time has come: (id, account_id, campaign_id, due_at, local, number)."""
+    """Return scheduled runs whose time has come, the earliest first: (id, account_id, campaign_id, due_at, local,
+    number)."""
     run = schema.run
     return connection.execute(
         select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at, run.c.local, run.c.number)
@@ -183,12 +189,12 @@ def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Ca
 
 
 def postpone_run(connection: Connection, run_id: int, until: float) -> None:
-    """A run that could not begin is tried again later, so that it holds up nobody else's."""
+    """Hide a run that could not begin from `find_due` until then, so that it does not hold up others."""
     connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(retry_at=until))
 
 
 def move_run(connection: Connection, run_id: int, to: str, now: float, **values: Any) -> bool:
-    """Moves a run along the table of states; False when it is no longer where that can be done from."""
+    """Move a run to a state and set `values`. Return False when RUN_STATES does not allow that from where it is."""
     run = schema.run
     sources = [state for state, targets in RUN_STATES.items() if to in targets]
     done = connection.execute(
@@ -198,8 +204,8 @@ def move_run(connection: Connection, run_id: int, to: str, now: float, **values:
 
 
 def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now: float) -> str:
-    """Stops every run of a campaign that is scheduled or running; stopping it again changes nothing. What is already
-    with a vendor is not called back: workers see the state at their next claim. Answers the state it was in."""
+    """Stop every scheduled or running run of a campaign; return the state the campaign was in. A repeat changes
+    nothing. Messages that a worker has claimed are still sent: workers see the state at their next claim."""
     found = find_campaign(connection, account_id, campaign_id)
     run, chunk = schema.run, schema.chunk
     for row in connection.execute(select(run.c.id, run.c.state).where(run.c.campaign_id == campaign_id)).all():
@@ -207,7 +213,7 @@ def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now
             move_run(connection, row.id, "stopped", now, ended_at=now)
         elif row.state == "running":
             move_run(connection, row.id, "stopped", now)
-            # those that wait for a retry, or for their users' day, need not wait to be told
+            # Chunks that wait for a retry or their users' local time are due now, for a worker to settle as stopped.
             waiting = update(chunk).where(chunk.c.run_id == row.id, chunk.c.open == 1)
             connection.execute(waiting.values(not_before=now))
     return found.state

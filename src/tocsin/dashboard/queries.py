@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from tocsin.campaign.runs import Found, find_campaign, read_stored_spec
+from tocsin.campaign.runs import CampaignSummary, find_campaign, read_stored_spec
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import Spec
 from tocsin.content import Content
@@ -145,7 +145,7 @@ async def read_overview(ledger: Ledger, facts: Facts, account_id: str, now: floa
 async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, now: float) -> Detail | None:
     """One campaign of the account; None when it has none of that id."""
 
-    def read(connection: Connection) -> tuple[Found, Spec, dict[str, int]] | None:
+    def read(connection: Connection) -> tuple[CampaignSummary, Spec, dict[str, int]] | None:
         try:
             found = find_campaign(connection, account_id, campaign_id)
         except Problem:

@@ -12,9 +12,8 @@ from sqlalchemy import Connection, Row, select, update
 from tocsin.account import Account
 from tocsin.campaign.local_time import read_zone
 from tocsin.channels import CHANNELS, DEVICE_KINDS, Channel
-from tocsin.ingest.people import OPTED_OUT, find_bounced
 from tocsin.ingest.profile import read_address, wants
-from tocsin.ingest.subscription import find_unsubscribed
+from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_unsubscribed
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema

@@ -1,1 +1,1 @@
-"""Stage 6 of 7: what comes back: views, clicks, unsubscribes, bounces."""
+"""Stage 6 of 7, feedback: views, clicks, unsubscribes, bounces and complaints, recorded and applied."""

@@ -1,5 +1,8 @@
-"""What comes back names its message by the signed id in it (`wzrk_pid`; of a mail, its link and its envelope), which is
-its own permission. Views and clicks are recorded here; what changes a person is in `feedback.py`."""
+"""Views and clicks, and the sent message that a signed id names.
+
+A device or a mail server names its message by the signed id in it: `wzrk_pid` of a push, the unsubscribe link and the
+envelope address of a mail. The signature is the permission; nobody logs in. What changes a person is in `mail.py`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,13 @@ from tocsin.ingest import event_row
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-EVENTS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+# The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
+INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
 
 class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
-    """A message that this server sent: whose, to whom, and by what. campaign_id: 0 for a send by identity."""
+    """A message that this server sent. user: 0 when none was found. campaign_id: 0 for a send by identity. tag_group,
+    variant: "" for none."""
 
     account: Account
     chunk_id: int
@@ -35,12 +40,17 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event_id(self) -> int:
-        """The id of every event about this message: reported twice, it is one event."""
+        """The id of every event about this message.
+
+        The key of facts' `event` also holds the time of the report, in seconds: a view reported twice is two rows with
+        one id. The numbers count ids, so they count it once; a `where` counts rows, so «viewed at least twice» finds a
+        user who looked once.
+        """
         return self.chunk_id * 65536 + self.position
 
     @property
     def props(self) -> dict[str, Any]:
-        """What every event about this message says."""
+        """The properties of every event about this message."""
         return {
             "Campaign id": self.campaign_id,
             "Variant": self.variant or "default",
@@ -51,7 +61,8 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
-    """The message of a signed id. Raises Problem for one that is not ours."""
+    """Return the message of a signed id. Raise Problem 400 for an id that this server did not sign, or whose message it
+    does not have."""
     chunk_id, position = read_push_id(secret, push_id)
 
     def read(connection: Connection) -> SentMessage | None:
@@ -77,8 +88,8 @@ async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
 
 
 async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
-    """Stores a view or click as an event of the user. The event's id is the message's: reported twice, it counts once,
-    with the numbers it adds to."""
+    """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now`. Raise
+    Problem 400 for an id that is not ours."""
     sent = await find_sent(ledger, secret, push_id)
-    row = event_row(sent.account, EVENTS[kind], sent.user, now, sent.event_id, sent.props)
+    row = event_row(sent.account, INTERACTIONS[kind], sent.user, now, sent.event_id, sent.props)
     await facts.insert("event", [row])

@@ -1,10 +1,11 @@
-"""What comes back of a mail and changes something: unsubscribes, bounces, complaints.
+"""Unsubscribes, bounces and complaints about mails, applied to the user and recorded as events.
 
-Everything names its mail by the signed id, which only the recipient and the servers on the way have seen. It is
-permission for that recipient and nobody else: an address in a report is compared with theirs, never believed.
+Each names its mail by the signed id, which only the recipient and the mail servers on the way have seen. It permits
+changes to that recipient alone: an address in a report is compared with the recipient's, never used by itself.
 
-The person changes in the ledger first, then their copy in facts, then the event is written: a repeat after a crash
-finds no event and does the rest. A soft bounce is written before it is counted, for it counts itself.
+An opt-out changes the ledger, then the facts store's copy, and is recorded as an event last: a repeat after a crash
+finds no event and does the rest. A bounce is recorded first, since a soft one counts itself; a repeat finds the event
+and suppresses the address all the same.
 """
 
 from __future__ import annotations
@@ -25,40 +26,40 @@ from tocsin.feedback.bounce_report import Recipient, Report
 from tocsin.feedback.interactions import SentMessage, find_sent
 from tocsin.ingest import event_row, refresh_profiles
 from tocsin.ingest.consent import opt_out_of_email
-from tocsin.ingest.people import find_bounced
 from tocsin.ingest.profile import wants
 from tocsin.ingest.record import read_email
+from tocsin.ingest.subscription import UNSUBSCRIBED, find_bounced
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-UNSUBSCRIBED, BOUNCED, COMPLAINED = "Channel Unsubscribed", "Mail Bounced", "Mail Complained"
-SOFT_BOUNCES, SOFT_DAYS = 3, 30  # mails, and in how many days, until a full mailbox counts as dead
+BOUNCED, COMPLAINED = "Mail Bounced", "Mail Complained"
+SOFT_BOUNCES, SOFT_DAYS = 3, 30  # soft bounces within so many days count as a hard one
 NOT_OURS = "This is not the id of a mail this server sent."
 
-Result = Literal["hard", "soft", "refused", "complaint", "ignored"]
+ReportResult = Literal["hard", "soft", "refused", "complaint", "ignored"]
 
 
 class AppliedReport(msgspec.Struct, frozen=True):
-    """What became of a mail that came back. suppressed: its address gets no more mail, by this report or before."""
+    """What a report did. suppressed: the address gets no more mail, by this report or an earlier one."""
 
-    result: Result
+    result: ReportResult
     suppressed: bool = False
 
 
 class Feedback:
-    """Takes what comes back, of every account."""
+    """Applies unsubscribes and reports, for every account."""
 
     def __init__(self, ledger: Ledger, facts: Facts, secret: bytes):
         self._ledger = ledger
         self._facts = facts
         self._secret = secret
-        # Mail programs ask twice at once: who is second finds the event of the first.
-        self._turns: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
+        # Mail clients post twice at once: one at a time for each user, so the second finds the event of the first.
+        self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
 
     async def find_mail(self, push_id: str) -> SentMessage:
-        """The mail of an id. Raises Problem 404 for any other id, a push's too."""
+        """Return the mail of a signed id. Raise Problem 404 for any other id, a push's too."""
         try:
             sent = await find_sent(self._ledger, self._secret, push_id)
         except Problem:
@@ -68,30 +69,34 @@ class Feedback:
         return sent
 
     async def unsubscribe(self, push_id: str, now: float) -> None:
-        """Takes the consent to e-mail of whoever got this mail. Done again it changes nothing. Raises Problem 404."""
+        """Opt the recipient of this mail out of e-mail (RFC 8058); a repeat changes nothing. Raise Problem 404 for an
+        id that is no mail's."""
         await self._opt_out(await self.find_mail(push_id), now, {"Reason": "one-click unsubscribe"})
         metrics.FEEDBACK.labels(result="unsubscribed").inc()
 
     async def take_report(self, report: Report, now: float) -> AppliedReport:
-        """Does what a report asks for. Raises Problem 400 when it names no mail, and 404 when it names none of ours."""
-        taken = await self._take(report, now)
-        metrics.FEEDBACK.labels(result=taken.result).inc()
-        return taken
+        """Apply a bounce or complaint and return what it did. Raise Problem 400 when it names no mail, and 404 when it
+        names none of ours."""
+        applied = await self._apply(report, now)
+        metrics.FEEDBACK.labels(result=applied.result).inc()
+        return applied
 
-    async def _take(self, report: Report, now: float) -> AppliedReport:
+    async def _apply(self, report: Report, now: float) -> AppliedReport:
         if report.kind == "other":
             return AppliedReport("ignored")
         sent = await self._find_reported(report)
         if report.kind == "bounce":
             return await self._bounce(sent, report, now)
-        if report.feedback != "abuse":  # RFC 5965: fraud and virus are about the mail, RFC 6430: not-spam is praise
+        if report.feedback != "abuse":  # RFC 5965: fraud, virus; RFC 6430: not-spam. No complaints.
             return AppliedReport("ignored")
-        props = {"Type": "spam", "Reason": "complaint: abuse"}
-        await self._opt_out(sent, now, props)
-        async with self._turn(sent):
-            if not await self._is_raised(sent, COMPLAINED):
-                address = await self._ledger.read(lambda connection: _read_person(connection, sent)[0])
-                await self._raise(sent, COMPLAINED, now, {"Identity": address, "Feedback type": report.feedback})
+        return await self._complain(sent, report, now)
+
+    async def _complain(self, sent: SentMessage, report: Report, now: float) -> AppliedReport:
+        await self._opt_out(sent, now, {"Type": "spam", "Reason": "complaint: abuse"})
+        async with self._lock(sent):
+            if not await self._is_recorded(sent, COMPLAINED):
+                address = await self._ledger.read(lambda connection: _read_recipient(connection, sent)[0])
+                await self._record(sent, COMPLAINED, now, {"Identity": address, "Feedback type": report.feedback})
         return AppliedReport("complaint", suppressed=True)
 
     async def _find_reported(self, report: Report) -> SentMessage:
@@ -105,16 +110,16 @@ class Feedback:
         raise Problem(NOT_OURS, code=404, status=404)
 
     async def _bounce(self, sent: SentMessage, report: Report, now: float) -> AppliedReport:
-        address, _ = await self._ledger.read(lambda connection: _read_person(connection, sent))
+        address, _ = await self._ledger.read(lambda connection: _read_recipient(connection, sent))
         failure = report.worst(address)
         if failure is None or not failure.judgement:
             return AppliedReport("ignored")
-        # Of somebody who has another address by now, the report says nothing about that one.
+        # A recipient may have another address by now; the report says nothing about that one.
         named = [read_email(one) for one in report.addresses]
         present = bool(address) and (not named or address in named)
-        async with self._turn(sent):
-            if not await self._is_raised(sent, BOUNCED):
-                await self._raise(sent, BOUNCED, now, _bounce_props(failure, address if present else failure.address))
+        async with self._lock(sent):
+            if not await self._is_recorded(sent, BOUNCED):
+                await self._record(sent, BOUNCED, now, _bounce_props(failure, address if present else failure.address))
             dead = failure.judgement == "hard"
             if failure.judgement == "soft" and present:
                 dead = await self._count_soft(sent, address, now) >= SOFT_BOUNCES
@@ -123,6 +128,7 @@ class Feedback:
         return AppliedReport(failure.judgement, suppressed=present and dead)
 
     async def _suppress(self, sent: SentMessage, address: str, failure: Recipient, now: float) -> None:
+        """Mark the address as dead, once, and copy its user to the facts store."""
         code = f"{failure.judgement} bounce {failure.status}".strip()
 
         def mark(connection: Connection) -> None:
@@ -134,25 +140,25 @@ class Feedback:
         await refresh_profiles(self._ledger, self._facts, sent.account.id, [sent.user])
 
     async def _opt_out(self, sent: SentMessage, now: float, why: Mapping[str, Any]) -> None:
-        async with self._turn(sent):
-            address, willing = await self._ledger.read(lambda connection: _read_person(connection, sent))
-            raised = await self._is_raised(sent, UNSUBSCRIBED)
-            if raised and not willing:
+        async with self._lock(sent):
+            address, wanted = await self._ledger.read(lambda connection: _read_recipient(connection, sent))
+            recorded = await self._is_recorded(sent, UNSUBSCRIBED)
+            if recorded and not wanted:
                 return
             copies = await self._ledger.write(
                 lambda connection: opt_out_of_email(connection, sent.account.id, sent.user, now)
             )
             await self._facts.insert("profile", copies)
-            if not raised:
+            if not recorded:
                 props = _unsubscribe_props(sent, address) | dict(why)
                 row = event_row(sent.account, UNSUBSCRIBED, sent.user, now, sent.event_id, props)
                 await self._facts.insert("event", [row])
 
-    async def _raise(self, sent: SentMessage, name: str, now: float, props: Mapping[str, Any]) -> None:
+    async def _record(self, sent: SentMessage, name: str, now: float, props: Mapping[str, Any]) -> None:
         row = event_row(sent.account, name, sent.user, now, sent.event_id, sent.props | dict(props))
         await self._facts.insert("event", [row])
 
-    async def _is_raised(self, sent: SentMessage, name: str) -> bool:
+    async def _is_recorded(self, sent: SentMessage, name: str) -> bool:
         rows = await self._facts.query(
             "SELECT 1 FROM event WHERE account = {account:String} AND name = {name:String} AND user = {user:UInt32} "
             "AND id = {id:UInt64} LIMIT 1",
@@ -161,7 +167,7 @@ class Feedback:
         return bool(rows)
 
     async def _count_soft(self, sent: SentMessage, address: str, now: float) -> int:
-        """Mails to this address that bounced softly of late."""
+        """Count the mails to this address that bounced softly in the last SOFT_DAYS days."""
         rows = await self._facts.query(
             "SELECT uniqExact(id) FROM event WHERE account = {account:String} AND name = {name:String} "
             "AND user = {user:UInt32} AND at > toDateTime({since:UInt32}, 'UTC') "
@@ -176,12 +182,12 @@ class Feedback:
         )
         return int(rows[0][0])
 
-    def _turn(self, sent: SentMessage) -> asyncio.Lock:
-        return self._turns.setdefault((sent.account.id, sent.user), asyncio.Lock())
+    def _lock(self, sent: SentMessage) -> asyncio.Lock:
+        return self._locks.setdefault((sent.account.id, sent.user), asyncio.Lock())
 
 
-def _read_person(connection: Connection, sent: SentMessage) -> tuple[str, bool]:
-    """The present address of whoever got this mail, "" for none, and whether they want e-mail."""
+def _read_recipient(connection: Connection, sent: SentMessage) -> tuple[str, bool]:
+    """Return the present address of the mail's recipient, "" for none, and whether they want e-mail."""
     table = schema.user
     where = (table.c.account_id == sent.account.id, table.c.id == sent.user)
     found = connection.scalar(select(table.c.profile).where(*where))
@@ -199,7 +205,7 @@ def _bounce_props(failure: Recipient, address: str) -> dict[str, Any]:
 
 
 def _unsubscribe_props(sent: SentMessage, address: str) -> dict[str, Any]:
-    """The names are those of CleverTap's event."""
+    """Return the properties of «Channel Unsubscribed», under the names of CleverTap's event."""
     return {
         "Campaign ID": sent.campaign_id,
         "Campaign Type": "Email",

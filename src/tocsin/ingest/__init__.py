@@ -15,21 +15,23 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, mark_stored
-from tocsin.ingest.people import People, bump_versions, copy_profiles
+from tocsin.ingest.people import People
 from tocsin.ingest.profile import to_facts
-from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_sums, read_record
-from tocsin.ingest.subscription import apply_changes_of_address, changes_of_events, is_unsubscribed
+from tocsin.ingest.profile_copy import bump_versions, copy_profiles
+from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_increments, read_record
+from tocsin.ingest.subscription import apply_address_changes, find_event_changes, is_unsubscribed
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
 from tocsin.store.props import encode_props, encode_raw
 
-RECORDS = 1000
+RECORDS = 1000  # of one upload, as CleverTap documents
 
 
-class Result(msgspec.Struct, frozen=True):
-    """The documented answer of an upload. Each of `unprocessed` is {status, code, error, record}."""
+class UploadResult(msgspec.Struct, frozen=True):
+    """The documented answer of an upload. status: success, partial or fail. Each of `unprocessed` is {status, code,
+    error, record}."""
 
     status: str
     processed: int
@@ -46,11 +48,16 @@ async def upload(
     dry_run: bool = False,
     system: bool = False,
     key: IdempotencyKey | None = None,
-) -> Result:
-    """Stores the records of `{"d": [...]}`; acknowledged when both stores have them. A repeat after a failure repairs:
-    everything but `$incr`/`$decr` comes to the same, and those too under a `key`. `dry_run` only checks. Raises Problem
-    for a request that is wrong as a whole; a record that is wrong is answered in `unprocessed` and the others are
-    stored."""
+) -> UploadResult:
+    """Store the records of `{"d": [...]}` and return how many were processed and which were not.
+
+    Returns when both stores have the records. A repeat after a failure completes what is missing; only `$incr`/`$decr`
+    and events without `ts` would count twice, and under a `key` those do not either. `dry_run` only checks. `system`
+    permits the restricted events.
+
+    Raise Problem 400 when the body is not an object with a list `d` of at most RECORDS. A wrong record is reported in
+    `unprocessed`; the others are stored.
+    """
     raws = _read_list(body)
     records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
     if records and not dry_run:
@@ -60,11 +67,11 @@ async def upload(
             facts.insert("profile", copies),
         )
     status = "success" if not skipped else "partial" if records else "fail"
-    return Result(status, len(records), skipped)
+    return UploadResult(status, len(records), skipped)
 
 
 async def refresh_profiles(ledger: Ledger, facts: Facts, account_id: str, users: Sequence[int]) -> None:
-    """Makes the facts store's copy of these users anew, after their devices or consent changed."""
+    """Copy these users to the facts store again, under a new version, after their devices or consent changed."""
 
     def copy(connection: Connection) -> list[Row]:
         bump_versions(connection, account_id, users)
@@ -98,7 +105,7 @@ def _read_records(
                     raise Rejected(535, "Token data is incorrect. id is not a channel of notify.windows.com.")
             records.append(record)
         except Rejected as error:
-            # The recorded answers have no space here after a profile's sentence, and one after any other.
+            # CleverTap's recorded answers have no space here after a profile's sentence, and one after any other.
             space = "" if error.error.startswith("Profile data is incorrect.") else " "
             text = f"{error.error}{space}Skipped record number : {number}"
             skipped.append({"status": "fail", "code": error.code, "error": text, "record": raw})
@@ -106,6 +113,7 @@ def _read_records(
 
 
 def _wns_origin(ledger: Ledger, account: Account) -> str:
+    """Return where the account's WNS provider sends to; "" for Microsoft's own hosts."""
     table = schema.provider
 
     def read(connection: Connection) -> str | None:
@@ -121,25 +129,26 @@ def _store(
     connection: Connection, account: Account, records: Sequence[Record], now: float, key: IdempotencyKey | None
 ) -> tuple[list[int], list[Row]]:
     if key is not None and mark_stored(connection, key):
-        records = [drop_sums(record) for record in records]
+        records = [drop_increments(record) for record in records]
     people = People(connection, account.id, now)
     people.load(records)
-    users = [people.place(record) for record in records]
+    users = [people.apply(record) for record in records]
     changed = [
         user
         for user, record in zip(users, records, strict=True)
-        if not isinstance(record, EventRecord) or user in people.made
+        if not isinstance(record, EventRecord) or user in people.created
     ]
     people.save(changed)
-    apply_changes_of_address(connection, account.id, changes_of_events(connection, account.id, records, users), now)
-    left = [user for user, record in zip(users, records, strict=True) if is_unsubscribed(record)]
-    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved, *left}))
+    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, records, users), now)
+    opted_out = [user for user, record in zip(users, records, strict=True) if is_unsubscribed(record)]
+    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
 
 
 def event_row(
     account: Account, name: str, user: int, at: float, event_id: int, props: Mapping[str, Any], raw: str | None = None
 ) -> Row:
-    """A row of the facts store's `event`. The day is the one on the account's clock at `at`, epoch seconds."""
+    """Return a row of the facts store's `event`. at: epoch seconds; the day is that of the account's time zone. raw:
+    `props` as JSON text, where the caller has it already."""
     moment = datetime.fromtimestamp(int(at), UTC)
     day = moment.astimezone(account.zone).date()
     encoded = encode_props(to_facts(props))
@@ -147,23 +156,23 @@ def event_row(
 
 
 def hash_id(*what: Any) -> int:
-    """An event's id from what it says, 64 bits: writing the event again is writing it once."""
+    """Return a 64-bit id made from what an event says, so that the same event written again has the same id."""
     return int.from_bytes(hashlib.blake2b(repr(what).encode(), digest_size=8).digest(), "big")
 
 
 def _event_rows(account: Account, records: Sequence[Record], users: Sequence[int]) -> list[Row]:
-    """Events get an id from what they say, so a repeat of the request is no second event; the same event twice in one
-    request is two."""
+    """Return the rows of the events in an upload. An id is the hash of user, name, time and properties: a repeat of the
+    request writes the same rows (if it gives `ts`), while the same event twice in one request is two."""
     rows: list[Row] = []
-    seen: Counter[tuple[Any, ...]] = Counter()
+    copies: Counter[tuple[Any, ...]] = Counter()
     for record, user in zip(records, users, strict=True):
         if not isinstance(record, EventRecord):
             continue
         raw = encode_raw(record.props)
         what = (user, record.name, record.at, raw)
-        seen[what] += 1
-        rows.append(event_row(account, record.name, user, record.at, hash_id(*what, seen[what]), record.props, raw))
+        copies[what] += 1
+        rows.append(event_row(account, record.name, user, record.at, hash_id(*what, copies[what]), record.props, raw))
     return rows
 
 
-__all__ = ["RECORDS", "ProfileRecord", "Result", "event_row", "hash_id", "refresh_profiles", "upload"]
+__all__ = ["RECORDS", "ProfileRecord", "UploadResult", "event_row", "hash_id", "refresh_profiles", "upload"]

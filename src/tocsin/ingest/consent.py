@@ -1,4 +1,4 @@
-"""Consent that is taken back without an upload: by a link in a mail, or by a complaint about one."""
+"""Opting out of e-mail without an upload: by the link in a mail, or by a complaint about one."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from tocsin.channels import CHANNELS
-from tocsin.ingest.people import copy_profiles
 from tocsin.ingest.profile import apply_changes, wants
+from tocsin.ingest.profile_copy import copy_profiles
 from tocsin.store import schema
 from tocsin.store.facts import Row
 
 
 def opt_out_of_email(connection: Connection, account_id: str, user: int, now: float) -> Sequence[Row]:
-    """Sets `MSG-email` to false in the profile, as an upload of it would; answers the copy for the facts store. A user
-    who does not want e-mail already is left as they are, and copied all the same: the copy may be what is missing."""
+    """Set `MSG-email` to false in the profile, as an upload of it would, and return the user's row for the facts
+    store's `profile`. A user who has opted out before is not changed but copied all the same, for a crash may have lost
+    the copy. Return nothing for an unknown user."""
     table, accounts = schema.user, schema.account
-    # In turn with uploads of the account, as `People.load` does.
+    # The lock that `People.load` takes: on PostgreSQL another process may be uploading for this account.
     connection.execute(select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
     mine = (table.c.account_id == account_id, table.c.id == user)
     found = connection.scalar(select(table.c.profile).where(*mine))

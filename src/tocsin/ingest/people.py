@@ -1,8 +1,8 @@
-"""Who a record is about, and what the ledger then knows of them. Runs inside one transaction of the ledger.
+"""The users that an upload is about: found or created, their changes applied, in one transaction of the ledger.
 
-Identities resolve to one user. A known `identity` decides; then FBID, GPID, objectId; then the e-mail address or phone
-number of the profile, but never across two people who each have an `identity` of their own (a family shares a phone).
-An objectId is a device: it follows whoever was named on it last, and its choice about push goes with it.
+The identities of a record resolve to one user: by a known `identity`; else by FBID, GPID, objectId; else by the e-mail
+address or phone number of the profile, but never across two users who each have an `identity` (a family shares a
+phone). An objectId is a device: it belongs to the user named on it last, and its choice about push stays with it.
 """
 
 from __future__ import annotations
@@ -12,35 +12,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, exists, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
-from tocsin.ingest.profile import apply_changes, find_place, find_reach, split_choice, to_facts
+from tocsin.ingest.profile import apply_changes, split_push_choice
 from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
-from tocsin.ingest.subscription import find_unsubscribed
 from tocsin.store import schema
-from tocsin.store.facts import Row
-from tocsin.store.props import encode_props
 from tocsin.store.rows import among, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
-ASK_AT_ONCE = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
-DECIDING = ("identity", "FBID", "GPID", "objectId")
-DEVICE_ID_BYTES = 256  # a longer objectId gets no token (530), so there is no device that could choose
-
-# Of a row of `device`: whether it opted out of push.
-OPTED_OUT = (
-    exists()
-    .where(
-        schema.device_opt_out.c.account_id == schema.device.c.account_id,
-        schema.device_opt_out.c.object_id == schema.device.c.object_id,
-    )
-    .label("opted_out")
-)
+VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
+RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
+DEVICE_ID_BYTES = 256  # a token with a longer objectId is rejected (530), so there is no device with a choice
 
 
 class People:
-    """The people of one account that one upload touches. `place` every record, then `save`."""
+    """The users of one account that one upload touches: `load`, then `apply` every record, then `save`."""
 
     def __init__(self, connection: Connection, account_id: str, now: float):
         self._connection = connection
@@ -50,26 +37,26 @@ class People:
         self._kinds: dict[int, set[str]] = defaultdict(set)
         self._profiles: dict[int, dict[str, Any]] = {}
         self._versions: dict[int, int] = {}
-        self.made: set[int] = set()
-        self.moved: set[int] = set()  # users who gained or lost a device without being named
+        self.created: set[int] = set()
+        self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
         self._tokens: dict[tuple[str, str], tuple[int, str]] = {}
-        self._choices: dict[str, bool] = {}  # by objectId: whether it wants push
+        self._push_choices: dict[str, bool] = {}  # by objectId: whether it wants push
         self._last_user = 0
 
     def load(self, records: Iterable[Record]) -> None:
-        """Reads everybody the records may be about, in a few statements."""
+        """Read every user that the records may be about, in a few statements, and lock the account's row."""
         accounts = schema.account
-        # Uploads of one account take turns: on PostgreSQL another process may be at the same people.
-        mine = select(accounts.c.last_user).where(accounts.c.id == self._account).with_for_update()
-        self._last_user = self._connection.scalar(mine) or 0
+        # One upload of an account at a time: on PostgreSQL another process may be changing the same users.
+        locked = select(accounts.c.last_user).where(accounts.c.id == self._account).with_for_update()
+        self._last_user = self._connection.scalar(locked) or 0
         keys = {key for record in records for key in _keys_of(record)}
         self._users = find_users(self._connection, self._account, keys)
         ids = sorted(set(self._users.values()))
         self._load_profiles(ids)
         names = schema.identity
-        for part in _parts(ids):
+        for part in split_values(ids):
             named = select(names.c.user_id, names.c.kind, names.c.value).where(
                 names.c.account_id == self._account, names.c.user_id.in_(part)
             )
@@ -79,38 +66,38 @@ class People:
 
     def _load_profiles(self, ids: Sequence[int]) -> None:
         table = schema.user
-        for part in _parts(ids):
+        for part in split_values(ids):
             where = (table.c.account_id == self._account, table.c.id.in_(part))
             for row in self._connection.execute(select(table.c.id, table.c.profile, table.c.version).where(*where)):
                 self._profiles[row.id] = msgspec.json.decode(row.profile)
                 self._versions[row.id] = row.version
 
-    def place(self, record: Record) -> int:
-        """The user of a record, after it: made or joined, its identities linked, its changes applied."""
+    def apply(self, record: Record) -> int:
+        """Find or create the user of a record, link its identities, apply its changes in memory; return the user."""
         user = self._resolve(record)
         for kind, value in record.keys.items():
             self._link((kind, value), user)
         if isinstance(record, ProfileRecord):
             before = self._profiles[user]
-            self._profiles[user] = apply_changes(before, self._take_choice(record))
+            self._profiles[user] = apply_changes(before, self._split_push_choice(record))
             self._move_addresses(before, user)
         elif isinstance(record, TokenRecord):
-            self._tokens.pop((record.kind, record.token), None)  # said again it is the newest, the last of the dict
+            self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
         return user
 
-    def _take_choice(self, record: ProfileRecord) -> Mapping[str, Any]:
-        """The changes that are the profile's: `MSG-push` of a record with an objectId is that device's alone."""
+    def _split_push_choice(self, record: ProfileRecord) -> Mapping[str, Any]:
+        """Return the changes of the profile; note `MSG-push` beside an objectId, which is a choice of that device."""
         object_id = record.keys.get("objectId")
         if object_id is None:
             return record.changes
-        changes, wanted = split_choice(record.changes)
+        changes, wanted = split_push_choice(record.changes)
         if wanted is not None and len(object_id.encode()) <= DEVICE_ID_BYTES:
-            self._choices[object_id] = wanted
+            self._push_choices[object_id] = wanted
         return changes
 
     def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
-        """An address belongs to the first user who has it in the profile, for as long as they have it."""
+        """Link an address to the first user who has it in the profile, and unlink it when they have it no more."""
         after = self._profiles[user]
         for kind, read in (("Email", read_email), ("Phone", read_phone)):
             old, new = (kind, read(before.get(kind))), (kind, read(after.get(kind)))
@@ -122,8 +109,8 @@ class People:
                 self._link(new, user)
 
     def save(self, touched: Sequence[int]) -> None:
-        """Writes what `place` changed; every touched user, and everybody whose devices moved, gets a new version."""
-        self._find_former_owners()
+        """Write what `apply` changed. Every touched user, and every user whose devices moved, gets a new version."""
+        self._load_former_owners()
         self._save_users([*touched, *sorted(self.moved)])
         names = schema.identity
         for kind, value in self._unlinked - set(self._linked):
@@ -134,22 +121,22 @@ class People:
             _upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
         self._save_tokens()
-        self._save_choices()
+        self._save_push_choices()
 
     def _resolve(self, record: Record) -> int:
-        for kind in DECIDING:
+        for kind in RESOLUTION_ORDER:
             if kind not in record.keys:
                 continue
             known = self._find((kind, record.keys[kind]))
-            # An objectId known for somebody with another identity is a device that changed hands.
-            if known is not None and not (kind != "identity" and self._is_somebody_else(record, known)):
+            # A known objectId of a user with another identity is a device that changed hands.
+            if known is not None and not (kind != "identity" and self._is_other_user(record, known)):
                 return known
         if isinstance(record, ProfileRecord):
             for key in (("Email", record.email), ("Phone", record.phone)):
                 known = self._users.get(key)
-                if known is not None and not self._is_somebody_else(record, known):
+                if known is not None and not self._is_other_user(record, known):
                     return known
-        return self._make_user()
+        return self._create_user()
 
     def _find(self, key: IdentityKey) -> int | None:
         known = self._users.get(key)
@@ -158,13 +145,13 @@ class People:
                 known = known if known is not None else self._users.get(address)
         return known
 
-    def _is_somebody_else(self, record: Record, user: int) -> bool:
+    def _is_other_user(self, record: Record, user: int) -> bool:
         named = record.keys.get("identity")
         return named is not None and "identity" in self._kinds[user] and self._users.get(("identity", named)) != user
 
-    def _make_user(self) -> int:
+    def _create_user(self) -> int:
         self._last_user += 1
-        self.made.add(self._last_user)
+        self.created.add(self._last_user)
         self._profiles[self._last_user] = {}
         self._versions[self._last_user] = 0
         return self._last_user
@@ -196,12 +183,12 @@ class People:
                 }
             )
         table = schema.user
-        if made := [row for row in rows if row["id"] in self.made]:
-            self._connection.execute(insert(table), made)
+        if created := [row for row in rows if row["id"] in self.created]:
+            self._connection.execute(insert(table), created)
             self._connection.execute(
                 update(schema.account).where(schema.account.c.id == self._account).values(last_user=self._last_user)
             )
-        if changed := [row for row in rows if row["id"] not in self.made]:
+        if changed := [row for row in rows if row["id"] not in self.created]:
             upsert_rows(self._connection, table, changed, keys=("account_id", "id"), kept=("created_at",))
 
     def _move_devices(self) -> None:
@@ -211,9 +198,10 @@ class People:
                 mine = (device.c.account_id == self._account, device.c.object_id == value)
                 self._connection.execute(update(device).where(*mine).values(user_id=user))
 
-    def _find_former_owners(self) -> None:
+    def _load_former_owners(self) -> None:
+        """Load the users who lose a token to another user: they get a new version too."""
         device = schema.device
-        for part in _parts([token for _, token in self._tokens]):
+        for part in split_values([token for _, token in self._tokens]):
             rows = self._connection.execute(
                 select(device.c.kind, device.c.token, device.c.user_id).where(
                     device.c.account_id == self._account, device.c.token.in_(part)
@@ -229,15 +217,15 @@ class People:
         device = schema.device
         newest = {(object_id, kind): token for (kind, token), (_, object_id) in self._tokens.items()}
         stale: list[int] = []
-        for part in _parts([object_id for object_id, _ in newest]):
+        for part in split_values([object_id for object_id, _ in newest]):
             rows = self._connection.execute(
                 select(device.c.id, device.c.object_id, device.c.kind, device.c.token).where(
                     device.c.account_id == self._account, device.c.object_id.in_(part)
                 )
             )
-            # One app on one device has one token: a new one replaces the old.
+            # One app on one device has one token: the new one replaces the old.
             stale.extend(row.id for row in rows if newest.get((row.object_id, row.kind), row.token) != row.token)
-        for part in _parts(stale):
+        for part in split_values(stale):
             self._connection.execute(delete(device).where(device.c.id.in_(part)))
         kept = [
             {
@@ -258,23 +246,23 @@ class People:
         if kept:
             upsert_rows(self._connection, device, kept, keys=("account_id", "kind", "token"))
 
-    def _save_choices(self) -> None:
+    def _save_push_choices(self) -> None:
         table = schema.device_opt_out
-        for part in _parts([object_id for object_id, wanted in self._choices.items() if wanted]):
+        for part in split_values([object_id for object_id, wanted in self._push_choices.items() if wanted]):
             self._connection.execute(
                 delete(table).where(table.c.account_id == self._account, table.c.object_id.in_(part))
             )
-        leaving = [
+        opted_out = [
             {"account_id": self._account, "object_id": object_id, "since": self._now}
-            for object_id, wanted in self._choices.items()
+            for object_id, wanted in self._push_choices.items()
             if not wanted
         ]
-        if leaving:
-            upsert_rows(self._connection, table, leaving, keys=("account_id", "object_id"), kept=("since",))
+        if opted_out:
+            upsert_rows(self._connection, table, opted_out, keys=("account_id", "object_id"), kept=("since",))
 
 
 def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityKey]) -> dict[IdentityKey, int]:
-    """The users of those identities that are known."""
+    """Return the user of each identity that is known."""
     values: dict[str, list[str]] = defaultdict(list)
     for kind, value in keys:
         values[kind].append(value)
@@ -289,53 +277,6 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityK
     return found
 
 
-def find_bounced(connection: Connection, account_id: str, addresses: Sequence[str]) -> set[str]:
-    """Those e-mail addresses that bounced for good: the ledger keeps them as devices that are gone."""
-    device = schema.device
-    query = select(device.c.token).where(
-        device.c.account_id == account_id, device.c.kind == "email", among(connection, device.c.token, addresses)
-    )
-    return set(connection.scalars(query)) if addresses else set()
-
-
-def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
-    """The rows of the facts store's `profile` for these users, as the ledger knows them now."""
-    table, device = schema.user, schema.device
-    rows: list[Row] = []
-    for part in _parts(users):
-        devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
-        found = select(device.c.user_id, device.c.kind, device.c.gone_at, OPTED_OUT).where(
-            device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email"
-        )
-        for one in connection.execute(found):
-            devices[one.user_id].append((one.kind, one.gone_at is None and not one.opted_out))
-        query = select(table.c.id, table.c.version, table.c.profile).where(
-            table.c.account_id == account_id, table.c.id.in_(part)
-        )
-        people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
-        addresses = [email for *_, profile in people if (email := read_email(profile.get("Email")))]
-        phones = [phone for *_, profile in people if (phone := read_phone(profile.get("Phone")))]
-        dead = find_bounced(connection, account_id, addresses)
-        dead |= find_unsubscribed(connection, account_id, "email", addresses)
-        dead |= find_unsubscribed(connection, account_id, "phone", phones)
-        for user, version, profile in people:
-            reach = find_reach(profile, devices[user], dead)
-            encoded = encode_props(to_facts(profile))
-            rows.append((account_id, user, version, *reach.values(), *find_place(profile), encoded))
-    return rows
-
-
-def bump_versions(connection: Connection, account_id: str, users: Sequence[int]) -> None:
-    """So that the next copy of these users counts: their devices changed."""
-    table = schema.user
-    for part in _parts(users):
-        connection.execute(
-            update(table)
-            .where(table.c.account_id == account_id, table.c.id.in_(part))
-            .values(version=table.c.version + 1)
-        )
-
-
 def _upsert_identities(connection: Connection, account_id: str, linked: dict[IdentityKey, int]) -> None:
     rows = [
         {"account_id": account_id, "kind": kind, "value": value, "user_id": user}
@@ -345,6 +286,7 @@ def _upsert_identities(connection: Connection, account_id: str, linked: dict[Ide
 
 
 def _keys_of(record: Record) -> Iterable[IdentityKey]:
+    """Return every identity that may name the record's user."""
     yield from record.keys.items()
     if "identity" in record.keys:
         yield from _address_keys(record.keys["identity"])
@@ -362,6 +304,7 @@ def _address_keys(value: str) -> Iterable[IdentityKey]:
         yield ("Phone", phone)
 
 
-def _parts(items: Sequence[Any]) -> Iterable[list[Any]]:
-    for start in range(0, len(items), ASK_AT_ONCE):
-        yield list(items[start : start + ASK_AT_ONCE])
+def split_values(items: Sequence[Any]) -> Iterable[list[Any]]:
+    """Split values into lists that one query can bind."""
+    for start in range(0, len(items), VALUES_PER_QUERY):
+        yield list(items[start : start + VALUES_PER_QUERY])

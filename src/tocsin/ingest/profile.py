@@ -1,4 +1,4 @@
-"""The profile document: how changes alter it, and what it says about consent. Pure."""
+"""The profile document: how changes apply to it, and what it says about consent and reach. Pure."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of 
 
 
 def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """The profile after `changes`: plain values replace, operation objects work on what was there.
+    """Return the profile after `changes`: a plain value replaces, an operation object changes the present value.
 
-    `$add`/`$remove` keep a list without repeats, newest last and at most LIST_LENGTH long; `$incr` of what is no number
-    starts at 0; `$delete` takes the property away, whatever its operand.
+    `$set` and `$add` keep a list without repeats, newest last and at most LIST_LENGTH long. `$incr` and `$decr` take
+    anything but a number for 0. `$delete` removes the property, whatever its operand.
     """
     after = dict(profile)
     for key, value in changes.items():
@@ -31,8 +31,8 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
             case "$add":
                 after[key] = _without_repeats([*_as_list(after.get(key)), *_as_list(value["$add"])])
             case "$remove":
-                leaving = _as_list(value["$remove"])
-                after[key] = [item for item in _as_list(after.get(key)) if item not in leaving]
+                removed = _as_list(value["$remove"])
+                after[key] = [item for item in _as_list(after.get(key)) if item not in removed]
             case "$incr" | "$decr":
                 sign = 1 if operation == "$incr" else -1
                 total = _as_number(after.get(key)) + sign * value[operation]
@@ -42,32 +42,36 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     return after
 
 
-def split_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool | None]:
-    """The changes of a record that names a device, without `MSG-push`; and whether that wants push, None when it was
-    not among them. CleverTap's «GDPR» guide: `MSG-push` blocks push for the specific device, `MSG-push-all` for all
-    devices tagged to the user. `$delete` takes the choice back, and a device that made none gets push."""
+def split_push_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool | None]:
+    """Return the changes of a record that names a device without `MSG-push`, and whether the device wants push; None
+    when `MSG-push` is not among them.
+
+    CleverTap's «GDPR» guide: `MSG-push` blocks push for the specific device, `MSG-push-all` for all devices tagged to
+    the user. `$delete` withdraws the choice, and a device without one gets push.
+    """
     rest = dict(changes)
-    wanted = not _is_no(rest.pop("MSG-push")) if "MSG-push" in rest else None
+    wanted = not _is_false(rest.pop("MSG-push")) if "MSG-push" in rest else None
     return rest, wanted
 
 
 def wants(profile: Mapping[str, Any], channel: Channel) -> bool:
-    """Return whether a profile leaves a channel's consent open. For push, `MSG-push-all` or a `MSG-push` that was sent
-    without a device opts out of push on all devices."""
-    return not any(_is_no(profile.get(key)) for key in channel.consent)
+    """Return False when one of the channel's consent properties says no. For push those are `MSG-push-all` and a
+    `MSG-push` that was sent without a device: both are for all devices of the user."""
+    return not any(_is_false(profile.get(key)) for key in channel.consent)
 
 
 def read_address(profile: Mapping[str, Any], channel: Channel) -> str:
-    """Return a profile's address on a channel in its one spelling; "" when there is none that can be one."""
+    """Return a profile's address on a channel, normalized; "" when there is none or it is not valid."""
     return READERS[channel.property](profile.get(channel.property))
 
 
 def find_reach(
-    profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], dead: Container[str] = ()
+    profile: Mapping[str, Any], devices: Iterable[tuple[str, bool]], suppressed: Container[str] = ()
 ) -> dict[str, int]:
     """Return what the platform columns say of a user: {platform: NEVER, REACHABLE or UNREACHABLE}.
 
-    devices: (kind, whether it is live and did not opt out). dead: addresses and numbers that bounced for good or left.
+    devices: (kind, whether it is alive and did not opt out). suppressed: addresses and numbers that bounced for good or
+    opted out.
     """
     reach: dict[str, int] = dict.fromkeys(PLATFORMS, NEVER)
     push = wants(profile, CHANNELS["push"])
@@ -80,13 +84,13 @@ def find_reach(
     for channel in ADDRESS_CHANNELS:
         if profile.get(channel.property):
             address = read_address(profile, channel)
-            fine = address and address not in dead and wants(profile, channel)
+            fine = address and address not in suppressed and wants(profile, channel)
             reach[channel.platforms[0]] = REACHABLE if fine else UNREACHABLE
     return reach
 
 
-def find_place(profile: Mapping[str, Any]) -> tuple[float, float]:
-    """Where a user is, in degrees: the properties Latitude and Longitude; (nan, nan) when that is no place."""
+def find_coordinates(profile: Mapping[str, Any]) -> tuple[float, float]:
+    """Return the properties Latitude and Longitude, in degrees; (nan, nan) when they are no place on Earth."""
     latitude, longitude = (_as_degrees(profile.get(name)) for name in ("Latitude", "Longitude"))
     if abs(latitude) <= 90 and abs(longitude) <= 180:
         return latitude, longitude
@@ -98,7 +102,7 @@ def _as_degrees(value: Any) -> float:
 
 
 def to_facts(value: Any) -> Any:
-    """A value as it is queried: `$D_1487576752` is the number 1487576752."""
+    """Return a value as it is queried: a date of CleverTap, `$D_1487576752`, is the number of its epoch seconds."""
     if isinstance(value, str) and value.startswith("$D_"):
         digits = value[3:].removeprefix("-")
         return int(value[3:]) if digits.isascii() and digits.isdigit() and len(digits) < 14 else value
@@ -109,9 +113,9 @@ def to_facts(value: Any) -> Any:
     return value
 
 
-def _is_no(value: Any) -> bool:
+def _is_false(value: Any) -> bool:
     if isinstance(value, list):
-        return any(_is_no(one) for one in value)
+        return any(_is_false(one) for one in value)
     return (
         value is False or (isinstance(value, str) and value.strip().lower() in ("false", "no", "n", "0")) or value == 0
     )

@@ -1,4 +1,4 @@
-"""One record of an upload: what it may be, and the documented answer when it is not.
+"""One record of an upload: its fields checked, or rejected with the documented code and sentence.
 
 Codes and sentences are those of CleverTap's registry where a recorded answer shows them (509, 513, 515 to 520, 525);
 where only the meaning is known (512, 514, 522 to 526, 530 to 535) the sentence is ours. Record numbers count from 1.
@@ -19,7 +19,7 @@ from tocsin.channels import DEVICE_KINDS
 
 IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
 TOKEN_TYPES = {name: one.kind for one in DEVICE_KINDS.values() for name in one.types}
-# What only the system may raise (CTValidationConfig of the iOS SDK).
+# Names that only the system may use (CTValidationConfig of CleverTap's iOS SDK).
 RESTRICTED_EVENTS = frozenset(
     (
         *("Stayed", "Notification Clicked", "Notification Viewed", "UTM Visited", "Notification Sent", "App Launched"),
@@ -35,10 +35,10 @@ LIST_LENGTH = 100
 NESTING = 8
 IDENTITY_BYTES = 1024
 TOKEN_BYTES = 2048
-FIRST_TS = 86_400  # a day after 1970 began in UTC it has begun everywhere; the facts store knows no earlier day
-LATEST_TS = 4_102_444_800  # 2100: a later one is milliseconds
-INTEGERS = 2**63  # what both stores hold as an integer
-# One value each, with a meaning: a list of addresses, or a sum of consents, has none.
+FIRST_TS = 86_400  # 1970 began everywhere a day after it began in UTC; a Date in ClickHouse is not before 1970
+LATEST_TS = 4_102_444_800  # the year 2100; a later one is in milliseconds
+INTEGERS = 2**63  # both stores hold integers below this
+# Properties with a meaning hold one value: a list of addresses, or a sum of consents, would have none.
 RESERVED = frozenset(
     (
         *("Name", "Email", "Phone", "Gender", "Employed", "Education", "Married", "DOB", "Age", "Tz", "Photo"),
@@ -49,7 +49,7 @@ PHONE_START = re.compile(r"^\+?\d")
 
 
 class Rejected(Exception):  # noqa: N818 - one record's answer, not a failure of ours
-    """This record is skipped; `error` is the sentence up to «Skipped record number»."""
+    """A record is wrong and is skipped. error: the sentence up to «Skipped record number»."""
 
     def __init__(self, code: int, error: str):
         super().__init__(error)
@@ -58,15 +58,15 @@ class Rejected(Exception):  # noqa: N818 - one record's answer, not a failure of
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """A record that was understood. `keys` are its identities by kind, never empty; `at` is epoch seconds."""
+    """A valid record. keys: its identities by kind, never empty. at: epoch seconds."""
 
     keys: dict[str, str]
     at: int
 
 
 class ProfileRecord(Record, frozen=True, kw_only=True):
-    changes: dict[str, Any]  # values, or one operation object each
-    email: str = ""  # lower case, where the changes set one
+    changes: dict[str, Any]  # a value, or one operation object, by property
+    email: str = ""  # normalized, lower case, where the changes set one
     phone: str = ""  # E.164
 
 
@@ -80,19 +80,19 @@ class TokenRecord(Record, frozen=True, kw_only=True):
     token: str
 
 
-def drop_sums(record: Record) -> Record:
-    """The record without what would count twice when it is applied again."""
+def drop_increments(record: Record) -> Record:
+    """Return the record without `$incr` and `$decr`, which would count twice when it is applied again."""
     if not isinstance(record, ProfileRecord):
         return record
-    sums = {
+    increments = {
         key for key, value in record.changes.items() if isinstance(value, dict) and value.keys() & {"$incr", "$decr"}
     }
-    return msgspec.structs.replace(record, changes={k: v for k, v in record.changes.items() if k not in sums})
+    return msgspec.structs.replace(record, changes={k: v for k, v in record.changes.items() if k not in increments})
 
 
 def read_record(raw: Any, now: float, *, system: bool = False) -> ProfileRecord | EventRecord | TokenRecord:
-    """Checks one element of `d`. `system` may raise the restricted events: imports of
-    history, and servers whose operator allows it. Raises Rejected."""
+    """Return the record of one element of `d`. Raise Rejected when it is wrong. system: RESTRICTED_EVENTS are allowed,
+    for imports of history and for servers whose operator permits them."""
     if not isinstance(raw, dict):
         raise Rejected(524, "A record must be an object.")
     match raw.get("type"):
@@ -158,12 +158,13 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
         raise Rejected(535, "Token data is incorrect. id is not a valid token.")
     if TOKEN_TYPES[kind] == "webpush":
-        token = _with_keys(token, data.get("keys"))
+        token = _encode_subscription(token, data.get("keys"))
     return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=TOKEN_TYPES[kind], token=token)
 
 
-def _with_keys(token: str, keys: Any) -> str:
-    """A browser's subscription as it is kept: its address and the keys that messages are encrypted with, as JSON."""
+def _encode_subscription(token: str, keys: Any) -> str:
+    """Return a browser's push subscription as the ledger stores it: its endpoint and its encryption keys (RFC 8291) as
+    JSON, or the endpoint alone."""
     if keys is None:
         return token
     known = isinstance(keys, dict) and all(isinstance(keys.get(name), str) for name in ("p256dh", "auth"))
@@ -202,7 +203,8 @@ def _read_keys(raw: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
-    """The fields with a meaning, in the order of the recorded answers. Answers (email, phone) in their one spelling."""
+    """Check the properties with a meaning, in the order of CleverTap's recorded answers. Normalize Phone and Age in
+    `data`; return (email, phone), normalized, "" where there is none."""
     email = phone = ""
     if "Email" in data and not _is_operation(data["Email"]):
         email = read_email(data["Email"])
@@ -227,11 +229,11 @@ def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
 
 
 def read_email(value: Any) -> str:
-    """An address in its one spelling (lower case), or "" when it is none."""
+    """Return an e-mail address normalized and in lower case; "" when the value is none."""
     return _normalize_email(value) if isinstance(value, str) and len(value) <= 254 else ""
 
 
-@functools.lru_cache(maxsize=50_000)  # an address is read when uploaded, copied and sent to; 100 µs each
+@functools.lru_cache(maxsize=50_000)  # 100 µs each, and an address is read when uploaded, copied and sent to
 def _normalize_email(value: str) -> str:
     try:
         return validate_email(value, check_deliverability=False, test_environment=True).normalized.lower()
@@ -240,7 +242,7 @@ def _normalize_email(value: str) -> str:
 
 
 def read_phone(value: Any) -> str:
-    """A number with its country code as E.164, or ""."""
+    """Return a phone number with its country code as E.164; "" when the value is none."""
     text = f"+{value}" if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not PHONE_START.match(text) or len(text) > 40:
         return ""

@@ -1,5 +1,8 @@
-"""Addresses that left: `/1/subscribe`, and «Channel Unsubscribed» events that are uploaded. They hold for every profile
-that has the address, now or later, until it subscribes again; each claim asks."""
+"""Addresses that get nothing: opted out by `/1/subscribe` or an uploaded «Channel Unsubscribed» event, or bounced.
+
+An opt-out holds for every profile that has the address, now or later, until the address is subscribed again; it is
+checked at each claim.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, exists, select
 
 from tocsin.channels import ADDRESS_CHANNELS
 from tocsin.ingest.profile import to_facts
@@ -18,30 +21,40 @@ from tocsin.store.props import encode_props
 from tocsin.store.rows import among, upsert_rows
 
 UNSUBSCRIBED = "Channel Unsubscribed"
-RECORDS = 1000
+RECORDS = 1000  # of one request, as CleverTap documents
 Kind = Literal["email", "phone"]
 FIELDS = {one.suppression: one.property for one in ADDRESS_CHANNELS if one.suppression}  # of a profile
-# What «Campaign Type» of an event says, and whose address left.
+# «Campaign Type» of an event → the kind of address that opted out.
 CAMPAIGN_TYPES = {one.name: one.suppression for one in ADDRESS_CHANNELS if one.suppression}
 
 table = schema.unsubscribed
 
+# A column for a query of `device`: whether the device opted out of push.
+OPTED_OUT = (
+    exists()
+    .where(
+        schema.device_opt_out.c.account_id == schema.device.c.account_id,
+        schema.device_opt_out.c.object_id == schema.device.c.object_id,
+    )
+    .label("opted_out")
+)
 
-class Change(msgspec.Struct, frozen=True):
-    """One address that leaves or comes back, in its one spelling."""
+
+class AddressChange(msgspec.Struct, frozen=True):
+    """An address, normalized, that opts out or is subscribed again."""
 
     kind: Kind
     address: str
-    leaves: bool
+    opts_out: bool
 
 
-def read_changes(raws: Sequence[Any]) -> tuple[list[Change], list[dict[str, Any]]]:
-    """The records of a `/1/subscribe`, and those that are wrong, each as {status, code, error, record}."""
-    changes: list[Change] = []
+def read_changes(raws: Sequence[Any]) -> tuple[list[AddressChange], list[dict[str, Any]]]:
+    """Return the changes of a `/1/subscribe`, and its wrong records, each as {status, code, error, record}."""
+    changes: list[AddressChange] = []
     wrong: list[dict[str, Any]] = []
     for number, raw in enumerate(raws, 1):
         found = _read_change(raw)
-        if isinstance(found, Change):
+        if isinstance(found, AddressChange):
             changes.append(found)
         else:
             error = f"{found} Skipped record number : {number}"
@@ -49,7 +62,8 @@ def read_changes(raws: Sequence[Any]) -> tuple[list[Change], list[dict[str, Any]
     return changes, wrong
 
 
-def _read_change(raw: Any) -> Change | str:
+def _read_change(raw: Any) -> AddressChange | str:
+    """Return the change of one record, or the sentence that says what is wrong with it."""
     if not isinstance(raw, dict):
         return "A record must be an object."
     kind, value, status = raw.get("type"), raw.get("value"), raw.get("status")
@@ -62,29 +76,31 @@ def _read_change(raw: Any) -> Change | str:
     if not address:
         return f"value is not a valid {kind}."
     known = {"unsubscribe": True, "resubscribe": False}
-    leaves = known.get(status.lower()) if isinstance(status, str) else None
-    return "status must be Unsubscribe or Resubscribe." if leaves is None else Change(kind, address, leaves)
+    opts_out = known.get(status.lower()) if isinstance(status, str) else None
+    return "status must be Unsubscribe or Resubscribe." if opts_out is None else AddressChange(kind, address, opts_out)
 
 
-def apply_changes_of_address(connection: Connection, account_id: str, changes: Sequence[Change], now: float) -> None:
-    """Keeps who left; of two about one address the last counts."""
-    last = {(one.kind, one.address): one.leaves for one in changes}
+def apply_address_changes(
+    connection: Connection, account_id: str, changes: Sequence[AddressChange], now: float
+) -> None:
+    """Insert and delete opt-outs; of two changes of one address the last counts."""
+    last = {(one.kind, one.address): one.opts_out for one in changes}
     rows = [
         {"account_id": account_id, "kind": kind, "address": address, "since": now}
-        for (kind, address), leaves in last.items()
-        if leaves
+        for (kind, address), opts_out in last.items()
+        if opts_out
     ]
     if rows:
         upsert_rows(connection, table, rows, keys=("account_id", "kind", "address"), kept=("since",))
     for kind in FIELDS:
-        back = [address for (one, address), leaves in last.items() if one == kind and not leaves]
+        back = [address for (one, address), opts_out in last.items() if one == kind and not opts_out]
         if back:
             mine = (table.c.account_id == account_id, table.c.kind == kind)
             connection.execute(delete(table).where(*mine, among(connection, table.c.address, back)))
 
 
 def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addresses: Collection[str]) -> set[str]:
-    """Those addresses that left."""
+    """Return those of the addresses that opted out."""
     if not addresses:
         return set()
     query = select(table.c.address).where(
@@ -93,11 +109,20 @@ def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addre
     return set(connection.scalars(query))
 
 
-def changes_of_events(
+def find_bounced(connection: Connection, account_id: str, addresses: Sequence[str]) -> set[str]:
+    """Return those of the e-mail addresses that bounced for good. The ledger stores them as rows of `device`."""
+    device = schema.device
+    query = select(device.c.token).where(
+        device.c.account_id == account_id, device.c.kind == "email", among(connection, device.c.token, addresses)
+    )
+    return set(connection.scalars(query)) if addresses else set()
+
+
+def find_event_changes(
     connection: Connection, account_id: str, records: Sequence[Record], users: Sequence[int]
-) -> list[Change]:
-    """What uploaded «Channel Unsubscribed» events mean: the address they name in `Identity`, else the user's own."""
-    changes: list[Change] = []
+) -> list[AddressChange]:
+    """Return the opt-outs of uploaded «Channel Unsubscribed» events: of the address in `Identity`, else the user's."""
+    changes: list[AddressChange] = []
     for record, user in zip(records, users, strict=True):
         if not isinstance(record, EventRecord) or not is_unsubscribed(record):
             continue
@@ -107,7 +132,7 @@ def changes_of_events(
         value = record.props.get("Identity") or _read_field(connection, account_id, user, FIELDS[kind])
         address = read_email(value) if kind == "email" else read_phone(value)
         if address:
-            changes.append(Change(kind, address, True))
+            changes.append(AddressChange(kind, address, True))
     return changes
 
 
@@ -121,17 +146,16 @@ def _read_field(connection: Connection, account_id: str, user: int, name: str) -
     return msgspec.json.decode(profile).get(name) if profile else None
 
 
-async def find_sharers(facts: Facts, account_id: str, changes: Sequence[Change]) -> dict[int, list[Change]]:
-    """The users whose profiles have these addresses, as facts know them: a moment late, and for numbers only in the
-    spelling they were uploaded in or the international one."""
-    found: dict[int, list[Change]] = {}
+async def find_users_with_addresses(
+    facts: Facts, account_id: str, changes: Sequence[AddressChange]
+) -> dict[int, list[AddressChange]]:
+    """Return the users whose profiles have these addresses, with the changes that concern each. Reads the facts store,
+    which may be a moment late; a phone number is only found where the profile has it as E.164."""
+    found: dict[int, list[AddressChange]] = {}
     for kind, name in FIELDS.items():
-        by_text = {encode_props(to_facts({name: one.address})): one for one in changes if one.kind == kind}
-        if not by_text:
+        values = {_as_stored(name, one.address): one for one in changes if one.kind == kind}
+        if not values:
             continue
-        values = {
-            str(text[name]): one for text, one in ((msgspec.json.decode(key), one) for key, one in by_text.items())
-        }
         rows = await facts.query(
             f"SELECT user, props.`{name}`.:String FROM profile FINAL WHERE account = {{account:String}} "  # noqa: S608
             f"AND has({{values:Array(String)}}, props.`{name}`.:String)",
@@ -142,6 +166,6 @@ async def find_sharers(facts: Facts, account_id: str, changes: Sequence[Change])
     return found
 
 
-def _as_asked(name: str, value: str) -> str:
-    """A property's value as the facts store compares it."""
+def _as_stored(name: str, value: str) -> str:
+    """Return a property's value as the facts store holds it."""
     return str(msgspec.json.decode(encode_props(to_facts({name: value})))[name])

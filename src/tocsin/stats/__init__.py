@@ -1,1 +1,1 @@
-"""Stage 7 of 7: questions with answers: results, tag groups, conversions."""
+"""Stage 7 of 7, stats: the numbers of campaigns, variants, tag groups and labels, and their conversions."""

@@ -1,4 +1,4 @@
-"""Conversions counted in the facts store: who did what a campaign was for, in time after its message."""
+"""Conversions, counted in the facts store: users who did a goal's event within its time after a message."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from tocsin.store.facts import Facts
 
 
 async def count_conversions(facts: Facts, account_id: str, campaigns: Mapping[int, Goal]) -> dict[int, int]:
-    """Users who did what each campaign was for: once a user and campaign, however often and on how many devices."""
+    """Return the converted users of each campaign. A user counts once for a campaign, however often they did the event
+    and on how many devices they got the message."""
     found = dict.fromkeys(campaigns, 0)
     by_goal: dict[Goal, list[int]] = {}
     for campaign, goal in campaigns.items():
@@ -24,7 +25,7 @@ async def count_conversions(facts: Facts, account_id: str, campaigns: Mapping[in
 
 
 async def count_conversions_by_tag(facts: Facts, account_id: str, goal: Goal) -> dict[str, int]:
-    """Messages of sends by identity that were followed by the event, by tag group."""
+    """Return the messages of sends by identity that the event followed in time, by tag group."""
     rows = await facts.query(
         f"SELECT tag_group, uniqExact(chunk, position) FROM ({_CONVERTED}) GROUP BY tag_group",
         _values(account_id, goal, [0]),
@@ -35,7 +36,7 @@ async def count_conversions_by_tag(facts: Facts, account_id: str, goal: Goal) ->
 async def count_conversions_by_chunk(
     facts: Facts, account_id: str, goal: Goal, campaign_id: int, names: Mapping[int, str]
 ) -> dict[str, int]:
-    """Users who did it, by what their chunk is called."""
+    """Return the converted users of a campaign by the name that `names` gives their chunk; "" for the other chunks."""
     rows = await facts.query(
         "SELECT transform(chunk, {chunks:Array(UInt64)}, {names:Array(String)}, '') AS called, uniqExact(user) "
         f"FROM ({_CONVERTED}) GROUP BY called",
@@ -44,6 +45,7 @@ async def count_conversions_by_chunk(
     return {str(name): int(count) for name, count in rows}
 
 
+# Accepted messages that the event followed within the goal's time, a row for each such event.
 _CONVERTED = """
     SELECT o.campaign AS campaign, o.tag_group AS tag_group, o.chunk AS chunk, o.position AS position, o.user AS user
     FROM (SELECT * FROM outcome FINAL WHERE account = {account:String} AND outcome = 'accepted'

@@ -1,4 +1,4 @@
-"""Recipients counted in the ledger, by campaign and by variant."""
+"""Recipients, counted in the ledger: by campaign, by variant, by the reason they were suppressed for."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tocsin.store import schema
 
 
 def sum_numbers(connection: Connection, campaign_id: int) -> dict[str, int]:
-    """Recipients of a campaign's runs by the names of `result.json`."""
+    """Return the recipients of all of a campaign's runs by the names of `result.json` (NUMBERS)."""
     return sum_numbers_of_campaigns(connection, [campaign_id])[campaign_id]
 
 
 def sum_numbers_of_campaigns(connection: Connection, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    """`sum_numbers` of many campaigns, in one query."""
+    """Return `sum_numbers` of many campaigns by id, in one query."""
     names, run = tuple(NUMBERS), schema.run
     numbers = {campaign_id: dict.fromkeys(names, 0) for campaign_id in campaign_ids}
     rows = connection.execute(
@@ -33,7 +33,7 @@ def sum_numbers_of_campaigns(connection: Connection, campaign_ids: Sequence[int]
 
 
 def sum_numbers_by_variant(connection: Connection, campaign_id: int) -> dict[str, dict[str, int]]:
-    """The numbers of a campaign's variants, with their audience; "" is without one, and who is in a control group."""
+    """Return {audience, *NUMBERS} by variant; "" holds recipients without one and the control groups."""
     names, run = ("size", *NUMBERS), schema.run
     rows = connection.execute(
         select(table.c.variant, *(func.sum(table.c[name]) for name in names))
@@ -45,7 +45,7 @@ def sum_numbers_by_variant(connection: Connection, campaign_id: int) -> dict[str
 
 
 def find_variants(connection: Connection, campaign_id: int) -> dict[int, str]:
-    """The variant of each chunk of a campaign."""
+    """Return the variant by id of each chunk of a campaign that has one."""
     run = schema.run
     rows = connection.execute(
         select(table.c.id, table.c.variant)
@@ -56,7 +56,7 @@ def find_variants(connection: Connection, campaign_id: int) -> dict[int, str]:
 
 
 def count_suppressed(connection: Connection, campaign_id: int) -> dict[str, int]:
-    """Recipients of a campaign who were not tried, by the reason."""
+    """Return the suppressed recipients of a campaign by the reason, in words."""
     run = schema.run
     held = (
         select(table.c.states)

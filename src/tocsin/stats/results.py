@@ -1,5 +1,7 @@
-"""Stage 7 of 7, stats: questions with answers. What was sent comes from the ledger, which is exact at any moment; views
-and clicks come from facts."""
+"""The numbers of campaigns, variants, tag groups and labels.
+
+What was sent comes from the ledger, which is exact at any moment; views, clicks and conversions from the facts store.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +14,11 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from tocsin.campaign.goal import Goal, read_time
-from tocsin.campaign.runs import Found, find_campaign, list_campaigns, read_stored_spec
+from tocsin.campaign.runs import CampaignSummary, find_campaign, list_campaigns, read_stored_spec
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import Spec
 from tocsin.errors import Problem
+from tocsin.feedback.interactions import INTERACTIONS
 from tocsin.outcome import NUMBERS
 from tocsin.policy import load_policy
 from tocsin.stats import counts
@@ -24,16 +27,19 @@ from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+_KIND_OF_EVENT = {event: kind for kind, event in INTERACTIONS.items()}
 
 
 async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
-    """The numbers of a campaign in which every recipient is final: audience = sent + unknown + failed + suppressed.
-    Raises Problem while it is not, with the documented sentence. A campaign with several runs has numbers from its
-    first completed run on, and they grow; `missed` counts runs whose time passed, if there are any; `converted` is
-    there with a goal."""
+    """Return {audience, *NUMBERS, viewed, clicked} of a campaign, with `converted` where it has a goal, and `missed`
+    (runs whose time passed) where there are any. When all runs have ended, audience = sent + unknown + failed +
+    suppressed; until then the numbers of a campaign with several runs grow.
 
-    def read(connection: Connection) -> tuple[Found, Spec, dict[str, int]]:
+    Raise Problem, with the documented sentence, until a run is completed or all have ended, and for a campaign that was
+    stopped before it began.
+    """
+
+    def read(connection: Connection) -> tuple[CampaignSummary, Spec, dict[str, int]]:
         found = find_campaign(connection, account_id, campaign_id)
         spec = read_stored_spec(connection, account_id, campaign_id)
         return found, spec, counts.sum_numbers(connection, campaign_id)
@@ -50,19 +56,19 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
 
 
 async def read_breakdown(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
-    """What stands beside a campaign's numbers, where there is any: `suppressed_by`, how many were not tried for which
-    reason, and `variants`, the same numbers for each."""
+    """Return what details a campaign's numbers, where there is any: `suppressed_by`, the suppressed by reason, and
+    `variants`, the same numbers for each variant."""
     spec = await ledger.read(lambda connection: read_stored_spec(connection, account_id, campaign_id))
     found: dict[str, Any] = {}
-    if held := await ledger.read(lambda connection: counts.count_suppressed(connection, campaign_id)):
-        found["suppressed_by"] = held
+    if suppressed := await ledger.read(lambda connection: counts.count_suppressed(connection, campaign_id)):
+        found["suppressed_by"] = suppressed
     if spec.variants:
         found["variants"] = await read_variants(ledger, facts, account_id, campaign_id, spec)
     return found
 
 
 async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
-    """{converted: users} of a campaign with a goal; nothing of one without."""
+    """Return {converted: users} of a campaign with a goal, {} of one without."""
     if spec.conversion_goal is None:
         return {}
     converted = await count_conversions(facts, account_id, {campaign_id: spec.conversion_goal})
@@ -72,7 +78,7 @@ async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec:
 async def read_variants(
     ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, spec: Spec
 ) -> dict[str, dict[str, int]]:
-    """The numbers of each variant, side by side."""
+    """Return {audience, *NUMBERS, viewed, clicked} by variant, with `converted` where the campaign has a goal."""
 
     def read(connection: Connection) -> tuple[dict[str, dict[str, int]], dict[int, str]]:
         by_variant = counts.sum_numbers_by_variant(connection, campaign_id)
@@ -91,7 +97,7 @@ async def read_variants(
         found[one.name] = {**numbers, "viewed": 0, "clicked": 0}
     for variant, name, count in rows:
         if variant in found:
-            found[variant][_short(name)] = int(count)
+            found[variant][_KIND_OF_EVENT[name]] = int(count)
     if spec.conversion_goal is not None:
         goal = spec.conversion_goal
         converted = await count_conversions_by_chunk(facts, account_id, goal, campaign_id, names) if names else {}
@@ -101,7 +107,7 @@ async def read_variants(
 
 
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    """Recipients who viewed and clicked, by campaign. A message counts once, however often it is reported."""
+    """Return {viewed, clicked} by campaign, in messages. A message counts once, however often it is reported."""
     rows = await facts.query(
         "SELECT toUInt32(props.`Campaign id`.:Float64) AS campaign, name, uniqExact(id) FROM event "
         "WHERE account = {account:String} AND name IN {names:Array(String)} "
@@ -110,13 +116,13 @@ async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequen
     )
     seen = {campaign: {"viewed": 0, "clicked": 0} for campaign in campaign_ids}
     for campaign, name, count in rows:
-        seen[int(campaign)][_short(name)] = int(count)
+        seen[int(campaign)][_KIND_OF_EVENT[name]] = int(count)
     return seen
 
 
 async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
-    """The numbers of every tag group of the sends by identity; those without one are «Not Tagged». Converted: messages
-    that the event of the account's policy followed in time."""
+    """Return {audience, *NUMBERS, viewed, clicked, converted} of the sends by identity, by tag group; those without one
+    are «Not Tagged». converted: messages that the event of the account's policy followed in time."""
     table = schema.chunk
 
     def read(connection: Connection) -> list[tuple[str, dict[str, int]]]:
@@ -145,12 +151,13 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
     for tag, name, count in interactions:
         group = groups.get(tag or NOT_TAGGED)
         if group is not None:
-            group[_short(name)] = int(count)
+            group[_KIND_OF_EVENT[name]] = int(count)
     return groups
 
 
 async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int = 1000) -> dict[str, dict[str, int]]:
-    """The numbers of every label, over the newest `limit` campaigns: one with two labels counts in both."""
+    """Return {campaigns, audience, *NUMBERS, viewed, clicked, converted} by label, over the newest `limit` campaigns. A
+    campaign with two labels counts in both."""
 
     def read(connection: Connection) -> tuple[dict[int, Spec], dict[int, dict[str, int]], dict[int, int]]:
         rows = list_campaigns(connection, account_id, limit=limit)
@@ -177,7 +184,8 @@ async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int
 async def list_targets(
     ledger: Ledger, account_id: str, due: tuple[float, float] | None = None, limit: int = 1000
 ) -> list[dict[str, Any]]:
-    """Campaigns, newest first: {id, name, channel, state, due_at, audience, ended} and their NUMBERS."""
+    """Return campaigns, newest first: {id, name, channel, state, due_at, audience, ended, *NUMBERS}. due: [from, to) in
+    epoch seconds; those with a run in it."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
         rows = list_campaigns(connection, account_id, due=due, limit=limit)
@@ -200,24 +208,20 @@ async def list_targets(
 
 
 def documented_state(state: str, due_at: float, now: float) -> str:
-    """A run's state in the words of `targets/list.json`: a future one is pending."""
+    """Return a run's state in the words of `targets/list.json`: a scheduled one of the future is pending."""
     return "pending" if state == "scheduled" and due_at > now else state
 
 
 def scheduled_on(due_at: float, zone: Any) -> int:
-    """Minutes of the account's clock as the integer YYYYMMDDHHMM."""
+    """Return the local time of a run as the integer YYYYMMDDHHMM, as CleverTap lists it."""
     return int(datetime.fromtimestamp(due_at, zone).strftime("%Y%m%d%H%M"))
 
 
 def backlog(connection: Connection, now: float) -> Mapping[str, float]:
-    """chunks: open ones. overdue: seconds the oldest due run has waited for its start."""
+    """Return {chunks, overdue}: the open chunks, and the seconds that the oldest due run has waited to start."""
     table, run = schema.chunk, schema.run
     oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled"))
     return {
         "chunks": float(connection.scalar(select(func.count()).where(table.c.open == 1)) or 0),
         "overdue": max(0.0, now - oldest) if oldest is not None else 0.0,
     }
-
-
-def _short(name: str) -> str:
-    return next(short for short, event in INTERACTIONS.items() if event == name)

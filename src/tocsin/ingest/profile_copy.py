@@ -1,0 +1,55 @@
+"""The facts store's copy of a profile, made from what the ledger knows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection, select, update
+
+from tocsin.ingest.people import split_values
+from tocsin.ingest.profile import find_coordinates, find_reach, to_facts
+from tocsin.ingest.record import read_email, read_phone
+from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_unsubscribed
+from tocsin.store import schema
+from tocsin.store.facts import Row
+from tocsin.store.props import encode_props
+
+
+def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
+    """Return the rows of the facts store's `profile` for these users, as the ledger knows them now."""
+    table, device = schema.user, schema.device
+    rows: list[Row] = []
+    for part in split_values(users):
+        devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
+        found = select(device.c.user_id, device.c.kind, device.c.gone_at, OPTED_OUT).where(
+            device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email"
+        )
+        for one in connection.execute(found):
+            devices[one.user_id].append((one.kind, one.gone_at is None and not one.opted_out))
+        query = select(table.c.id, table.c.version, table.c.profile).where(
+            table.c.account_id == account_id, table.c.id.in_(part)
+        )
+        people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
+        addresses = [email for *_, profile in people if (email := read_email(profile.get("Email")))]
+        phones = [phone for *_, profile in people if (phone := read_phone(profile.get("Phone")))]
+        suppressed = find_bounced(connection, account_id, addresses)
+        suppressed |= find_unsubscribed(connection, account_id, "email", addresses)
+        suppressed |= find_unsubscribed(connection, account_id, "phone", phones)
+        for user, version, profile in people:
+            reach = find_reach(profile, devices[user], suppressed)
+            encoded = encode_props(to_facts(profile))
+            rows.append((account_id, user, version, *reach.values(), *find_coordinates(profile), encoded))
+    return rows
+
+
+def bump_versions(connection: Connection, account_id: str, users: Sequence[int]) -> None:
+    """Increment the versions of users whose devices changed, so that their next copy replaces the last one."""
+    table = schema.user
+    for part in split_values(users):
+        connection.execute(
+            update(table)
+            .where(table.c.account_id == account_id, table.c.id.in_(part))
+            .values(version=table.c.version + 1)
+        )
