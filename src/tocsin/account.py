@@ -1,4 +1,4 @@
-"""Accounts, their passcodes, and who may speak for them."""
+"""Accounts, and the passcodes that requests log in with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Account(msgspec.Struct, frozen=True):
 
     @staticmethod
     def load(connection: Connection, account_id: str) -> Account:
-        """The account of an id that stands in the ledger."""
+        """Return the account of an id. The id must be in the ledger."""
         table = schema.account
         return Account(
             *connection.execute(
@@ -38,32 +38,34 @@ class Account(msgspec.Struct, frozen=True):
 
 
 def create_account(ledger: Ledger, name: str, timezone: str, now: float) -> tuple[Account, str]:
-    """A new account and its first passcode, which is shown once: only its digest is kept."""
+    """Insert an account and return it with its first passcode, of which the ledger keeps only a digest. Raise
+    Misconfigured for an unknown time zone or an empty name."""
     if timezone not in available_timezones():
         raise Misconfigured(f"{timezone!r} is not a time zone; give one like Europe/Berlin or UTC.")
     if not name.strip():
         raise Misconfigured("An account needs a name.")
-    made = Account("-".join(_pick(size) for size in (3, 3, 4)), name.strip(), timezone)
+    account = Account("-".join(_pick(size) for size in (3, 3, 4)), name.strip(), timezone)
 
     def insert(connection: Connection) -> str:
         connection.execute(
             schema.account.insert().values(
-                id=made.id, name=made.name, timezone=made.timezone, created_at=now, last_user=0
+                id=account.id, name=account.name, timezone=account.timezone, created_at=now, last_user=0
             )
         )
-        return _insert_passcode(connection, made.id, "first", now)
+        return _insert_passcode(connection, account.id, "first", now)
 
-    return made, ledger.write_now(insert)
+    return account, ledger.write_now(insert)
 
 
 def add_passcode(ledger: Ledger, account_id: str, label: str, now: float) -> str:
-    """One more passcode of an account; it is shown once."""
+    """Insert one more passcode of an account and return it. Raise Misconfigured for an unknown account, or one that has
+    PASSCODES_AN_ACCOUNT."""
     find_account(ledger, account_id)
     return ledger.write_now(lambda connection: _insert_passcode(connection, account_id, label, now))
 
 
 def revoke_passcode(ledger: Ledger, account_id: str, label: str, now: float) -> int:
-    """Ends every passcode of that label; answers how many. The last valid one of an account can be revoked too."""
+    """Revoke every passcode with this label and return how many. The account's last valid one can be revoked too."""
     table = schema.passcode
 
     def revoke(connection: Connection) -> int:
@@ -77,6 +79,7 @@ def revoke_passcode(ledger: Ledger, account_id: str, label: str, now: float) -> 
 
 
 def list_accounts(ledger: Ledger) -> list[Account]:
+    """Return every account, the oldest first."""
     table = schema.account
     return ledger.read_now(
         lambda connection: [
@@ -89,11 +92,17 @@ def list_accounts(ledger: Ledger) -> list[Account]:
 
 
 def find_account(ledger: Ledger, account_id: str) -> Account:
-    """Raises Misconfigured: for the operator's commands, which name an account themselves."""
+    """Return the account that an operator's command names. Raise Misconfigured when there is none."""
     for account in list_accounts(ledger):
         if account.id == account_id:
             return account
     raise Misconfigured(f"There is no account {account_id}; `tocsin account list` shows them.")
+
+
+def hash_passcode(passcode: str) -> bytes:
+    """Return the digest that the ledger stores. Plain SHA-256 is enough: a passcode is 160 random bits, not a password
+    that a person chose, so there is nothing to guess."""
+    return hashlib.sha256(passcode.encode("utf-8", "surrogatepass")).digest()
 
 
 def _insert_passcode(connection: Connection, account_id: str, label: str, now: float) -> str:
@@ -104,14 +113,11 @@ def _insert_passcode(connection: Connection, account_id: str, label: str, now: f
     if (count or 0) >= PASSCODES_AN_ACCOUNT:
         raise Misconfigured(f"An account has at most {PASSCODES_AN_ACCOUNT} passcodes; revoke one first.")
     code = "-".join(_pick(4) for _ in range(8))  # 32 letters of 32: 160 bits
-    connection.execute(table.insert().values(account_id=account_id, digest=_digest(code), label=label, created_at=now))
+    connection.execute(
+        table.insert().values(account_id=account_id, digest=hash_passcode(code), label=label, created_at=now)
+    )
     return code
 
 
 def _pick(count: int) -> str:
     return "".join(secrets.choice(LETTERS) for _ in range(count))
-
-
-def _digest(passcode: str) -> bytes:
-    """Plain SHA-256 is right here: the passcode is 160 random bits, nobody's password, so there is nothing to guess."""
-    return hashlib.sha256(passcode.encode("utf-8", "surrogatepass")).digest()

@@ -1,4 +1,4 @@
-"""Log-in of machines: the two headers that say which account speaks."""
+"""Log-in of API requests by account id and passcode, the two `X-CleverTap-…` headers."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ import hmac
 
 from sqlalchemy import Connection, select
 
-from tocsin.account import Account, _digest
+from tocsin.account import Account, hash_passcode
 from tocsin.errors import Problem
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 
-REMEMBERED_SECONDS = 1.0  # how long a revoked passcode may still be taken
+CACHE_SECONDS = 1.0  # for so long a revoked passcode may still be accepted
 
 
 class Authenticator:
-    """Who may speak for an account. Remembers digests for a second, so that a thousand requests a second are not a
-    thousand look-ups."""
+    """Checks credentials. Caches an account's digests for CACHE_SECONDS: one query a second, not one a request."""
 
     def __init__(self, ledger: Ledger):
         self._ledger = ledger
-        self._known: dict[str, tuple[float, Account, list[bytes]]] = {}
+        self._cache: dict[str, tuple[float, Account, list[bytes]]] = {}
 
     async def authenticate(self, account_id: str | None, passcode: str | None, now: float) -> Account:
-        """The account of these credentials; else a Problem with one of the documented 401 answers."""
+        """Return the account of these credentials. Raise Problem 401, with the documented sentence, for a missing or
+        unknown account id or a wrong passcode."""
         if not account_id:
             raise Problem("12 digit account ID mandatory", code=401, status=401)
-        known = self._known.get(account_id)
-        if known is None or not 0 <= now - known[0] < REMEMBERED_SECONDS:
-            known = await self._look_up(account_id, now)
-        if known is None:
+        cached = self._cache.get(account_id)
+        if cached is None or not 0 <= now - cached[0] < CACHE_SECONDS:
+            cached = await self._load(account_id, now)
+        if cached is None:
             raise Problem("Account ID is not valid", code=401, status=401)
-        given = _digest(passcode or "")
-        # Every digest is compared, whether one fitted already or not: the time tells nothing.
-        if not sum(hmac.compare_digest(given, digest) for digest in known[2]):
+        given = hash_passcode(passcode or "")
+        # No early exit: the time taken does not depend on which digest matches.
+        if not sum(hmac.compare_digest(given, digest) for digest in cached[2]):
             raise Problem("Invalid Credentials", code=401, status=401)
-        return known[1]
+        return cached[1]
 
-    async def _look_up(self, account_id: str, now: float) -> tuple[float, Account, list[bytes]] | None:
+    async def _load(self, account_id: str, now: float) -> tuple[float, Account, list[bytes]] | None:
         accounts, passcodes = schema.account, schema.passcode
 
         def read(connection: Connection) -> tuple[Account, list[bytes]] | None:
@@ -53,6 +53,6 @@ class Authenticator:
 
         found = await self._ledger.read(read)
         if found is None:
-            return None  # not remembered: made-up account ids must not fill the memory
-        self._known[account_id] = (now, *found)
-        return self._known[account_id]
+            return None  # not cached: requests with made-up account ids must not fill the memory
+        self._cache[account_id] = (now, *found)
+        return self._cache[account_id]

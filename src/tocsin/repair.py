@@ -1,4 +1,4 @@
-"""Makes the facts store agree with the ledger again."""
+"""Rebuilding the facts store's copies from the ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = 1000
 
 
 async def copy_all_profiles(ledger: Ledger, facts: Facts, account_id: str) -> int:
-    """Writes the copy of every user of an account anew. Answers how many."""
+    """Copy every user of an account to the facts store again. Return how many there are."""
     table, last, total = schema.user, 0, 0
     while True:
         query = select(table.c.id).where(table.c.account_id == account_id, table.c.id > last).order_by(table.c.id)
@@ -33,8 +33,8 @@ async def copy_all_profiles(ledger: Ledger, facts: Facts, account_id: str) -> in
 
 
 async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int = 50) -> int:
-    """Writes the outcomes of every chunk of an account anew, from the ledger, which is their truth, and the devices
-    that are gone. Answers how many recipients."""
+    """Record the outcomes of every chunk of an account again, and «App Uninstalled» of every dead device. Return the
+    number of outcomes. page: chunks read at once."""
     table, device, total = schema.chunk, schema.device, 0
     every_chunk = select(table.c.id).where(table.c.account_id == account.id)
     async for found in _read_pages(ledger, every_chunk, page):
@@ -42,15 +42,15 @@ async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int
             chunk = await ledger.read(lambda connection, one=row.id: queue.load(connection, one))  # type: ignore[misc]
             if chunk is not None:
                 total += await record_outcomes(facts, [(account, chunk)])
-    # A device without `gone_user` went before the ledger kept what its event says.
-    every_gone = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
-    async for found in _read_pages(ledger, every_gone, queue.SIZE):
+    # `gone_user` is NULL for devices that died before migration 0002: what their event would say is not known.
+    dead_devices = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
+    async for found in _read_pages(ledger, dead_devices, queue.SIZE):
         await record_uninstalled(facts, account, found)
     return total
 
 
 async def _read_pages(ledger: Ledger, query: Select[Any], size: int) -> AsyncIterator[Sequence[LedgerRow[Any]]]:
-    """The rows of a query, `size` at a time, in the order of its `id`."""
+    """Yield the rows of a query in the order of its `id`, `size` at a time."""
     key, last = query.selected_columns["id"], 0
     while True:
         page = query.where(key > last).order_by(key).limit(size)
