@@ -187,5 +187,5 @@ def test_keys_are_documented() -> None:
     reference = (Path(__file__).parent.parent / "docs" / "reference.md").read_text()
     table = reference.split("## Keys of a push")[1].split("Added by Tocsin")[0]
     cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
-    known = set[str]().union(*blocks.SINGLE.values(), *blocks.WHOLE.values(), {"wzrk_acts"})
+    known = set[str]().union(*blocks.SCALAR_KEYS.values(), *blocks.WHOLE_NUMBER_KEYS.values(), {"wzrk_acts"})
     assert set(re.findall(r"`([^`]+)`", " ".join(cells))) == known

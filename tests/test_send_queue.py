@@ -107,7 +107,7 @@ async def test_a_failing_ledger_refuses_and_recovers(store: Ledger) -> None:
 
 def test_too_many_are_turned_away(store: Ledger) -> None:
     """In number and in bytes; a place that is given back can be taken again."""
-    send_queue = SendQueue(store, at_once=2, most_bytes=100)
+    send_queue = SendQueue(store, max_requests=2, max_bytes=100)
     with send_queue.admit(10), send_queue.admit(10):
         with pytest.raises(Problem) as caught, send_queue.admit(10):
             pass

@@ -1,6 +1,6 @@
-"""The fast door: `/1/send` requests that arrive at the same moment are one insert and one commit of the ledger.
+"""The queue in front of the ledger for `/1/send`: requests that arrive together are one insert and one commit.
 
-What waits is bounded in number and in bytes; beyond that a caller is told to come again, before anything is read.
+What waits is bounded in number and in bytes; beyond that a request gets 429 before its body is read.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 from tocsin.store.rows import insert_new
 
-AT_ONCE = 1024  # requests under way; a connection has one
-BYTES = 256 * 1024 * 1024  # of their bodies
-A_COMMIT = 128  # more would make the first of them wait for the last
-TAG_GROUPS = 20
+MAX_REQUESTS = 1024  # under way at once; a connection has one
+MAX_BYTES = 256 * 1024 * 1024  # of their bodies
+REQUESTS_A_COMMIT = 128  # with more, the first would wait long for the last
+TAG_GROUPS = 20  # of an account
 NOT_TAGGED = "Not Tagged"
 
 
 class QueuedSend(msgspec.Struct, frozen=True):
-    """A request to be queued. key, answer: what its Idempotency-Key will stand for."""
+    """A request to be queued. answer: what is stored under its key."""
 
     request: NewRequest
     key: IdempotencyKey | None = None
@@ -38,34 +38,34 @@ class QueuedSend(msgspec.Struct, frozen=True):
 
 
 class SendQueue:
-    """The requests that wait for their commit."""
+    """Collects requests and commits them in batches, one batch at a time."""
 
-    def __init__(self, ledger: Ledger, at_once: int = AT_ONCE, most_bytes: int = BYTES):
+    def __init__(self, ledger: Ledger, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES):
         self._ledger = ledger
-        self._at_once = at_once
-        self._most_bytes = most_bytes
-        self._busy = 0
+        self._max_requests = max_requests
+        self._max_bytes = max_bytes
+        self._requests = 0
         self._bytes = 0
         self._waiting: deque[tuple[QueuedSend, asyncio.Future[bool]]] = deque()
         self._writing: asyncio.Task[None] | None = None
-        self._tags: set[tuple[str, str]] = set()  # (account, group) that are in the ledger for certain
+        self._tags: set[tuple[str, str]] = set()  # (account, group) known to be in the ledger
 
     @contextmanager
     def admit(self, size: int) -> Iterator[None]:
-        """Holds a place for a request of so many bytes, as it says itself. Raises Problem 429."""
-        if self._busy >= self._at_once or self._bytes + size > self._most_bytes:
+        """Count a request of `size` bytes (its Content-Length) as under way. Raise Problem 429 beyond the bounds."""
+        if self._requests >= self._max_requests or self._bytes + size > self._max_bytes:
             raise Problem("Too many requests are waiting; try again", code=429, status=429, retry_after=1)
-        self._busy += 1
+        self._requests += 1
         self._bytes += size
         try:
             yield
         finally:
-            self._busy -= 1
+            self._requests -= 1
             self._bytes -= size
 
     async def put(self, entry: QueuedSend) -> bool:
-        """Queues a request; it is durable when this returns. False: its key says it was queued before. Raises Problem
-        422 for a key that stands for another request."""
+        """Commit a request to the ledger. Return False when its key says that it was queued before. Raise Problem 422
+        when its key was used for another request."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, done))
         if self._writing is None:
@@ -74,7 +74,7 @@ class SendQueue:
 
     async def _write(self) -> None:
         while self._waiting:
-            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), A_COMMIT))]
+            batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), REQUESTS_A_COMMIT))]
             entries, tags = [entry for entry, _ in batch], set[tuple[str, str]]()
             results: Sequence[bool | Exception]
             try:
@@ -84,7 +84,7 @@ class SendQueue:
                 results = [error] * len(batch)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
-                    continue  # the caller has gone
+                    continue  # its caller was cancelled
                 if isinstance(result, Exception):
                     done.set_exception(result)
                 else:
@@ -94,7 +94,8 @@ class SendQueue:
     def _insert(
         self, connection: Connection, entries: Sequence[QueuedSend], tags: set[tuple[str, str]]
     ) -> list[bool | Exception]:
-        """Writes those that were not queued before, and adds the groups they are in to `tags`."""
+        """Insert the requests that were not queued before, and add their tag groups to `tags`. Return for each whether
+        it was inserted, or its Problem."""
         results: list[bool | Exception] = []
         new: list[NewRequest] = []
         for entry in entries:
@@ -108,7 +109,7 @@ class SendQueue:
                 continue
             tag = request.tag_group
             if tag and (request.account_id, tag) not in self._tags | tags:
-                if _make_tag(connection, request.account_id, tag, request.now):
+                if _add_tag_group(connection, request.account_id, tag, request.now):
                     tags.add((request.account_id, tag))
                 else:
                     request = msgspec.structs.replace(request, tag_group="")
@@ -118,13 +119,14 @@ class SendQueue:
         return results
 
 
-def _make_tag(connection: Connection, account_id: str, tag: str, now: float) -> bool:
-    """Whether this is one of the account's first TAG_GROUPS; the others are shown as «Not Tagged»."""
+def _add_tag_group(connection: Connection, account_id: str, tag: str, now: float) -> bool:
+    """Insert a tag group unless it is there. Return False when the account has TAG_GROUPS others: the request is then
+    counted as «Not Tagged»."""
     table = schema.tag_group
     mine = table.c.account_id == account_id
     if connection.scalar(select(func.count()).where(mine, table.c.name == tag)):
         return True
-    # Two new groups at once, in two processes, take turns at the last place.
+    # Two processes that add a group at the same time must not both take the last place.
     connection.execute(select(schema.account.c.id).where(schema.account.c.id == account_id).with_for_update())
     if (connection.scalar(select(func.count()).where(mine)) or 0) >= TAG_GROUPS:
         return False

@@ -1,4 +1,4 @@
-"""What a message says: a template and a profile become one vendor-neutral message. Pure."""
+"""Stage 3 of 7, content: a template and a profile become one vendor-neutral message. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ __all__ = ["Addressing", "Content", "Renderer", "Unrenderable", "read_content"]
 
 
 def read_content(raw: Any, channel: str, *, require_channel: bool = False) -> Content:
-    """The `content` of a request. Raises Problem with the documented sentence where there is one."""
+    """Return the `content` of a request, checked for its channel. Raise Problem, with the documented code and sentence
+    where there is one. require_channel: an Android block must name a notification channel (code 9)."""
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
@@ -31,12 +32,12 @@ def read_content(raw: Any, channel: str, *, require_channel: bool = False) -> Co
             content = read_webpush(raw)
         case _:
             content = read_push(raw, require_channel)
-    Renderer(content)
+    Renderer(content)  # compiles the templates: one that is wrong is the caller's to mend
     return content
 
 
 class Renderer:
-    """A content, compiled: `render` fills it for one recipient. Raises Problem for a template that is wrong."""
+    """A content with its templates compiled. Raises Problem for a wrong template."""
 
     def __init__(self, content: Content):
         self._form: MailForm | NoticeForm | PushForm
@@ -46,7 +47,8 @@ class Renderer:
             self._form = MailForm(content) if content.subject else PushForm(content)
 
     def render(self, platform: str, profile: Mapping[str, Any], envelope: Addressing) -> Message:
-        """One message for one address. Raises Unrenderable when the template breaks a limit on this profile."""
+        """Return the message for one address. Raise Unrenderable when a template fails or breaks a limit on this
+        profile."""
         values = {"Profile": ProfileValues(profile)}
         try:
             if not isinstance(self._form, PushForm):
@@ -54,5 +56,5 @@ class Renderer:
             return self._form.render(platform, values, envelope)
         except Unrenderable:
             raise
-        except Exception as error:  # limits, and errors of filters, which python-liquid lets through as they are
+        except Exception as error:  # a limit, or an error inside a filter, which python-liquid does not wrap
             raise Unrenderable(f"{type(error).__name__}: {error}"[:200]) from error

@@ -1,4 +1,4 @@
-"""`platform_specific`: what one platform's block may hold, and what a wrong one is told."""
+"""`platform_specific`: the keys and values that one platform's block of a push may hold."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ KEYS = 100
 KEY_BYTES = 120
 ACTIONS = 3  # buttons that Android shows
 CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
-# FCM answers 400 for these in `data`; `aps` belongs to Apple.
+# FCM answers 400 for these in `data`; APNs reads `aps` itself.
 RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
-# Keys that become a field of the message; every other one reaches the app as it is.
+# Keys that become a field of the message; every other key reaches the app as it is.
 FIELDS: dict[str, frozenset[str]] = {
     "android": frozenset(
         ("background_image", "badge_icon", "default_sound", "deep_link", "large_icon", "wzrk_cid", "wzrk_dl")
@@ -23,14 +23,15 @@ FIELDS: dict[str, frozenset[str]] = {
     "ios": frozenset(("mutable-content", "deep_link", "sound_file", "category", "badge_count")),
     "windows": frozenset(("deep_link",)),
 }
-MEDIA_KEYS = ("ct_mediaUrl", "mediaUrl")  # shown by a service extension, which only runs for mutable content
-# Keys the SDKs read, or that become fields: what they are not, they must not be.
-SINGLE = {
+# Shown by the SDK's service extension, which iOS runs only for mutable content.
+MEDIA_KEYS = ("ct_mediaUrl", "mediaUrl")
+# Keys that the SDKs read, or that become fields, by what their value must be: a scalar, a whole number.
+SCALAR_KEYS = {
     "android": FIELDS["android"] | {"enable_rendermax", "ico", "pr", "wzrk_bp", "wzrk_ck", "wzrk_sound"},
     "ios": FIELDS["ios"] | {"ct_mediaUrl", "ct_mediaType", "mediaUrl", "mediaType", "wzrk_dl"},
     "windows": FIELDS["windows"] | {"wzrk_dl"},
 }
-WHOLE = {
+WHOLE_NUMBER_KEYS = {
     "android": frozenset(("badge_icon", "badge_id", "wzrk_bc", "wzrk_bi")),
     "ios": frozenset(("badge_count",)),
     "windows": frozenset[str](),
@@ -38,7 +39,7 @@ WHOLE = {
 
 
 class _Action(msgspec.Struct):
-    """A button: its label, and what it opens."""
+    """A button of `wzrk_acts`, as CleverTap's Android SDK reads it. dl: the deep link that it opens."""
 
     label: str = msgspec.field(name="l")
     dl: str = ""
@@ -48,7 +49,8 @@ class _Action(msgspec.Struct):
 
 
 def read_block(given: str, block: Any, require_channel: bool) -> tuple[Platform, dict[str, Any]]:
-    """The platform and its block, as it was given. Raises Problem."""
+    """Return the platform of a block, and the block as it was given. Raise Problem 400 for an unknown platform or a key
+    or value it may not have, and Problem with code 9 for Android without `wzrk_cid`, where `require_channel`."""
     place = f"$.content.platform_specific.{given[:40]}"
     name = next((one for one in PUSH_PLATFORMS if one == given), None)
     if name is None:
@@ -67,21 +69,22 @@ def read_block(given: str, block: Any, require_channel: bool) -> tuple[Platform,
 
 
 def _check_value(name: str, key: str, value: Any, place: str) -> None:
-    if key in WHOLE[name]:
+    if key in WHOLE_NUMBER_KEYS[name]:
         if name == "android" and value == "":
-            return  # CleverTap's own messages hold them empty
+            return  # as in CleverTap's own messages
         if not str(value).isascii() or not str(value).isdigit():
             raise Problem(f"{key} must be a whole number (at {place})")
         if len(str(value)) > 9:
             raise Problem(f"{key} must be below a thousand million (at {place})")
-    elif key in SINGLE[name] and not isinstance(value, str | int | float | bool):
+    elif key in SCALAR_KEYS[name] and not isinstance(value, str | int | float | bool):
         raise Problem(f"{key} must be a text, a number or a boolean (at {place})")
     elif key == "wzrk_acts" and name == "android":
         _check_actions(value, place)
 
 
 def _check_actions(value: Any, place: str) -> None:
-    """The buttons: a list, or its JSON as a text, as the SDK wants it. A text with a template is taken as it is."""
+    """Check the buttons: a list, or its JSON as a text, which is what the SDK reads. A text with a template is not
+    checked."""
     if isinstance(value, str) and ("{{" in value or "{%" in value):
         return
     try:

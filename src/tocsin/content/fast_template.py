@@ -1,5 +1,7 @@
-"""The shape most templates have: texts and fields of the profile, `Hi {{ Profile.Name | default: "you" }}`. Filled here
-in a tenth of the time python-liquid takes, with the same result: a test compares the two."""
+"""A fast path for most templates: texts and profile fields, `Hi {{ Profile.Name | default: "you" }}`.
+
+It takes a tenth of the time of python-liquid and has the same result; a test compares the two.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ _FIELD = re.compile(
     + _SPACE
     + r"Profile(?:\.([A-Za-z_][A-Za-z0-9_]*)|\['([^'\"{}%\\]+)'\]|\[\"([^'\"{}%\\]+)\"\])"
     + _SPACE
-    # A comma, a second filter, a variable as the default: whatever is not spelled like this is python-liquid's.
+    # Anything else (a second argument or filter, a variable as the default) is left to python-liquid.
     + r"(?:\|"
     + _SPACE
     + "default:"
@@ -26,15 +28,15 @@ _FIELD = re.compile(
     + _SPACE
     + r")?\}\}"
 )
-# Words with a meaning of their own after a dot in Liquid.
-_WORDS = re.compile(
+# Words that are not keys after a dot in Liquid.
+_RESERVED_WORDS = re.compile(
     "and|as|blank|cols|contains|continue|else|empty|false|first|for|if|in|last|limit|nil|not|null|offset|or|required|"
     "reversed|size|true|with"
 )
 
 
 class ProfileValues(Mapping[str, Any]):
-    """A profile in a template: its keys by their letters, then without regard to case (`Profile.name`)."""
+    """The profile as templates see it. A key is looked up as it is spelled, then without regard to case."""
 
     def __init__(self, profile: Mapping[str, Any]):
         self._profile = profile
@@ -55,7 +57,7 @@ class ProfileValues(Mapping[str, Any]):
         return len(self._profile)
 
     def find(self, key: str, folded: str) -> Any:
-        """The value, None where there is none: a template shows both alike. `folded` is the key in lower case."""
+        """Return a value, None where there is none: a template shows nothing for both. folded: `key` in lower case."""
         profile = self._profile
         if key in profile:
             return profile[key]
@@ -66,15 +68,15 @@ class ProfileValues(Mapping[str, Any]):
 
 
 class Field(msgspec.Struct, frozen=True):
-    """An output: a field of the profile."""
+    """One `{{ Profile.key }}` of a template."""
 
     key: str
-    folded: str
+    folded: str  # the key in lower case
     default: str | None  # None: no default filter
 
 
 class FastTemplate:
-    """Texts and fields of the profile in turn."""
+    """A template of texts and profile fields. html: values are escaped. limit: bytes it may make."""
 
     def __init__(self, parts: tuple[str | Field, ...], *, html: bool, limit: int):
         self.parts = parts
@@ -82,19 +84,20 @@ class FastTemplate:
         self._limit = limit
 
     def render(self, profile: ProfileValues) -> str:
-        """The text for one profile. Raises OutputStreamLimitError, and UnicodeEncodeError for half a surrogate pair,
-        as python-liquid does."""
+        """Return the text for one profile. Raise, as python-liquid does, OutputStreamLimitError beyond the limit and
+        UnicodeEncodeError for half a surrogate pair."""
         shown = [part if isinstance(part, str) else show(part, profile, html=self._html) for part in self.parts]
         text = "".join(shown)
         if len(text.encode()) > self._limit:
             raise OutputStreamLimitError("output stream limit reached", token=None)
-        if "\r" in text:  # python-liquid ends lines as Python reads a file, in each part for itself
+        if "\r" in text:  # python-liquid writes to a text stream, which translates newlines in each write
             return "".join([part.replace("\r\n", "\n").replace("\r", "\n") for part in shown])
         return text
 
 
 def show(field: Field, profile: ProfileValues, *, html: bool) -> str:
-    """A field as it is shown; escaped for HTML."""
+    """Return the text of a field, escaped if `html`. Liquid's `default` also replaces false and what is empty, and is
+    not escaped itself."""
     value = profile.find(field.key, field.folded)
     if field.default is not None and (value is None or value is False or value == "" or value in ([], {})):
         return field.default
@@ -103,7 +106,7 @@ def show(field: Field, profile: ProfileValues, *, html: bool) -> str:
 
 
 def _make_text(value: Any) -> str:
-    """A value as Liquid shows it."""
+    """Return a value as Liquid renders it."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -112,7 +115,7 @@ def _make_text(value: Any) -> str:
 
 
 def read_fast_template(text: str, *, html: bool, limit: int) -> FastTemplate | None:
-    """A template of this shape, None for any other; `limit` is the most bytes it may make."""
+    """Return the compiled template, None for one that needs python-liquid. limit: the bytes a text may have."""
     if "\r" in text:
         return None
     parts: list[str | Field] = []
@@ -121,7 +124,7 @@ def read_fast_template(text: str, *, html: bool, limit: int) -> FastTemplate | N
         before = text[end : found.start()]
         dotted, single, double, *defaults = found.groups()
         key = dotted or single or double
-        if _WORDS.fullmatch(key) or before.endswith("{"):
+        if _RESERVED_WORDS.fullmatch(key) or before.endswith("{"):
             return None
         default = next((one for one in defaults if one is not None), None)
         parts += [before, Field(key, key.lower(), default)]

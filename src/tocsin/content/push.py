@@ -1,4 +1,4 @@
-"""A push: what may be asked for on each platform, and what one device is told."""
+"""The content of a push: read and measured against each vendor's limit, then rendered for one device."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from tocsin.providers.toast import TOAST_BYTES, measure_toast
 
 __all__ = ["CHANNEL_NEEDED", "SOURCE_BYTES", "PushForm", "read_push"]
 
-# Of title, body and one platform's block, as they are sent to us: four of the vendors' messages, because a template may
-# hold a text for each language. What is shown is shortened to what the vendor takes.
+# Title, body and one platform's block of a request, at most: four times a vendor's message, since a template may hold a
+# text for each language. What a device gets is shortened to what its vendor takes.
 SOURCE_BYTES = 16_384
-TEXT_BYTES = 256  # of a message at least are for its title and body; a campaign whose keys leave less says nothing
+TEXT_BYTES = 256  # of a message that the keys of a block must leave to title and body
 LIMITS: dict[Platform, tuple[str, int]] = {
     "android": ("FCM", FCM_BYTES),
     "ios": ("APNs", APNS_BYTES),
@@ -30,7 +30,8 @@ LIMITS: dict[Platform, tuple[str, int]] = {
 
 
 def read_push(raw: Mapping[str, Any], require_channel: bool) -> Content:
-    """The `content` of a push. Raises Problem."""
+    """Return the `content` of a push. Raise Problem 400 for a wrong field or one that is too large; Problem with code 9
+    for an Android block without a channel, where `require_channel`."""
     title, body = read_text(raw, "title"), read_text(raw, "body")
     blocks = raw.get("platform_specific", {})
     if not isinstance(blocks, dict):
@@ -53,8 +54,8 @@ def read_push(raw: Mapping[str, Any], require_channel: bool) -> Content:
 
 
 def _check_room(name: Platform, block: Mapping[str, Any], form: PushForm, needed: int) -> None:
-    """Refuses a block that leaves title and body fewer than `needed` bytes of what the vendor takes, with nothing in
-    the place of its templates: nobody could ever get it."""
+    """Raise Problem 400 for a block that leaves title and body fewer than `needed` bytes of what the vendor takes, even
+    with its templates empty: no device could get it."""
     vendor, limit = LIMITS[name]
     size = form.measure(name)
     if size + needed <= limit:
@@ -66,8 +67,8 @@ def _check_room(name: Platform, block: Mapping[str, Any], form: PushForm, needed
     )
 
 
-class _Look(msgspec.Struct, frozen=True, kw_only=True):
-    """What a block says, filled in: the fields of a `Push` that are not the envelope's and not title or body."""
+class _BlockFields(msgspec.Struct, frozen=True, kw_only=True):
+    """The fields of a `Push` that come from its platform's block, rendered."""
 
     deep_link: str
     image: str
@@ -80,8 +81,8 @@ class _Look(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, str]
 
 
-class _Block:
-    """The block of one platform, compiled. Without a template in it everything is worked out here, once."""
+class _CompiledBlock:
+    """The block of one platform, its templates compiled. Without a template its fields are made once, here."""
 
     def __init__(self, platform: str, block: Mapping[str, Any]):
         self._platform = platform
@@ -89,42 +90,42 @@ class _Block:
         self._templates: dict[str, Template] = {
             key: compile_template(key, value) for key, value in block.items() if is_template(value)
         }
-        self._fixed = _make_look(platform, self._values | dict.fromkeys(self._templates, ""))
+        self._empty = _make_fields(platform, self._values | dict.fromkeys(self._templates, ""))
 
-    def fill(self, values: Mapping[str, Any]) -> _Look:
-        """The look for one profile."""
+    def fill(self, values: Mapping[str, Any]) -> _BlockFields:
+        """Return the fields for one profile."""
         if not self._templates:
-            return self._fixed
+            return self._empty
         filled = {key: fill(template, values) for key, template in self._templates.items()}
-        return _make_look(self._platform, self._values | filled)
+        return _make_fields(self._platform, self._values | filled)
 
-    def fill_nothing(self) -> _Look:
-        """The look with nothing in the place of its templates."""
-        return self._fixed
+    def fill_empty(self) -> _BlockFields:
+        """Return the fields with "" in the place of each template."""
+        return self._empty
 
 
 class PushForm:
-    """A push, compiled. Raises Problem for a template that is wrong."""
+    """The content of a push, its templates compiled. Raises Problem for a wrong template."""
 
     def __init__(self, content: Content):
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
-        self._blocks: dict[str, _Block] = {
-            name: _Block(name, content.platforms.get(name, {})) for name in PUSH_PLATFORMS
+        self._blocks: dict[str, _CompiledBlock] = {
+            name: _CompiledBlock(name, content.platforms.get(name, {})) for name in PUSH_PLATFORMS
         }
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
-        """One push for one device."""
-        look = self._blocks[platform].fill(values)
-        return _make_push(look, fill(self._title, values), fill(self._body, values), envelope)
+        """Return the push for one device."""
+        fields = self._blocks[platform].fill(values)
+        return _make_push(fields, fill(self._title, values), fill(self._body, values), envelope)
 
     def measure(self, platform: Platform) -> int:
-        """Bytes of the message without title and body, and with nothing in the place of the block's templates."""
-        message = _make_push(self._blocks[platform].fill_nothing(), "", "", _LONGEST)
+        """Return the bytes of the message without title and body, and with the block's templates empty."""
+        message = _make_push(self._blocks[platform].fill_empty(), "", "", _LONGEST)
         return measure_toast(message) if platform == "windows" else measure_payload(platform, message)
 
 
-# The envelope of a campaign, as long as ours become.
+# An addressing whose fields are as long as they ever are.
 _LONGEST = Addressing(
     id="",
     collapse="tocsin-2147483647",
@@ -136,8 +137,8 @@ _LONGEST = Addressing(
 )
 
 
-def _make_push(look: _Look, title: str, body: str, envelope: Addressing) -> Push:
-    data = {**look.data, "wzrk_id": envelope.campaign, "wzrk_pid": envelope.push_id}
+def _make_push(fields: _BlockFields, title: str, body: str, envelope: Addressing) -> Push:
+    data = {**fields.data, "wzrk_id": envelope.campaign, "wzrk_pid": envelope.push_id}
     if envelope.account:
         data["wzrk_acct_id"] = envelope.account
     return Push(
@@ -146,20 +147,20 @@ def _make_push(look: _Look, title: str, body: str, envelope: Addressing) -> Push
         address=envelope.address,
         title=title,
         body=body,
-        deep_link=look.deep_link,
-        image=look.image,
-        large_icon=look.large_icon,
-        sound=look.sound,
-        category=look.category,
-        badge=look.badge,
-        mutable_content=look.mutable_content,
-        channel=look.channel,
+        deep_link=fields.deep_link,
+        image=fields.image,
+        large_icon=fields.large_icon,
+        sound=fields.sound,
+        category=fields.category,
+        badge=fields.badge,
+        mutable_content=fields.mutable_content,
+        channel=fields.channel,
         data=data,
         expires_at=envelope.expires_at,
     )
 
 
-def _make_look(platform: str, block: Mapping[str, Any]) -> _Look:
+def _make_fields(platform: str, block: Mapping[str, Any]) -> _BlockFields:
     link = str(block.get("deep_link") or block.get("wzrk_dl") or "")
     data = {key: as_text(value) for key, value in block.items() if key not in FIELDS[platform]}
     if link:
@@ -168,23 +169,23 @@ def _make_look(platform: str, block: Mapping[str, Any]) -> _Look:
         data.setdefault("wzrk_bi", as_text(block["badge_icon"]))
     badge = block.get("wzrk_bc" if platform == "android" else "badge_count")
     rich = platform == "ios" and any(block.get(key) for key in MEDIA_KEYS)
-    return _Look(
+    return _BlockFields(
         deep_link=link,
         image=str(block.get("background_image", "")),
         large_icon=str(block.get("large_icon", "")),
-        sound=str(block.get("sound_file", "")) or ("default" if _is_yes(block.get("default_sound")) else ""),
+        sound=str(block.get("sound_file", "")) or ("default" if _is_true(block.get("default_sound")) else ""),
         category=str(block.get("category", "")),
         badge=None if badge in (None, "") else int(badge),
-        mutable_content=rich or _is_yes(block.get("mutable-content")),
+        mutable_content=rich or _is_true(block.get("mutable-content")),
         channel=str(block.get("wzrk_cid", "")),
         data=data,
     )
 
 
 def as_text(value: Any) -> str:
-    """A value of an own key as vendors carry it: a text, or its JSON."""
+    """Return a value of `data` as vendors carry it: the text itself, or the value's JSON."""
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 
 
-def _is_yes(value: Any) -> bool:
+def _is_true(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value.lower() == "true") or value == 1

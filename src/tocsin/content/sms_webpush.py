@@ -1,4 +1,4 @@
-"""A text message or a web push: what may be asked for, and what one recipient is told."""
+"""The content of a text message or a web push: read, then rendered for one recipient."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tocsin.errors import Problem
 from tocsin.providers.contract import Notice
 
 SOURCE_BYTES = 16_384
-SMS_LETTERS = 1600  # ten parts, which most gateways take at most
-WEBPUSH_BYTES = 3072  # of the message: RFC 8030's receivers take 4,096 bytes encrypted
+SMS_LETTERS = 1600  # ten parts; most gateways take no more
+WEBPUSH_BYTES = 3072  # before encryption: push services must take 4,096 bytes encrypted (RFC 8030)
 BROWSERS = ("chrome", "firefox", "safari")
 
 
 def read_sms(raw: Mapping[str, Any]) -> Content:
-    """The `content` of a text message. Raises Problem."""
+    """Return the `content` of a text message. Raise Problem 400 for a body that is missing or too large."""
     return _check_size(Content(body=read_text(raw, "body"), channel="sms"))
 
 
 def read_webpush(raw: Mapping[str, Any]) -> Content:
-    """The `content` of a web push. Raises Problem."""
+    """Return the `content` of a web push. Raise Problem 400 for a field that is missing, wrong or too large."""
     title, body = read_text(raw, "title"), read_text(raw, "body")
     blocks = raw.get("platform_specific", {})
     if not isinstance(blocks, dict):
@@ -46,7 +46,7 @@ def _check_size(content: Content) -> Content:
 
 
 class NoticeForm:
-    """A notice, compiled. Raises Problem for a template that is wrong."""
+    """The content of a text message or web push, its templates compiled. Raises Problem for a wrong template."""
 
     def __init__(self, content: Content):
         self._channel = content.channel
@@ -64,7 +64,7 @@ class NoticeForm:
         }
 
     def render(self, values: Mapping[str, Any], envelope: Addressing) -> Notice:
-        """One notice for one address."""
+        """Return the notice for one address. Raise Unrenderable when it is larger than gateways or browsers take."""
         content: dict[str, Any] = {"body": fill(self._body, values)}
         if self._channel == "webpush":
             content["title"] = fill(self._title, values)

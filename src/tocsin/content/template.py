@@ -1,5 +1,7 @@
-"""Templates: Liquid (`{{ Profile.Name | default: "there" }}`), compiled once a campaign, with limits on loops, output
-and depth. In HTML every value from a profile is escaped."""
+"""Liquid templates, `{{ Profile.Name | default: "there" }}`, with limits on loops, output and depth.
+
+A content's are compiled once. In HTML every value from a profile is escaped.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from tocsin.errors import Problem
 
 __all__ = ["OUTPUT_BYTES", "ProfileValues", "Template", "compile_template", "fill", "is_template"]
 
-Template = BoundTemplate | FastTemplate | str  # a text with nothing to fill in stays a text
+Template = BoundTemplate | FastTemplate | str  # a text without a tag stays a text
 
 OUTPUT_BYTES = 2 * 1024 * 1024
 TAGS = 200
@@ -25,7 +27,7 @@ FILTERS = 10
 TEXT_LENGTH = 100_000
 TAG = re.compile(r"\{[{%].*?[}%]\}", re.DOTALL)
 LOOP = re.compile(r"\{%-?\s*(for|tablerow)\s")
-# The documented answer, with its link, so that callers who compare it keep working.
+# CleverTap's sentence, with its link: callers compare it.
 INVALID_SYNTAX = (
     "Invalid syntax for {field} field. Rectify and try again. "
     "Read more: https://developer.clevertap.com/docs/create-campaign-api"
@@ -33,17 +35,18 @@ INVALID_SYNTAX = (
 
 
 class _Limited(Environment):
-    """Liquid that cannot run away: a template is the caller's, the time it takes is ours."""
+    """Liquid with limits: templates come from callers, and the CPU time they take is ours."""
 
     loop_iteration_limit = 1000
     output_stream_limit = OUTPUT_BYTES
     context_depth_limit = 20
     block_nesting_limit = 20
-    local_namespace_limit = 100_000
+    local_namespace_limit = 100_000  # bytes, as sys.getsizeof counts them
 
 
 def _replace_within_limits(text: Any, old: Any, new: Any = "") -> str:
-    """Liquid's `replace`, with an end: seven of them in a row made 486 MiB of ten letters."""
+    """Liquid's `replace`, up to TEXT_LENGTH letters. Without a limit seven in a row made 486 MiB of ten letters. Raise
+    ValueError beyond it."""
     value, sought, put = str(text), str(old), str(new)
     if len(value) + value.count(sought) * len(put) > TEXT_LENGTH:
         raise ValueError(f"replace makes more than {TEXT_LENGTH} letters")
@@ -61,29 +64,30 @@ _HTML = _make_environment(autoescape=True)
 
 
 def is_template(value: Any) -> bool:
-    """True for a text with something to fill in."""
+    """Return whether a value is a text with a tag."""
     return isinstance(value, str) and ("{{" in value or "{%" in value)
 
 
 def compile_template(field: str, text: str, *, html: bool = False) -> Template:
-    """A template, or the text itself when there is nothing to fill in: most campaigns say the same to everybody."""
+    """Return the compiled template, or the text itself when it has no tag. Raise Problem 400, with the documented
+    sentence, for a template that is wrong or beyond the limits. field: its name in `content`, for the sentence."""
     if not is_template(text):
         return text
     try:
         _check_template(text)
-        phrase = read_fast_template(text, html=html, limit=OUTPUT_BYTES)
-        if phrase is not None:
-            return phrase
+        fast = read_fast_template(text, html=html, limit=OUTPUT_BYTES)
+        if fast is not None:
+            return fast
         template = _parse(text, html)
-        _try_out(template)
+        _render_empty(template)
         return template
     except (LiquidError, ValueError) as error:
         raise Problem(f"{INVALID_SYNTAX.format(field=field)} (at $.content.{field})") from error
 
 
-def _try_out(template: BoundTemplate) -> None:
-    """Renders for nobody: an unknown filter and a loop without end show only then. What else goes wrong may be for
-    want of a profile."""
+def _render_empty(template: BoundTemplate) -> None:
+    """Render for an empty profile: python-liquid finds an unknown filter and a loop beyond the limit only then. Other
+    errors may come from what the profile lacks, and are ignored."""
     try:
         template.render(Profile=ProfileValues({}))
     except (UnknownFilterError, ResourceLimitError):
@@ -93,8 +97,8 @@ def _try_out(template: BoundTemplate) -> None:
 
 
 def _check_template(text: str) -> None:
-    """Refuses what costs more than a message is worth. Measured: python-liquid needs 1.5 s to refuse 3,600 bytes of
-    unclosed «{{», and a range outside a loop is made as long as it is named. Raises ValueError."""
+    """Raise ValueError for what python-liquid spends too long on. Measured: it needs 1.5 s to refuse 3,600 bytes of
+    unclosed «{{», and makes a range outside a loop as long as the template says."""
     if text.count("{{") != text.count("}}") or text.count("{%") != text.count("%}"):
         raise ValueError("a tag is not closed")
     if text.count("{{") + text.count("{%") > TAGS:
@@ -112,7 +116,7 @@ def _parse(text: str, html: bool) -> BoundTemplate:
 
 
 def fill(template: Template, values: Mapping[str, Any]) -> str:
-    """The text for one profile."""
+    """Return the text for one profile. values: {"Profile": ProfileValues}."""
     if isinstance(template, str):
         return template
     if isinstance(template, FastTemplate):
