@@ -1,4 +1,4 @@
-"""The fast door: `/1/send` requests that arrive at the same moment are one insert and one commit of the ledger.
+"""The queue of `/1/send`: requests that arrive at the same moment are one insert and one commit of the ledger.
 
 What waits is bounded in number and in bytes; beyond that a caller is told to come again, before anything is read.
 """
