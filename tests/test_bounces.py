@@ -541,7 +541,7 @@ def test_a_bounce_over_http(server: Server, sending: Caller, sandbox: Sandbox, m
     ],
     ids=["foreign", "no id", "empty", "type", "large", "letter"],
 )
-def test_the_door(server: Server, raw: bytes, kind: str, status: int) -> None:
+def test_what_is_no_report_of_ours(server: Server, raw: bytes, kind: str, status: int) -> None:
     """What is no report of ours is refused with one sentence, in the one shape of errors."""
     found, answer, _ = Caller(server.port).call("POST", "/bounces", raw, {"Content-Type": kind})
     assert found == status

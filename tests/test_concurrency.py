@@ -17,31 +17,31 @@ class Office:
     def __init__(self, size: int):
         self.pool = WorkerPool(size, self._work)
         self.urgent = self.ordinary = self.waiting = 0
-        self.doors: list[asyncio.Event] = []
+        self.gates: list[asyncio.Event] = []
         self.slow = False
 
     async def _work(self, slot: Slot) -> None:
         urgent = slot is Slot.URGENT
         name = "urgent" if urgent else "ordinary"
         setattr(self, name, getattr(self, name) + 1)
-        door = asyncio.Event()
-        self.doors.append(door)
+        gate = asyncio.Event()
+        self.gates.append(gate)
         try:
             if self.slow and not urgent:
                 async with self.pool.lending_slot():
                     self.waiting += 1
-                    await door.wait()
+                    await gate.wait()
                     self.waiting -= 1
             else:
-                await door.wait()
+                await gate.wait()
         finally:
             setattr(self, name, getattr(self, name) - 1)
 
     def open(self) -> None:
         """Everybody who works now is done."""
-        doors, self.doors = self.doors, []
-        for door in doors:
-            door.set()
+        gates, self.gates = self.gates, []
+        for gate in gates:
+            gate.set()
 
     async def until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -98,7 +98,7 @@ async def test_nothing_is_lent_to_the_patient() -> None:
         await office.settle()
         assert office.ordinary == 2
         office.open()
-        await office.until(lambda: len(office.doors) == 3)
+        await office.until(lambda: len(office.gates) == 3)
     office.pool.stop()
     office.open()
     await asyncio.wait_for(running, 10)

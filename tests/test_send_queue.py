@@ -1,4 +1,4 @@
-"""The fast door: what is accepted is in the ledger, once; too much is turned away; a repeat is no second request."""
+"""`/1/send`: what is accepted is in the ledger, once; too much is turned away; a repeat is no second request."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def test_every_200_survives_a_kill(start_server: Callable[..., Server], tmp_path
     assert all(found[account] in (count, count + 1) for account, count in yes.items())
 
 
-def test_the_door_is_busy_for_a_second() -> None:
+def test_load_is_heavy_for_a_second() -> None:
     """Too many in one second count in that one and in the next."""
     load = LoadMeter()
     assert not load.is_heavy(NOW)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_bounces import Post, mail_all
 
-from tocsin.api.unsubscribe_page import FORM_BYTES, is_one_click
+from tocsin.api.unsubscribe import FORM_BYTES, is_one_click
 from tocsin.delivery.push_id import sign_push_id, unsubscribe_url
 from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import read_settings

@@ -18,11 +18,12 @@ import structlog
 from granian.constants import Interfaces
 from granian.server.embed import Server
 
-from tocsin.api import Context, build_api
+from tocsin.api import ENDPOINTS as API_ENDPOINTS
+from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
-from tocsin.dashboard import dashboard_pages
+from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
@@ -31,6 +32,7 @@ from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
+from tocsin.feedback.mail import Feedback
 from tocsin.idempotency import forget_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
@@ -40,9 +42,10 @@ from tocsin.store.ledger import Ledger, open_ledger, read_secret
 log = structlog.get_logger()
 
 Role = Literal["all", "api", "worker", "scheduler"]
+ENDPOINTS: tuple[Endpoint, ...] = (*API_ENDPOINTS, *PAGES)  # every route of the server
 READY_SECONDS = 15.0
 LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
-SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the door waits for those that look people up
+SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the API waits for those that look people up
 SWEEP_SECONDS = 600.0
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
 
@@ -65,7 +68,7 @@ class Stores:
 
 @contextmanager
 def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
-    """Both stores, for a command that works without a server. Raises Misconfigured while one runs on the folder."""
+    """Open both stores, for a command that needs no server. Raises Misconfigured while one runs on the folder."""
     settings = read_settings(os.environ, data)
     with lock_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
         stores = Stores(settings)
@@ -77,7 +80,7 @@ def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
 
 @contextmanager
 def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
-    """The ledger, which many processes may have open at once: for commands that work while `serve` runs. Raises
+    """Open the ledger, which many processes may have open at once: for commands that work while `serve` runs. Raises
     Misconfigured for a folder that is not there, unless it may be `new`: a typo must not make one."""
     if not new and not data.is_dir():
         raise Misconfigured(f"There is no folder {data}; `tocsin serve` and `tocsin account create` make one.")
@@ -89,7 +92,7 @@ def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
 
 
 async def serve(data: Path, host: str, port: int, role: Role) -> None:
-    """Runs the roles until SIGTERM or SIGINT, then finishes what is with the vendors and returns."""
+    """Run the roles until SIGTERM or SIGINT, then finish what is with the vendors."""
     settings = read_settings(os.environ, data)
     if role != "all" and settings.facts_url.startswith("chdb:"):
         raise Misconfigured(
@@ -115,7 +118,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         loop.add_signal_handler(name, stop.set)
     wakeup, load = Wakeup(), LoadMeter()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
-    fleet = SenderPool(
+    sender_pool = SenderPool(
         stores.ledger, settings.senders, time.time, BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     )
     url = f"http://{host}:{port}"
@@ -126,52 +129,51 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeup, stop)))
         if role in ("all", "worker"):
-            worker = Worker(stores.ledger, stores.facts, fleet, settings, secret, time.time, wakeup, load)
+            worker = Worker(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeup, load)
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            server, serving = await _open_door(data, host, port, url, settings, stores, wakeup, load, secret)
+            context = _make_context(stores, settings, wakeup, load, secret, write_address(data, url))
+            server, serving = await _start_api(context, host, port)
             tasks.append(serving)
         _settle_memory()
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
         await _stop(server, worker, tasks, stop, wakeup, settings)
-        await fleet.aclose()
+        await sender_pool.aclose()
 
 
-async def _open_door(
-    data: Path,
-    host: str,
-    port: int,
-    url: str,
-    settings: Settings,
-    stores: Stores,
-    wakeup: Wakeup,
-    load: LoadMeter,
-    secret: bytes,
-) -> tuple[Server, asyncio.Task[None]]:
-    context = Context(
-        ledger=stores.ledger,
-        facts=stores.facts,
+def _make_context(
+    stores: Stores, settings: Settings, wakeup: Wakeup, load: LoadMeter, secret: bytes, local_token: str
+) -> Context:
+    ledger, facts = stores.ledger, stores.facts
+    return Context(
+        ledger=ledger,
+        facts=facts,
         settings=settings,
-        authenticator=Authenticator(stores.ledger),
+        authenticator=Authenticator(ledger),
         creates=Throttle(
-            *(stores.ledger, "create", settings.create_per_second, settings.create_at_once),
+            *(ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),
         ),
         uploads=Throttle(
-            *(stores.ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
+            *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
-        send_queue=SendQueue(stores.ledger),
+        send_queue=SendQueue(ledger),
+        feedback=Feedback(ledger, facts, secret),
         load=load,
         wakeup=wakeup,
         secret=secret,
-        local_token=write_address(data, url),
+        local_token=local_token,
         clock=time.time,
     )
-    app = build_api(context, dashboard_pages(context))
+
+
+async def _start_api(context: Context, host: str, port: int) -> tuple[Server, asyncio.Task[None]]:
+    """Serve the API and the dashboard; return when the port is open. Raises Misconfigured when it cannot be."""
     if await _is_open(host, port):
         raise Misconfigured(f"Port {port} of {host} is taken; give another --port.")
+    app = build_router(context, ENDPOINTS)
     server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
     serving: asyncio.Task[None] = asyncio.create_task(server.serve())
     deadline = time.monotonic() + READY_SECONDS
@@ -183,8 +185,8 @@ async def _open_door(
 
 
 async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: asyncio.Event) -> None:
-    """Freezes due runs until told to stop; a failure is logged and the run stays due. Now and then it forgets what is
-    no longer needed."""
+    """Snapshot due runs until `stop` is set; a failure is logged and the run stays due. Delete what is no longer needed
+    every SWEEP_SECONDS."""
     swept = 0.0
     while not stop.is_set():
         pause = POLL_SECONDS
@@ -202,15 +204,16 @@ async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: as
 
 
 def _settle_memory() -> None:
-    """What is loaded by now stays, and need not be looked through: a full collection of garbage would hold up the door
-    for a tenth of a second."""
+    """Keep what is loaded by now out of garbage collection: a full one would hold up requests for a tenth of a
+    second."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
 
 
 async def _wait(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Until told to stop, or a role dies of a bug: then the process does too, and the ledger makes that safe."""
+    """Return when `stop` is set. Raises what a role died of, so that the process ends too: the ledger makes that
+    safe."""
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
@@ -227,7 +230,7 @@ async def _stop(
     wakeup: Wakeup,
     settings: Settings,
 ) -> None:
-    """First the door, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
+    """Stop the API first, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
     stop.set()
     if server is not None:
         server.stop()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a route may use. `app.py` makes one and hands it to every route."""
+"""What a handler may use. `app.py` makes one and hands it to every handler."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ import hmac
 from collections.abc import Callable
 
 import msgspec
+from starlette.requests import Request
 
 from tocsin.account import Account, list_accounts
-from tocsin.api.http import HttpRequest
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.errors import Problem
+from tocsin.feedback.mail import Feedback
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -29,21 +30,23 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     creates: Throttle
     uploads: Throttle
     send_queue: SendQueue
+    feedback: Feedback
     load: LoadMeter
     wakeup: Wakeup
     secret: bytes
     local_token: str
     clock: Callable[[], float]
 
-    async def account_of(self, request: HttpRequest) -> Account:
-        """The account the two headers speak for. Raises Problem 401."""
+    async def authenticate(self, request: Request) -> Account:
+        """Return the account that the two headers speak for. Raises Problem 401."""
         headers = request.headers
         return await self.authenticator.authenticate(
             headers.get("x-clevertap-account-id"), headers.get("x-clevertap-passcode"), self.clock()
         )
 
-    async def local_account_of(self, request: HttpRequest) -> Account:
-        """Commands on this machine prove themselves with the token of the data folder, which only its owner reads."""
+    async def authenticate_locally(self, request: Request) -> Account:
+        """Return the account that a command of this machine names. It proves itself with the token of the data folder,
+        which only the folder's owner can read. Raises Problem 401 or 404."""
         given = request.headers.get("x-tocsin-local", "")
         if not hmac.compare_digest(given.encode(), self.local_token.encode()):
             raise Problem("Invalid Credentials", code=401, status=401)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-from litestar import Response, post
-from litestar.handlers import HTTPRouteHandler
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.http import HttpRequest, answer, count_success, read_body, read_object
+from tocsin.api.endpoint import post
+from tocsin.api.http import answer, read_json
 from tocsin.audience.condition import PARSE
 from tocsin.audience.explain import explain_person, explain_query
 from tocsin.audience.query import find_segment, named_segments, read_where
@@ -26,80 +27,52 @@ PERSON = {"identity": "identity", "objectId": "objectId", "FBID": "FBID", "GPID"
 PAGE = 100
 
 
-def segment_routes(context: Context) -> Sequence[HTTPRouteHandler]:
-    @post("/1/segments/save.json", status_code=200)
-    async def save(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        return _succeed(request, await _save(context, account, body))
-
-    @post("/1/segments/list.json", status_code=200)
-    async def list_all(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        return _succeed(request, await _list(context, account, body))
-
-    @post("/1/segments/get.json", status_code=200)
-    async def get_one(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        name = read_name(body.get("name"))
-        found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
-        if not found:
-            raise Problem(f"There is no segment {name!r} (at $.name)")
-        return _succeed(request, {"segment": _shown(found[0])})
-
-    @post("/1/segments/delete.json", status_code=200)
-    async def delete_one(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        name = read_name(body.get("name"))
-        if not await context.ledger.write(lambda connection: delete_segment(connection, account.id, name)):
-            raise Problem(f"There is no segment {name!r} (at $.name)")
-        return _succeed(request, {})
-
-    return [save, list_all, get_one, delete_one, *_explain_routes(context)]
-
-
-def _explain_routes(context: Context) -> Sequence[HTTPRouteHandler]:
-    @post("/1/segments/explain.json", status_code=200)
-    async def explain(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        found = await explain_where(context.ledger, context.facts, account, body, context.clock())
-        return _succeed(request, found)
-
-    @post("/local/explain", status_code=200)
-    async def local_explain(request: HttpRequest) -> Response[bytes]:
-        account = await context.local_account_of(request)
-        body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
-        found = await explain_where(context.ledger, context.facts, account, body, context.clock())
-        return _succeed(request, found)
-
-    return [explain, local_explain]
-
-
-def _succeed(request: HttpRequest, found: Mapping[str, Any]) -> Response[bytes]:
-    count_success(request)
-    return answer({"status": "success", **found})
-
-
-async def _save(context: Context, account: Account, body: Mapping[str, Any]) -> dict[str, Any]:
+async def save(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
     if "where" not in body:
         raise Problem(PARSE)
     query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
     segment = Segment(read_name(body.get("name")), body["where"], query)
     now = context.clock()
     await context.ledger.write(lambda connection: save_segment(connection, account.id, segment, now))
-    return {"name": segment.name}
+    return answer({"status": "success", "name": segment.name})
 
 
-async def _list(context: Context, account: Account, body: Mapping[str, Any]) -> dict[str, Any]:
+async def show_all(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
     page, limit = _read_count(body, "page", 1, 1_000_000), _read_count(body, "limit", PAGE, PAGE)
     found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
     some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
-    return {"segments": some, "total_pages": -(-len(found) // limit)}
+    return answer({"status": "success", "segments": some, "total_pages": -(-len(found) // limit)})
+
+
+async def show(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
+    name = read_name(body.get("name"))
+    found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
+    if not found:
+        raise Problem(f"There is no segment {name!r} (at $.name)")
+    return answer({"status": "success", "segment": _shown(found[0])})
+
+
+async def delete(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
+    name = read_name(body.get("name"))
+    if not await context.ledger.write(lambda connection: delete_segment(connection, account.id, name)):
+        raise Problem(f"There is no segment {name!r} (at $.name)")
+    return answer({"status": "success"})
+
+
+async def explain(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
+    found = await explain_where(context.ledger, context.facts, account, body, context.clock())
+    return answer({"status": "success", **found})
 
 
 async def explain_where(
     ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float
 ) -> dict[str, Any]:
-    """The answer of explain.json. Raises Problem for a question that is wrong or a person nobody knows."""
+    """Return the answer of explain.json. Raises Problem for a question that is wrong or a person nobody knows."""
     if "where" not in body and "segment" not in body:
         raise Problem(PARSE)
     segments = await load_named(ledger, account, body)
@@ -118,7 +91,7 @@ async def explain_where(
 
 
 async def load_named(ledger: Ledger, account: Account, body: Any) -> dict[str, Any]:
-    """The saved segments that a request names."""
+    """Return the saved segments that a request names."""
     names = named_segments(body) - {"all"}
     if not names:
         return {}
@@ -137,9 +110,8 @@ async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) 
     return users[key]
 
 
-async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[str, Any]]:
-    account = await context.account_of(request)
-    return account, read_object(await read_body(request, context.settings.body_limit), request.url.path)
+async def _read(context: Context, request: Request) -> tuple[Account, dict[str, Any]]:
+    return await context.authenticate(request), await read_json(request, context.settings.body_limit)
 
 
 def _read_count(body: Mapping[str, Any], key: str, default: int, most: int) -> int:
@@ -151,3 +123,12 @@ def _read_count(body: Mapping[str, Any], key: str, default: int, most: int) -> i
 
 def _shown(segment: Segment) -> dict[str, Any]:
     return {"name": segment.name, "where": segment.where, "changed_at": int(segment.changed_at)}
+
+
+ENDPOINTS = [
+    post("/1/segments/save.json", save),
+    post("/1/segments/list.json", show_all),
+    post("/1/segments/get.json", show),
+    post("/1/segments/delete.json", delete),
+    post("/1/segments/explain.json", explain),
+]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from litestar import Response, post
-from litestar.handlers import HTTPRouteHandler
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.http import HttpRequest, answer, count_success, read_body, read_object, require_json_type
+from tocsin.api.endpoint import post
+from tocsin.api.http import answer, read_json, require_json_type
 from tocsin.errors import Problem
 from tocsin.ingest import event_row, hash_id, refresh_profiles
 from tocsin.ingest.subscription import (
@@ -22,27 +23,22 @@ from tocsin.ingest.subscription import (
 )
 
 
-def subscription_routes(context: Context) -> Sequence[HTTPRouteHandler]:
-    @post("/1/subscribe", status_code=200)
-    async def subscribe(request: HttpRequest) -> Response[bytes]:
-        account = await context.account_of(request)
-        require_json_type(request)
-        body = read_object(await read_body(request, context.settings.body_limit), request.url.path)
-        raws = body.get("d")
-        if not isinstance(raws, list) or len(raws) > RECORDS:
-            raise Problem(f"d must be a list of at most {RECORDS} records (at $.d)")
-        changes, wrong = read_changes(raws)
-        if changes:
-            await _apply(context, account, changes)
-        status = "success" if not wrong else "partial" if changes else "fail"
-        count_success(request)
-        return answer({"status": status, "processed": len(changes), "unprocessed": wrong})
-
-    return [subscribe]
+async def subscribe(context: Context, request: Request) -> Response:
+    account = await context.authenticate(request)
+    require_json_type(request)
+    body = await read_json(request, context.settings.body_limit)
+    raws = body.get("d")
+    if not isinstance(raws, list) or len(raws) > RECORDS:
+        raise Problem(f"d must be a list of at most {RECORDS} records (at $.d)")
+    changes, wrong = read_changes(raws)
+    if changes:
+        await _apply(context, account, changes)
+    status = "success" if not wrong else "partial" if changes else "fail"
+    return answer({"status": status, "processed": len(changes), "unprocessed": wrong})
 
 
 async def _apply(context: Context, account: Account, changes: Sequence[AddressChange]) -> None:
-    """In the ledger first, which claims ask; then the copies and events of those who have the addresses."""
+    """Write to the ledger first, which claims ask; then the copies and events of those who have the addresses."""
     now = context.clock()
     await context.ledger.write(lambda connection: apply_address_changes(connection, account.id, changes, now))
     sharers = await find_users_with_addresses(context.facts, account.id, changes)
@@ -61,3 +57,6 @@ async def _apply(context: Context, account: Account, changes: Sequence[AddressCh
                 event_id = hash_id(account.id, user, one.address, int(now))
                 rows.append(event_row(account, UNSUBSCRIBED, user, now, event_id, props))
     await context.facts.insert("event", rows)
+
+
+ENDPOINTS = [post("/1/subscribe", subscribe)]

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, time, timedelta
 from typing import Any
 
-from litestar import Response, post
-from litestar.handlers import HTTPRouteHandler
 from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.http import (
-    HttpRequest,
-    answer,
-    count_success,
-    encode,
-    read_body,
-    read_object,
-    replay,
-    require_json_type,
-)
+from tocsin.api.endpoint import post
+from tocsin.api.http import answer, encode, read_body, read_json, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
 from tocsin.campaign.runs import insert_campaign, stop_campaign
@@ -36,62 +28,55 @@ from tocsin.queue import count_in_flight
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
 
 
-def target_routes(context: Context) -> Sequence[HTTPRouteHandler]:
-    @post("/1/targets/create.json", status_code=200)
-    async def create(request: HttpRequest) -> Response[bytes]:
-        account = await context.account_of(request)
-        require_json_type(request)
-        async with context.creates.admit(account.id, context.clock()):
-            return await _create(context, request, account)
-
-    @post("/1/targets/stop.json", status_code=200)
-    async def stop(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        campaign_id, now = _read_id(body), context.clock()
-
-        def stop_now(connection: Connection) -> dict[str, int]:
-            if stop_campaign(connection, account.id, campaign_id, now) != "running":
-                return {}
-            return {"in_flight": count_in_flight(connection, campaign_id)}
-
-        in_flight = await context.ledger.write(stop_now)
-        context.wakeup.notify()
-        count_success(request)
-        return answer({"status": "success", **in_flight})
-
-    @post("/1/targets/result.json", status_code=200)
-    async def result(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        campaign_id = _read_id(body)
-        numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
-        more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
-        count_success(request)
-        return answer({"status": "success", "result": numbers, **more})
-
-    @post("/1/targets/list.json", status_code=200)
-    async def list_all(request: HttpRequest) -> Response[bytes]:
-        account, body = await _read(context, request)
-        found = await list_targets(context.ledger, account.id, due=_read_days(body, account))
-        count_success(request)
-        now = context.clock()
-        return answer({"status": "success", "targets": [_listed(one, account, now) for one in found]})
-
-    return [create, stop, result, list_all]
+async def create(context: Context, request: Request) -> Response:
+    """Make a campaign, or estimate its reach. Raises Problem 429 beyond what an account may create in a second."""
+    account = await context.authenticate(request)
+    require_json_type(request)
+    async with context.creates.admit(account.id, context.clock()):
+        return await _create(context, request, account)
 
 
-async def _read(context: Context, request: HttpRequest) -> tuple[Account, dict[str, Any]]:
-    account = await context.account_of(request)
-    return account, read_object(await read_body(request, context.settings.body_limit), request.url.path)
+async def stop(context: Context, request: Request) -> Response:
+    """Stop a campaign; of a running one, also say how many recipients are with the vendors."""
+    account, body = await _read(context, request)
+    campaign_id, now = _read_id(body), context.clock()
+
+    def stop_now(connection: Connection) -> dict[str, int]:
+        if stop_campaign(connection, account.id, campaign_id, now) != "running":
+            return {}
+        return {"in_flight": count_in_flight(connection, campaign_id)}
+
+    in_flight = await context.ledger.write(stop_now)
+    context.wakeup.notify()
+    return answer({"status": "success", **in_flight})
 
 
-async def _create(context: Context, request: HttpRequest, account: Account) -> Response[bytes]:
+async def show_result(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
+    campaign_id = _read_id(body)
+    numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
+    more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
+    return answer({"status": "success", "result": numbers, **more})
+
+
+async def show_all(context: Context, request: Request) -> Response:
+    account, body = await _read(context, request)
+    found = await list_targets(context.ledger, account.id, due=_read_days(body, account))
+    now = context.clock()
+    return answer({"status": "success", "targets": [_listed(one, account, now) for one in found]})
+
+
+async def _read(context: Context, request: Request) -> tuple[Account, dict[str, Any]]:
+    return await context.authenticate(request), await read_json(request, context.settings.body_limit)
+
+
+async def _create(context: Context, request: Request, account: Account) -> Response:
     raw = await read_body(request, context.settings.body_limit)
-    body, now = read_object(raw, request.url.path), context.clock()
-    key = read_key(account.id, request.headers.get("idempotency-key"), request.url.path, raw)
+    body, now = read_object(raw, request.scope["path"]), context.clock()
+    key = read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)
     if key is not None:
         kept = await context.ledger.read(lambda connection: find_answer(connection, key, now))
         if kept is not None:
-            count_success(request)
             return replay(kept.answer)
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
@@ -102,7 +87,6 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
     estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec, now)
     if read_flag(body, "estimate_only"):
-        count_success(request)
         return answer({"status": "success", "estimates": estimates})
 
     def insert(connection: Connection) -> tuple[str, bool]:
@@ -116,7 +100,6 @@ async def _create(context: Context, request: HttpRequest, account: Account) -> R
 
     text, new = await context.ledger.write(insert)
     context.wakeup.notify()
-    count_success(request)
     return answer(text) if new else replay(text)
 
 
@@ -145,7 +128,7 @@ def _read_id(body: Mapping[str, Any]) -> int:
 
 
 def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
-    """`from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
+    """Return `from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
     days = []
     for key in ("from", "to"):
         try:
@@ -161,3 +144,11 @@ def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]
         datetime.combine(days[0], midnight).timestamp(),
         datetime.combine(days[1] + timedelta(days=1), midnight).timestamp(),
     )
+
+
+ENDPOINTS = [
+    post("/1/targets/create.json", create),
+    post("/1/targets/stop.json", stop),
+    post("/1/targets/result.json", show_result),
+    post("/1/targets/list.json", show_all),
+]

@@ -25,8 +25,8 @@ Pick = Callable[[Limits], tuple[float | None, int | None]]
 
 
 class Throttle:
-    """One endpoint's limits: `per_second` (None: any) and `at_once`, for each account; `pick` says which of the
-    account's own go before them."""
+    """One endpoint's limits: `per_second` (None: any) and `at_once`, for each account; `pick` chooses, of
+    the account's own limits, the two that replace them."""
 
     def __init__(self, ledger: Ledger, name: str, per_second: float | None, at_once: int, pick: Pick):
         self._ledger = ledger
@@ -39,7 +39,7 @@ class Throttle:
 
     @asynccontextmanager
     async def admit(self, account_id: str, now: float) -> AsyncIterator[None]:
-        """Holds a place while the request runs; raises Problem 429. `now` is in seconds of any steady clock."""
+        """Hold a place while the request runs. `now`: seconds of any steady clock. Raises Problem 429."""
         if self._ledger.embedded:
             policy = await self._ledger.read(lambda connection: load_policy(connection, account_id))
             self._enter(account_id, now, *self._limits(policy.limits))
@@ -69,7 +69,7 @@ class Throttle:
         self._busy[account_id] += 1
 
     def _enter_together(self, connection: Connection, account_id: str, place: str) -> None:
-        """The same for all processes; those of one account take turns at its row."""
+        """Enter for all processes at once; those of one account take turns at its row."""
         account = schema.account
         connection.execute(select(account.c.id).where(account.c.id == account_id).with_for_update())
         now = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
@@ -87,8 +87,8 @@ class Throttle:
 
 
 def _advance(free_at: float, now: float, per_second: float) -> float:
-    """When the request after this one is due. Raises Problem when this one came too early: as many as a second allows
-    may come together, then one after the other."""
+    """Return when the request after this one is due. Raises Problem 429 when this one came too early: as many as a
+    second allows may come together, then one after the other."""
     step, burst = 1 / per_second, max(1.0, per_second)
     # Further ahead than it ever gets: the clock was set back.
     due = now if free_at > now + (burst + 1) * step else max(free_at, now)

@@ -10,17 +10,17 @@ from typing import Any
 
 import msgspec
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from litestar import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
 from tocsin.account import Account
 from tocsin.api.context import Context
-from tocsin.api.http import HttpRequest
 from tocsin.audience.description import describe
 from tocsin.dashboard.formatting import full_time, iso_time, short_time, thousands
 from tocsin.errors import Problem
 
 HERE = Path(__file__).parent
-HTML = "text/html"  # the framework adds the character set
+HTML = "text/html"  # Starlette adds the character set
 STATIC_SECONDS = 3600
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Tocsin", charset="UTF-8"'}
 POLICY = (
@@ -34,7 +34,7 @@ TYPES = {".css": "text/css"}
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """What stands around every page of an account. refresh: seconds until it loads itself anew."""
+    """What stands around every page of an account. refresh: seconds until it loads itself again."""
 
     account: Account
     now: float
@@ -42,7 +42,7 @@ class Frame(msgspec.Struct, frozen=True):
 
 
 def _read_static() -> dict[str, tuple[str, bytes]]:
-    """Every file that is served, read once: a name that is not here cannot reach the disk."""
+    """Return every file that is served, read once: a name that is not here cannot reach the disk."""
     return {
         file.name: (TYPES[file.suffix], file.read_bytes())
         for file in sorted((HERE / "static").iterdir())
@@ -76,41 +76,43 @@ STATIC = _read_static()
 TEMPLATES = _make_environment()
 
 
-async def log_in(context: Context, request: HttpRequest) -> Account:
-    """The account of HTTP Basic: its id as the user, a passcode as the password. Raises Problem 401."""
+async def log_in(context: Context, request: Request) -> Account:
+    """Return the account of HTTP Basic: its id as the user, a passcode as the password. Raises Problem 401."""
     account_id, passcode = _read_basic(request.headers.get("authorization", ""))
     return await context.authenticator.authenticate(account_id, passcode, context.clock())
 
 
-def render(name: str, status: int = 200, **values: Any) -> Response[bytes]:
-    """A page from its template."""
+def render(name: str, status: int = 200, **values: Any) -> Response:
+    """Return a page made from its template."""
     body = TEMPLATES.get_template(name).render(values).encode("utf-8", "replace")
-    return Response(body, status_code=status, media_type=HTML, headers=SECURITY | PRIVATE)
+    return Response(body, status, SECURITY | PRIVATE, HTML)
 
 
-def refuse_page(status: int, text: str) -> Response[bytes]:
-    """A page that says what is wrong; at 401 also how to log in, never which half of it was wrong."""
+def refuse_page(_: Request, problem: Problem) -> Response:
+    """Return a page that says what is wrong; at 401 also how to log in, never which half of it was wrong."""
+    status = problem.status
     headline = HEADLINES.get(status, "That did not work")
-    response = render("refusal.html", status, locked=status == 401, headline=headline, text=text)
+    response = render("refusal.html", status, locked=status == 401, headline=headline, text=problem.error)
     if status == 401:
         response.headers.update(CHALLENGE)
     return response
 
 
-def move_on(address: str) -> Response[bytes]:
-    """Sends the browser to where a page really is."""
-    return Response(b"", status_code=308, media_type=HTML, headers=SECURITY | {"Location": address})
+def redirect(address: str) -> Response:
+    """Send the browser to where a page really is."""
+    return Response(status_code=308, media_type=HTML, headers=SECURITY | {"Location": address})
 
 
-def serve_static(name: str) -> Response[bytes]:
+def serve_static(name: str) -> Response:
     if name not in STATIC:
         raise Problem("There is no such file.", code=404, status=404)
     kind, content = STATIC[name]
-    return Response(content, media_type=kind, headers=SECURITY | {"Cache-Control": f"public, max-age={STATIC_SECONDS}"})
+    caching = {"Cache-Control": f"public, max-age={STATIC_SECONDS}"}
+    return Response(content, media_type=kind, headers=SECURITY | caching)
 
 
 def _read_basic(header: str) -> tuple[str | None, str | None]:
-    """User and password of an `Authorization` header; nothing when it is not one of HTTP Basic."""
+    """Return user and password of an `Authorization` header; nothing when it is not one of HTTP Basic."""
     scheme, _, encoded = header.strip().partition(" ")
     if scheme.lower() != "basic":
         return None, None

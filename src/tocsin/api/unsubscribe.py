@@ -1,6 +1,7 @@
-"""The page behind a mail's unsubscribe link, and the request that mail programs send there (RFC 8058).
+"""`/u/…`: the page behind a mail's unsubscribe link, and the request that mail programs send there (RFC 8058).
 
-It stands on its own: an operator may show the world `/u/` and nothing else of this server.
+Nobody logs in: the signed id is the permission. The page stands on its own, for an operator may show the world `/u/`
+and nothing else of this server.
 """
 
 from __future__ import annotations
@@ -11,9 +12,12 @@ import html
 import re
 from urllib.parse import parse_qsl
 
-from litestar import Response
+from starlette.requests import Request
+from starlette.responses import Response
 
-from tocsin.api.http import HttpRequest, on_problem
+from tocsin.api.context import Context
+from tocsin.api.endpoint import Endpoint
+from tocsin.api.http import read_body, refuse
 from tocsin.errors import Problem
 
 FORM_BYTES = 4096
@@ -65,27 +69,35 @@ _BOUNDARY = re.compile(r'\bboundary\s*=\s*(?:"([^"]{1,70})"|([^\s;"]{1,70}))', r
 _PART = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?List-Unsubscribe"?[ \t]*(?:;|\r|\n|$)', re.IGNORECASE)
 
 
-def show_question(sender: str) -> Response[bytes]:
-    """Asks first: what scans mails fetches every link in them. sender: the account's name."""
-    text = f"You will get no more e-mail from {html.escape(sender)}."
+async def ask(context: Context, request: Request) -> Response:
+    """Show the question and change nothing: what scans mails fetches every link in them."""
+    sent = await context.feedback.find_mail(request.path_params["push_id"])
+    text = f"You will get no more e-mail from {html.escape(sent.account.name)}."
     return _show(200, "Unsubscribe from e-mail?", text, FORM)
 
 
-def show_done(sender: str) -> Response[bytes]:
-    return _show(200, "You are unsubscribed", f"You will get no more e-mail from {html.escape(sender)}.")
+async def unsubscribe(context: Context, request: Request) -> Response:
+    """Take the consent to e-mail of whoever got this mail. Raises Problem 400 for another body than RFC 8058's form."""
+    push_id = request.path_params["push_id"]
+    body = await read_body(request, FORM_BYTES)
+    sent = await context.feedback.find_mail(push_id)
+    if not is_one_click(request.headers.get("content-type", ""), body):
+        raise Problem("The body must be the form List-Unsubscribe=One-Click (RFC 8058)")
+    await context.feedback.unsubscribe(push_id, context.clock())
+    text = f"You will get no more e-mail from {html.escape(sent.account.name)}."
+    return _show(200, "You are unsubscribed", text)
 
 
-def show_problem(request: HttpRequest, problem: Problem) -> Response[bytes]:
-    """A page for people, the one shape of every error for programs."""
-    plain = on_problem(request, problem)
+def refuse_visitor(request: Request, problem: Problem) -> Response:
+    """Return a page for people, the one shape of every error for programs."""
     if "text/html" not in request.headers.get("accept", ""):
-        return plain
+        return refuse(request, problem)
     headline = "This link does not work" if problem.status == 404 else "That did not work"
     return _show(problem.status, headline, html.escape(problem.error))
 
 
 def is_one_click(content_type: str, body: bytes) -> bool:
-    """Whether a form says `List-Unsubscribe=One-Click`, in either of the two types RFC 8058 allows."""
+    """Return whether a form says `List-Unsubscribe=One-Click`, in either of the two types RFC 8058 allows."""
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "application/x-www-form-urlencoded":
         return ("List-Unsubscribe", "One-Click") in parse_qsl(body.decode("utf-8", "replace"), separator="&")
@@ -99,6 +111,9 @@ def is_one_click(content_type: str, body: bytes) -> bool:
     return False
 
 
-def _show(status: int, headline: str, text: str, form: str = "") -> Response[bytes]:
+def _show(status: int, headline: str, text: str, form: str = "") -> Response:
     page = PAGE.format(headline=headline, text=text, form=form, style=STYLE)
     return Response(page.encode("utf-8", "replace"), status_code=status, media_type="text/html", headers=HEADERS)
+
+
+ENDPOINTS = [Endpoint("/u/{push_id}", {"GET": ask, "HEAD": ask, "POST": unsubscribe}, on_problem=refuse_visitor)]

@@ -1,0 +1,107 @@
+"""What all requests have in common: the method is looked up, an exception becomes an answer, the answer is counted."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import msgspec
+import structlog
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route, Router
+from starlette.types import Receive, Scope, Send
+
+from tocsin import metrics
+from tocsin.api.context import Context
+from tocsin.api.http import refuse
+from tocsin.errors import Problem
+
+log = structlog.get_logger()
+
+Handler = Callable[[Context, Request], Awaitable[Response]]
+OnProblem = Callable[[Request, Problem], Response]
+
+UNKNOWN = "unknown"  # the route of all paths that nobody has: made-up paths must not make time series
+BUG = Problem("An unknown error occurred", code=500, status=500)
+NOT_FOUND = Problem("Not Found", code=404, status=404)
+NOT_ALLOWED = Problem("Method Not Allowed", code=405, status=405)
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One path, and what each method does there.
+
+    path: a template such as `/track/{kind}`; also the name under which requests are counted.
+    on_problem: makes the answer of a Problem that a handler raises; `bug`: the Problem that stands for any other
+        exception. A wrong method is answered in JSON everywhere.
+    """
+
+    path: str
+    handlers: dict[str, Handler]
+    on_problem: OnProblem = refuse
+    bug: Problem = BUG
+
+    @property
+    def methods(self) -> list[str]:
+        return sorted(self.handlers)
+
+
+def get(path: str, handler: Handler, on_problem: OnProblem = refuse, bug: Problem = BUG) -> Endpoint:
+    """Return an endpoint to read from. HEAD does what GET does (RFC 9110, 9.1); the server leaves the body out."""
+    return Endpoint(path, {"GET": handler, "HEAD": handler}, on_problem, bug)
+
+
+def post(path: str, handler: Handler, bug: Problem = BUG) -> Endpoint:
+    return Endpoint(path, {"POST": handler}, bug=bug)
+
+
+def build_router(context: Context, endpoints: Sequence[Endpoint]) -> Router:
+    """Return the ASGI application of the endpoints. They are compared with a path in turn, so busy ones stand first."""
+
+    async def miss(scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a path as it stands, then without its last slash and doubled ones: callers put paths together."""
+        path = "/" + "/".join(part for part in scope["path"].split("/") if part)
+        if path != scope["path"]:
+            await router({**scope, "path": path}, receive, send)
+        else:
+            request = Request(scope, receive)
+            await _send(UNKNOWN, refuse(request, NOT_FOUND), scope, receive, send)
+
+    routes = [Route(endpoint.path, _Application(context, endpoint)) for endpoint in endpoints]
+    router = Router(routes, redirect_slashes=False, default=miss)
+    return router
+
+
+class _Application:
+    """The ASGI application of one endpoint: a class, for Starlette wraps functions in handling of its own."""
+
+    def __init__(self, context: Context, endpoint: Endpoint):
+        self._context = context
+        self._endpoint = endpoint
+        self._allow = ", ".join([*endpoint.methods, "OPTIONS"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        await _send(self._endpoint.path, await self._respond(request), scope, receive, send)
+
+    async def _respond(self, request: Request) -> Response:
+        endpoint = self._endpoint
+        handler = endpoint.handlers.get(request.method)
+        if handler is None:
+            return self._respond_without(request)
+        try:
+            return await handler(self._context, request)
+        except Problem as problem:
+            return endpoint.on_problem(request, problem)
+        except Exception:
+            log.exception("request failed", path=request.scope["path"])
+            return endpoint.on_problem(request, endpoint.bug)
+
+    def _respond_without(self, request: Request) -> Response:
+        response = Response(status_code=204) if request.method == "OPTIONS" else refuse(request, NOT_ALLOWED)
+        response.headers["Allow"] = self._allow
+        return response
+
+
+async def _send(route: str, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
+    metrics.REQUESTS.labels(route=route, status=str(response.status_code)).inc()
+    await response(scope, receive, send)

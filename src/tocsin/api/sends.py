@@ -1,0 +1,45 @@
+"""`/1/send/…`: messages to people named one by one.
+
+A thousand requests a second pass here, so what is refused is refused before anything is read, and most bodies are
+decoded in one pass.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.api.context import Context
+from tocsin.api.endpoint import post
+from tocsin.api.http import CODE_UNEXPECTED, answer, read_body, read_length, read_object, replay, require_json_type
+from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
+from tocsin.channels import CHANNELS
+from tocsin.errors import Problem
+from tocsin.idempotency import read_key
+from tocsin.providers import BY_NAME
+from tocsin.providers.credential import require_provider
+
+BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status=500)
+
+
+async def send(context: Context, request: Request, channel: str) -> Response:
+    """Queue one request durably. Raises Problem 429 while too many wait, else as documented for `/1/send`."""
+    now, path = context.clock(), f"/1/send/{channel}.json"
+    with context.send_queue.admit(read_length(request)):
+        account = await context.authenticate(request)
+        require_json_type(request)
+        raw = await read_body(request, context.settings.body_limit)
+        if channel in BY_NAME:
+            await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
+        key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
+        asked = read_plain(raw) or read_asked(read_object(raw, path))
+        new = await accept(context.send_queue, account, channel, asked, now, context.settings, key)
+    context.load.count(sum(map(len, asked.to.values())), now)
+    if not context.load.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
+        context.wakeup.notify()
+    return answer(ANSWER) if new else replay(ANSWER)
+
+
+ENDPOINTS = [post(f"/1/send/{channel}.json", partial(send, channel=channel), bug=BUG) for channel in CHANNELS]
