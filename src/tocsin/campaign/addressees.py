@@ -1,4 +1,4 @@
-"""Who a `/1/send` request names, and which users these identities mean."""
+"""The `to` of a `/1/send` request, and which users its identities mean."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""Stage 3 of 7 for people named one by one: `/1/send/…`. Accepted means queued durably; who the identities are is
-looked up by the worker."""
+"""Stage 3 of 7 for people named one by one: the body of `/1/send/…`, checked and queued. Accepted means queued durably;
+which users the identities are is looked up by the worker."""
 
 from __future__ import annotations
 
