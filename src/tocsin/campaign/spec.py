@@ -1,4 +1,4 @@
-"""Stage 3 of 7, campaign: what was asked for, and its runs: states as a table, what is due at a given `now`."""
+"""A campaign as it is asked for: the body of a create request, read into a `Spec`."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ NAME_BYTES = 512
 LABELS = 50
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap
 LATEST_ID = 2**31 - 1
-
-
+VARIANTS = 8
+OnCrash = Literal["report", "resend"]
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
@@ -38,18 +38,12 @@ NOT_YET = (
 )
 
 
-VARIANTS = 8
-
-
 class Variant(msgspec.Struct, frozen=True):
     """One content of several, and the percent of the audience that gets it."""
 
     name: str
     content: Content
     percentage: float
-
-
-OnCrash = Literal["report", "resend"]
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
