@@ -10,10 +10,12 @@ from typing import Any
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
 from test_ledger import LEASE, NOW, lease, load, must_lease, settle
-from test_worker import Stage, Vendor
+from test_worker import BODY, CONTENT, Stage, Vendor
 
 from tocsin import queue
-from tocsin.campaign.spec import read_on_crash
+from tocsin.account import Account
+from tocsin.campaign.send import read_asked
+from tocsin.campaign.spec import read_spec
 from tocsin.delivery.retry import RetryPolicy, decide
 from tocsin.errors import Problem
 from tocsin.outcome import Outcome, State
@@ -26,6 +28,13 @@ pytest_plugins = ("engines",)
 
 POLICY = RetryPolicy(floor=10.0, retries=2)
 UNKNOWN = Receipt(outcome=Outcome.UNKNOWN, code="cut")
+
+
+def read_on_crash(body: dict[str, Any]) -> str:
+    """What a create request and a send with that field read, which is the same."""
+    campaign = read_spec(BODY | body, Account("A", "", "UTC"), NOW).on_crash
+    assert read_asked({"to": {"Identity": ["a"]}, "content": CONTENT} | body).on_crash == campaign
+    return campaign
 
 
 @pytest.mark.parametrize(

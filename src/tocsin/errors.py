@@ -3,11 +3,22 @@
 `Problem` is the caller's: it has a code, a sentence that names the place in their JSON, and an HTTP status.
 `Misconfigured` is the operator's: it stops the start or the lane and says what to do. It is deliberately not a
 `Problem`, so no route can swallow it into an answer.
+
+What callers send is declared as msgspec structs, and `read_struct` is the one way from their JSON to one of these.
 """
 
 from __future__ import annotations
 
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, TypeVar
+
 import msgspec
+from msgspec import inspect
+
+T = TypeVar("T")
 
 
 class Problem(Exception):  # noqa: N818 - the word of RFC 9457; it is an answer, not a failure of ours
@@ -26,11 +37,149 @@ class Problem(Exception):  # noqa: N818 - the word of RFC 9457; it is an answer,
         self.retry_after = retry_after
 
     def encode(self) -> bytes:
-        """The one shape of an error: {status, error, code}; `code` is missing only where the documented answer has
-        none."""
+        """Return the one shape of an error, {status, error, code}; `code` is missing only where the documented answer
+        has none."""
         body: dict[str, object] = {"status": "fail", "error": self.error}
         return msgspec.json.encode(body if self.code is None else body | {"code": self.code})
 
 
 class Misconfigured(Exception):  # noqa: N818 - named for what the operator has to mend, not for Python's habit
     """The operator has to change something; the sentence says what."""
+
+
+class Invalid(ValueError):  # noqa: N818 - not a failure of ours either
+    """A struct's values do not go together: raised in its `__post_init__`, so that msgspec adds the struct's place.
+
+    field: the rest of the place, from the struct on: `.value`, `.days[1]`.
+    """
+
+    def __init__(self, sentence: str, field: str = ""):
+        super().__init__(sentence)
+        self.field = field
+
+
+_ready: set[Any] = set()
+_lock = threading.Lock()
+_ERROR = re.compile(r"(.*?)(?: - at `(?:key in `)?\$([^`]*)`)?", re.DOTALL)
+_FIELD = re.compile(r"Object (contains unknown|missing required) field `(.*)`", re.DOTALL)
+_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+
+def read_struct(raw: Any, kind: type[T], place: str = "$", *, start: str = "", code: int = 400) -> T:
+    """Return the caller's JSON as a `kind`, which is a struct or another type that msgspec checks.
+
+    place: where `raw` stands in the request. Raise Problem with `start`, what is wrong, and where:
+    «limit must be a whole number from 1 to 100, not 101 (at $.limit)». The sentence is made from the type at that
+    place; a type with `Meta(extra={"is": …})` has its own words for what it must be, and {"code": …} its own code.
+    """
+    if kind not in _ready:
+        with _lock:  # msgspec lets a second thread use a type that a first one has half looked at
+            msgspec.json.Decoder(kind)
+            _ready.add(kind)
+    try:
+        return msgspec.convert(raw, kind)
+    except msgspec.ValidationError as error:
+        found = error
+    text, at = _ERROR.fullmatch(str(found)).groups(default="")  # type: ignore[union-attr]  # matches every text
+    if isinstance(found.__cause__, Invalid):
+        sentence, at = text, at + found.__cause__.field
+    else:
+        sentence, at, code = _explain(raw, inspect.type_info(kind), text, place, at, code)
+    raise Problem(f"{start}{sentence} (at {place}{at})", code=code)
+
+
+def show(value: Any) -> str:
+    """Return something of the caller's for a sentence of ours, 80 letters of it at most."""
+    return repr(value)[:80]
+
+
+def _explain(raw: Any, kind: inspect.Type, text: str, place: str, at: str, code: int) -> tuple[str, str, int]:
+    """Return the sentence, the place and the code for one of msgspec's own errors."""
+    with suppress(LookupError, TypeError):  # a key that looks like the end of an error leads nowhere
+        for name, index in _STEP.findall(at):
+            kind, raw = _enter(kind, name or int(index)), raw[name or int(index)]
+    field = _FIELD.fullmatch(text)
+    if field is not None and field[1] == "contains unknown":
+        known = sorted(one.encode_name for struct in _flatten(kind) for one in getattr(struct, "fields", ()))
+        return f"{show(field[2])} is not supported here; known are {', '.join(known)}", f"{at}.{field[2][:80]}", code
+    too_many = isinstance(raw, list) and "of length" in text
+    given = f", not {len(raw)} elements" if too_many else f", not {show(raw)}"
+    if field is not None:
+        kind, at, given = _enter(kind, field[2]), f"{at}.{field[2]}", ""
+    codes = [extra["code"] for one in _flatten(kind) if "code" in (extra := getattr(one, "extra", None) or {})]
+    name, needed = f"{place}{at}".rpartition(".")[2], _describe(kind)
+    # As documented for CleverTap's code 73: "respect_frequency_caps" must be a Boolean.
+    sentence = f'"{name}" must be a Boolean' if needed == "a Boolean" else f"{name} must be {needed}{given}"
+    return sentence, at, codes[0] if codes else code
+
+
+def _flatten(kind: inspect.Type) -> Iterator[inspect.Type]:
+    """Yield a type, and what it is made of where it is a union or carries metadata."""
+    yield kind
+    for one in kind.types if isinstance(kind, inspect.UnionType) else ():
+        yield from _flatten(one)
+    if isinstance(kind, inspect.Metadata):
+        yield from _flatten(kind.type)
+
+
+def _enter(kind: inspect.Type, step: str | int) -> inspect.Type:
+    """Return the type of a field or an element."""
+    tags = []
+    for one in _flatten(kind):
+        match one:
+            case inspect.StructType(tag_field=tag_field, tag=tag) if tag_field == step:
+                tags.append(tag)
+            case inspect.StructType(fields=fields) if found := [one for one in fields if one.encode_name == step]:
+                return found[0].type
+            case inspect.TupleType(item_types=kinds) if isinstance(step, int):
+                return kinds[step]
+            case inspect.ListType(item_type=inner) | inspect.VarTupleType(item_type=inner) if isinstance(step, int):
+                return inner
+    return inspect.LiteralType(tuple(tags)) if tags else inspect.AnyType()
+
+
+def _describe(kind: inspect.Type) -> str:
+    """Return what a value of the type must be: «a whole number from 1 to 365»."""
+    match kind:
+        case inspect.Metadata():
+            return (kind.extra or {}).get("is") or _describe(kind.type)
+        case inspect.UnionType():
+            words = dict.fromkeys(_describe(one) for one in kind.types if not isinstance(one, inspect.NoneType))
+            return " or ".join(words)
+        case inspect.LiteralType():
+            return f"{'one of ' if len(kind.values) > 1 else ''}{', '.join(map(str, kind.values))}"
+        case inspect.BoolType():
+            return "a Boolean"
+        case inspect.IntType():
+            return f"a whole number{_range(kind.ge, kind.le, kind.gt, kind.lt)}"
+        case inspect.FloatType():
+            return f"a number{_range(kind.ge, kind.le, kind.gt, kind.lt)}"
+        case inspect.StrType():
+            return f"a text{_range(kind.min_length, kind.max_length, of='letters')}"
+        case inspect.ListType() | inspect.VarTupleType():
+            return f"a list{_range(kind.min_length, kind.max_length, of=_describe_many(kind.item_type))}"
+        case inspect.TupleType():
+            return f"a list of {len(kind.item_types)} elements"
+    return "an object"
+
+
+def _describe_many(kind: inspect.Type) -> str:
+    many = _describe(kind).removeprefix("one of ")
+    for one in ("object", "text", "list", "whole number", "number"):
+        many = many.replace(f"an {one}", f"{one}s").replace(f"a {one}", f"{one}s")
+    return many
+
+
+def _range(
+    least: float | None, most: float | None, above: float | None = None, below: float | None = None, of: str = ""
+) -> str:
+    """Return the bounds in words; of: what is counted, where it is a length."""
+    words = (("at least", least), ("above", above), ("at most", most), ("below", below))
+    found = " and ".join(f"{word} {value}" for word, value in words if value is not None)
+    if least is not None and most is not None:
+        found = f"{least} to {most}" if of else f"from {least} to {most}"
+    elif least == 1 and of:
+        found = "one or more"
+    if of and (found or of != "letters"):
+        return f" of {found} {of}".replace("  ", " ")
+    return f" of {found}" if found.startswith("at") else f" {found}" if found else ""

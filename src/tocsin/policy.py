@@ -1,4 +1,4 @@
-"""What an account decides for itself, as JSON by name: frequency caps, limits of its endpoints, its control group, its
+"""The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
 conversion."""
 
 from __future__ import annotations
@@ -58,13 +58,14 @@ _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  
 
 
 def load_policy(connection: Connection, account_id: str) -> Policy:
+    """Return what the account has set; the defaults elsewhere."""
     table = schema.policy
     rows = connection.execute(select(table.c.name, table.c.value).where(table.c.account_id == account_id))
     return Policy(**{name: _DECODERS[name].decode(value) for name, value in rows if name in KINDS})
 
 
 def set_policy(connection: Connection, account_id: str, name: str, value: str, now: float) -> None:
-    """Checks and keeps one. Raises Misconfigured."""
+    """Check one policy and keep it. Raise Misconfigured when the JSON does not fit."""
     try:
         found = _DECODERS[name].decode(value)
     except (msgspec.ValidationError, msgspec.DecodeError) as error:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,14 +18,22 @@ from tocsin.audience.condition import PARSE
 from tocsin.audience.explain import explain_person, explain_query
 from tocsin.audience.query import find_segment, named_segments, read_where
 from tocsin.audience.segment import Segment, delete_segment, load_segments, read_name, save_segment
-from tocsin.errors import Problem
+from tocsin.errors import Problem, read_struct
 from tocsin.ingest.people import find_users
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
+PersonName: Any = Annotated[Annotated[str, Meta(min_length=1)] | int, Meta(extra={"is": "a text"})]
 PERSON = {"identity": "identity", "objectId": "objectId", "FBID": "FBID", "GPID": "GPID", "Email": "Email"}
 PAGE = 100
+
+
+class PageJson(msgspec.Struct, frozen=True):
+    """Which page of a list, and how many on each."""
+
+    page: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = PAGE
 
 
 async def save(context: Context, request: Request) -> Response:
@@ -40,7 +49,8 @@ async def save(context: Context, request: Request) -> Response:
 
 async def show_all(context: Context, request: Request) -> Response:
     account, body = await _read(context, request)
-    page, limit = _read_count(body, "page", 1, 1_000_000), _read_count(body, "limit", PAGE, PAGE)
+    asked = read_struct(body, PageJson)
+    page, limit = asked.page, asked.limit
     found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
     some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
     return answer({"status": "success", "segments": some, "total_pages": -(-len(found) // limit)})
@@ -100,9 +110,7 @@ async def load_named(ledger: Ledger, account: Account, body: Any) -> dict[str, A
 
 
 async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) -> int:
-    text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not text:
-        raise Problem(f"{name} must be a text (at $.{name})")
+    text = str(read_struct(value, PersonName, f"$.{name}"))
     key = (PERSON[name], read_email(text) if name == "Email" else text)
     users = await ledger.read(lambda connection: find_users(connection, account.id, [key]))
     if key not in users:
@@ -112,13 +120,6 @@ async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) 
 
 async def _read(context: Context, request: Request) -> tuple[Account, dict[str, Any]]:
     return await context.authenticate(request), await read_json(request, context.settings.body_limit)
-
-
-def _read_count(body: Mapping[str, Any], key: str, default: int, most: int) -> int:
-    value = body.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise Problem(f"{key} must be a whole number from 1 to {most} (at $.{key})")
-    return value
 
 
 def _shown(segment: Segment) -> dict[str, Any]:

@@ -17,9 +17,10 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import answer, encode, read_body, read_json, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
+from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
-from tocsin.campaign.spec import LATEST_ID, Spec, read_flag, read_spec
+from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem
 from tocsin.idempotency import complete, find_answer, keep, read_key
@@ -85,8 +86,8 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
         read_spec, body, account, now, segments, require_channel=context.settings.require_android_channel
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
-    estimates = {} if read_flag(body, "skip_estimate") else await _estimate(context, account, spec, now)
-    if read_flag(body, "estimate_only"):
+    estimates = {} if body.get("skip_estimate") else await _estimate(context, account, spec, now)
+    if body.get("estimate_only"):  # Booleans, as `read_spec` has checked
         return answer({"status": "success", "estimates": estimates})
 
     def insert(connection: Connection) -> tuple[str, bool]:
@@ -129,20 +130,18 @@ def _read_id(body: Mapping[str, Any]) -> int:
 
 def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
     """Return `from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
-    days = []
-    for key in ("from", "to"):
-        try:
-            days.append(datetime.strptime(str(body.get(key, ""))[:9], "%Y%m%d").date())
-        except ValueError:
-            raise Problem(f"{key} must be an integer YYYYMMDD (at $.{key})") from None
-    if days[1].year >= LATEST_YEAR:
+    first, last = read_day(body.get("from")), read_day(body.get("to"))
+    if first is None or last is None:
+        key = "from" if first is None else "to"
+        raise Problem(f"{key} must be an integer YYYYMMDD (at $.{key})")
+    if last.year >= LATEST_YEAR:
         raise Problem(f"to is after {LATEST_YEAR - 1} (at $.to)")
-    if days[0] > days[1]:
+    if first > last:
         raise Problem("The from date cannot be after the to date (at $.from)")
     midnight = time(tzinfo=account.zone)
     return (
-        datetime.combine(days[0], midnight).timestamp(),
-        datetime.combine(days[1] + timedelta(days=1), midnight).timestamp(),
+        datetime.combine(first, midnight).timestamp(),
+        datetime.combine(last + timedelta(days=1), midnight).timestamp(),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a question means: nodes → one SQL statement with bound parameters. Pure.
+"""A question as one SQL statement with bound parameters. Pure.
 
 Each person is one row of `profile`, read once; the question is one condition on that row. What somebody did is a
 bitmap of users, made before the rows are read: from the daily bitmaps of `activity` where the event's name and days
@@ -52,9 +52,9 @@ class Sql(NamedTuple):
 
 
 def compile_members(query: Query, account: Account, now: float) -> Sql:
-    """Everybody the question means at `now`: rows of (user, android, ios, windows, email, reach).
+    """Return everybody the question means at `now`: rows of (user, android, ios, windows, email, sms, webpush, reach).
 
-    In two stages where it can be: first what a row of `profile` says by itself, then, for those who are left, the
+    In two stages where possible: first the conditions on the columns of `profile`, then, for those who are left, the
     bitmaps, draws and distances, which cost more than reading a column does.
     """
     writer = Writer(account, now)
@@ -75,7 +75,7 @@ def compile_members(query: Query, account: Account, now: float) -> Sql:
 
 
 def _parts(query: Query) -> tuple[Query, ...]:
-    """What must all be met."""
+    """Return what must all be met."""
     return tuple(inner for part in query.of for inner in _parts(part)) if isinstance(query, AllOf) else (query,)
 
 
@@ -84,12 +84,13 @@ def _needs_only_user(query: Query) -> bool:
 
 
 def select_people(columns: Sequence[str], meets: str) -> str:
-    """The newest row of everybody of the account who meets the condition."""
+    """Return the newest row of everybody of the account who meets the condition, as SQL."""
     return f"SELECT user, {', '.join(columns)} FROM profile FINAL WHERE account = {{account:String}} AND {meets}"
 
 
 def compile_draw(query: Query, account: Account, now: float, platforms: Sequence[str], limit: int, seed: str) -> Sql:
-    """At most `limit` of them, drawn by a hash of seed and user, those who can be reached on a platform first."""
+    """Return at most `limit` of them, drawn by a hash of seed and user, those who can be reached on a platform
+    first."""
     members = compile_members(query, account, now)
     reached = " OR ".join(f"{name} = {REACHABLE}" for name in PLATFORMS if name in platforms)
     drawn = "sipHash64(concat({draw:String}, ':', toString(user)))"
@@ -98,8 +99,8 @@ def compile_draw(query: Query, account: Account, now: float, platforms: Sequence
 
 
 class Writer:
-    """Walks one question, and gathers its parameters so that each has a name of its own. With `user`, only what that
-    user did is looked at."""
+    """Writes one question, and gives each of its parameters a name of its own. With `user`, only what that user did is
+    looked at."""
 
     def __init__(self, account: Account, now: float, user: int | None = None):
         self._zone = account.zone
@@ -109,7 +110,7 @@ class Writer:
         self.reads: list[str] = []  # the queries that make the bitmaps
 
     def write(self, query: Query) -> str:
-        """A condition on a row of `profile`: 1 or 0, never NULL."""
+        """Return a condition on a row of `profile`: 1 or 0, never NULL."""
         match query:
             case AllOf():
                 return f"({' AND '.join(self.write(part) for part in query.of)})"
@@ -143,7 +144,7 @@ class Writer:
                 assert_never(leaf)
 
     def _write_who(self, leaf: Did | DidSum) -> str:
-        """A query whose one value is the bitmap of the users."""
+        """Return a query whose one value is the bitmap of the users."""
         if isinstance(leaf, DidSum):
             counts = " UNION ALL ".join(self._write_counts(did) for did in leaf.of)
             enough = self._write_times("sum(n)", leaf.times)
@@ -158,7 +159,7 @@ class Writer:
         return f"SELECT {BITMAP}(user) FROM event WHERE {name} AND {days}{self._only_user()} AND {' AND '.join(meets)}"
 
     def _write_counts(self, did: Did) -> str:
-        """(user, n): how many such events, each once however often it was uploaded (FINAL)."""
+        """Return a query of (user, n), the number of such events, each once however often it was uploaded (FINAL)."""
         session = did.session
         event = f"FROM event FINAL WHERE {self._write_name(did)}{self._only_user()}"
         if session.first is None and session.last is None:
@@ -182,7 +183,7 @@ class Writer:
         return f"day BETWEEN {first} AND {last}"
 
     def _write_event(self, did: Did) -> list[str]:
-        """What the event itself must meet, beyond its name and day."""
+        """Return what the event itself must meet, beyond its name and day."""
         session = did.session
         meets = [self._write_condition(one) for one in did.properties]
         if session.minutes:
@@ -206,7 +207,7 @@ class Writer:
         return write_condition(condition, self._bind, self._zone, self._today)
 
     def write_boxes(self, near: Near) -> str:
-        """The boxes around the circles: they spare nearly everybody the sines."""
+        """Return the boxes around the circles: outside of them no sine needs to be computed."""
         return f"({' OR '.join(self._write_box(*circle) for circle in near.circles)})"
 
     def _write_box(self, latitude: float, longitude: float, kilometres: float) -> str:
@@ -240,8 +241,8 @@ class Writer:
 
 
 def _count_ends(first: bool | None, last: bool | None) -> str:
-    """How many events that meet are (or are not) the first and the latest of their name. c: those that meet; f, l:
-    whether the first, the latest does (1 or 0); one: whether they are the same event."""
+    """Return SQL for how many events that meet are (or are not) the first and the latest of their name. c: those that
+    meet; f, l: whether the first, the latest does (1 or 0); one: whether they are the same event."""
     match first, last:
         case True, None:
             return "f"

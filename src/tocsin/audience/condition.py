@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Any, NoReturn
+from functools import cached_property
+from typing import Annotated, Literal, NoReturn, get_args
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from tocsin.audience.node import Condition, Day
-from tocsin.errors import Problem
+from tocsin.errors import Invalid, Problem
 from tocsin.store.props import Value, as_number
 
-COMPARISONS = ("greater_than", "greater_than_equals", "less_than", "less_than_equals")
+Comparison = Literal["greater_than", "greater_than_equals", "less_than", "less_than_equals"]
+Operator = Literal[
+    "equals", "not_equals", "contains", "does_not_contain", "exists", "does_not_exist", Comparison, "between"
+]
+COMPARISONS: tuple[str, ...] = get_args(Comparison)
+OPERATORS: tuple[str, ...] = get_args(Operator)
 WITHOUT_VALUE = ("exists", "does_not_exist")
 NEGATIONS = ("not_equals", "does_not_contain", "does_not_exist")
-OPERATORS = ("equals", "not_equals", "contains", "does_not_contain", *WITHOUT_VALUE, *COMPARISONS, "between")
 
 CONDITIONS = 100  # of one list
 VALUES = 1000  # of all conditions of one list together
@@ -24,98 +32,94 @@ YEARS = range(1000, 9999)  # of a day of a property
 EVENT_YEARS = range(1970, 2100)
 UNIT_DAYS = {"d": (1, 1), "w": (7, 7), "m": (28, 31), "y": (365, 366)}  # at least, at most
 PARSE = "Query specified in where failed to parse"
-ALIASES = ("name", "Key", "field_name")  # what real callers send for `name`
 AGO = re.compile(r"-([0-9]{1,5})([dwmy])")
 ISO = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 NUMERIC = re.compile(r"[0-9]{8}")
+VALUE = f"a text, a number that is not too large, a Boolean, or a list of 1 to {VALUES} of them"
+DAY = "an integer YYYYMMDD, or relative like today or -30d"
 
 
 def fail(sentence: str, place: str) -> NoReturn:
     raise Problem(f"{PARSE}: {sentence} (at {place})")
 
 
-def refuse_unknown(raw: Mapping[str, Any], known: Collection[str], place: str) -> None:
-    for key in raw:
-        if key not in known:
-            fail(f"{show(key)} is not supported here; known are {', '.join(sorted(known))}", place)
+# A list in a list is only for the minutes of a session.
+ValueJson = Annotated[
+    Value | Annotated[list[Value | list[str]], Meta(min_length=1, max_length=VALUES)], Meta(extra={"is": VALUE})
+]
 
 
-def show(value: Any) -> str:
-    """Something of the caller's in a sentence of ours."""
-    return repr(value)[:80]
+class ConditionJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+    """A condition as it is sent. `Key` and `field_name` are what real callers send for `name`."""
+
+    name: str | UnsetType = UNSET
+    Key: str | UnsetType = UNSET
+    field_name: str | UnsetType = UNSET
+    operator: Operator = "equals"
+    value: ValueJson | UnsetType = UNSET
+    match: Literal["any", "all"] = "any"
+
+    def __post_init__(self) -> None:
+        _ = self.node  # what is wrong with it is refused while its place is known
+
+    @cached_property
+    def given_name(self) -> str:
+        """The one name, or "" where there is none, or several."""
+        names = [one for one in (self.name, self.Key, self.field_name) if one is not UNSET]
+        return names[0] if len(names) == 1 else ""
+
+    @cached_property
+    def node(self) -> Condition:
+        name, operator = self.given_name, self.operator
+        if not 0 < len(name.encode()) <= NAME_BYTES:
+            raise Invalid(f"one name is needed, a text of 1 to {NAME_BYTES} bytes", ".name")
+        if self.match == "all" and operator in (*NEGATIONS, "exists"):
+            raise Invalid(f"match all has no meaning with {operator}", ".match")
+        if operator in WITHOUT_VALUE:
+            return Condition(name, operator)
+        if self.value is UNSET:
+            raise Invalid(f"{operator} needs a value", ".value")
+        values = self.value if isinstance(self.value, list) else [self.value]
+        read = tuple(_read_value(one, operator) for one in values)
+        if operator == "between" and (len(read) != 2 or _is_backward(*read)):
+            raise Invalid("between needs two values, the lower one first", ".value")
+        return Condition(name, operator, read, self.match)
 
 
-def read_conditions(raw: Any, place: str) -> tuple[Condition, ...]:
-    if not isinstance(raw, list):
-        fail("must be a list", place)
-    if len(raw) > CONDITIONS:
-        fail(f"{len(raw)} conditions; at most {CONDITIONS} are allowed", place)
-    conditions = tuple(read_condition(one, f"{place}[{index}]") for index, one in enumerate(raw))
-    count = sum(len(condition.values) for condition in conditions)
+Conditions = Annotated[tuple[ConditionJson, ...], Meta(max_length=CONDITIONS)]
+
+
+def nodes_of(conditions: Sequence[ConditionJson], field: str) -> tuple[Condition, ...]:
+    """Return one list of conditions as nodes. Raise Invalid when they have too many values together."""
+    count = sum(len(one.node.values) for one in conditions)
     if count > VALUES:
-        fail(f"{count} values; at most {VALUES} are allowed", place)
-    return conditions
+        raise Invalid(f"{count} values; at most {VALUES} are allowed", f".{field}")
+    return tuple(one.node for one in conditions)
 
 
-def read_condition(raw: Any, place: str) -> Condition:
-    """`{"name", "operator", "value", "match"}`."""
-    if not isinstance(raw, dict):
-        fail("must be an object", place)
-    refuse_unknown(raw, {*ALIASES, "operator", "value", "match"}, place)
-    names = [raw[key] for key in ALIASES if key in raw]
-    if len(names) != 1 or not isinstance(names[0], str) or not 0 < len(names[0].encode()) <= NAME_BYTES:
-        fail(f"one name is needed, a text of 1 to {NAME_BYTES} bytes", f"{place}.name")
-    operator = raw.get("operator", "equals")
-    if operator not in OPERATORS:
-        fail(f"unknown operator {show(operator)}; known are {', '.join(OPERATORS)}", f"{place}.operator")
-    match = raw.get("match", "any")
-    if match not in ("any", "all"):
-        fail(f"match must be any or all, not {show(match)}", f"{place}.match")
-    if match == "all" and operator in (*NEGATIONS, "exists"):
-        fail(f"match all has no meaning with {operator}", f"{place}.match")
-    if operator in WITHOUT_VALUE:
-        return Condition(names[0], operator)
-    if "value" not in raw:
-        fail(f"{operator} needs a value", f"{place}.value")
-    return Condition(names[0], operator, _read_values(raw["value"], operator, f"{place}.value"), match)
-
-
-def _read_values(raw: Any, operator: str, place: str) -> tuple[Value | Day, ...]:
-    values = raw if isinstance(raw, list) else [raw]
-    if not 0 < len(values) <= VALUES:
-        fail(f"needs 1 to {VALUES} values", place)
-    read = tuple(_read_value(one, operator, place) for one in values)
-    if operator == "between":
-        if len(read) != 2:
-            fail("between needs two values, the lower one first", place)
-        if _is_backward(*read):
-            fail("between needs the lower value first", place)
-    return read
-
-
-def _read_value(value: Any, operator: str, place: str) -> Value | Day:
-    if not isinstance(value, str | int | float):
-        fail("must be a text, a number or a boolean", place)
+def _read_value(value: Value | list[str], operator: str) -> Value | Day:
+    number = None if isinstance(value, list) else as_number(value)
+    if isinstance(value, list) or (number is None and not isinstance(value, str | bool)):
+        raise Invalid(f"value must be {VALUE}", ".value")
     if isinstance(value, str) and len(value.encode()) > VALUE_BYTES:
-        fail(f"is longer than {VALUE_BYTES} bytes", place)
-    number = as_number(value)
-    if number is None and isinstance(value, int | float) and not isinstance(value, bool):
-        fail("the number is too large", place)
+        raise Invalid(f"value is longer than {VALUE_BYTES} bytes", ".value")
     if operator in COMPARISONS or operator == "between":
-        day = find_day(value) if number is None and isinstance(value, str) else None
-        if number is None and day is None and isinstance(value, str) and ISO.fullmatch(value):
-            fail(f"{value} is not a day of the calendar", place)
-        if number is None and day is None:
-            fail(f"{operator} needs a number, or a day like 2025-03-30, today or -30d", place)
-        return day if number is None and day is not None else float(number or 0)
+        if number is not None:
+            return float(number)
+        text = str(value)
+        if (day := find_day(text)) is not None:
+            return day
+        if ISO.fullmatch(text):
+            raise Invalid(f"{text} is not a day of the calendar", ".value")
+        raise Invalid(f"{operator} needs a number, or a day like 2025-03-30, today or -30d", ".value")
     if operator in ("contains", "does_not_contain") and value == "":
-        fail(f"{operator} needs a text that is not empty", place)
+        raise Invalid(f"{operator} needs a text that is not empty", ".value")
     return value
 
 
 def are_backward(first: Day, last: Day) -> bool:
-    """Whether it is known already that the first day comes after the last. Where only the day of asking will tell,
-    nothing lies between them then."""
+    """Return whether it is known already that the first day comes after the last. Where only the day of asking will
+    tell, nothing lies between them then."""
     if first.on is not None and last.on is not None:
         return first.on > last.on
     if first.on is not None or last.on is not None:
@@ -130,7 +134,7 @@ def _is_backward(low: Value | Day, high: Value | Day) -> bool:
 
 
 def find_day(text: str) -> Day | None:
-    """`2025-03-30`, `today`, `yesterday`, `-30d`, `-4w`, `-6m`, `-1y`; None for anything else."""
+    """Return the day of `2025-03-30`, `today`, `yesterday`, `-30d`, `-4w`, `-6m`, `-1y`; None for other texts."""
     if text in ("today", "yesterday"):
         return Day(ago=int(text == "yesterday"))
     if found := AGO.fullmatch(text):
@@ -140,6 +144,7 @@ def find_day(text: str) -> Day | None:
 
 
 def find_iso_day(text: str) -> date | None:
+    """Return the day of a text such as 2025-03-30, from the year 1000 to 9998; None for other texts."""
     if not ISO.fullmatch(text):
         return None
     try:
@@ -149,21 +154,18 @@ def find_iso_day(text: str) -> date | None:
     return day if day.year in YEARS else None
 
 
-def read_day(raw: Mapping[str, Any], key: str, place: str) -> Day:
-    """`from` or `to`: an integer YYYYMMDD (or its text), or relative."""
-    value = raw.get(key)
-    if isinstance(value, str) and not NUMERIC.fullmatch(value) and not ISO.fullmatch(value):
-        day = find_day(value)
-        if day is not None:
-            return day
-    if isinstance(value, str) and NUMERIC.fullmatch(value):
-        value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int) or not NUMERIC.fullmatch(str(value)):
-        fail(f"{key} must be an integer YYYYMMDD, or relative like today or -30d", f"{place}.{key}")
+def read_day(value: str | int | UnsetType, key: str) -> Day:
+    """Return the `from` or `to` of an event: an integer YYYYMMDD (or its text), or relative. Raise Invalid."""
+    text = str(value)
+    if not NUMERIC.fullmatch(text):
+        day = find_day(text)
+        if day is None or day.on is not None:  # 2025-03-30 is a day of a property only
+            raise Invalid(f"{key} must be {DAY}", f".{key}")
+        return day
     try:
-        on = datetime.strptime(str(value), "%Y%m%d").date()
+        on = datetime.strptime(text, "%Y%m%d").date()
     except ValueError:
-        fail(f"{value} is not a day of the calendar", f"{place}.{key}")
+        raise Invalid(f"{text} is not a day of the calendar", f".{key}") from None
     if on.year not in EVENT_YEARS:
-        fail(f"{value} is not between {EVENT_YEARS[0]} and {EVENT_YEARS[-1]}", f"{place}.{key}")
+        raise Invalid(f"{text} is not between {EVENT_YEARS[0]} and {EVENT_YEARS[-1]}", f".{key}")
     return Day(on)

@@ -32,7 +32,7 @@ WEEKDAYS = ("Sunday", "Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "S
 
 
 def describe(query: Query) -> str:
-    """A question in lines of plain words; names and values stand in it as JSON, so that nothing can pass for another.
+    """Return a question in lines of plain words; names and values are JSON in it, so that none can pass for another.
 
     did "Charged"
       from 2026-01-01 to 2026-12-31
@@ -66,7 +66,7 @@ def describe(query: Query) -> str:
 
 
 def show_day(day: Day) -> str:
-    """«2025-03-30», «today», «30 days ago»."""
+    """Return a day as «2025-03-30», «today», «30 days ago»."""
     if day.on is not None:
         return day.on.isoformat()
     if not day.ago:

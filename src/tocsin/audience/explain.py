@@ -35,8 +35,8 @@ class Explanation(msgspec.Struct, frozen=True):
 
 
 class Cost(msgspec.Struct, frozen=True):
-    """What a question is in SQL, and what answering it took. rows: at most so many are read of each table; for
-    `activity` a row is one day of one event."""
+    """A question in SQL, and what answering it took. rows: at most so many are read of each table; for `activity` a row
+    is one day of one event. seconds: of the count."""
 
     sql: str
     parameters: dict[str, Any]
@@ -46,7 +46,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 
 async def explain_person(facts: Facts, account: Account, query: Query, user: int, now: float) -> Explanation:
-    """Asks every part by itself for this one user, and puts the answers together as the question does."""
+    """Return why a user is meant or not: each part is asked by itself, and the answers are joined as the parts are."""
     spread = _spread(query)
     writer = Writer(account, now, user)
     columns = [writer.write_leaf(node) for node in walk(spread) if not isinstance(node, AllOf | AnyOf | Not)]
@@ -62,7 +62,7 @@ async def explain_person(facts: Facts, account: Account, query: Query, user: int
 
 
 async def explain_query(facts: Facts, account: Account, query: Query, now: float) -> Cost:
-    """Answers the question once, and tells what that took."""
+    """Return the number of people a question means, and what counting them took."""
     members = compile_members(query, account, now)
     counted = f"SELECT count() FROM ({members.text})"
     rows: dict[str, int] = {}
@@ -78,7 +78,7 @@ async def explain_query(facts: Facts, account: Account, query: Query, now: float
 
 
 def _spread(query: Query) -> Query:
-    """Every condition on a profile as a part of its own."""
+    """Return the question with every condition on a profile as a part of its own."""
     match query:
         case Is() if len(query.properties) > 1:
             return AllOf(tuple(Is((one,)) for one in query.properties))
@@ -105,7 +105,8 @@ def _judge(query: Query, met: Iterator[Any]) -> ExplainedPart:
 
 
 def _decide(part: ExplainedPart, *, decides: bool) -> ExplainedPart:
-    """Of `all of` that failed, the parts that failed decided; of `at least one of` that held, those that held."""
+    """Return the part with `decides` set. Of `all of` that failed, the parts that failed decided; of `at least one of`
+    that held, those that held."""
     some = part.what != "not" and (part.met != (part.what == "all of"))
     parts = tuple(_decide(one, decides=decides and (not some or one.met == part.met)) for one in part.parts)
     return msgspec.structs.replace(part, decides=decides, parts=parts)

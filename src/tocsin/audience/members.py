@@ -18,8 +18,8 @@ from tocsin.store.facts import Facts
 async def count_reachable(
     facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> dict[str, int]:
-    """How many would really get it on each of `platforms`: a live device, not opted out, each user once a platform; of
-    at most `limit` users."""
+    """Return the number of users on each of `platforms` who would get a message: a live device, not opted out, each
+    user once a platform; of at most `limit` users."""
     members = _compile(query, account, platforms, now, limit)
     rows = await facts.query(f"SELECT reach, count() FROM ({members.text}) GROUP BY reach", members.parameters)
     bits = {platform: 1 << PLATFORMS.index(platform) for platform in platforms}
@@ -27,7 +27,7 @@ async def count_reachable(
 
 
 async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:
-    """How many people the question means, whether they can be reached or not."""
+    """Return the number of people the question means, whether they can be reached or not."""
     members = compile_members(query, account, now)
     [(count,)] = await facts.query(f"SELECT count() FROM ({members.text})", members.parameters)
     return int(count)
@@ -36,8 +36,8 @@ async def count_members(facts: Facts, account: Account, query: Query, now: float
 def stream_recipients(
     facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> Iterator[list[tuple[int, str]]]:
-    """Blocks of (user, platform), for every one of `platforms` a member has or had a device on. In the calling thread:
-    memory does not grow with the audience."""
+    """Yield blocks of (user, platform), for every one of `platforms` a member has or had a device on. Run in the
+    calling thread; memory does not grow with the audience."""
     members = _compile(query, account, platforms, now, limit)
     wanted = [(PLATFORMS.index(platform) + 1, platform) for platform in platforms]
     for block in facts.stream(f"SELECT * FROM ({members.text}) ORDER BY user", members.parameters):
@@ -47,7 +47,7 @@ def stream_recipients(
 async def read_recipients(
     facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> list[tuple[int, str]]:
-    """All of `stream_recipients` at once, off the event loop."""
+    """Return all of `stream_recipients` at once, off the event loop."""
 
     def read() -> list[tuple[int, str]]:
         blocks = stream_recipients(facts, account, query, platforms, now, limit)

@@ -25,7 +25,8 @@ class Day(msgspec.Struct, frozen=True):
     unit: Literal["d", "w", "m", "y"] = "d"
 
     def resolve(self, today: date) -> date:
-        """Months and years ago are the same day of the month, or that month's last; nothing is before EARLIEST."""
+        """Return the day as seen from `today`. Months and years ago are the same day of the month, or that month's
+        last; nothing is before EARLIEST."""
         if self.on is not None:
             return self.on
         if self.unit in ("d", "w"):
@@ -142,7 +143,7 @@ Query = Leaf | AllOf | AnyOf | Not
 
 
 def walk(query: Query) -> Iterator[Query]:
-    """The node and all below it."""
+    """Yield the node and all below it."""
     yield query
     match query:
         case AllOf() | AnyOf():

@@ -1,4 +1,4 @@
-"""A condition on a property → a condition on columns. How properties lie in the store, `store/props.py` says.
+"""A condition on a property as SQL on columns. `store/props.py` says how properties are stored.
 
 Case does not count; a text that reads as a number is that number; a list meets a condition when an element does (with
 `match` all: when each does); what is missing meets only the negations. A day is [its start, the start of the next) on
@@ -34,7 +34,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
 
 def write_condition(condition: Condition, bind: Bind, zone: ZoneInfo, today: date) -> str:
-    """SQL that is 1 or 0 (never NULL) for a row with a `props` column."""
+    """Return SQL that is 1 or 0 (never NULL) for a row with a `props` column."""
     column = bind(path_of(condition.name), "Identifier")
     if condition.operator in ("exists", "does_not_exist"):
         return f"isNotNull({column})" if condition.operator == "exists" else f"isNull({column})"
@@ -72,7 +72,8 @@ def _want(condition: Condition, bind: Bind, zone: ZoneInfo, today: date) -> Want
 
 
 def _want_equal(values: Sequence[Value], bind: Bind, zone: ZoneInfo) -> Wanted:
-    """A number below 2^53 equals by its value, whatever its spelling; everything else by the letters of its element."""
+    """Return what equals one of the values: a number below 2^53 by its value, whatever its spelling; everything else by
+    the letters of its element."""
     texts: dict[str, None] = {}
     numbers: list[float] = []
     tests: list[NumberTest] = []
@@ -115,7 +116,7 @@ def _ends_of(value: Value | Day, zone: ZoneInfo, today: date) -> tuple[float, fl
 
 
 def _day_ends(day: date, zone: ZoneInfo) -> tuple[float, float]:
-    """The first moment of a day and of the next: 23, 24 or 25 hours apart."""
+    """Return the first moment of a day and of the next: 23, 24 or 25 hours apart."""
     midnights = (datetime.combine(one, time(), tzinfo=zone) for one in (day, day + timedelta(1)))
     start, end = (midnight.timestamp() for midnight in midnights)
     return start, end
@@ -131,7 +132,7 @@ def _write_search(text: str, needles: Sequence[str], bind: Bind) -> Iterable[str
 
 
 def _write_every(wanted: Wanted, text: str, bind: Bind) -> str:
-    """Every element of a list (of which there is one at least) is as wanted."""
+    """Return SQL that is true when every element of a list, and there is at least one, is as wanted."""
     tests: list[str] = []
     if wanted.texts:
         tests.append(f"has({bind(list(wanted.texts), 'Array(String)')}, x)")

@@ -1,4 +1,4 @@
-"""Questions kept by a name. Whoever uses one keeps it as it was then: a segment changed later changes no campaign."""
+"""Questions kept by a name. A campaign that uses one keeps it as it was then: a segment changed later changes none."""
 
 from __future__ import annotations
 
@@ -31,15 +31,17 @@ class _Stored(msgspec.Struct, frozen=True):
 
 
 def read_name(name: Any) -> str:
-    if not isinstance(name, str) or not name.strip() or len(name.strip().encode()) > NAME_BYTES:
+    """Return the name of a segment, without spaces around it. Raise Problem for one that cannot be saved."""
+    text = name.strip() if isinstance(name, str) else ""
+    if not 0 < len(text.encode()) <= NAME_BYTES:
         raise Problem(f"name must be a text of 1 to {NAME_BYTES} bytes (at $.name)")
-    if name.strip().lower() == "all":
+    if text.lower() == "all":
         raise Problem('"all" is everybody and cannot be saved (at $.name)')
-    return name.strip()
+    return text
 
 
 def save_segment(connection: Connection, account_id: str, segment: Segment, now: float) -> None:
-    """Keeps it by its name, in place of an earlier one. Raises Problem when the account has too many."""
+    """Keep a segment by its name, in place of an earlier one. Raise Problem when the account has SEGMENTS already."""
     table = schema.segment
     stored = msgspec.json.encode(_Stored(segment.where, segment.query)).decode()
     mine = (table.c.account_id == account_id, table.c.name == segment.name)
@@ -53,7 +55,7 @@ def save_segment(connection: Connection, account_id: str, segment: Segment, now:
 
 
 def load_segments(connection: Connection, account_id: str, names: Collection[str] | None = None) -> Sequence[Segment]:
-    """Those of the names that exist, or all of the account, by name."""
+    """Return those of the names that exist, or all of the account, in order of their names."""
     table = schema.segment
     query = select(table).where(table.c.account_id == account_id).order_by(table.c.name).limit(SEGMENTS)
     if names is not None:
@@ -66,6 +68,7 @@ def load_segments(connection: Connection, account_id: str, names: Collection[str
 
 
 def delete_segment(connection: Connection, account_id: str, name: str) -> bool:
+    """Delete a segment. Return whether there was one."""
     table = schema.segment
-    gone = connection.execute(delete(table).where(table.c.account_id == account_id, table.c.name == name))
-    return gone.rowcount > 0
+    deleted = connection.execute(delete(table).where(table.c.account_id == account_id, table.c.name == name))
+    return deleted.rowcount > 0

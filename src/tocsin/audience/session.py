@@ -3,93 +3,89 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from typing import Annotated, Any
 
-from tocsin.audience.condition import ALIASES, CONDITIONS, fail, read_condition, show
+from msgspec import UNSET, Meta
+
+from tocsin.audience.condition import CONDITIONS, ConditionJson
 from tocsin.audience.node import Condition, Session
-from tocsin.errors import Problem
+from tocsin.errors import Invalid, show
 
 CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])")
 PAIRS = 20
 
 
-def read_session(raw: Any, place: str) -> tuple[Session, tuple[Condition, ...]]:
-    """The times of the session, and the conditions that are about the event's own properties."""
-    if not isinstance(raw, list):
-        fail("must be a list", place)
-    if len(raw) > CONDITIONS:
-        fail(f"{len(raw)} conditions; at most {CONDITIONS} are allowed", place)
+class SessionJson(ConditionJson, frozen=True):
+    """A time of the session by its name; any other name is a condition on the event's own properties."""
+
+    def __post_init__(self) -> None:
+        _ = self.node if self.time is None else self.time
+
+    @cached_property
+    def time(self) -> tuple[str, Any] | None:
+        """The field of `Session` and its value. None: it is a condition."""
+        name = self.given_name
+        if name not in READERS:
+            if (spelled := name.lower().replace(" ", "_")) in READERS:
+                raise Invalid(f"{show(name)} is spelled {spelled}")
+            return None
+        if self.operator != "equals" or self.match != "any":
+            raise Invalid(f"{name} takes equals only", ".operator")
+        field, read, needed = READERS[name]
+        value = None if self.value is UNSET else read(self.value)
+        if value is None:
+            raise Invalid(f"{name} must be {needed}", ".value")
+        return field, value
+
+
+Sessions = Annotated[tuple[SessionJson, ...], Meta(max_length=CONDITIONS)]
+
+
+def read_session(those: Sequence[SessionJson]) -> tuple[Session, tuple[Condition, ...]]:
+    """Return the times of the session, and the conditions that are about the event's own properties."""
     times: dict[str, Any] = {}
-    conditions: list[Condition] = []
-    for index, one in enumerate(raw):
-        here = f"{place}[{index}]"
-        name = next((one[key] for key in ALIASES if key in one), None) if isinstance(one, dict) else None
-        field, read = READERS.get(name, ("", None)) if isinstance(name, str) else ("", None)
-        if read is None and isinstance(name, str) and name.lower().replace(" ", "_") in READERS:
-            fail(f"{show(name)} is spelled {name.lower().replace(' ', '_')}", here)
-        if read is None:
-            conditions.append(read_condition(one, here))
-            continue
-        if field in times:
-            fail(f"{name} is given twice", here)
-        try:
-            times[field] = _read_time(one, read, here)
-        except Problem as problem:
-            raise Problem(problem.error.replace(": ", f": {name} ", 1)) from None
-    return Session(**times), tuple(conditions)
+    for index, one in enumerate(those):
+        if one.time is not None and one.time[0] in times:
+            raise Invalid(f"{one.given_name} is given twice", f".session_properties[{index}]")
+        times |= [one.time] if one.time else []
+    return Session(**times), tuple(one.node for one in those if one.time is None)
 
 
-def _read_time(one: dict[str, Any], read: Callable[[Any, str], Any], place: str) -> Any:
-    if one.get("operator", "equals") != "equals":
-        fail(f"takes equals only, not {show(one['operator'])}", f"{place}.operator")
-    if unknown := set(one) - {*ALIASES, "operator", "value"}:
-        fail(f"{show(min(unknown))} is not supported here; known are name, operator, value", place)
-    if "value" not in one:
-        fail("equals needs a value", f"{place}.value")
-    return read(one["value"], f"{place}.value")
+def read_flag(value: Any) -> bool | None:
+    """Return what `"True"` or `"False"`, the Boolean, or a list of one of them says; None for anything else."""
+    text = value[0] if isinstance(value, list) and len(value) == 1 else value
+    return {"true": True, "false": False}.get(str(text).lower())
 
 
-def read_flag(value: Any, place: str) -> bool:
-    """`"True"` or `"False"`, or the boolean."""
-    if isinstance(value, list) and len(value) == 1:
-        value = value[0]
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value.lower() not in ("true", "false"):
-        fail('must be "True" or "False"', place)
-    return value.lower() == "true"
-
-
-def _read_minutes(value: Any, place: str) -> tuple[tuple[int, int], ...]:
-    pairs = [value] if isinstance(value, list) and value and not isinstance(value[0], list) else value
-    if not isinstance(pairs, list) or not 0 < len(pairs) <= PAIRS:
-        fail(f'must be a pair like ["22:30", "22:35"], or a list of at most {PAIRS} pairs', place)
+def _read_minutes(value: Any) -> tuple[tuple[int, int], ...] | None:
+    pairs = value if isinstance(value, list) and isinstance(value[0], list) else [value]
     read = []
     for pair in pairs:
-        found = [CLOCK.fullmatch(one) for one in pair if isinstance(one, str)] if isinstance(pair, list) else []
-        if len(found) != 2 or len(pair) != 2 or found[0] is None or found[1] is None:
-            fail('must be a pair like ["22:30", "22:35"]', place)
-        first, last = (int(one[1]) * 60 + int(one[2]) for one in found if one)
-        read.append((first, last))
-    return tuple(read)
+        found = [CLOCK.fullmatch(str(one)) for one in pair] if isinstance(pair, list) else []
+        minutes = [int(one[1]) * 60 + int(one[2]) for one in found if one]
+        if not len(minutes) == len(found) == 2:
+            return None
+        read.append((minutes[0], minutes[1]))
+    return tuple(read) if len(read) <= PAIRS else None
 
 
-def _read_days(value: Any, place: str, last: int) -> tuple[int, ...]:
-    days = value if isinstance(value, list) else [value]
-    days = [
-        int(one) if isinstance(one, str) and one.isascii() and one.isdigit() and len(one) < 3 else one for one in days
-    ]
-    if not days or not all(isinstance(one, int) and not isinstance(one, bool) and 1 <= one <= last for one in days):
-        fail(f"must be a number from 1 to {last}, or a list of them", place)
-    return tuple(dict.fromkeys(days))
+def _read_days(value: Any, last: int) -> tuple[int, ...] | None:
+    days = [str(one) for one in (value if isinstance(value, list) else [value])]
+    fits = all(re.fullmatch("[0-9]{1,2}", day) and 1 <= int(day) <= last for day in days)
+    return tuple(dict.fromkeys(map(int, days))) if fits else None
 
 
-# The session property of CleverTap → the field of Session, and how its value is read.
-READERS: dict[str, tuple[str, Callable[[Any, str], Any]]] = {
-    "first_time": ("first", read_flag),
-    "last_time": ("last", read_flag),
-    "time_of_day": ("minutes", _read_minutes),
-    "day_of_week": ("weekdays", lambda value, place: _read_days(value, place, 7)),
-    "day_of_month": ("monthdays", lambda value, place: _read_days(value, place, 31)),
+# The session property of CleverTap → the field of Session, how its value is read, and what it must be.
+READERS: dict[str, tuple[str, Callable[[Any], Any], str]] = {
+    "first_time": ("first", read_flag, '"True" or "False"'),
+    "last_time": ("last", read_flag, '"True" or "False"'),
+    "time_of_day": (
+        "minutes",
+        _read_minutes,
+        f'a pair like ["22:30", "22:35"], or a list of at most {PAIRS} pairs',
+    ),
+    "day_of_week": ("weekdays", partial(_read_days, last=7), "a number from 1 to 7, or a list of them"),
+    "day_of_month": ("monthdays", partial(_read_days, last=31), "a number from 1 to 31, or a list of them"),
 }

@@ -1,16 +1,17 @@
-"""Who a `/1/send` request names, and which users these identities mean."""
+"""The `to` of a `/1/send` request, and which users its identities mean."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
 
 import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection, select
 
 from tocsin.channels import CHANNELS, DEVICE_KINDS
-from tocsin.errors import Problem
+from tocsin.errors import Problem, read_struct
 from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.ingest.record import read_email, read_phone
 from tocsin.store import schema
@@ -20,41 +21,49 @@ TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "ident
 
 
 TO_LIMIT = 1000
+TO_BYTES = 1024  # of one identity
+INVALID = "Invalid recipients: "
+Identities: Any = list[Annotated[str, Meta(min_length=1, extra={"is": "a text"})] | int]
 
 
-def read_to(to: Any) -> list[IdentityKey]:
-    """The `to` of a `/1/send` request as identities, without repeats. Raises Problem 21 or 84."""
+def check_to(to: Any) -> None:
+    """Check the `to` of a `/1/send` request. Raise Problem 21 when it is missing, 84 when it names nobody, too many, or
+    what is no identity."""
     if to is None:
         raise Problem("to is a mandatory field", code=21)
     if not isinstance(to, dict):
-        raise Problem("Invalid recipients: to must be an object of lists (at $.to)", code=84)
-    keys: dict[IdentityKey, None] = {}
+        raise Problem(f"{INVALID}to must be an object of lists (at $.to)", code=84)
     count = 0
     for name, values in to.items():
-        kind = TO_KINDS.get(name.lower())
-        if kind is None:
+        if name.lower() not in TO_KINDS:
             known = "FBID, GPID, Email, Identity, objectId"
-            raise Problem(f"Invalid recipients: {name[:80]!r} is no identifier; known are {known} (at $.to)", code=84)
-        if not isinstance(values, list):
-            raise Problem(f"Invalid recipients: must be a list (at $.to.{name})", code=84)
-        count += len(values)
+            raise Problem(f"{INVALID}{name[:80]!r} is no identifier; known are {known} (at $.to)", code=84)
+        texts = read_struct(values, Identities, f"$.to.{name}", start=INVALID, code=84)
+        count += len(texts)
         if count > TO_LIMIT:
-            raise Problem(f"Invalid recipients: at most {TO_LIMIT} in one request (at $.to)", code=84)
-        for index, value in enumerate(values):
-            text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-            if not isinstance(text, str) or not 0 < len(text.encode()) <= 1024:
-                raise Problem(f"Invalid recipients: must be a text (at $.to.{name}[{index}])", code=84)
+            raise Problem(f"{INVALID}at most {TO_LIMIT} in one request (at $.to)", code=84)
+        for index, text in enumerate(texts):
+            if len(str(text)) > 256 and len(str(text).encode()) > TO_BYTES:
+                raise Problem(f"{INVALID}must be at most {TO_BYTES} bytes (at $.to.{name}[{index}])", code=84)
+    if not count:
+        raise Problem(f"{INVALID}nobody is named (at $.to)", code=84)
+
+
+def list_keys(to: Mapping[str, Sequence[str | int]]) -> list[IdentityKey]:
+    """Return the identities of a `to` that has been checked, without repeats. Addresses are lowered and stripped."""
+    keys: dict[IdentityKey, None] = {}
+    for name, values in to.items():
+        kind = TO_KINDS[name.lower()]
+        for text in map(str, values):
             keys[kind, text.strip().lower() if kind == "Email" else text] = None
-    if not keys:
-        raise Problem("Invalid recipients: nobody is named (at $.to)", code=84)
     return list(keys)
 
 
 def find_recipients(
     connection: Connection, account_id: str, keys: Sequence[IdentityKey], channel: str
 ) -> list[tuple[int, str]]:
-    """Who these identities mean: a recipient a user and platform they have or had a device on. (0, "") stands for an
-    identity nobody has, (user, "") for a user who cannot be reached on the channel at all."""
+    """Return (user, platform) for the users these identities mean and each platform they have or had a device on.
+    (0, "") stands for an identity nobody has, (user, "") for a user who cannot be reached on the channel at all."""
     wanted = {key for one in keys for key in (one, *_also(one))}
     found = find_users(connection, account_id, wanted)
     pairs: dict[tuple[int, str], None] = {}
@@ -99,7 +108,7 @@ def _platforms_of(connection: Connection, account_id: str, users: Sequence[int],
 
 
 def _also(key: IdentityKey) -> tuple[IdentityKey, ...]:
-    """What else an identity may be known by: callers use addresses as identities, and upload them that way."""
+    """Return what else an identity may be known by: callers use addresses as identities, and upload them that way."""
     kind, value = key
     if kind == "Email":
         return (("identity", value),)

@@ -1,4 +1,5 @@
-"""Who is held back, and who gets which variant: decided by a hash, so that asking again is answered the same. Pure."""
+"""Control groups and variants: who is held back, and who gets which. A hash of the user decides, so the answer is the
+same each time. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ class ControlGroups(msgspec.Struct, frozen=True):
     campaign: float = 0.0
 
     def holds_back(self, user: int) -> bool:
-        """Whether a user is in a control group. The system's is the same for every campaign."""
+        """Return whether a user is in a control group. The system's is the same for every campaign."""
         system = self.system and _share(f"{self.account_id}:system:{user}") < self.system
         return bool(
             system or (self.campaign and _share(f"{self.account_id}:{self.campaign_id}:control:{user}") < self.campaign)
@@ -27,7 +28,7 @@ class ControlGroups(msgspec.Struct, frozen=True):
 
 
 def pick_variant(account_id: str, campaign_id: int, user: int, shares: Sequence[tuple[str, float]]) -> str:
-    """The variant of a user: names with their percent, which sum to 100."""
+    """Return the variant of a user; shares: names with their percent, which sum to 100."""
     at, sum_so_far = _share(f"{account_id}:{campaign_id}:variant:{user}"), 0.0
     for name, percent in shares:
         sum_so_far += percent
@@ -37,6 +38,6 @@ def pick_variant(account_id: str, campaign_id: int, user: int, shares: Sequence[
 
 
 def _share(text: str) -> float:
-    """A number from 0 to 100 that a text always has."""
+    """Return a number from 0 to 100 that is always the same for a text."""
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % STEPS / STEPS * 100

@@ -9,26 +9,29 @@ from __future__ import annotations
 import re
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from msgspec import Meta
+
+Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z", extra={"is": "a time of day, HH:MM"})]
 OFFSET = re.compile(r"(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?")
 EARLIEST = timezone(timedelta(hours=14))  # where a day begins first
 LATEST = timezone(timedelta(hours=-12))  # and last
 
 
 def to_epoch(local: datetime, zone: tzinfo) -> float:
-    """The moment of a wall-clock time without a zone, in epoch seconds."""
+    """Return the moment of a wall-clock time without a zone, in epoch seconds."""
     return local.replace(tzinfo=zone, fold=0).timestamp()
 
 
 def to_local(at: float, zone: tzinfo) -> datetime:
-    """What the clocks of a zone show at a moment."""
+    """Return what the clocks of a zone show at a moment."""
     return datetime.fromtimestamp(at, UTC).astimezone(zone).replace(tzinfo=None, fold=0)
 
 
 def next_time(clock: time, after: float, zone: tzinfo) -> float:
-    """The first moment at or after `after` that is this time of a day."""
+    """Return the first moment at or after `after` that is this time of a day."""
     day = to_local(after, zone).date() - timedelta(days=1)
     while (found := to_epoch(datetime.combine(day, clock), zone)) < after:
         day += timedelta(days=1)
@@ -37,7 +40,8 @@ def next_time(clock: time, after: float, zone: tzinfo) -> float:
 
 @lru_cache(maxsize=1024)
 def find_zone(name: str) -> tzinfo | None:
-    """The zone of a profile's `Tz`: a name such as Asia/Kolkata, or an offset such as +05:30. None for others."""
+    """Return the zone of a profile's `Tz`: a name such as Asia/Kolkata, or an offset such as +05:30, 14 hours at most.
+    None for others."""
     text = name.strip()
     found = OFFSET.fullmatch(text)
     if found is not None:
@@ -50,19 +54,13 @@ def find_zone(name: str) -> tzinfo | None:
 
 
 def read_zone(value: Any, otherwise: tzinfo) -> tzinfo:
-    """A profile's own zone, or the account's where it has none that is known."""
+    """Return a profile's own zone, or the account's where it has none that is known."""
     found = find_zone(value) if isinstance(value, str) and len(value) < 64 else None
     return otherwise if found is None else found
 
 
-def read_clock(text: Any) -> time | None:
-    """A time of day written HH:MM; None for anything else."""
-    found = re.fullmatch(r"([01][0-9]|2[0-3]):([0-5][0-9])", text) if isinstance(text, str) else None
-    return time(int(found[1]), int(found[2])) if found else None
-
-
 def read_day(text: Any) -> date | None:
-    """A day written YYYYMMDD, as a text or a number; None for anything else."""
+    """Return the day of a text or a number YYYYMMDD; None for anything else."""
     try:
         return datetime.strptime(str(text), "%Y%m%d").date() if len(str(text)) == 8 else None
     except ValueError:

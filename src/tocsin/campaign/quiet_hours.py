@@ -1,21 +1,24 @@
 """Quiet hours: when nobody is to be disturbed, and how long that lasts. Pure.
 
-A window belongs to the day it begins on, and each of its ends is one moment of that day (`zone.py`), so a night with a
-clock change is an hour shorter or longer and is quiet once.
+A window belongs to the day it begins on, and each of its ends is one moment of that day (`local_time.py`), so a night
+with a clock change is an hour shorter or longer and is quiet once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, tzinfo
-from typing import Any, Literal
+from typing import Annotated, Literal
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
 
-from tocsin.campaign.local_time import read_clock, to_epoch, to_local
-from tocsin.errors import Problem
+from tocsin.campaign.local_time import Clock, to_epoch, to_local
+from tocsin.errors import Invalid
 
-DAYS = ("1", "2", "3", "4", "5", "6", "7")  # Sunday is 1
+NAMES = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+DAYS = ("1", "2", "3", "4", "5", "6", "7")  # as they are sent
+WEEK = "an object of lists, by weekday 1 (Sunday) to 7"
 WINDOWS = 8  # of one day
 ROUNDS = 7 * WINDOWS + 1
 
@@ -35,47 +38,50 @@ class Quiet(msgspec.Struct, frozen=True):
     state: Literal["delay", "discard"]
 
 
-def read_quiet(raw: Any, place: str) -> Quiet | None:
-    """The `dnd` object of a campaign (its shape: CleverTap's create-campaign). Raises Problem."""
-    if raw is None:
-        return None
-    if not isinstance(raw, dict):
-        raise Problem(f"dnd must be an object (at {place})")
-    info = raw.get("dnd_info")
-    if not isinstance(info, dict) or not info:
-        raise Problem(f"dnd_info must be an object of lists, by weekday 1 (Sunday) to 7 (at {place}.dnd_info)")
+class WindowJson(msgspec.Struct, frozen=True):
+    start: Clock = field(name="from")
+    end: Clock = field(name="to")
+
+
+Windows = Annotated[tuple[WindowJson, ...], Meta(max_length=WINDOWS)]
+
+
+class WeekJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=dict(zip(NAMES, DAYS, strict=True))):
+    """`dnd_info`: windows by weekday, "1" (Sunday) to "7"."""
+
+    sunday: Windows | UnsetType = UNSET
+    monday: Windows | UnsetType = UNSET
+    tuesday: Windows | UnsetType = UNSET
+    wednesday: Windows | UnsetType = UNSET
+    thursday: Windows | UnsetType = UNSET
+    friday: Windows | UnsetType = UNSET
+    saturday: Windows | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, name) is UNSET for name in NAMES):
+            raise Invalid(f"dnd_info must be {WEEK}")
+
+
+class QuietJson(msgspec.Struct, frozen=True):
+    """The `dnd` object of a campaign, as it is sent (its shape: CleverTap's create-campaign)."""
+
+    dnd_info: Annotated[WeekJson, Meta(extra={"is": WEEK})]
+    dnd_timezone: Literal["user", "account"] = "user"
+    message_state: Literal["delay", "discard"] = "delay"
+
+
+def to_quiet(asked: QuietJson) -> Quiet:
+    """Return the quiet hours of a `dnd`."""
     windows = {}
-    for day, given in info.items():
-        here = f"{place}.dnd_info.{day[:20]}"
-        if day not in DAYS:
-            raise Problem(f"a weekday is 1 (Sunday) to 7 (at {here})")
-        if not isinstance(given, list) or len(given) > WINDOWS:
-            raise Problem(f"must be a list of at most {WINDOWS} windows (at {here})")
-        windows[day] = tuple(_read_window(one, f"{here}[{index}]") for index, one in enumerate(given))
-    return Quiet(
-        windows=windows,
-        zone=_read_choice(raw, "dnd_timezone", ("user", "account"), "user", place),
-        state=_read_choice(raw, "message_state", ("delay", "discard"), "delay", place),
-    )
-
-
-def _read_window(raw: Any, place: str) -> Window:
-    start, end = (read_clock(raw.get(key)) if isinstance(raw, dict) else None for key in ("from", "to"))
-    if start is None or end is None:
-        raise Problem(f'a window is {{"from": "HH:MM", "to": "HH:MM"}} (at {place})')
-    return Window(start, end)
-
-
-def _read_choice(raw: Mapping[str, Any], key: str, known: tuple[str, ...], default: str, place: str) -> Any:
-    value = raw.get(key, default)
-    if value not in known:
-        raise Problem(f"{key} must be one of {', '.join(known)} (at {place}.{key})")
-    return value
+    for day, name in zip(DAYS, NAMES, strict=True):
+        if (given := getattr(asked.dnd_info, name)) is not UNSET:
+            windows[day] = tuple(Window(time.fromisoformat(one.start), time.fromisoformat(one.end)) for one in given)
+    return Quiet(windows, asked.dnd_timezone, asked.message_state)
 
 
 def quiet_until(quiet: Quiet, now: float, zone: tzinfo) -> float | None:
-    """When it is no longer quiet; None when it is not quiet now. Windows that touch are one. `inf` when there is no end
-    within a week."""
+    """Return when it is no longer quiet, in epoch seconds; None when it is not quiet now, `inf` when there is no end
+    within a week. Windows that touch are one."""
     at = now
     for _ in range(ROUNDS):
         end = max((end for start, end in _around(quiet, at, zone) if start <= at < end), default=None)
@@ -86,8 +92,8 @@ def quiet_until(quiet: Quiet, now: float, zone: tzinfo) -> float | None:
 
 
 def _around(quiet: Quiet, at: float, zone: tzinfo) -> Iterator[tuple[float, float]]:
-    """The windows of the days around a moment, as moments. A clock change may move an end before its start: then there
-    is nothing between them."""
+    """Yield the windows of the days around a moment, in epoch seconds. A clock change may move an end before its start:
+    then there is nothing between them."""
     today = to_local(at, zone).date()
     for day in (today - timedelta(days=2), today - timedelta(days=1), today, today + timedelta(days=1)):
         for window in quiet.windows.get(_weekday(day), ()):

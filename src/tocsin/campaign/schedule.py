@@ -10,20 +10,30 @@ import re
 from calendar import monthrange
 from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta, tzinfo
-from typing import Any, Literal
+from functools import cached_property
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
-from tocsin.campaign.local_time import EARLIEST, LATEST, next_time, read_clock, read_day, to_epoch, to_local
-from tocsin.campaign.quiet_hours import Quiet, read_quiet
-from tocsin.errors import Problem
+from tocsin.campaign.local_time import EARLIEST, LATEST, Clock, next_time, read_day, to_epoch, to_local
+from tocsin.campaign.quiet_hours import Quiet, QuietJson, to_quiet
+from tocsin.errors import Invalid, Problem, read_struct
 
 WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
+WORDS = '"now", "YYYYMMDD HH:MM" or an object'
 LATEST_YEAR = 2100
 DATES = 100  # of one campaign
 JUST_NOW = 60.0  # «now» to the minute is not the past
 MONTHS_AHEAD = 240  # looked through for a day that exists
+Time = Annotated[str, Meta(extra={"is": 'a time, "YYYYMMDD HH:MM"'})]
+Times = Annotated[
+    str | Annotated[tuple[Time, ...], Meta(min_length=1, max_length=DATES)],
+    Meta(extra={"is": f'a time, "YYYYMMDD HH:MM", or a list of 1 to {DATES}'}),
+]
 Unit = Literal["day", "week", "month"]
+DaysOfWeek = Annotated[tuple[Annotated[int, Meta(ge=1, le=7)], ...], Meta(min_length=1)]
+DaysOfMonth = Annotated[tuple[Annotated[int, Meta(ge=1, le=31)], ...], Meta(min_length=1)]
 
 
 class Repeat(msgspec.Struct, frozen=True):
@@ -52,47 +62,110 @@ class When(msgspec.Struct, frozen=True, kw_only=True):
     cut_off: time | None = None
 
 
+class TimingJson(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", dict=True):
+    """The `when` of a create request as an object; which one, its `type` says."""
+
+    dnd: QuietJson | None = None
+    campaign_cutoff: Clock | None = None
+    user_timezone_wrap_around: bool = False
+
+
+class NowJson(TimingJson, frozen=True, kw_only=True, tag="now"):
+    """As soon as it is created."""
+
+
+class LaterJson(TimingJson, frozen=True, kw_only=True, tag="later"):
+    """At one time or at several, "YYYYMMDD HH:MM"."""
+
+    delivery_date_time: Times
+    delivery_timezone: Literal["user", "account"] = "account"
+
+    def __post_init__(self) -> None:
+        _ = self.times  # what is wrong with it is refused while its place is known
+
+    @cached_property
+    def times(self) -> tuple[datetime, ...]:
+        given, field = self.delivery_date_time, ".delivery_date_time"
+        listed = (given,) if isinstance(given, str) else given
+        return tuple(sorted({_read_time(one, f"{field}[{index}]") for index, one in enumerate(listed)}))
+
+
+class RecurringJson(TimingJson, frozen=True, kw_only=True, tag="recurring"):
+    """Again and again, from a time on."""
+
+    start_time: Time
+    repeat_type: Unit
+    repeats_every: Annotated[int, Meta(ge=1, le=365)] = 1
+    repeat_on_days_of_week: DaysOfWeek | None = None
+    repeat_on_days_of_month: DaysOfMonth | None = None
+    end_by_date: str | int | None = None
+    end_by_occurrences: Annotated[int, Meta(ge=1, le=10_000)] | None = None
+    delivery_timezone: Literal["user", "account"] = "account"
+
+    def __post_init__(self) -> None:
+        _ = self.times, self.repeat
+
+    @cached_property
+    def times(self) -> tuple[datetime, ...]:
+        return (_read_time(self.start_time, ".start_time"),)
+
+    @cached_property
+    def repeat(self) -> Repeat:
+        days: tuple[int, ...] = ()
+        for key, unit in (("repeat_on_days_of_week", "week"), ("repeat_on_days_of_month", "month")):
+            if (given := getattr(self, key)) is not None:
+                if unit != self.repeat_type:
+                    raise Invalid(f"{key} goes with a repeat_type of {unit}", f".{key}")
+                days = tuple(sorted(set(given)))
+        last = None if self.end_by_date is None else read_day(self.end_by_date)
+        if last is None and self.end_by_date is not None:
+            raise Invalid("a day is YYYYMMDD", ".end_by_date")
+        return Repeat(self.repeats_every, self.repeat_type, days, last, self.end_by_occurrences)
+
+
+class ScheduleJson(msgspec.Struct, frozen=True):
+    """The fields of a create request that say when. `dnd` and `campaign_cutoff` may stand in `when` or beside it."""
+
+    when: Annotated[str | NowJson | LaterJson | RecurringJson | None, Meta(extra={"is": WORDS})] = None
+    dnd: QuietJson | None = None
+    campaign_cutoff: Clock | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.when, str) and self.when not in ("", "now"):
+            _read_time(self.when, ".when")
+
+
 def read_schedule(body: Mapping[str, Any], zone: tzinfo, now: float) -> When:
-    """The `when` of a create request: "now", "YYYYMMDD HH:MM" or an object. Raises Problem."""
-    when = body.get("when")
-    if when is None or when == "":
+    """Return when the campaign of a create request is sent. Raise Problem."""
+    asked = read_struct(body, ScheduleJson)
+    if asked.when is None or asked.when == "":
         raise Problem("Field when is empty")
-    if isinstance(when, str) and when != "now":
-        return _check_past(When(times=(_read_time(when, "$.when"),)), zone, now)
-    given: dict[str, Any] = {"type": "now"} if when == "now" else when
-    if not isinstance(given, dict):
-        raise Problem('when must be "now", "YYYYMMDD HH:MM" or an object (at $.when)')
-    kind, repeat = given.get("type"), None
-    match kind:
-        case "now":
-            times: tuple[datetime, ...] = (to_local(now, zone),)
-        case "later":
-            times = _read_times(given)
-        case "recurring":
-            times, repeat = (_read_time(given.get("start_time"), "$.when.start_time"),), _read_repeat(given)
-        case _:
-            raise Problem("type must be now, later or recurring (at $.when.type)")
-    own_clock = _read_clock_of(given) if kind != "now" else False
+    given = asked.when
+    if isinstance(given, str):
+        given = NowJson() if given == "now" else LaterJson(delivery_date_time=given)
+    repeat = given.repeat if isinstance(given, RecurringJson) else None
+    times = (to_local(now, zone),) if isinstance(given, NowJson) else given.times
+    quiet, cut_off = given.dnd or asked.dnd, given.campaign_cutoff or asked.campaign_cutoff
     found = When(
-        times=times,
-        own_clock=own_clock,
-        wrap=_read_wrap(given),
+        times=times if repeat is None else (_fit(times[0], repeat),),
+        own_clock=not isinstance(given, NowJson) and given.delivery_timezone == "user",
+        wrap=given.user_timezone_wrap_around,
         repeat=repeat,
-        quiet=_read_quiet(given, body),
-        cut_off=_read_cut_off(given, body),
+        quiet=to_quiet(quiet) if quiet else None,
+        cut_off=time.fromisoformat(cut_off) if cut_off else None,
     )
-    if repeat is not None:
-        found = msgspec.structs.replace(found, times=(_fit(times[0], repeat),))
-    return found if kind == "now" else _check_past(found, zone, now)
+    return found if isinstance(given, NowJson) else _check_past(found, zone, now)
 
 
 def begins_at(local: datetime, when: When, zone: tzinfo) -> float:
-    """When a run with this wall-clock time begins: on users' own clocks, where the day begins first."""
+    """Return when a run with this wall-clock time begins, in epoch seconds: on users' own clocks, where the day begins
+    first (UTC+14)."""
     return to_epoch(local, EARLIEST if when.own_clock else zone)
 
 
 def due_for(local: datetime, when: When, user: tzinfo, began: float) -> float | None:
-    """When a user of that zone is to be sent to; None: their time had passed when the run began, and is not made up."""
+    """Return when a user of that zone is to be sent to, in epoch seconds. None: their time had passed when the run
+    began, and is not made up."""
     at = to_epoch(local, user)
     if at >= began - JUST_NOW:
         return at
@@ -102,12 +175,12 @@ def due_for(local: datetime, when: When, user: tzinfo, began: float) -> float | 
 
 
 def cut_off_after(at: float, when: When, zone: tzinfo) -> float | None:
-    """The moment after which nothing is sent that was due at `at`."""
+    """Return the moment after which nothing is sent that was due at `at`; None: there is none."""
     return None if when.cut_off is None else next_time(when.cut_off, at, zone)
 
 
 def next_local(when: When, local: datetime, number: int) -> datetime | None:
-    """The wall-clock time of the run after the one with this time, the `number`th; None when it was the last."""
+    """Return the wall-clock time of the run after the one with this time, the `number`th; None when it was the last."""
     repeat = when.repeat
     if repeat is None or (repeat.runs is not None and number >= repeat.runs):
         return None
@@ -141,7 +214,7 @@ def _next_day(day: date, first: date, repeat: Repeat) -> date | None:
 
 
 def _fit(first: datetime, repeat: Repeat) -> datetime:
-    """The first run at or after the start that is on one of the days asked for."""
+    """Return the first run at or after the start that is on one of the days asked for. Raise Problem when none is."""
     if not repeat.days or repeat.unit == "day":
         return first
     day = _next_day(first.date() - timedelta(days=1), first.date(), repeat)
@@ -155,7 +228,7 @@ def _weekday(day: date) -> int:
 
 
 def _check_past(when: When, zone: tzinfo, now: float) -> When:
-    """A time that has passed everywhere it is meant for is refused."""
+    """Return `when`. Raise Problem for a time that has passed everywhere it is meant for."""
     if when.repeat is not None:
         return when
     for local in when.times:
@@ -165,93 +238,14 @@ def _check_past(when: When, zone: tzinfo, now: float) -> When:
     return when
 
 
-def _read_time(text: Any, place: str) -> datetime:
-    found = WHEN.fullmatch(text) if isinstance(text, str) else None
+def _read_time(text: str, field: str) -> datetime:
+    found = WHEN.fullmatch(text)
     if found is None:
-        raise Problem(f'a time is "YYYYMMDD HH:MM" (at {place})' if place != "$.when" else WORDS)
+        raise Invalid(f"when must be {WORDS}" if field == ".when" else 'a time is "YYYYMMDD HH:MM"', field)
     try:
         local = datetime(*(int(part) for part in found.groups()))  # type: ignore[arg-type]
     except (ValueError, OverflowError):
-        raise Problem(f"{text} is not a time of the calendar (at {place})") from None
+        raise Invalid(f"{text} is not a time of the calendar", field) from None
     if local.year >= LATEST_YEAR or local.year < 1970:
-        raise Problem(f"{text} is after {LATEST_YEAR - 1} or before 1970 (at {place})")
+        raise Invalid(f"{text} is after {LATEST_YEAR - 1} or before 1970", field)
     return local
-
-
-WORDS = 'when must be "now", "YYYYMMDD HH:MM" or an object (at $.when)'
-
-
-def _read_times(given: Mapping[str, Any]) -> tuple[datetime, ...]:
-    raw = given.get("delivery_date_time")
-    listed = [raw] if isinstance(raw, str) else raw
-    if not isinstance(listed, list) or not 0 < len(listed) <= DATES:
-        raise Problem(f"must be a list of 1 to {DATES} times (at $.when.delivery_date_time)")
-    times = [_read_time(one, f"$.when.delivery_date_time[{index}]") for index, one in enumerate(listed)]
-    return tuple(sorted(set(times)))
-
-
-def _read_repeat(given: Mapping[str, Any]) -> Repeat:
-    unit = given.get("repeat_type")
-    if unit not in ("day", "week", "month"):
-        raise Problem("repeat_type must be day, week or month (at $.when.repeat_type)")
-    last = None
-    if given.get("end_by_date") is not None and (last := read_day(given["end_by_date"])) is None:
-        raise Problem("a day is YYYYMMDD (at $.when.end_by_date)")
-    runs = None
-    if given.get("end_by_occurrences") is not None:
-        runs = _read_count(given, "end_by_occurrences", 1, 10_000)
-    every = _read_count(given, "repeats_every", 1, 365, default=1)
-    days: tuple[int, ...] = ()
-    for key, of, most in (("repeat_on_days_of_week", "week", 7), ("repeat_on_days_of_month", "month", 31)):
-        if given.get(key) is not None:
-            if of != unit:
-                raise Problem(f"{key} goes with a repeat_type of {of} (at $.when.{key})")
-            days = _read_days(given[key], key, most)
-    return Repeat(every=every, unit=unit, days=days, last_day=last, runs=runs)
-
-
-def _read_days(raw: Any, key: str, most: int) -> tuple[int, ...]:
-    fits = isinstance(raw, list) and all(
-        isinstance(day, int) and not isinstance(day, bool) and 1 <= day <= most for day in raw
-    )
-    if not fits or not raw:
-        raise Problem(f"{key} must be a list of numbers from 1 to {most} (at $.when.{key})")
-    return tuple(sorted(set(raw)))
-
-
-def _read_count(given: Mapping[str, Any], key: str, least: int, most: int, default: int | None = None) -> int:
-    value = given.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise Problem(f"{key} must be a whole number from {least} to {most} (at $.when.{key})")
-    return value
-
-
-def _read_clock_of(given: Mapping[str, Any]) -> bool:
-    value = given.get("delivery_timezone", "account")
-    if value not in ("user", "account"):
-        raise Problem("delivery_timezone must be user or account (at $.when.delivery_timezone)")
-    return bool(value == "user")
-
-
-def _read_wrap(given: Mapping[str, Any]) -> bool:
-    value = given.get("user_timezone_wrap_around", False)
-    if not isinstance(value, bool):
-        raise Problem('"user_timezone_wrap_around" must be a Boolean (at $.when)')
-    return value
-
-
-def _read_quiet(given: Mapping[str, Any], body: Mapping[str, Any]) -> Quiet | None:
-    if given.get("dnd") is not None:
-        return read_quiet(given["dnd"], "$.when.dnd")
-    return read_quiet(body.get("dnd"), "$.dnd")
-
-
-def _read_cut_off(given: Mapping[str, Any], body: Mapping[str, Any]) -> time | None:
-    for holder, place in ((given, "$.when"), (body, "$")):
-        raw = holder.get("campaign_cutoff")
-        if raw is not None:
-            found = read_clock(raw)
-            if found is None:
-                raise Problem(f"campaign_cutoff must be a time of day, HH:MM (at {place}.campaign_cutoff)")
-            return found
-    return None

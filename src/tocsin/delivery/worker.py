@@ -20,7 +20,7 @@ from sqlalchemy import Connection, Row
 
 from tocsin import metrics, queue
 from tocsin.account import Account
-from tocsin.campaign.addressees import find_recipients, read_to
+from tocsin.campaign.addressees import find_recipients, list_keys
 from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS
 from tocsin.delivery.batch import Batch, BatchResult
@@ -325,7 +325,7 @@ class Worker:
         request = msgspec.json.decode(chunk.request or "", type=StoredRequest)
 
         def find(connection: Connection) -> list[tuple[int, str]]:
-            return find_recipients(connection, chunk.account_id, read_to(request.to), chunk.channel)
+            return find_recipients(connection, chunk.account_id, list_keys(request.to), chunk.channel)
 
         pairs = await self._ledger.read(find)  # not in the writer, which others wait for
         return await self._ledger.write(lambda connection: queue.freeze_request(connection, chunk, pairs))
