@@ -140,8 +140,3 @@ async def find_sharers(facts: Facts, account_id: str, changes: Sequence[Change])
         for user, text in rows:
             found.setdefault(int(user), []).append(values[text])
     return found
-
-
-def _as_asked(name: str, value: str) -> str:
-    """A property's value as the facts store compares it."""
-    return str(msgspec.json.decode(encode_props(to_facts({name: value})))[name])
