@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ import structlog
 import structlog.testing
 from conftest import ROOMY, Caller, Sandbox, Server
 
+import tocsin
 from tocsin.cli.bounce import LIMIT
 from tocsin.errors import Misconfigured
 from tocsin.feedback import bounce_report
@@ -37,7 +39,9 @@ finally:
 """
 
 
-def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tocsin", *arguments],
         capture_output=True,
@@ -45,6 +49,7 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> subproces
         timeout=100,
         check=False,
         env=os.environ | (environment or {}),
+        cwd=folder,
     )
 
 
@@ -265,6 +270,25 @@ def test_commands_import_what_they_need(tmp_path: Path, arguments: list[str], un
 def test_bounce_hands_over_as_much_as_is_read() -> None:
     """The command has its own limit, for the server's stands among modules it does not need."""
     assert LIMIT == bounce_report.LIMIT
+
+
+def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
+    """The installed package has no benchmarks; the sentence names the way to them."""
+    shutil.copytree(Path(tocsin.__file__).parent, tmp_path / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))
+    done = run("bench", "ingest", environment={"PYTHONPATH": str(tmp_path)}, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "in a checkout of Tocsin run `make setup`" in done.stderr
+
+
+def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
+    """In a checkout the harness is found from every folder, and the last line is one object with all readings."""
+    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
+    assert [one["name"] for one in measured["readings"]] == [
+        *("events through /1/upload", "bare insert", "peak memory of the server"),
+    ]
+    assert all(one["value"] > 0 for one in measured["readings"])
 
 
 def test_config_lists_the_value_in_force() -> None:
