@@ -25,9 +25,10 @@ from typing import Any, ParamSpec, TypeVar
 
 import msgspec
 
-from benchmarks import Reading, peak_mib
-from benchmarks.rivals import REPEATS, RivalAnswer, RivalAnswers, ask_duckdb, ask_postgres, load_duckdb, tell
+from benchmarks.reading import Reading, print_progress
+from benchmarks.rivals import REPEATS, RivalAnswer, RivalAnswers, ask_duckdb, ask_postgres, load_duckdb
 from benchmarks.rows import ACCOUNT, NOW, Filled, copy_tenth, fill, size_of
+from benchmarks.server import peak_mib
 from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.errors import Misconfigured
@@ -68,7 +69,7 @@ QUESTIONS: Mapping[str, dict[str, Any]] = {
 
 
 class Sides(msgspec.Struct, frozen=True):
-    """All that was answered. A rival is None where its package is missing."""
+    """The answers of every engine. A rival is None where its package is missing."""
 
     filled: Filled
     ours: RivalAnswers
@@ -78,6 +79,7 @@ class Sides(msgspec.Struct, frozen=True):
 
 
 def measure_audience(users: int, events: int) -> list[Reading]:
+    """Measure the QUESTIONS over so many users and events. Raises Misconfigured when the disk is too small for them."""
     needed = SPARE_BYTES + BYTES_AN_EVENT * events
     if (free := shutil.disk_usage(tempfile.gettempdir()).free) < needed:
         raise Misconfigured(
@@ -94,13 +96,13 @@ def _measure(folder: Path, users: int, events: int) -> Sides:
     ours = _apart(ask, folder / "facts", "Tocsin")
     duckdb = tenth = postgres = None
     if with_duckdb:
-        tell("DuckDB loads the same rows")
+        print_progress("DuckDB loads the same rows")
         duckdb = (_apart(load_duckdb, folder), _apart(ask_duckdb, folder))
         _compare("DuckDB", ours, duckdb[1])
     if with_postgres:
         _apart(copy_tenth, folder)
         tenth = _apart(ask, folder / "tenth", "Tocsin, a tenth")
-        tell("PostgreSQL loads the tenth")
+        print_progress("PostgreSQL loads the tenth")
         postgres = _apart(ask_postgres, folder)
         _compare("PostgreSQL", tenth, postgres[1])
     return Sides(filled, ours, duckdb, tenth, postgres)
@@ -109,12 +111,12 @@ def _measure(folder: Path, users: int, events: int) -> Sides:
 def _has(package: str, rival: str) -> bool:
     found = find_spec(package) is not None
     if not found:
-        tell(f"{rival} is left out: {package} is not installed. `make setup` installs the development packages.")
+        print_progress(f"{rival} is left out: {package} is not installed. `make setup` installs it.")
     return found
 
 
 def _apart(work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
-    """Does it in a new process: chDB takes one folder a process, and memory is counted from zero."""
+    """Return what `work` returns in a new process: chDB takes one folder a process, and memory is counted from zero."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
@@ -130,11 +132,11 @@ def _compare(rival: str, ours: RivalAnswers, theirs: RivalAnswers) -> None:
 
 
 def ask(store: Path, title: str) -> RivalAnswers:
-    """The questions to a store, as the API asks them."""
+    """Return the answers of a store to the questions, asked as the API asks them."""
     facts = open_facts(f"chdb://{store}")
     answers = {name: asyncio.run(_ask_one(facts, where)) for name, where in QUESTIONS.items()}
     for name, answer in answers.items():
-        tell(f"  {title}: {name}: {answer.median * 1000:.1f} ms, reachable {answer.counts}")
+        print_progress(f"  {title}: {name}: {answer.median * 1000:.1f} ms, reachable {answer.counts}")
     megabytes = size_of(facts)
     facts.close()
     return RivalAnswers(answers, megabytes, peak_mib(os.getpid()))

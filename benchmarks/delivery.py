@@ -17,11 +17,11 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from sqlalchemy import insert, select, update
 
-from benchmarks import Reading, cpu_seconds, peak_mib, serving
 from benchmarks.load import press
-from benchmarks.rivals import tell
+from benchmarks.reading import Reading, print_progress
+from benchmarks.server import cpu_seconds, family, make_caller, peak_mib, serving
 from benchmarks.sink import CONNECTIONS, STREAMS, Sink, open_mail_sink, open_sink, press_with_h2load
-from tocsin.account import Account, create_account
+from tocsin.account import Account
 from tocsin.demo import free_port
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import Outcome
@@ -53,8 +53,11 @@ PERSONAL_MAIL = PLAIN_MAIL | {
 
 
 class Delivered(msgspec.Struct, frozen=True):
-    """What one campaign came to. seconds: from frozen to closed. cpu: seconds of the server and its senders. server,
-    senders: peak memory in MiB, the senders' together."""
+    """The result and the costs of one campaign.
+
+    result: recipients by sent, unknown, failed, suppressed. seconds: from frozen to closed. cpu: seconds of the server
+    and its senders. server, senders: peak memory in MiB, the senders' together.
+    """
 
     result: dict[str, int]
     seconds: float
@@ -68,9 +71,9 @@ class Delivered(msgspec.Struct, frozen=True):
 
 
 def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
-    """Plain and personalised text to a foreign HTTP/2 sink, beside h2load and a bare loop of the same client on it."""
+    """Measure plain and personalised pushes to an HTTP/2 sink, beside h2load and a bare loop of the same client."""
     with open_sink(folder / "sink") as sink:
-        tell(f"{audience:,} people are made; the sink is {sink.name}")
+        print_progress(f"{audience:,} people are made; the sink is {sink.name}")
         caller, port = make_people(folder, audience, {"fcm": sink.fcm}), free_port(18_300, 1)
         with serving(folder, port) as pid:
             deliver(folder, port, pid, caller, {"content": PLAIN, "users_limit_overall": 2000})  # warm
@@ -99,9 +102,9 @@ def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
 
 
 def measure_mail(folder: Path, audience: int) -> list[Reading]:
-    """Mails of HTML and text, signed with RSA-2048, plain and personalised; beside the signatures alone."""
+    """Measure plain and personalised mails of HTML and text, signed with RSA-2048, beside the signatures alone."""
     with open_mail_sink(folder / "sink") as (name, settings):
-        tell(f"{audience:,} people are made; the sink is {name}")
+        print_progress(f"{audience:,} people are made; the sink is {name}")
         caller, port = make_people(folder, audience, {"smtp": settings}), free_port(18_300, 1)
         with serving(folder, port, {"TOCSIN_PUBLIC_URL": "https://bench.example"}) as pid:
             mail = {"target_mode": "email", "content": PLAIN_MAIL}
@@ -128,7 +131,7 @@ def measure_mail(folder: Path, audience: int) -> list[Reading]:
 
 
 def _time_signature(pem: str) -> float:
-    """Seconds of one RSA signature of a mail's headers."""
+    """Return the seconds of one RSA signature over a mail's headers."""
     key = load_pem_private_key(pem.encode(), None)
     assert isinstance(key, RSAPrivateKey)
     started = time.perf_counter()
@@ -138,13 +141,15 @@ def _time_signature(pem: str) -> float:
 
 
 def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """An account with so many people, an Android device and an address each, written straight into the stores; the
-    headers it calls with."""
+    """Make an account with so many people, each with an Android device and a mail address; return its headers.
+
+    They are written straight into the stores.
+    """
     with (
         closing(open_ledger(f"sqlite:///{folder / 'ledger.db'}")) as ledger,
         closing(open_facts(f"chdb://{(folder / 'facts').resolve()}")) as facts,
     ):
-        account, passcode = create_account(ledger, "bench", "UTC", time.time())
+        account, headers = make_caller(ledger)
         rows = [
             {"account_id": account.id, "name": name, "settings": msgspec.json.encode(one).decode(), "changed_at": 1.0}
             for name, one in providers.items()
@@ -154,11 +159,7 @@ def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]]) 
             users = range(first, min(first + BLOCK, count + 1))
             _insert_people(ledger, account, users)
             asyncio.run(refresh_profiles(ledger, facts, account.id, users))
-    return {
-        "X-CleverTap-Account-Id": account.id,
-        "X-CleverTap-Passcode": passcode,
-        "Content-Type": "application/json",
-    }
+    return headers
 
 
 def _insert_people(ledger: Ledger, account: Account, users: range) -> None:
@@ -186,7 +187,7 @@ def _insert_people(ledger: Ledger, account: Account, users: range) -> None:
 
 
 def deliver(folder: Path, port: int, pid: int, caller: dict[str, str], fields: dict[str, Any]) -> Delivered:
-    """Creates a campaign, waits until it is closed, and reads its times from the ledger."""
+    """Create a campaign, wait until it is closed, and read its times from the ledger."""
     body = {"name": "bench", "where": {}, "devices": ["android"], "when": "now", "skip_estimate": True} | fields
     if body.get("target_mode") == "email":
         del body["devices"]
@@ -198,12 +199,12 @@ def deliver(folder: Path, port: int, pid: int, caller: dict[str, str], fields: d
     senders = sum(peak_mib(one) for one in family(pid)[1:])
     result = {name: int(run[name]) for name in ("sent", "unknown", "failed", "suppressed")}
     seconds = run["ended_at"] - run["frozen_at"]
-    tell(f"{result['sent']:,} sent in {seconds:.1f} s, {result['sent'] / seconds:,.0f}/s")
+    print_progress(f"{result['sent']:,} sent in {seconds:.1f} s, {result['sent'] / seconds:,.0f}/s")
     return Delivered(result, seconds, cpu, peak_mib(pid), senders)
 
 
 def _wait_for_end(ledger: Ledger) -> dict[str, Any]:
-    """The newest run, once it is closed, with its numbers."""
+    """Return the newest run with its numbers, once it is closed. Raises RuntimeError after CAMPAIGN_SECONDS."""
     newest = select(schema.run).order_by(schema.run.c.id.desc()).limit(1)
     deadline = time.monotonic() + CAMPAIGN_SECONDS
     while time.monotonic() < deadline:
@@ -215,14 +216,8 @@ def _wait_for_end(ledger: Ledger) -> dict[str, Any]:
     raise RuntimeError(f"the campaign is not over after {CAMPAIGN_SECONDS:.0f} s")
 
 
-def family(pid: int) -> list[int]:
-    """A process and its children."""
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [pid, *map(int, text.split())]
-
-
 async def _send_bare(sink: Sink, count: int) -> float:
-    """The same client with no ledger, as many at once as it may have in flight."""
+    """Return the requests a second of our FCM client without a ledger, with as many in flight as its pool allows."""
     now = time.time()
     messages = iter(_make_messages(count, int(now) + 3600))
     async with Transport() as transport:

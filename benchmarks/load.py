@@ -1,4 +1,4 @@
-"""Many callers over loopback, one request after the other on each of some connections; and a bare server beside."""
+"""HTTP callers over loopback, one request after the other on each connection; and a bare server to compare with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Load(msgspec.Struct, frozen=True):
         return self.requests / self.seconds
 
     def percentile(self, share: float) -> float:
-        """Milliseconds."""
+        """Return a percentile of the latencies in milliseconds; `share` is from 0 to 1."""
         return self.latencies[min(len(self.latencies) - 1, int(len(self.latencies) * share))] * 1000
 
 
@@ -37,9 +37,12 @@ async def press(
     pace: float | None = None,
     until_broken: bool = False,
 ) -> Load:
-    """POSTs the same body for so many seconds, at least once. `pace`: so many a second in all, and latencies count from
-    the moment a request was due; else as many as are answered. `until_broken`: ends when the server does. Raises
-    RuntimeError at an answer that is not 200."""
+    """POST the same body for so many seconds, at least once a connection.
+
+    pace: requests a second in all, and latencies count from the moment a request was due; None: as many as are
+        answered. until_broken: return what was answered when the server closes the connections.
+    Raises RuntimeError at an answer that is not 200.
+    """
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
     head = f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{lines}Content-Length: {len(body)}\r\n\r\n".encode()
     latencies: list[float] = []
@@ -81,7 +84,7 @@ async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requ
 
 
 def serve_bare(port: int) -> None:
-    """An app that only reads the body and says yes: what the same server does with nothing to do."""
+    """Serve an app that only reads the body and answers 200, on the server that Tocsin uses."""
     from granian.constants import Interfaces
     from granian.server.embed import Server
 

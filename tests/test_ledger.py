@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, Engine, event, func, insert, select, update
+from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text, update
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 
 from tocsin import queue
@@ -29,7 +30,7 @@ from tocsin.outcome import FINAL, NUMBERS, State
 from tocsin.queue import Chunk, NewRequest, Note, Recipients, Share
 from tocsin.stats import counts
 from tocsin.store import schema
-from tocsin.store.ledger import Ledger, read_secret
+from tocsin.store.ledger import Ledger, migrate, open_ledger, read_secret
 from tocsin.store.rows import upsert_rows
 
 pytest_plugins = ("engines",)
@@ -156,6 +157,35 @@ def test_migrations_make_the_schema(store: Ledger) -> None:
         lambda connection: compare_metadata(MigrationContext.configure(connection), schema.metadata)
     )
     assert context == []
+
+
+def test_renamed_tables_keep_their_rows(ledger_url: str) -> None:
+    """A ledger of 0007 is upgraded with rows in the two tables that 0008 renames, and then has the schema of today."""
+    location = make_url(ledger_url)
+    postgresql = location.get_backend_name() == "postgresql"
+    engine = create_engine(location.set(drivername="postgresql+psycopg") if postgresql else location)
+    if postgresql:  # its databases are copies of a migrated one
+        with engine.begin() as connection:
+            connection.execute(text("DROP SCHEMA public CASCADE"))
+            connection.execute(text("CREATE SCHEMA public"))
+    migrate(ledger_url, "0007")
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO pace VALUES ('a', 'push', 180000000, 7)"))
+        connection.execute(text("INSERT INTO turn VALUES ('a', 'create', 'one', 1800000000.5)"))
+    engine.dispose()
+
+    upgraded = open_ledger(ledger_url)
+    rows = upgraded.read_now(
+        lambda connection: [
+            tuple(connection.execute(select(table)).one()) for table in (schema.rate_window, schema.concurrency_slot)
+        ]
+    )
+    differences = upgraded.read_now(
+        lambda connection: compare_metadata(MigrationContext.configure(connection), schema.metadata)
+    )
+    upgraded.close()
+    assert rows == [("a", "push", 180_000_000, 7), ("a", "create", "one", 1_800_000_000.5)]
+    assert differences == []
 
 
 def test_opening_again_changes_nothing(store: Ledger, open_again: Callable[[], Ledger]) -> None:

@@ -47,10 +47,11 @@ from oracle import (
     number_of,
     siphash,
 )
+from support.members import count_members, read_recipients
 
 from tocsin.account import Account, create_account
 from tocsin.audience.compile import compile_members
-from tocsin.audience.members import count_members, count_reachable, read_recipients
+from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.errors import Problem
 from tocsin.ingest import upload

@@ -15,10 +15,10 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from support.devices import live_devices
+from support.members import count_members
 
 from tocsin.account import Account, create_account
 from tocsin.audience.compile import compile_members
-from tocsin.audience.members import count_members
 from tocsin.audience.query import read_where
 from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
 from tocsin.errors import Problem

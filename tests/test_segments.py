@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 from conftest import ROOMY, Caller, Server, people
+from support.members import count_members
 
 from tocsin.account import create_account
-from tocsin.audience.members import count_members
 from tocsin.audience.query import read_where
 from tocsin.errors import Problem
 from tocsin.store.facts import Facts

@@ -1,4 +1,4 @@
-"""`python -m tocsin` is `tocsin`."""
+"""Makes `python -m tocsin` the same as `tocsin`."""
 
 from tocsin.cli import main
 

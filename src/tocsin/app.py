@@ -9,8 +9,6 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +34,8 @@ from tocsin.feedback.mail import Feedback
 from tocsin.idempotency import forget_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
-from tocsin.store.facts import Facts, open_facts
-from tocsin.store.ledger import Ledger, open_ledger, read_secret
+from tocsin.store.ledger import read_secret
+from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
 
@@ -50,47 +48,6 @@ SWEEP_SECONDS = 600.0
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
 
 
-class Stores:
-    """The open stores of one process."""
-
-    def __init__(self, settings: Settings):
-        self.ledger: Ledger = open_ledger(settings.ledger_url)
-        try:
-            self.facts: Facts = open_facts(settings.facts_url, settings.query_seconds, settings.query_megabytes)
-        except BaseException:
-            self.ledger.close()
-            raise
-
-    def close(self) -> None:
-        self.ledger.close()
-        self.facts.close()
-
-
-@contextmanager
-def open_stores(data: Path) -> Iterator[tuple[Settings, Stores]]:
-    """Open both stores, for a command that needs no server. Raises Misconfigured while one runs on the folder."""
-    settings = read_settings(os.environ, data)
-    with lock_folder(data) if _is_embedded(settings) else contextlib.nullcontext():
-        stores = Stores(settings)
-        try:
-            yield settings, stores
-        finally:
-            stores.close()
-
-
-@contextmanager
-def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
-    """Open the ledger, which many processes may have open at once: for commands that work while `serve` runs. Raises
-    Misconfigured for a folder that is not there, unless it may be `new`: a typo must not make one."""
-    if not new and not data.is_dir():
-        raise Misconfigured(f"There is no folder {data}; `tocsin serve` and `tocsin account create` make one.")
-    ledger = open_ledger(read_settings(os.environ, data).ledger_url)
-    try:
-        yield ledger
-    finally:
-        ledger.close()
-
-
 async def serve(data: Path, host: str, port: int, role: Role) -> None:
     """Run the roles until SIGTERM or SIGINT, then finish what is with the vendors."""
     settings = read_settings(os.environ, data)
@@ -101,7 +58,7 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
-    with lock_folder(data, patience=LOOK_SECONDS) if _is_embedded(settings) else contextlib.nullcontext():
+    with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
         stores = Stores(settings)
         try:
@@ -252,7 +209,3 @@ async def _is_open(host: str, port: int) -> bool:
         return False
     writer.close()
     return True
-
-
-def _is_embedded(settings: Settings) -> bool:
-    return settings.ledger_url.startswith("sqlite") or settings.facts_url.startswith("chdb:")

@@ -9,8 +9,8 @@ from typing import TextIO, cast
 import structlog
 
 
-class Stubborn:
-    """A stream that cannot fail: on a full disk a line is lost, and what wanted to say it goes on."""
+class FailsafeStream:
+    """A stream whose writes never raise: on a full disk a line is lost, and the work it is about goes on."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
@@ -26,7 +26,7 @@ class Stubborn:
 
 
 def configure_log() -> None:
-    """For this process; commands and senders call it first."""
+    """Set up the log of this process. Every command and every sender process calls it before it logs."""
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
@@ -35,5 +35,5 @@ def configure_log() -> None:
             structlog.processors.format_exc_info,
             structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer(),
         ],
-        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, Stubborn(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, FailsafeStream(sys.stderr))),
     )

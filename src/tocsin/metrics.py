@@ -1,4 +1,4 @@
-"""Every metric once. They say how the process does; what became of messages is read from the ledger."""
+"""Every metric once. They describe this process; the outcomes of messages are read from the ledger."""
 
 from __future__ import annotations
 
@@ -27,9 +27,7 @@ RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY
 )
 
-NAMES = tuple(metric.name + ("_total" if metric.type == "counter" else "") for metric in REGISTRY.collect())
-
 
 def render_metrics() -> bytes:
-    """The Prometheus text format."""
+    """Return every metric in the Prometheus text format."""
     return generate_latest(REGISTRY)

@@ -1,11 +1,11 @@
-"""Every setting once: name, type, default, sentence. They come from the environment; a typo stops the start."""
+"""Every setting once: name, type, default, sentence. They come from the environment; an unknown one stops us."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from urllib.parse import urlsplit
 
 import msgspec
@@ -17,7 +17,8 @@ from tocsin.errors import Misconfigured
 log = structlog.get_logger()
 
 PREFIX = "TOCSIN_"
-RENAMED = {"TOCSIN_COURIERS": "senders", "TOCSIN_RAMP_SECONDS": "slow_start_seconds"}  # old names, until 0.3
+# Earlier names, understood until 0.2.
+RENAMED = {"TOCSIN_COURIERS": "TOCSIN_SENDERS", "TOCSIN_RAMP_SECONDS": "TOCSIN_SLOW_START_SECONDS"}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # In a header the URL stands between < and >, in a list with commas (RFC 2369), and must not need folding.
 PUBLIC_URL = re.compile(r"[!#-+\--;=?-~]{1,300}")
@@ -90,18 +91,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
-    """The settings of this process: defaults, then `TOCSIN_…` of the environment, then what `data` completes.
+    """Return the settings of a process: defaults, then the environment, then stores in `data` unless it names others.
 
     Raises Misconfigured for an unknown `TOCSIN_…` name or a value that does not fit.
     """
-    known = {_environment_name(field): field for field in Settings.__struct_fields__}
-    given: dict[str, Any] = {}
-    for name, value in environment.items():
+    known = {environment_name(field): field for field in Settings.__struct_fields__}
+    given: dict[str, str] = {}
+    for name, value in rename_old(environment).items():
         if not name.startswith(PREFIX):
-            continue
-        if name in RENAMED and _environment_name(RENAMED[name]) not in environment:
-            log.warning("a setting has a new name", old=name, new=_environment_name(RENAMED[name]))
-            given[RENAMED[name]] = value
             continue
         if name not in known:
             raise Misconfigured(f"{name} is not a setting; `tocsin config` lists them.")
@@ -118,13 +115,31 @@ def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
     )
 
 
-def _environment_name(field: str) -> str:
+def rename_old(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment with every setting under its new name; the log names each old one.
+
+    Where both names are given, the new one counts.
+    """
+    renamed = dict(environment)
+    for old, new in RENAMED.items():
+        if old not in renamed:
+            continue
+        value = renamed.pop(old)
+        log.warning("a setting has a new name", old=old, new=new, ignored=new in renamed)
+        renamed.setdefault(new, value)
+    return renamed
+
+
+def environment_name(field: str) -> str:
     """Return the name a setting has in the environment."""
     return PREFIX + field.upper()
 
 
 def _check_public_url(url: str) -> str:
-    """The URL without its last slash. RFC 8058 asks for https; plain http is for this machine."""
+    """Return the URL without its last slash.
+
+    Raises Misconfigured for anything but https (RFC 8058) on another machine, and for a URL with a query or a log-in.
+    """
     if not url:
         return ""
     try:

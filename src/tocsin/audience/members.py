@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Iterator, Sequence
 
@@ -26,13 +25,6 @@ async def count_reachable(
     return {platform: sum(int(count) for reach, count in rows if reach & bit) for platform, bit in bits.items()}
 
 
-async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:
-    """Return the number of people the question means, whether they can be reached or not."""
-    members = compile_members(query, account, now)
-    [(count,)] = await facts.query(f"SELECT count() FROM ({members.text})", members.parameters)
-    return int(count)
-
-
 def stream_recipients(
     facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> Iterator[list[tuple[int, str]]]:
@@ -42,18 +34,6 @@ def stream_recipients(
     wanted = [(PLATFORMS.index(platform) + 1, platform) for platform in platforms]
     for block in facts.stream(f"SELECT * FROM ({members.text}) ORDER BY user", members.parameters):
         yield [(row[0], platform) for row in block for index, platform in wanted if row[index]]
-
-
-async def read_recipients(
-    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
-) -> list[tuple[int, str]]:
-    """Return all of `stream_recipients` at once, off the event loop."""
-
-    def read() -> list[tuple[int, str]]:
-        blocks = stream_recipients(facts, account, query, platforms, now, limit)
-        return [pair for block in blocks for pair in block]
-
-    return await asyncio.to_thread(read)
 
 
 def _compile(query: Query, account: Account, platforms: Sequence[str], now: float, limit: int | None) -> Sql:

@@ -1,4 +1,4 @@
-"""`tocsin account …`: works while `serve` runs, for only the ledger is needed."""
+"""`tocsin account …`: needs the ledger alone, so it works while `serve` runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def create(name: str, data: Path, timezone: str) -> None:
     Example: tocsin account create Acme --data ./data --timezone Europe/Berlin
     """
     from tocsin.account import create_account
-    from tocsin.app import open_ledger_only
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data, new=True) as ledger:
         made, passcode = create_account(ledger, name, timezone, time.time())
@@ -44,7 +44,7 @@ def list_all(data: Path) -> None:
     Example: tocsin account list --data ./data
     """
     from tocsin.account import list_accounts
-    from tocsin.app import open_ledger_only
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         for one in list_accounts(ledger):
@@ -69,7 +69,7 @@ def add(data: Path, account_id: str, label: str) -> None:
     Example: tocsin account passcode add --account ABC-DEF-GHIJ --label backend --data ./data
     """
     from tocsin.account import add_passcode
-    from tocsin.app import open_ledger_only
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         print_json({"account_id": account_id, "passcode": add_passcode(ledger, account_id, label, time.time())})
@@ -85,7 +85,7 @@ def revoke(data: Path, account_id: str, label: str) -> None:
     Example: tocsin account passcode revoke --account ABC-DEF-GHIJ --label backend --data ./data
     """
     from tocsin.account import revoke_passcode
-    from tocsin.app import open_ledger_only
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         count = revoke_passcode(ledger, account_id, label, time.time())

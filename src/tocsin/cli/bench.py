@@ -1,4 +1,4 @@
-"""`tocsin bench …`: the numbers of docs/benchmarks.md."""
+"""`tocsin bench …`: the benchmarks in `benchmarks/`, which lie beside the source and not in the installed package."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 import click
+
+from tocsin.errors import Misconfigured
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of stdout.")
 
@@ -29,8 +31,8 @@ def accept(recipients: int, seconds: float, as_json: bool) -> None:
     Example: tocsin bench accept --recipients 1000 --seconds 20 --json
     """
     find_benchmarks()
-    from benchmarks import report
-    from benchmarks.accept import measure_accept
+    from benchmarks.acceptance import measure_accept
+    from benchmarks.reading import report
 
     readings = measure_accept(recipients, seconds)
     report("accept", {"recipients": recipients, "seconds": seconds}, readings, as_json=as_json)
@@ -48,11 +50,11 @@ def dispatch(audience: int, email: bool, as_json: bool) -> None:
     Example: tocsin bench dispatch --audience 200000 --json
     """
     find_benchmarks()
-    from benchmarks import report
     from benchmarks.delivery import measure_dispatch, measure_mail
-    from benchmarks.measures import folder
+    from benchmarks.reading import report
+    from benchmarks.server import new_folder
 
-    with folder() as data:
+    with new_folder() as data:
         readings = (measure_mail if email else measure_dispatch)(data, audience)
         report("dispatch", {"audience": audience, "email": email}, readings, as_json=as_json)
 
@@ -70,8 +72,8 @@ def audience(users: int, events: int, as_json: bool) -> None:
     Example: tocsin bench audience --users 2000000 --events 50000000 --json
     """
     find_benchmarks()
-    from benchmarks import report
     from benchmarks.audience import measure_audience
+    from benchmarks.reading import report
 
     report("audience", {"users": users, "events": events}, measure_audience(users, events), as_json=as_json)
 
@@ -85,16 +87,19 @@ def ingest(records: int, as_json: bool) -> None:
     Example: tocsin bench ingest --records 50000 --json
     """
     find_benchmarks()
-    from benchmarks import report
-    from benchmarks.measures import measure_ingest
+    from benchmarks.ingest import measure_ingest
+    from benchmarks.reading import report
 
     report("ingest", {"records": records}, measure_ingest(records), as_json=as_json)
 
 
 def find_benchmarks() -> None:
-    """Make the harness importable. It lies beside the source, not in the package: who runs Tocsin does not carry it."""
+    """Make `benchmarks` importable. Raises Misconfigured outside a checkout."""
     root = Path(__file__).resolve().parents[3]
     if not (root / "benchmarks" / "__init__.py").exists():
-        raise click.ClickException("The benchmarks are part of the source tree: run `tocsin bench` from a checkout.")
+        raise Misconfigured(
+            "The benchmarks are part of the source tree, not of the installed package: in a checkout of Tocsin run "
+            "`make setup`, then `.venv/bin/tocsin bench`."
+        )
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))

@@ -1,4 +1,4 @@
-"""`tocsin bounce`: a mail server's pipe hands over what came back."""
+"""`tocsin bounce`: takes returned mails from a mail server's pipe or a Maildir to the running server."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import msgspec
 
 from tocsin.cli.options import print_json
 from tocsin.errors import Misconfigured
-from tocsin.feedback.bounce_report import LIMIT
 from tocsin.store.data_folder import find_running
 
 TRY_AGAIN = 75  # EX_TEMPFAIL of sysexits.h: mail servers keep the mail
 SECONDS = 60.0
+LIMIT = 1024 * 1024  # bytes of a mail that are handed over, as many as the server reads
 SEEN = {"taken": ":2,S", "ignored": ":2,S", "refused": ":2,FS"}  # flags of Maildir: seen; flagged, for somebody to look
 
 
@@ -57,7 +57,10 @@ def bounce(file: Path, data: Path | None, url: str | None) -> None:
 
 
 def hand_over(address: str, raw: bytes) -> str:
-    """POSTs one mail: `taken`, `ignored` (no report) or `refused` (not ours, or not a mail). Raises Unreached."""
+    """POST a mail and return `taken`, `ignored` (it is no report) or `refused` (not ours, or not a mail).
+
+    Raises Unreached when the server does not answer, or answers with anything but 200, 400, 404 and 413.
+    """
     request = Request(address + "/bounces", raw[:LIMIT], {"Content-Type": "message/rfc822"})  # noqa: S310 - the operator's
     try:
         with urlopen(request, timeout=SECONDS) as reply:  # noqa: S310
@@ -87,7 +90,10 @@ def _find_server(data: Path | None) -> str:
 
 
 def _read_mails(file: Path) -> Iterator[tuple[bytes, Path | None]]:
-    """Each mail, and the file to move when it is done. Of a large one the beginning: the report stands there."""
+    """Yield each mail and, of a Maildir, the file to move when it is done.
+
+    Of a mail over LIMIT only the beginning is read: the report stands there.
+    """
     if str(file) == "-":
         yield sys.stdin.buffer.read(LIMIT), None
         return

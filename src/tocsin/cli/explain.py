@@ -1,4 +1,4 @@
-"""`tocsin explain`: why somebody is in an audience, and what a question costs."""
+"""`tocsin explain`: why a person is in an audience or not, and what the query of an audience costs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def explain(account_id: str, data: Path, where: str, identity: str | None) -> No
     """
     from tocsin.account import find_account
     from tocsin.api.segments import explain_where
-    from tocsin.app import open_stores
+    from tocsin.store.stores import open_stores
 
     body: dict[str, Any] = {"where": _read_json(where)}
     if identity is not None:
@@ -36,7 +36,7 @@ def explain(account_id: str, data: Path, where: str, identity: str | None) -> No
     if running is not None:
         print_json(ask(running, "/local/explain", account_id, body))
         return
-    with open_stores(data) as (_, stores):
+    with open_stores(data) as stores:
         account = find_account(stores.ledger, account_id)
         found = asyncio.run(explain_where(stores.ledger, stores.facts, account, body, time.time()))
         print_json({"status": "success", **found})

@@ -1,4 +1,4 @@
-"""How a command reaches the stores: through the server that runs on the folder, or by itself when none does."""
+"""Requests of a command to the server that runs on its folder: chDB belongs to that process."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ from tocsin.store.data_folder import RunningServer
 def ask(
     running: RunningServer, path: str, account_id: str, body: Mapping[str, Any], seconds: float = 600
 ) -> dict[str, Any]:
-    """POSTs to a route for this machine. Raises Misconfigured with the server's sentence."""
-    request = Request(  # noqa: S310 - the address comes from our own folder
+    """POST JSON to one of the server's `/local/…` routes and return its answer.
+
+    Raises Misconfigured with the server's sentence for any status but 200, and when it does not answer in `seconds`.
+    """
+    request = Request(  # noqa: S310 - the address comes from the data folder
         running.url + path,
         msgspec.json.encode(body),
         {

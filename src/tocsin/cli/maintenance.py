@@ -1,13 +1,13 @@
-"""`tocsin repair` and `tocsin doctor`: looking after an installation."""
+"""`tocsin repair`, `tocsin doctor` and `tocsin config`: looking after an installation."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
-from typing import Any
 
 import click
-from sqlalchemy import select
+import msgspec
 
 from tocsin.cli.local_server import ask
 from tocsin.cli.options import account_option, data_option, print_json
@@ -23,8 +23,8 @@ def repair(account_id: str, data: Path) -> None:
     Example: tocsin repair --account ABC-DEF-GHIJ --data ./data
     """
     from tocsin.account import find_account
-    from tocsin.app import open_ledger_only, open_stores
     from tocsin.repair import copy_all_profiles, record_again
+    from tocsin.store.stores import Stores, open_ledger_only, open_stores
 
     running = find_running(data)
     if running is not None:
@@ -33,13 +33,13 @@ def repair(account_id: str, data: Path) -> None:
     with open_ledger_only(data) as ledger:
         account = find_account(ledger, account_id)
 
-    async def mend(stores: Any) -> dict[str, int]:
+    async def mend(stores: Stores) -> dict[str, int]:
         return {
             "profiles": await copy_all_profiles(stores.ledger, stores.facts, account.id),
             "outcomes": await record_again(stores.ledger, stores.facts, account),
         }
 
-    with open_stores(data) as (_, stores):
+    with open_stores(data) as stores:
         print_json({"status": "success", **asyncio.run(mend(stores))})
 
 
@@ -50,10 +50,12 @@ def doctor(data: Path) -> None:
 
     Example: tocsin doctor --data ./data
     """
+    from sqlalchemy import select
+
     from tocsin.account import list_accounts
-    from tocsin.app import open_ledger_only
     from tocsin.providers import BY_NAME
     from tocsin.store import schema
+    from tocsin.store.stores import open_ledger_only
 
     fine = True
 
@@ -78,3 +80,19 @@ def doctor(data: Path) -> None:
                 f"{account.id}: providers {', '.join(sorted(names)) or 'none'}; not set {', '.join(missing)}",
             )
     raise SystemExit(0 if fine else 1)
+
+
+@click.command()
+def config() -> None:
+    """List every setting: its name in the environment, its value now, and what it is for.
+
+    Example: TOCSIN_WINDOW=500 tocsin config
+    """
+    from tocsin.settings import Settings, environment_name, read_settings, rename_old
+
+    environment = rename_old(os.environ)
+    read_settings(environment, Path())  # raises for a value that does not fit
+    for field in msgspec.structs.fields(Settings):
+        name = environment_name(field.name)
+        meta = next((one for one in getattr(field.type, "__metadata__", ()) if isinstance(one, msgspec.Meta)), None)
+        click.echo(f"{name}={environment.get(name, field.default)}\n    {meta.description if meta else ''}")

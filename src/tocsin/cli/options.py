@@ -1,4 +1,4 @@
-"""Options and answers the commands share."""
+"""Options that several commands have, and how they print an answer."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ account_option = click.option(
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """One JSON object on one line of stdout."""
+    """Print a JSON object on one line of stdout."""
     click.echo(msgspec.json.encode(value))

@@ -1,4 +1,4 @@
-"""`tocsin policy …`: what one account decides for itself. Works while `serve` runs."""
+"""`tocsin policy …`: the settings of one account. Needs the ledger alone, so it works while `serve` runs."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """
     from tocsin.account import find_account
-    from tocsin.app import open_ledger_only
     from tocsin.policy import set_policy
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
@@ -56,8 +56,8 @@ def show(data: Path, account_id: str) -> None:
     Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
     """
     from tocsin.account import find_account
-    from tocsin.app import open_ledger_only
     from tocsin.policy import load_policy
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
@@ -75,8 +75,8 @@ def clear(name: str, data: Path, account_id: str) -> None:
     Example: tocsin policy clear caps --account ABC-DEF-GHIJ --data ./data
     """
     from tocsin.account import find_account
-    from tocsin.app import open_ledger_only
     from tocsin.policy import clear_policy
+    from tocsin.store.stores import open_ledger_only
 
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)

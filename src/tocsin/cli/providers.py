@@ -1,4 +1,4 @@
-"""`tocsin provider …`: credentials of the vendors. Their options are the fields of each provider's `Settings`."""
+"""The commands of `tocsin provider`: credentials of the vendors, from files or from a running sandbox."""
 
 from __future__ import annotations
 
@@ -13,22 +13,18 @@ import msgspec
 from msgspec import Meta
 from sqlalchemy import Connection, update
 
+from tocsin.account import find_account
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Provider
 from tocsin.providers.transport import Transport
+from tocsin.store import schema
+from tocsin.store.rows import upsert_rows
+from tocsin.store.stores import open_ledger_only
 
 
-@click.group()
-def provider() -> None:
-    """The vendors that deliver, with their credentials.
-
-    Example: tocsin provider set fcm --account ABC-DEF-GHIJ --data ./data --service-account key.json
-    """
-
-
-@provider.group("set")
+@click.group("set")
 def set_group() -> None:
     """Set a provider's credentials, from files. A running server takes them up with its next chunk.
 
@@ -37,7 +33,7 @@ def set_group() -> None:
     """
 
 
-@provider.command("sandbox")
+@click.command("sandbox")
 @account_option
 @data_option
 @click.option(
@@ -58,7 +54,7 @@ def use_sandbox(account_id: str, data: Path, port: int) -> None:
     print_json({"account_id": account_id, "providers": sorted(BY_NAME)})
 
 
-@provider.command("trust")
+@click.command("trust")
 @click.argument("name", type=click.Choice(sorted(BY_NAME)))
 @account_option
 @data_option
@@ -69,15 +65,11 @@ def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
 
     Example: tocsin provider trust apns --account ABC-DEF-GHIJ --data ./data
     """
-    from tocsin.account import find_account
-    from tocsin.app import open_ledger_only
-    from tocsin.store import schema
-
     table = schema.provider
     said = (
         update(table)
         .where(table.c.account_id == account_id, table.c.name == name)
-        .values(trusted=int(not undo), changed_at=time.time())  # a running server makes the lane anew
+        .values(trusted=int(not undo), changed_at=time.time())  # a new time makes a running server open a new lane
     )
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
@@ -87,7 +79,7 @@ def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
 
 
 def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The settings of each provider, from what a sandbox says of itself at `GET /credentials`."""
+    """Return the settings of each provider, by its name, from a sandbox's answer to `GET /credentials`."""
     ca = given["ca"]
     fcm, apns, wns, smtp, hook = (given[name] for name in ("fcm", "apns", "wns", "smtp", "webhook"))
     return {
@@ -109,12 +101,10 @@ def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, Any]]) -> None:
-    """Writes providers' settings, after each provider has looked at its own. Raises Misconfigured."""
-    from tocsin.account import find_account
-    from tocsin.app import open_ledger_only
-    from tocsin.store import schema
-    from tocsin.store.rows import upsert_rows
+    """Write the settings of providers, by their names, in place of earlier ones.
 
+    Raises Misconfigured for an account that does not exist, and when a provider refuses its settings.
+    """
     rows = [
         {
             "account_id": account_id,
@@ -123,7 +113,7 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
             "trusted": 0,
             "changed_at": time.time(),
         }
-        for name, one in settings.items()  # «trust» was said of other settings
+        for name, one in settings.items()  # `provider trust` was for the earlier settings
     ]
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
@@ -145,7 +135,10 @@ def _checked(name: str, settings: dict[str, Any]) -> str:
 
 
 def _command_for(name: str, cls: type[Provider]) -> click.Command:
-    """`tocsin provider set NAME`, made from the provider's settings: a new provider needs no line here."""
+    """Return `tocsin provider set NAME`; its options are the fields of the provider's `Settings`.
+
+    A field whose `Meta` has `extra` is given as a file that holds the value.
+    """
     fields = msgspec.structs.fields(cls.Settings)
 
     def run(account_id: str, data: Path, **options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The data folder of one machine: who has it, and how the commands reach the server that runs on it."""
+"""The data folder of one machine: the lock on it, and where the server that runs on it answers."""
 
 from __future__ import annotations
 
@@ -27,9 +27,11 @@ class RunningServer(msgspec.Struct, frozen=True):
 
 @contextmanager
 def lock_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
-    """Keeps every other process off the embedded stores while it lasts. Raises Misconfigured when one has had them for
-    `patience` seconds: a command that only looks holds the folder for a moment. The lock is the kernel's: it ends with
-    the process, however that ends."""
+    """Keep every other process off the embedded stores while the context lasts; make the folder when it is new.
+
+    Raises Misconfigured when another process holds the lock for `patience` seconds more: a command that only looks for
+    a server holds it for a moment. The lock is the kernel's (flock): it ends with the process, however that ends.
+    """
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience
     with (data / LOCK).open("w") as lock:
@@ -47,12 +49,12 @@ def lock_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
 
 
 def forget_address(data: Path) -> None:
-    """Removes what an earlier server wrote, so that nobody calls an address that is no longer ours."""
+    """Remove the address an earlier server left: another program may listen on its port by now."""
     (data / ADDRESS).unlink(missing_ok=True)
 
 
 def write_address(data: Path, url: str) -> str:
-    """Writes down where this server answers; gives the token its routes for this machine ask for."""
+    """Write down where this server answers. Return the token that its `/local/…` routes ask for."""
     token = secrets.token_urlsafe(32)
     path = data / ADDRESS
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
@@ -61,7 +63,10 @@ def write_address(data: Path, url: str) -> str:
 
 
 def find_running(data: Path) -> RunningServer | None:
-    """The server on this folder, if one runs: the lock says so, the file only where."""
+    """Return the server that runs on this folder, or None: the lock says whether, the file says where.
+
+    Raises Misconfigured while a server is starting.
+    """
     try:
         with lock_folder(data):
             return None

@@ -23,8 +23,7 @@ CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyw
 QUERY_SECONDS = 30.0
 QUERY_MEGABYTES = 2048
 ROWS_AN_INSERT = 50_000
-# A condition around a subquery stays there, and sees only the rows that are left: together with the inner one it would
-# be worked out for every row.
+# ClickHouse must not merge a condition into the subquery it filters, where it would be computed for every row.
 IN_STAGES = {"query_plan_merge_filters": 0, "query_plan_filter_push_down": 0}
 STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
 
@@ -55,11 +54,11 @@ COLUMNS = {
 }
 
 Row = tuple[Any, ...]
-Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and who waits for them
+Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
 
 
 class Facts:
-    """An open facts store. Its methods that wait run in threads; the event loop stays free."""
+    """An open facts store. Its coroutines wait in threads of their own, so the event loop stays free."""
 
     def __init__(self, url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES):
         self.url = url
@@ -74,7 +73,7 @@ class Facts:
         self._inserting: dict[str, asyncio.Task[None]] = {}
 
     def bound(self, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> None:
-        """What one query may need from now on."""
+        """Limit the time and memory of each query from now on."""
         self._seconds, self._megabytes = query_seconds, query_megabytes
         self._budget = {
             "max_execution_time": query_seconds,
@@ -85,16 +84,20 @@ class Facts:
         }
 
     def query_now(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        """The rows of a query, in the calling thread. Raises Problem when it needs more time or memory than one may."""
+        """Return the rows of a query, run in the calling thread.
+
+        Raises Problem 503 when it needs more time or memory than a query may.
+        """
         with self._client() as client, self._bounded():
             return list(client.query(sql, parameters=dict(parameters), settings=self._budget).result_rows)
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
+        """Return the rows of a query, as `query_now` does."""
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._threads, self.query_now, sql, parameters)
 
     def stream(self, sql: str, parameters: Mapping[str, Any]) -> Iterator[list[Row]]:
-        """The rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
+        """Yield the rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
         with (
             self._client() as client,
             self._bounded(),
@@ -104,18 +107,22 @@ class Facts:
                 yield list(block)
 
     def insert_now(self, table: str, rows: Sequence[Row]) -> None:
+        """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT."""
         with self._client() as client:
             for start in range(0, len(rows), ROWS_AN_INSERT):
                 client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
 
     def command_now(self, sql: str) -> None:
-        """A statement without rows and without values, such as the ones that make tables."""
+        """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
         with self._client() as client:
             client.command(sql)
 
     async def insert(self, table: str, rows: Sequence[Row]) -> None:
-        """Writes `rows`; they are stored when this returns. While one insert is under way the next ones gather and go
-        as one block: an insert costs the store about the same for one row and for a thousand."""
+        """Store rows of COLUMNS[table]; they are stored when this returns.
+
+        Rows that come while an insert is under way go together as the next block: an insert costs the store about the
+        same for one row and for a thousand.
+        """
         if not rows:
             return
         done = asyncio.get_running_loop().create_future()
@@ -125,7 +132,7 @@ class Facts:
         await done
 
     async def insert_columns(self, table: str, columns: Sequence[Sequence[Any]]) -> None:
-        """Writes one block of rows given by their columns; they are stored when this returns."""
+        """Store one block of rows given as the columns of COLUMNS[table]; it is stored when this returns."""
         if not columns[0]:
             return
 
@@ -150,7 +157,7 @@ class Facts:
             del self._inserting[table]
 
     async def _insert_apart(self, table: str, batch: list[Part], error: Exception) -> None:
-        """After a block failed, each caller's rows on their own: a row that does not fit is its caller's alone."""
+        """Insert each caller's rows alone, after their block failed: only the caller of a bad row gets the error."""
         for rows, done in batch:
             failure: Exception | None = error
             if len(batch) > 1:
@@ -170,6 +177,7 @@ class Facts:
         await asyncio.get_running_loop().run_in_executor(self._threads, self.insert_now, table, rows)
 
     def close(self) -> None:
+        """Wait for what runs in the threads, then close every connection."""
         self._threads.shutdown()
         while not self._idle.empty():
             self._idle.get().close()
@@ -211,7 +219,7 @@ class Facts:
 
 
 def connect(url: str) -> Any:
-    """One connection of clickhouse-connect, in the database that holds our tables."""
+    """Return a new connection of clickhouse-connect, in the database of our tables."""
     import clickhouse_connect
 
     if url.startswith("chdb:"):
@@ -221,8 +229,11 @@ def connect(url: str) -> Any:
 
 
 def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> Facts:
-    """Opens the store and makes its tables. Raises Misconfigured when it cannot be reached, when the folder of chDB
-    belongs to another process, or when its tables are of another version."""
+    """Open the store and make the tables that are missing.
+
+    Raises Misconfigured when it cannot be reached, when the folder of chDB belongs to another process, and when a table
+    was made by another version.
+    """
     import pyarrow.compute  # noqa: F401 - the client would load it with the first insert, for a tenth of a second
 
     if urlsplit(url).scheme not in SCHEMES:

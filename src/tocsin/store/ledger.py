@@ -1,8 +1,8 @@
 """The ledger: one relational store, SQLite on one machine and PostgreSQL beyond it.
 
 Work on the ledger is a function of a connection. `read` runs it in a thread of its own; `write` queues it for the one
-writer, which puts everything that waits into one transaction: many requests share one fsync (group commit). Each piece
-of work sits in its own savepoint, so one that fails takes nobody with it.
+writer, which commits everything that waits in one transaction: many requests share one fsync (group commit). Each
+piece of work has its own savepoint: when one fails, the others of its transaction are committed all the same.
 """
 
 from __future__ import annotations
@@ -53,22 +53,27 @@ class Ledger:
         return self._writer.dialect.name == "sqlite"
 
     def read_now(self, work: Work[T]) -> T:
-        """Runs `work` in the calling thread, on a snapshot."""
+        """Return what `work` returns, run in the calling thread in a transaction that is not committed."""
         with self._reader.connect() as connection:
             return work(connection)
 
     async def read(self, work: Work[T]) -> T:
+        """Return what `work` returns, as `read_now` does, from one of READERS threads."""
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
 
     def write_now(self, work: Work[T]) -> T:
-        """Queues `work` and waits: it is durable when this returns. Not for the event loop."""
+        """Run `work` on the writer and wait until it is committed and durable. Blocks: not for the event loop.
+
+        Raises what `work` raises, after its savepoint is rolled back, and RuntimeError once the ledger is closed.
+        """
         return self._enqueue(work).result()
 
     async def write(self, work: Work[T]) -> T:
-        """Queues `work`; it is durable when this returns."""
+        """Run `work` on the writer, as `write_now` does, without blocking the event loop."""
         return await asyncio.wrap_future(self._enqueue(work))
 
     def close(self) -> None:
+        """Commit the writes that were accepted, then close every connection."""
         self._closed = True
         self._queue.put(None)
         self._readers.shutdown()
@@ -107,11 +112,11 @@ class Ledger:
                             results.append((done, work(connection), None))
                     except Exception as error:
                         results.append((done, None, error))
-        except Exception as error:  # the commit itself failed: nobody's work is durable
+        except Exception as error:  # the commit itself failed: none of the batch is durable
             results = [(done, None, error) for _, done in batch]
         for done, value, failure in results:
             if not done.set_running_or_notify_cancel():
-                continue  # the caller has gone; what it asked for is done all the same
+                continue  # the caller was cancelled; its work is committed all the same
             if failure is None:
                 done.set_result(value)
             else:
@@ -119,7 +124,10 @@ class Ledger:
 
 
 def open_ledger(url: str) -> Ledger:
-    """Opens the ledger and brings its tables up to this version. Raises Misconfigured when it cannot be reached."""
+    """Open the ledger of an SQLAlchemy URL and bring its tables up to this version.
+
+    Raises Misconfigured for a URL of another kind, and when the ledger cannot be opened.
+    """
     try:
         location = make_url(url)
     except ArgumentError:
@@ -129,7 +137,7 @@ def open_ledger(url: str) -> Ledger:
     if location.get_backend_name() == "sqlite" and location.database:
         Path(location.database).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     try:
-        _migrate(url)
+        migrate(url)
         if location.get_backend_name() == "sqlite" and location.database:
             Path(location.database).chmod(0o600)
         return Ledger(url)
@@ -142,7 +150,7 @@ def open_ledger(url: str) -> Ledger:
 
 
 def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
-    """The installation's secret of that name, made on first use."""
+    """Return the installation's secret of a name: `size` random bytes, made on first use."""
 
     def read_or_make(connection: Connection) -> bytes:
         found = connection.scalar(select(schema.secret.c.value).where(schema.secret.c.name == name))
@@ -157,14 +165,15 @@ def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
         return ledger.write_now(read_or_make)
 
 
-def _migrate(url: str) -> None:
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the tables up to a revision of `migrations/`, in one transaction."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     engine = _engine(url, writing=True)
     try:
         with engine.begin() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
     finally:
         engine.dispose()
 

@@ -33,22 +33,26 @@ Value = str | int | float | bool
 
 
 def path_of(key: str) -> str:
-    """The name of a property's subcolumn, to be bound as an `Identifier`: `Customer Type` → `props.Customer Type`."""
+    """Return a property's subcolumn, to be bound as an `Identifier`: `Customer Type` → `props.Customer Type`."""
     return f"props.{escape_key(key)}"
 
 
 def numbers_path_of(key: str) -> str:
+    """Return the subcolumn that holds the numbers of a property that is no plain number."""
     return f"props.#{escape_key(key)}"
 
 
 def escape_key(key: str) -> str:
-    """A property's key as a JSON path of one step. In ClickHouse a dot parts steps and a quote ends a name; percent
-    signs stand for everything but ASCII letters, digits, spaces and `_`, so that two keys never meet in one path."""
+    """Return a property's key as a JSON path of one step, a different one for each key.
+
+    In ClickHouse a dot separates steps and a quote ends a name, so everything but ASCII letters, digits, spaces and `_`
+    is percent-encoded.
+    """
     return quote(key, safe=" ").replace(".", "%2E").replace("~", "%7E").replace("-", "%2D") or "%"
 
 
 def encode_props(props: Mapping[str, Any]) -> str:
-    """A property object as the text of a `props` column."""
+    """Return a property object as the text of a `props` column."""
     out: dict[str, Any] = {}
     for key, value in props.items():
         if isinstance(value, dict | list):
@@ -61,17 +65,18 @@ def encode_props(props: Mapping[str, Any]) -> str:
 
 
 def encode_raw(props: Mapping[str, Any]) -> str:
+    """Return a property object as the text of a `raw` column: as it was uploaded."""
     return msgspec.json.encode(props).decode()
 
 
 def fold(text: str) -> str:
-    """A text as it is compared: case does not count, in any script; composed and decomposed letters are the same."""
+    """Return a text as it is compared: without case, in any script, and with composed letters (NFC)."""
     folded = text.lower() if text.isascii() else unicodedata.normalize("NFC", text.casefold())
     return folded.translate(_UNTIDY) if SEPARATOR in folded or NOTHING in folded else folded
 
 
 def as_number(value: Value) -> float | None:
-    """A value as a number: numbers, their texts, and `$D_` dates; None for anything else."""
+    """Return a number, the number a text spells, or that of a `$D_` date; None for anything else and for infinities."""
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
@@ -86,7 +91,7 @@ def as_number(value: Value) -> float | None:
 
 
 def element_of(value: Value) -> str:
-    """A value as one element: its folded text, its digits."""
+    """Return a value as the text of one element: digits for a number, `true` or `false`, else the folded text."""
     if isinstance(value, bool):
         return "true" if value else "false"
     number = as_number(value)
@@ -115,7 +120,10 @@ def _put(out: dict[str, Any], key: str, value: Any) -> None:
 
 
 def _open(key: str, value: Any) -> Iterator[tuple[str, list[Any]]]:
-    """The properties `key.inner` of an object, or of all objects of a list; None for one that lacks the key."""
+    """Yield the properties `key.inner` of an object, or of all objects of a list, with their elements.
+
+    An object of a list that lacks the key has the element None.
+    """
     if isinstance(value, dict):
         for inner, one in value.items():
             yield f"{key}.{inner}", [*_leaves(one)]

@@ -1,4 +1,4 @@
-"""Statements that the two kinds of ledger write differently."""
+"""Statements that SQLite and PostgreSQL write differently."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 
 def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnElement[bool]:
-    """The condition that a column `of` texts or integers has one of these values. They are one bound parameter:
-    thousands of placeholders cost more than the question."""
+    """Return the condition that a column `of` texts or integers has one of these values.
+
+    All values are one bound parameter: parsing thousands of placeholders costs more than the query.
+    """
     wanted = list(values)
     if connection.dialect.name == "postgresql":
         return of == func.any(bindparam(None, wanted, type_=ARRAY(of.type), unique=True))  # type: ignore[no-any-return]
@@ -23,7 +25,7 @@ def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnEle
 def upsert_rows(
     connection: Connection, table: Any, rows: list[dict[str, Any]], *, keys: Sequence[str], kept: Sequence[str] = ()
 ) -> None:
-    """Inserts rows, or alters those whose `keys` exist in everything but `kept`."""
+    """Insert rows; of those whose `keys` exist already, update every column but `kept`."""
     statement = _insert(connection)(table)
     changed = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
     if changed:
@@ -34,7 +36,7 @@ def upsert_rows(
 
 
 def insert_new(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
-    """Inserts a row unless its key is there; answers whether it did. Two at once take turns."""
+    """Insert a row unless its key exists; return whether it was inserted. Of two at once the second one waits."""
     key = next(iter(table.primary_key))
     statement = _insert(connection)(table).values(row).on_conflict_do_nothing().returning(key)
     return connection.execute(statement).first() is not None

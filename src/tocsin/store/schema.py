@@ -1,7 +1,9 @@
 """The ledger's tables. Migrations in `migrations/` make them; a test compares the two.
 
 Times are epoch seconds (floats). JSON is text: the ledger never looks inside it. Every table but `secret` carries the
-account, and every statement names it.
+account, and a statement about users, names or addresses says which. A statement that has the id of a campaign, run,
+chunk or device needs no account, for these ids are unique over all of them; what is due, leased or too old is found
+over all accounts by state and time.
 """
 
 from __future__ import annotations
@@ -96,14 +98,14 @@ device = Table(
     Column("registered_at", Float, nullable=False),
     Column("gone_at", Float),
     Column("gone_code", String(128)),
-    Column("gone_user", Integer),  # whose device it was when it went: its objectId may move to somebody else afterwards
+    Column("gone_user", Integer),  # whose device it was when it died: its objectId may move to another user afterwards
     Column("gone_campaign", Integer),  # whose message found out; 0: a `/1/send` request
     UniqueConstraint("account_id", "kind", "token", name="device_token"),
     Index("device_of_user", "account_id", "user_id"),
     Index("device_of_object", "account_id", "object_id"),
 )
 
-# A device that wants no push: a choice of the objectId, whatever its tokens and whoever has it.
+# A device that wants no push: a choice of the objectId, for all its tokens and whichever user has it.
 device_opt_out = Table(
     "device_opt_out",
     metadata,
@@ -112,7 +114,7 @@ device_opt_out = Table(
     Column("since", Float, nullable=False),
 )
 
-# Addresses that left, whoever has them.
+# Unsubscribed addresses, whichever users have them.
 unsubscribed = Table(
     "unsubscribed",
     metadata,
@@ -122,7 +124,7 @@ unsubscribed = Table(
     Column("since", Float, nullable=False),
 )
 
-# What a caller's Idempotency-Key stands for, for a day.
+# Answers by a caller's Idempotency-Key, kept for a day.
 idempotency = Table(
     "idempotency",
     metadata,
@@ -134,7 +136,7 @@ idempotency = Table(
     Column("created_at", Float, nullable=False, index=True),
 )
 
-# What an account decides for itself: its caps, its limits, its control group. JSON by name.
+# An account's own settings as JSON by name: caps, limits, control, conversion.
 policy = Table(
     "policy",
     metadata,
@@ -168,7 +170,7 @@ rate_window = Table(
     Column("used", Integer, nullable=False),
 )
 
-# Who is at an endpoint now or was of late, where many processes share a limit.
+# Requests under way at an endpoint that several processes serve; the row without an id says when the next may come.
 concurrency_slot = Table(
     "concurrency_slot",
     metadata,

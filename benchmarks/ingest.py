@@ -1,49 +1,30 @@
-"""`tocsin bench ingest`: what `/1/upload` takes."""
+"""`tocsin bench ingest`: events through `/1/upload`."""
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from pathlib import Path
+from contextlib import closing
 
 import msgspec
 
-from benchmarks import Reading, peak_mib, serving
 from benchmarks.load import press
-from tocsin.account import create_account
+from benchmarks.reading import Reading
+from benchmarks.server import make_caller, new_folder, peak_mib, serving
 from tocsin.demo import free_port
 from tocsin.store.facts import open_facts
-from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.ledger import open_ledger
 
 BATCH = 1000
-CONNECTIONS = 32
-
-
-@contextmanager
-def folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as name:
-        yield Path(name)
-
-
-def _make_caller(ledger: Ledger) -> dict[str, str]:
-    """The headers of a new account."""
-    account, passcode = create_account(ledger, "bench", "UTC", time.time())
-    return {
-        "X-CleverTap-Account-Id": account.id,
-        "X-CleverTap-Passcode": passcode,
-        "Content-Type": "application/json",
-    }
+CALLERS = 4  # at once
 
 
 def measure_ingest(records: int) -> list[Reading]:
-    """Events through `/1/upload` in batches of 1,000, beside one bare insert of as many rows into the facts store."""
-    with folder() as data:
+    """Measure events through `/1/upload` in batches of 1,000, beside one bare insert of as many rows into the store."""
+    with new_folder() as data:
         port = free_port(18_500, 1)
         with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
-            headers = _make_caller(ledger)
+            _, headers = make_caller(ledger)
         bodies = [_events(start, min(BATCH, records - start)) for start in range(0, records, BATCH)]
         with serving(data, port) as pid:
             started = time.monotonic()
@@ -84,4 +65,4 @@ async def _post_all(port: int, headers: dict[str, str], bodies: list[bytes]) -> 
         for body in mine:
             await press(port, "/1/upload", headers, body, connections=1, seconds=0)
 
-    await asyncio.gather(*(work(bodies[one::4]) for one in range(4)))
+    await asyncio.gather(*(work(bodies[one::CALLERS]) for one in range(CALLERS)))

@@ -1,4 +1,4 @@
-"""`tocsin bench accept`: how many `/1/send` requests are taken, durably: alone, beside a campaign, after a kill."""
+"""`tocsin bench accept`: `/1/send` requests accepted and durable: alone, beside a campaign, through a kill -9."""
 
 from __future__ import annotations
 
@@ -15,25 +15,27 @@ from pathlib import Path
 import msgspec
 from sqlalchemy import Connection, func, select
 
-from benchmarks import Reading, serving
 from benchmarks.delivery import PLAIN, make_people
 from benchmarks.load import Load, press
-from benchmarks.measures import CONNECTIONS, folder
-from benchmarks.rivals import tell
+from benchmarks.reading import Reading, print_progress
+from benchmarks.server import make_caller, new_folder, serving
 from benchmarks.sink import open_sink
-from tocsin.account import create_account
 from tocsin.demo import free_port
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, open_ledger
 
+ROOT = Path(__file__).parent.parent
 PATH = "/1/send/push.json"
+CONNECTIONS = 32
 PACE = 1050.0  # requests a second while a campaign is being delivered
 A_SECOND = 12_000  # of the campaign's audience, so that it lasts
 
 
 def measure_accept(recipients: int, seconds: float) -> list[Reading]:
-    """`/1/send/push.json` with so many recipients. After each part every recipient of a request that got 200 is counted
-    in the ledger."""
+    """Measure `/1/send/push.json` with so many recipients a request, for so many seconds in each of four parts.
+
+    After each part the ledger is counted. Raises RuntimeError when it holds fewer recipients than were accepted.
+    """
     body = _body([f"user-{n:07d}" for n in range(recipients)])
     bare = _measure_bare(body, seconds)
     alone, stored = _measure_alone(body, seconds)
@@ -63,7 +65,7 @@ def _body(names: Sequence[str]) -> bytes:
 def _measure_bare(body: bytes, seconds: float) -> float:
     port = free_port(18_200, 1)
     with subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "benchmarks.load", str(port)], stdout=subprocess.PIPE
+        [sys.executable, "-m", "benchmarks.load", str(port)], stdout=subprocess.PIPE, cwd=ROOT
     ) as process:
         try:
             assert process.stdout is not None
@@ -75,30 +77,22 @@ def _measure_bare(body: bytes, seconds: float) -> float:
 
 @contextmanager
 def _caller(data: Path) -> Iterator[tuple[Ledger, dict[str, str]]]:
-    """A new folder's ledger, and the headers of an account in it."""
+    """Open the ledger of a new folder and make an account in it, whose headers come second."""
     with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
-        account, passcode = create_account(ledger, "bench", "UTC", time.time())
-        yield (
-            ledger,
-            {
-                "X-CleverTap-Account-Id": account.id,
-                "X-CleverTap-Passcode": passcode,
-                "Content-Type": "application/json",
-            },
-        )
+        yield ledger, make_caller(ledger)[1]
 
 
 def _measure_alone(body: bytes, seconds: float) -> tuple[Load, int]:
-    with folder() as data, _caller(data) as (ledger, headers):
+    with new_folder() as data, _caller(data) as (ledger, headers):
         port = free_port(18_100, 1)
         with serving(data, port):
             load = asyncio.run(press(port, PATH, headers, body, connections=CONNECTIONS, seconds=seconds))
-        tell(f"alone: {load.rate:,.0f} requests/s, p99 {load.percentile(0.99):.0f} ms")
+        print_progress(f"alone: {load.rate:,.0f} requests/s, p99 {load.percentile(0.99):.0f} ms")
         return load, _check(ledger, load.requests * len(msgspec.json.decode(body)["to"]["Identity"]))
 
 
 def _check(ledger: Ledger, wanted: int) -> int:
-    """Recipients of all requests in the ledger. Raises RuntimeError when they are fewer than were accepted."""
+    """Return the recipients of all requests in the ledger. Raises RuntimeError when they are fewer than `wanted`."""
     stored = ledger.read_now(_count_recipients)
     if stored < wanted:
         raise RuntimeError(f"{wanted} recipients were accepted, {stored} are in the ledger")
@@ -112,11 +106,13 @@ def _count_recipients(connection: Connection) -> int:
 
 
 def _measure_beside(recipients: int, seconds: float) -> tuple[Load, int, float]:
-    """At PACE while a campaign is being delivered to a sink; the requests name people who have devices. Answers the
-    load, the recipients in the ledger, and the campaign's rate meanwhile."""
+    """Send at PACE while a campaign is delivered to a sink; the requests name people who have devices.
+
+    Return the load, the recipients in the ledger, and the campaign's notifications a second meanwhile.
+    """
     people = max(recipients, int(A_SECOND * (seconds + 2)))
-    with folder() as data, open_sink(data / "sink") as sink:
-        tell(f"{people:,} people are made for the campaign; the sink is {sink.name}")
+    with new_folder() as data, open_sink(data / "sink") as sink:
+        print_progress(f"{people:,} people are made for the campaign; the sink is {sink.name}")
         headers = make_people(data, people, {"fcm": sink.fcm})
         body, port = _body([f"user-{n}" for n in range(1, recipients + 1)]), free_port(18_100, 1)
         campaign = {"name": "bench", "where": {}, "devices": ["android"], "when": "now", "skip_estimate": True}
@@ -131,8 +127,8 @@ def _measure_beside(recipients: int, seconds: float) -> tuple[Load, int, float]:
             )
             delivered = (ledger.read_now(_count_sent) - before) / (time.monotonic() - started)
             if ledger.read_now(_count_sent) >= people:
-                tell("the campaign was over before the measure was")
-            tell(f"beside it: {load.rate:,.0f} requests/s, p99 {load.percentile(0.99):.0f} ms")
+                print_progress("the campaign was over before the measure was")
+            print_progress(f"beside it: {load.rate:,.0f} requests/s, p99 {load.percentile(0.99):.0f} ms")
             return load, _check(ledger, load.requests * recipients), delivered
 
 
@@ -142,8 +138,8 @@ def _count_sent(connection: Connection) -> int:
 
 
 def _measure_kill(body: bytes, seconds: float) -> tuple[int, int]:
-    """Requests answered 200 before the server is killed in the middle, and how many of all are in the ledger."""
-    with folder() as data, _caller(data) as (ledger, headers):
+    """Kill the server half-way. Return how many requests got 200 before it, and how many of these the ledger holds."""
+    with new_folder() as data, _caller(data) as (ledger, headers):
         port = free_port(18_100, 1)
         with serving(data, port) as pid:
 

@@ -1,0 +1,60 @@
+"""`tocsin serve`, `tocsin sandbox` and `tocsin demo`: the commands that keep running."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+from tocsin.cli.options import data_option
+
+
+@click.command()
+@data_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8100, show_default=True)
+@click.option("--role", type=click.Choice(["all", "api", "worker", "scheduler"]), default="all", show_default=True)
+def serve(data: Path, host: str, port: int, role: str) -> None:
+    """Run the API, the dashboard, the scheduler and the workers.
+
+    Prints one line when ready. SIGTERM finishes what is with the vendors and exits 0.
+
+    Example: tocsin serve --data ./data --port 8100
+    """
+    from tocsin import app
+
+    asyncio.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), help="Keep its keys here, so that a restart has the same.")
+@click.option(
+    "--port", type=click.IntRange(0, 65530), default=8200, show_default=True, help="The vendors get the next 5."
+)
+def sandbox(data: Path | None, port: int) -> None:
+    """Run FCM, APNs, WNS, a mail server and a receiver of webhooks on loopback, strict like the real ones.
+
+    Example: tocsin sandbox --port 8200
+    """
+    from tocsin.sandbox import serve as serve_sandbox
+
+    asyncio.run(serve_sandbox(data, port))
+
+
+@click.command()
+@click.option("--once", is_flag=True, help="End with exit code 0 when the results are in.")
+@click.option("--data", type=click.Path(path_type=Path), help="Keep the folder; without it a new one that goes away.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Of the server; without it 8100 or the next free one.")
+@click.option("--sandbox-port", type=click.IntRange(1, 65530), help="Without it 8200 or the next free one.")
+@click.option(
+    "--users", type=click.IntRange(100, 200_000), default=3000, show_default=True, help="Sample users to make."
+)
+def demo(once: bool, data: Path | None, port: int | None, sandbox_port: int | None, users: int) -> None:
+    """Show everything on this machine: users, an audience, campaigns, sends, results.
+
+    Example: tocsin demo --once
+    """
+    from tocsin.demo import show
+
+    show(once=once, data=data, port=port, sandbox_port=sandbox_port, users=users)

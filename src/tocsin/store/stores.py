@@ -1,0 +1,63 @@
+"""Both stores of one process, opened by the settings in the environment: all of them, or the ledger alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tocsin.errors import Misconfigured
+from tocsin.settings import Settings, read_settings
+from tocsin.store.data_folder import lock_folder
+from tocsin.store.facts import Facts, open_facts
+from tocsin.store.ledger import Ledger, open_ledger
+
+
+class Stores:
+    """The open stores of one process. Raises Misconfigured when one of them cannot be opened."""
+
+    def __init__(self, settings: Settings):
+        self.ledger: Ledger = open_ledger(settings.ledger_url)
+        try:
+            self.facts: Facts = open_facts(settings.facts_url, settings.query_seconds, settings.query_megabytes)
+        except BaseException:
+            self.ledger.close()
+            raise
+
+    def close(self) -> None:
+        self.ledger.close()
+        self.facts.close()
+
+
+@contextmanager
+def open_stores(data: Path) -> Iterator[Stores]:
+    """Open both stores for a command that works without a server. Raises Misconfigured while one runs on the folder."""
+    settings = read_settings(os.environ, data)
+    with lock_folder(data) if is_embedded(settings) else contextlib.nullcontext():
+        stores = Stores(settings)
+        try:
+            yield stores
+        finally:
+            stores.close()
+
+
+@contextmanager
+def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
+    """Open the ledger for a command that works while `serve` runs: many processes may have it open at once.
+
+    Raises Misconfigured for a folder that does not exist, unless it may be `new`: a typo must not make one.
+    """
+    if not new and not data.is_dir():
+        raise Misconfigured(f"There is no folder {data}; `tocsin serve` and `tocsin account create` make one.")
+    ledger = open_ledger(read_settings(os.environ, data).ledger_url)
+    try:
+        yield ledger
+    finally:
+        ledger.close()
+
+
+def is_embedded(settings: Settings) -> bool:
+    """Return whether a store lies in the data folder, which then belongs to one process."""
+    return settings.ledger_url.startswith("sqlite") or settings.facts_url.startswith("chdb:")
