@@ -261,8 +261,19 @@ def test_any_bytes_are_a_report_or_a_problem(raw: bytes) -> None:
         dsn(original="To: " + "a" * 700_000),
         dsn(original="To: a\r\n" * 90_000),
         b"Content-Type: multipart/report; boundary=b\n\n" + b"--b" + b" " * 900_000,
+        b'Content-Type: multipart/report; a="' + b";" * 1_000_000 + b"\n\n--b\n",
+        b"Content-Type: multipart/mixed; boundary=b\n\n"
+        + b"".join(b"--b\nContent-Type: multipart/mixed; boundary=%d\n\n--%d--\n" % (n, n) for n in range(15_000)),
+        b"".join(b"Content-Type: multipart/mixed; boundary=%d\n\n--%d\n" % (n, n) for n in range(200))
+        + b"\n" * 1_000_000,
+        b"Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n"
+        + b"\n" * 1_000_000,
     ],
-    ids=str,
+    ids=[
+        *("nested, one boundary", "nested, many boundaries", "one value", "many fields", "one folded value"),
+        *("words", "codes", "recipients", "original's value", "original's fields", "blank boundary line"),
+        *("semicolons in quotes", "parts side by side", "nested, then lines", "empty groups"),
+    ],
 )
 @pytest.mark.parametrize("cut", [LIMIT])
 def test_hostile_mails_are_read_at_once(raw: bytes, cut: int) -> None:

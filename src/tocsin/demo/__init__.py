@@ -1,6 +1,6 @@
-"""`tocsin demo`: the whole product on this machine. Says what happens, the curl that would do it, and the answer.
+"""`tocsin demo`: the product on this machine, step by step: what happens, the curl that does it, and the answer.
 
-Every number that is shown is read back from the API, and compared with what the vendors of the sandbox counted.
+Every number shown is read back from the API and compared with the counts of the sandbox vendors.
 """
 
 from __future__ import annotations
@@ -29,15 +29,17 @@ CLICKS = 25
 
 
 def show(*, once: bool, data: Path | None, port: int | None, sandbox_port: int | None, users: int) -> None:
-    """Runs the demo; with `once` it returns when the results are in, else it serves until Ctrl-C. Raises Misconfigured
-    when a number is not what it has to be."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that what was started is stopped too
+    """Run the demo with so many `users`; return when the results are in with `once`, else serve until Ctrl-C.
+
+    Raise Misconfigured when a number is wrong or a port is not free.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # sys.exit runs the exits that stop both processes
     with contextlib.ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-demo-")))
         stage = stack.enter_context(
             Stage.open(folder, port or free_port(8100, 1), sandbox_port or free_port(8200, 6), ZONE)
         )
-        _bring_people(stage, users)
+        _upload_people(stage, users)
         platinum = _ask_audience(stage)
         campaign = _run_campaign(stage, platinum)
         _send_by_identity(stage)
@@ -49,7 +51,7 @@ def show(*, once: bool, data: Path | None, port: int | None, sandbox_port: int |
             stage.serve_until_interrupted()
 
 
-def _bring_people(stage: Stage, users: int) -> None:
+def _upload_people(stage: Stage, users: int) -> None:
     stage.title("People come in", f"{users:,} sample users of six countries, one device each; then what they did")
     records = list(sample_people(users, stage.wns_prefix))
     stage.show_call("/1/upload", {"d": records[:2]}, more=f"… {len(records):,} records, {BATCH} a request")
@@ -169,7 +171,7 @@ def _click(stage: Stage, campaign: int) -> None:
     stage.show_answer({"status": "success", "result": result})
     stage.check(result["clicked"] == len(ids), "each click counts once")
 
-    first, last = _days(1)  # midnight may pass between the click and the question
+    first, last = _days(1)  # midnight may lie between the click and the query
     where: dict[str, object] = {"event_name": "Notification Clicked", "from": first, "to": last}
     body = _campaign("Those who clicked", where) | {"estimate_only": True}
     stage.show_call("/1/targets/create.json", body)
@@ -197,8 +199,10 @@ def _compare_with_vendors(stage: Stage, campaign: int) -> None:
 
 
 def free_port(first: int, count: int) -> int:
-    """The first of `count` free ports in a row, from `first` on: a demo should not fail because yesterday's still
-    runs."""
+    """Return the first of `count` consecutive free ports, from `first` on in steps of 10.
+
+    A demo that still runs does not make the next one fail. Raise Misconfigured when a thousand ports have no room.
+    """
     for start in range(first, first + 1000, 10):
         with contextlib.ExitStack() as sockets:
             try:

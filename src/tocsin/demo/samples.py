@@ -1,4 +1,4 @@
-"""Sample people and what they did: the same for the same seed, of several countries and languages."""
+"""Sample users of several countries and languages, and their events; the same for the same seed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 SEED = 1457
 DAY = 86_400
 DAYS = 60
-KINDS = ("fcm", "fcm", "fcm", "apns", "apns", "wns")  # half the world is on Android
+KINDS = ("fcm", "fcm", "fcm", "apns", "apns", "wns")  # half of the devices are Android
 TYPES = ("Platinum", "Gold", "Silver", "Silver")
 PRODUCTS = {"Espresso machine": 249.0, "Running shoes": 89.9, "Desk lamp": 39.5, "Novel": 14.99, "Headphones": 129.0}
 
@@ -25,41 +25,41 @@ PLACES = (
 
 
 def sample_people(count: int, wns_prefix: str, kinds: tuple[str, ...] = KINDS) -> Iterator[dict[str, Any]]:
-    """Two upload records a user: the profile, and one device. `wns_prefix` is where a Windows channel may point."""
-    dice = random.Random(SEED)  # noqa: S311 - the same people every time
+    """Yield two upload records a user, profile and device. wns_prefix: the start of a Windows channel's URL."""
+    generator = random.Random(SEED)  # noqa: S311 - the same people every time
     for number in range(count):
-        country, language, zone, dial, digits, names = dice.choice(PLACES)
+        country, language, zone, dial, digits, names = generator.choice(PLACES)
         identity, device = f"user-{number:05d}", f"device-{number:05d}"
         profile: dict[str, Any] = {
-            "Name": dice.choice(names),
+            "Name": generator.choice(names),
             "Email": f"{identity}@example.com",
-            "Phone": f"{dial}{dice.randrange(2 * 10 ** (digits - 1), 10**digits)}",
+            "Phone": f"{dial}{generator.randrange(2 * 10 ** (digits - 1), 10**digits)}",
             "Country": country,
             "language": language,
             "Tz": zone,
-            "Customer Type": dice.choice(TYPES),
-            "Score": dice.randrange(0, 500),
+            "Customer Type": generator.choice(TYPES),
+            "Score": generator.randrange(0, 500),
         }
-        if dice.random() < 0.04:
+        if generator.random() < 0.04:
             profile["MSG-push"] = False
         yield {"type": "profile", "identity": identity, "objectId": device, "profileData": profile}
-        kind = dice.choice(kinds)
+        kind = generator.choice(kinds)
         yield {"type": "token", "objectId": device, "tokenData": {"type": kind, "id": _token(kind, device, wns_prefix)}}
 
 
 def sample_events(count: int, now: float) -> Iterator[dict[str, Any]]:
-    """What these users did in the last DAYS days, as rows of an events file."""
-    dice = random.Random(SEED + 1)  # noqa: S311
+    """Yield events of these users in the DAYS days before `now` (epoch seconds), as rows of an events file."""
+    generator = random.Random(SEED + 1)  # noqa: S311
     for number in range(count):
         identity = f"user-{number:05d}"
-        for _ in range(dice.randrange(1, 5)):
-            at = int(now - dice.random() * DAYS * DAY)
+        for _ in range(generator.randrange(1, 5)):
+            at = int(now - generator.random() * DAYS * DAY)
             yield {"identity": identity, "ts": at, "evtName": "App Launched", "CT Source": "Mobile"}
-            if dice.random() < 0.6:
-                product, price = dice.choice(list(PRODUCTS.items()))
+            if generator.random() < 0.6:
+                product, price = generator.choice(list(PRODUCTS.items()))
                 viewed = {"identity": identity, "ts": at + 60, "evtName": "Product viewed", "Product": product}
                 yield viewed | {"Price": price}
-                if dice.random() < 0.25:
+                if generator.random() < 0.25:
                     yield {"identity": identity, "ts": at + 300, "evtName": "Charged", "Amount": price}
 
 

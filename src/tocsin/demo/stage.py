@@ -1,4 +1,4 @@
-"""What the demo plays on: a sandbox and a server as processes of their own, and a calm console."""
+"""The demo's stage: a sandbox and a server as separate processes, their APIs, and the console."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CREATE_PAUSE = 1.05  # targets/create.json takes one request a second
 
 
 class Stage:
-    """A running server with an account whose providers are a running sandbox."""
+    """A running server with one account, whose providers are a running sandbox."""
 
     def __init__(self, folder: Path, port: int, sandbox_port: int, account: Mapping[str, str], server_pid: int):
         self.folder = folder
@@ -46,7 +46,7 @@ class Stage:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, port: int, sandbox_port: int, zone: str) -> Iterator[Stage]:
-        """Starts both processes and makes the account; stops them in order at the end."""
+        """Start both processes and make an account in the time zone `zone`; stop server and sandbox at the end."""
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         console = Console(highlight=False)
         with contextlib.ExitStack() as stack, (folder / "log").open("ab") as log:
@@ -69,7 +69,7 @@ class Stage:
         self._console.print(f"\n[bold cyan]{self._steps}. {escape(what)}[/]\n   [dim]{escape(why)}[/]\n")
 
     def show_call(self, path: str, body: Any, more: str = "") -> None:
-        """The curl that does what comes next."""
+        """Print the curl that does the next step."""
         data = "" if body is None else f" -d '{json.dumps(body, ensure_ascii=False)}'"
         self._console.print(f"   [green]curl[/] $H {self.url}{path}[yellow]{escape(_short(data))}[/]")
         if more:
@@ -80,7 +80,7 @@ class Stage:
         self._console.print(f"   [bold]→[/] {escape(text)}\n")
 
     def check(self, holds: bool, sentence: str) -> None:
-        """Says what holds; the demo fails when it does not."""
+        """Print `sentence` when it holds, else raise Misconfigured."""
         if not holds:
             raise Misconfigured(f"The demo found that this does not hold: {sentence}.")
         self._checks += 1
@@ -90,42 +90,42 @@ class Stage:
         return track(items, description=f"   {what}", console=self._console, transient=True)
 
     def call(self, path: str, body: Any) -> dict[str, Any]:
-        """One request as the account. Raises Misconfigured with the server's own words."""
+        """Send one request as the account and return the answer. Raise Misconfigured with any answer other than 200."""
         status, answer = self._request(path, body)
         if status != 200:
             raise Misconfigured(f"{path} answered {status}: {json.dumps(answer)}")
         return answer
 
     def create(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """`targets/create.json`, at the pace it allows."""
+        """Call `targets/create.json`, which takes one request a second, after the wait that asks for."""
         time.sleep(max(0.0, self._created + CREATE_PAUSE - time.monotonic()))
         self._created = time.monotonic()
         return self.call("/1/targets/create.json", body)
 
     def command(self, *arguments: str) -> dict[str, Any]:
-        """One tocsin command on the folder, shown and run."""
+        """Print and run one tocsin command on the folder, and return the JSON of its last line."""
         self._console.print(f"   [green]tocsin[/] {escape(' '.join(arguments))} --data {escape(str(self.folder))}")
         answer = _run(*arguments, "--data", str(self.folder))
         self.show_answer(answer)
         return answer
 
     def wait_for_result(self, campaign: int) -> dict[str, int]:
-        def ask() -> dict[str, int] | None:
+        def query() -> dict[str, int] | None:
             status, answer = self._request("/1/targets/result.json", {"id": campaign})
             return answer["result"] if status == 200 else None
 
-        return self._wait(ask, "delivering")
+        return self._wait(query, "delivering")
 
     def wait_for_groups(self) -> dict[str, dict[str, int]]:
-        """The tag groups, once everybody in them is accounted for."""
+        """Return the tag groups, once every recipient in them has an outcome."""
 
-        def ask() -> dict[str, dict[str, int]] | None:
+        def query() -> dict[str, dict[str, int]] | None:
             groups: dict[str, dict[str, int]] = self._request("/1/tag_groups.json", None)[1]["tag_groups"]
             parts = ("sent", "unknown", "failed", "suppressed")
             done = all(0 < one["audience"] == sum(one[part] for part in parts) for one in groups.values())
             return groups if done else None
 
-        return self._wait(ask, "delivering")
+        return self._wait(query, "delivering")
 
     def sandbox(self, path: str) -> dict[str, Any]:
         with urlopen(self._sandbox_url + path, timeout=10) as reply:  # noqa: S310 - our own address
@@ -133,7 +133,7 @@ class Stage:
             return answer
 
     def messages(self, vendor: str) -> Iterator[dict[str, Any]]:
-        """Everything a vendor of the sandbox accepted."""
+        """Yield every message that a vendor of the sandbox accepted."""
         after = 0
         while page := self.sandbox(f"/messages?vendor={vendor}&limit=1000&after={after}")["messages"]:
             yield from page
@@ -173,10 +173,10 @@ class Stage:
         except HTTPError as error:
             return error.code, msgspec.json.decode(error.read())
 
-    def _wait(self, ask: Callable[[], T | None], what: str) -> T:
+    def _wait(self, query: Callable[[], T | None], what: str) -> T:
         deadline = time.monotonic() + RESULT_SECONDS
         with self._console.status(f"   {what} …"):
-            while (answer := ask()) is None:
+            while (answer := query()) is None:
                 if time.monotonic() > deadline:
                     raise Misconfigured(f"Still {what} after {RESULT_SECONDS} s; see {self.folder / 'log'}.")
                 time.sleep(0.1)
@@ -185,7 +185,10 @@ class Stage:
 
 @contextmanager
 def running(log: Any, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[int]:
-    """A command that runs while the context lasts, from its line «ready» on; its process id. Ctrl-C stays ours."""
+    """Run a tocsin command while the context lasts and give its process id once it has printed its line «ready».
+
+    It has a session of its own, so that Ctrl-C reaches only this process. Raise Misconfigured when it ends before.
+    """
     process = subprocess.Popen(  # noqa: S603 - our own command
         [sys.executable, "-m", "tocsin", *arguments],
         stdout=subprocess.PIPE,

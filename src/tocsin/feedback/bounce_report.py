@@ -1,7 +1,8 @@
-"""What a mail that came back says: a delivery report (RFC 3464), a complaint (RFC 5965), or neither. Pure.
+"""Parse a mail that came back: a delivery report (RFC 3464), a complaint (RFC 5965), or neither. Pure.
 
-Read by hand and not with `email.parser`, which has no limits, and anybody may send such a mail: here depth, parts and
-fields have some, and a step reads every byte once.
+Not with `email.parser`: anybody may send such a mail, and it limits neither depth, parts nor fields. 1 MB of semicolons
+in a Content-Type, or of empty lines in a delivery status, keep it busy for more than 40 s. Here all three are limited,
+and each step reads a byte once.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import msgspec
 from tocsin.errors import Problem
 from tocsin.providers.answer_table import clip
 
-LIMIT = 1024 * 1024  # bytes of a report; the part that matters comes before the mail it is about
-DEPTH, PARTS, FIELDS, VALUE = 4, 32, 400, 2000  # of nesting; parts, fields of a header, bytes of a field
+LIMIT = 1024 * 1024  # bytes of a report; the delivery status stands before the original mail
+DEPTH, PARTS, FIELDS, VALUE = 4, 32, 400, 2000  # levels of multipart, parts, fields of a header, bytes of a value
 RECIPIENTS, IDS, ADDRESSES = 32, 16, 16  # of one report
 
 Judgement = Literal["hard", "soft", "refused", ""]
@@ -27,25 +28,25 @@ STATUS = {"message/delivery-status", "message/global-delivery-status"}  # RFC 34
 FEEDBACK = {"message/feedback-report"}  # RFC 5965
 ORIGINAL = {"message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers"}
 
-# Where our signed id may stand: where the report was sent to, what the report calls the mail, and the mail itself.
+# Fields that may hold our signed id: of the report's own header, of the delivery status, and of the original mail.
 OUTER = ("to", "delivered-to", "x-original-to", "envelope-to")
 NAMING = ("original-envelope-id", "original-mail-from")
 INNER = ("return-path", "list-unsubscribe", "x-original-envelope-id")
 
-# RFC 3463. What is not here is judged by its class and subject.
+# RFC 3463. Codes not listed are judged by their class and subject.
 EXACT: dict[str, Judgement] = {
     "5.1.1": "hard",  # no such mailbox
     "5.1.2": "hard",  # no such domain
     "5.1.10": "hard",  # the domain takes no mail (RFC 7505)
     "5.2.1": "hard",  # the mailbox is closed
-    "5.2.2": "soft",  # full: somebody may empty it
-    "5.1.7": "refused",  # our own address, in its form
-    "5.1.8": "refused",  # our own address, its domain
-    "5.2.3": "refused",  # too long for this mailbox
+    "5.2.2": "soft",  # full
+    "5.1.7": "refused",  # the syntax of the sender's address
+    "5.1.8": "refused",  # the domain of the sender's address
+    "5.2.3": "refused",  # the message is too long for this mailbox
 }
-OUR_FAULT = ("3", "5", "6", "7")  # subjects: the system, the protocol, the content, policy; never the address
+OUR_FAULT = ("3", "5", "6", "7")  # subjects: system, protocol, content, policy; not the address
 POLICY = re.compile(r"spam|block(?:ed|list)|blacklist|reputation|dmarc|\bspf\b|dkim|policy", re.IGNORECASE)
-NOBODY = re.compile(
+NO_MAILBOX = re.compile(
     r"(?:user|recipient|mailbox|account|address|alias)[\w<>@. '\"-]{0,80}"
     r"(?:unknown|(?:does not|doesn't) exist|not found)"
     r"|(?:unknown|invalid|no such|not a known) (?:user|recipient|mailbox|account|address|local)"
@@ -61,9 +62,12 @@ _BOUNDARY = re.compile(r'\bboundary\s*=\s*(?:"([^"]{1,200})"|([^\s;"]{1,200}))',
 
 
 class Recipient(msgspec.Struct, frozen=True):
-    """What a report says of one address. action: failed, delayed, delivered, relayed or expanded. status: of RFC 3463,
-    with three numbers, or "". diagnostic: the other server's words, at most 300 characters. judgement: "" for whatever
-    did not fail for good."""
+    """The report about one address.
+
+    action: failed, delayed, delivered, relayed or expanded, as sent. status: the code that decided, of RFC 3463 or a
+    basic reply code, or "". diagnostic: the remote server's text, at most 300 characters. judgement: "" for any action
+    other than failed.
+    """
 
     address: str
     action: str
@@ -73,8 +77,11 @@ class Recipient(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """A mail that came back. kind: `other` is an automatic reply or somebody's letter. ids: what may be our signed id,
-    the likeliest first. about: the recipients of the mail it is about, where the report has its header."""
+    """A mail that came back.
+
+    kind: `other` is an automatic reply or a letter. ids: strings that may be our signed id, the most likely first.
+    about: the recipients of the original mail, when the report has its header.
+    """
 
     kind: Literal["bounce", "complaint", "other"]
     ids: tuple[str, ...] = ()
@@ -84,32 +91,33 @@ class Report(msgspec.Struct, frozen=True):
 
     @property
     def addresses(self) -> tuple[str, ...]:
-        """Every address the report names: the mail's own, and where it was forwarded to."""
+        """Return every address in the report: the original recipients, then those it was forwarded to."""
         return tuple(dict.fromkeys((*self.about, *(one.address for one in self.recipients if one.address))))
 
     def worst(self, address: str) -> Recipient | None:
-        """What failed, the most serious first: of `address` when the report names it, else of anybody. None when
-        nothing did."""
+        """Return the most serious failure: of `address` when the report names it, else of any; None without one."""
         named = [one for one in self.recipients if one.address == address]
         failed = [one for one in named or self.recipients if one.judgement]
         return min(failed, key=lambda one: ("hard", "soft", "refused").index(one.judgement), default=None)
 
 
 def read_report(raw: bytes) -> Report:
-    """Reads a message of RFC 5322, with the «From » line of a mailbox file or without. Raises nothing but Problem: for
-    what is too large or is no mail."""
+    """Read a message of RFC 5322, with the «From » line of a mailbox file or without.
+
+    Raise Problem 413 when it is larger than LIMIT, and Problem 400 when it has no header fields; nothing else.
+    """
     if len(raw) > LIMIT:
         raise Problem(f"The mail is larger than {LIMIT} bytes", code=413, status=413)
     text = raw.replace(b"\r\n", b"\n")
     if text.startswith(b"From "):
         text = text.partition(b"\n")[2]
-    outer = _read_fields(_split(text)[0])
+    outer = _read_fields(_split_header(text)[0])
     if not outer:
         raise Problem("The body is not a mail: it has no header fields")
-    parts = list(_leaves(text, DEPTH, [PARTS]))
+    parts = list(_find_leaves(text, DEPTH, [PARTS]))
     groups = [group for kind, body in parts if kind in STATUS for group in _read_groups(body)]
     notes = [_read_fields(body) for kind, body in parts if kind in FEEDBACK]
-    originals = [_read_fields(_split(body)[0]) for kind, body in parts if kind in ORIGINAL]
+    originals = [_read_fields(_split_header(body)[0]) for kind, body in parts if kind in ORIGINAL]
     if not groups and not notes:
         return Report("other")
     ids = _find_ids(
@@ -124,9 +132,12 @@ def read_report(raw: bytes) -> Report:
 
 
 def judge(status: str, diagnostic: str) -> tuple[Judgement, str]:
-    """How bad a failure is, and the code that says so. `hard`: the address is dead. `soft`: it may come back to life.
-    `refused`: the mail or its sender is at fault, and the address may be fine. Of the report's status and the code in
-    the server's own words the more exact one counts: many reports say 5.0.0 and quote a 5.1.1."""
+    """Return the severity of a failure and the code that decided it.
+
+    `hard`: the address does not exist. `soft`: it may work later. `refused`: the mail or its sender is at fault, and
+    the address may be valid. Of `status` and the codes in `diagnostic` the first with a detail counts: many reports
+    have status 5.0.0 and quote a 5.1.1. "" for a code of success.
+    """
     code = _find_exact(_ENHANCED.findall(f"{status} {diagnostic}"))
     if code is None:
         basic = _BASIC.search(diagnostic)
@@ -143,21 +154,21 @@ def judge(status: str, diagnostic: str) -> tuple[Judgement, str]:
 
 
 def _judge_words(diagnostic: str) -> Judgement:
-    """A code that only says «failed for good». A server that blocks us is believed before one that knows nobody: the
-    same words stand in both."""
+    """Return the severity by the words of a permanent failure. Words of policy count first: a server that blocks a
+    sender may also write «user unknown»."""
     if POLICY.search(diagnostic):
         return "refused"
-    return "hard" if NOBODY.search(diagnostic) else "soft"
+    return "hard" if NO_MAILBOX.search(diagnostic) else "soft"
 
 
 def _find_exact(codes: Sequence[tuple[str, str, str]]) -> tuple[str, str, str] | None:
-    """The first code with a detail, else the first."""
+    """Return the first code with a detail other than 0, else the first, else None."""
     plain = [(one[0], str(int(one[1])), str(int(one[2]))) for one in codes]
     return next((one for one in plain if one[2] != "0"), plain[0] if plain else None)
 
 
 def _read_recipient(group: Fields) -> Recipient:
-    values = dict(reversed(group))  # of a field that is there twice the first counts
+    values = dict(reversed(group))  # the first of a repeated field counts
     action = _word(values.get("action", ""))
     diagnostic = clip("".join(sign if sign.isprintable() else " " for sign in values.get("diagnostic-code", "")))
     judgement, code = judge(values.get("status", ""), diagnostic)
@@ -172,7 +183,7 @@ def _find_ids(values: Iterable[str]) -> tuple[str, ...]:
 
 
 def _pick(several: Iterable[Fields], names: Sequence[str]) -> list[str]:
-    """The values of these fields, in the order of `names`."""
+    """Return the values of these fields: header by header, and in each in the order of `names`."""
     return [value for fields in several for wanted in names for name, value in fields if name == wanted]
 
 
@@ -180,9 +191,9 @@ def _word(value: str) -> str:
     return (value.split() or [""])[0].lower()[:40]
 
 
-def _leaves(text: bytes, depth: int, left: list[int]) -> Iterator[tuple[str, bytes]]:
-    """The parts that hold no others, as (media type, content). left: how many more may be read."""
-    head, body = _split(text)
+def _find_leaves(text: bytes, depth: int, left: list[int]) -> Iterator[tuple[str, bytes]]:
+    """Yield the parts that are no multipart as (media type, content). left: parts that may still be read."""
+    head, body = _split_header(text)
     values = dict(reversed(_read_fields(head)))
     content_type = values.get("content-type", "text/plain")
     kind = content_type.partition(";")[0].strip().lower()
@@ -192,15 +203,15 @@ def _leaves(text: bytes, depth: int, left: list[int]) -> Iterator[tuple[str, byt
     boundary = _BOUNDARY.search(content_type)
     if boundary is None or not depth:
         return
-    for part in _cut(body, (boundary[1] or boundary[2]).encode()):
+    for part in _split_parts(body, (boundary[1] or boundary[2]).encode()):
         if not left[0]:
             return
         left[0] -= 1
-        yield from _leaves(part, depth - 1, left)
+        yield from _find_leaves(part, depth - 1, left)
 
 
-def _cut(body: bytes, boundary: bytes) -> Iterator[bytes]:
-    """What stands between the lines of a boundary; a part that was cut off goes to the end."""
+def _split_parts(body: bytes, boundary: bytes) -> Iterator[bytes]:
+    """Yield the parts between boundary lines; a truncated part reaches to the end."""
     start = -1
     for line in re.finditer(rb"^--" + re.escape(boundary) + rb"(--)?[ \t]*$", body, re.MULTILINE):
         if start >= 0:
@@ -221,8 +232,8 @@ def _decode(body: bytes, encoding: str) -> bytes:
         return b""
 
 
-def _split(text: bytes) -> tuple[bytes, bytes]:
-    """Header and body. A part may begin with the empty line that ends a header of nothing."""
+def _split_header(text: bytes) -> tuple[bytes, bytes]:
+    """Return header and body. A part without a header begins with the empty line."""
     if text.startswith(b"\n"):
         return b"", text[1:]
     head, _, body = text.partition(b"\n\n")
@@ -230,7 +241,7 @@ def _split(text: bytes) -> tuple[bytes, bytes]:
 
 
 def _read_groups(body: bytes) -> list[Fields]:
-    """The groups of fields of a delivery status: one for the message, then one for each recipient."""
+    """Return the groups of fields of a delivery status: one for the message, then one for each recipient."""
     blocks = re.split(rb"\n[ \t]*\n", body.strip(b"\n"), maxsplit=RECIPIENTS + 1)[: RECIPIENTS + 1]
     return [fields for block in blocks if (fields := _read_fields(block))]
 

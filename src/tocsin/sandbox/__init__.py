@@ -1,9 +1,9 @@
-"""The vendors on loopback: strict fakes of FCM, APNs, WNS, an SMTP relay and a receiver of webhooks,
-for demos, tests and benchmarks.
+"""The vendors on loopback: strict fakes of FCM, APNs, WNS, an SMTP relay and a receiver of webhooks.
 
-They speak the vendors' real protocols over TLS, hold every request against the vendors' documented rules, answer in the
-vendors' formats, and go wrong on request (see `faults`). They count what they accept and notice what they accept twice.
-They deliver nothing. A control API over plain HTTP shows and steers them. Nothing here shares code with the clients.
+They speak the vendors' protocols over TLS, check every request against the vendors' documented rules, answer in the
+vendors' formats, and fail as fault scripts say (`faults`). They count what they accept and what they accept twice
+(`accepted`), and deliver nothing. A control API over plain HTTP reads and configures them (`control`). Nothing here
+shares code with the clients: the import contract forbids it.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from tocsin.sandbox import serve
 
 
 def main() -> None:
-    """Reads the command line and serves."""
+    """Read the command line and serve until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m tocsin.sandbox", description="The vendors on loopback.")
     parser.add_argument(
         "--data", type=Path, help="folder that keeps the credentials; without it they are new each time"

@@ -1,4 +1,4 @@
-"""What the vendors were sent: counts, the newest messages, and which of them came twice."""
+"""Counts of each vendor, the newest accepted messages, and the detection of duplicates."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from tocsin.sandbox.faults import VENDORS, Vendor
 
 MESSAGES_KEPT = 200_000
 BYTES_KEPT = 256 * 1024 * 1024
-"""The log holds the newest messages up to both bounds (bytes: as JSON)."""
+"""Limits of the log, bytes as JSON; past either the oldest messages are dropped."""
 
 GENERATION = 2_000_000
-"""A duplicate is noticed while fewer than this many other messages lie between the two, and for up to twice as many."""
+"""Messages between two duplicates: up to so many they are always detected, past twice as many never."""
 
 
 class Accepted(msgspec.Struct, frozen=True):
-    """A message a vendor took. body: JSON as it came, or the text of the XML or the mail.
+    """A message that a vendor accepted.
 
-    campaign: the key that makes two messages to one address the same message; empty where the message has none.
+    campaign: with the address the key of a duplicate; empty when the message has none. body: JSON as received, or the
+    text of the XML or of the mail.
     """
 
     address: str
@@ -31,7 +32,7 @@ class Accepted(msgspec.Struct, frozen=True):
 
 
 class Counts(msgspec.Struct):
-    """Numbers of one vendor since the start or the last `DELETE /messages`. tokens: requests for an access token."""
+    """Counts of one vendor since the start or the last `DELETE /messages`. tokens: requests for an access token."""
 
     accepted: int = 0
     refused: int = 0
@@ -51,21 +52,21 @@ class _Shown(msgspec.Struct, frozen=True):
 
 
 class AcceptedLog:
-    """The memory of one sandbox. Numbers (`id`) of messages only ever grow, also across `forget`."""
+    """The counts and the messages of one sandbox. The `id` of a message only ever grows, also across `forget`."""
 
     def __init__(self) -> None:
         self.counts: dict[Vendor, Counts] = {vendor: Counts() for vendor in VENDORS}
         self._log: deque[tuple[int, Vendor, bytes]] = deque()
         self._bytes = 0
         self._last = 0
-        self._young: set[int] = set()
-        self._old: set[int] = set()
+        self._newer: set[int] = set()
+        self._older: set[int] = set()
         self._encoder = msgspec.json.Encoder()
 
     def accept(self, vendor: Vendor, message: Accepted) -> None:
-        """Counts a message as accepted, as a duplicate if it is one, and keeps it."""
+        """Count and keep a message, and count it as a duplicate when its campaign and address were seen before."""
         self.counts[vendor].accepted += 1
-        if message.campaign and self._met(hash((vendor, message.campaign, message.address))):
+        if message.campaign and self._is_duplicate(hash((vendor, message.campaign, message.address))):
             self.counts[vendor].duplicates += 1
         self._last += 1
         shown = _Shown(
@@ -78,21 +79,21 @@ class AcceptedLog:
             self._bytes -= len(self._log.popleft()[2])
 
     def refuse(self, vendor: Vendor) -> None:
-        """Counts a message that was answered with an error."""
+        """Count a message that was answered with an error."""
         self.counts[vendor].refused += 1
 
     def connect(self, vendor: Vendor) -> None:
-        """Counts a connection."""
+        """Count a connection."""
         self.counts[vendor].connections += 1
 
     def grant(self, vendor: Vendor) -> None:
-        """Counts a request for an access token, whatever its answer."""
+        """Count a request for an access token, whatever its answer."""
         self.counts[vendor].tokens += 1
 
     def page(self, vendor: Vendor | None, after: int, limit: int) -> bytes:
-        """Up to `limit` kept messages numbered above `after`, oldest first, as the JSON of `GET /messages`.
+        """Return up to `limit` kept messages with an `id` above `after`, oldest first, as the JSON of `GET /messages`.
 
-        `next` is the number to give as `after` for the page that follows.
+        `next` in it is the `after` of the following page.
         """
         skipped = max(0, after - self._log[0][0] + 1) if self._log else 0
         rest = islice(self._log, skipped, None)
@@ -101,17 +102,17 @@ class AcceptedLog:
         return b'{"messages":[%b],"next":%d}' % (b",".join(entry[2] for entry in found), following)
 
     def forget(self) -> None:
-        """Forgets messages, what would make duplicates of later ones, and counts."""
+        """Drop the messages, the keys of duplicates and the counts."""
         self._log.clear()
         self._bytes = 0
-        self._young.clear()
-        self._old.clear()
+        self._newer.clear()
+        self._older.clear()
         self.counts.update({vendor: Counts() for vendor in VENDORS})
 
-    def _met(self, key: int) -> bool:
-        if key in self._young or key in self._old:
+    def _is_duplicate(self, key: int) -> bool:
+        if key in self._newer or key in self._older:
             return True
-        self._young.add(key)
-        if len(self._young) >= GENERATION:
-            self._old, self._young = self._young, set()
+        self._newer.add(key)
+        if len(self._newer) >= GENERATION:
+            self._older, self._newer = self._newer, set()
         return False

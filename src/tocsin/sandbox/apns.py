@@ -1,10 +1,10 @@
 """APNs: `POST /3/device/<token>` over HTTP/2 only, with provider tokens.
 
-A device token says what happens to it: one that ends with `dead` is answered 410 Unregistered as of now, one that
+The device token selects the answer: one that ends with `dead` gets 410 Unregistered with the present time, one that
 begins with `bad0` 400 BadDeviceToken, one that begins with `bad1` 400 DeviceTokenNotForTopic.
 
 Source: Apple, «Sending notification requests to APNs» and «Handling notification responses from APNs». The order of
-the checks is that of pushy's validating mock server; where Apple's table has no reason for malformed JSON the answer is
+the checks is that of pushy's validating mock server. Apple's table has no reason for malformed JSON; it gets
 PayloadEmpty.
 """
 
@@ -71,7 +71,7 @@ _REASON_OF_HTTP = {
 }
 
 
-class _Refused(Exception):  # noqa: N818 - a verdict, not a failure of this program
+class _Refused(Exception):  # noqa: N818 - an answer, not an error of this program
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
         self.status = status
@@ -79,33 +79,33 @@ class _Refused(Exception):  # noqa: N818 - a verdict, not a failure of this prog
 
 
 class ApnsRules:
-    """The rules for one connection: its stream limit and its provider token change as it goes."""
+    """APNs's rules for one connection, whose stream limit and provider token change during it."""
 
     def __init__(self, tokens: ProviderTokens) -> None:
         self.streams = STREAMS_UNPROVEN
         self._policy = TokenPolicy(tokens)
 
     def is_message(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.target.startswith(_DEVICE_PATH)
 
     def is_grant(self, head: Head) -> bool:
-        """See Rules. Senders sign their tokens themselves."""
+        """See VendorRules. APNs has no token endpoint: senders sign their tokens themselves."""
         return False
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Rules. Apple sends JSON with a reason of the same table."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See VendorRules. Apple sends JSON with a reason from the table of error codes."""
         return msgspec.json.encode({"reason": fault.code or "Shutdown"})
 
     def failure(self, fault: Fault) -> VendorReply:
-        """See Rules."""
+        """See VendorRules."""
         status = fault.status or 500
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         reason = fault.code or _REASON_OF_HTTP.get(status, "InternalServerError")
         return _error(status, reason, str(uuid.uuid4()), headers, fault.timestamp)
 
     def judge(self, request: VendorRequest) -> Ruling:
-        """See Rules."""
+        """See VendorRules."""
         apns_id = request.head.header("apns-id") or str(uuid.uuid4())
         if not _UUID.fullmatch(apns_id):
             return Ruling(_error(400, "BadMessageId", str(uuid.uuid4())))
@@ -121,7 +121,7 @@ class ApnsRules:
         return Ruling(VendorReply(200, (("apns-id", apns_id),)), message)
 
     def _check_head(self, head: Head, headers: dict[str, str]) -> str:
-        """The device token of a request whose head is in order."""
+        """Return the device token. Raise _Refused when method, headers, path or token break a rule."""
         if len(headers) != len(head.headers):
             names = [name for name, _ in head.headers]
             if any(names.count(name) > 1 for name in _ONCE):
@@ -189,7 +189,7 @@ def _check_payload(body: bytes, push_type: str | None) -> dict[str, Any]:
     aps = payload.get("aps") if isinstance(payload, dict) else None
     if not isinstance(aps, dict):
         raise _Refused(400, "PayloadEmpty")
-    # The push type has to say what the payload holds.
+    # Apple: the push type must match the payload.
     shown = any(key in aps for key in ("alert", "badge", "sound"))
     if push_type == "background" and (shown or aps.get("content-available") != 1):
         raise _Refused(400, "InvalidPushType")
@@ -207,6 +207,6 @@ def _error(
 ) -> VendorReply:
     content: dict[str, object] = {"reason": reason}
     if status == 410:
-        # milliseconds, unlike every other time APNs deals in
+        # milliseconds; apns-expiration and iat are seconds
         content["timestamp"] = int(time.time() * 1000) if timestamp is None else timestamp
     return json_reply(status, content, (("apns-id", apns_id), *headers))

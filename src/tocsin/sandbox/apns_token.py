@@ -1,4 +1,4 @@
-"""APNs provider tokens: what one must be, and how often a connection may change it.
+"""APNs provider tokens: their verification, and how often a connection may change its token.
 
 Source: Apple, «Establishing a token-based connection to APNs».
 """
@@ -21,7 +21,7 @@ TOKENS_KEPT = 1024
 
 
 class ProviderTokens:
-    """Verifies tokens of the one key and team there are; a token's outcome is remembered, its age is not."""
+    """Verifies tokens of one key and team. Signatures are cached, ages are not."""
 
     def __init__(self, key: EllipticCurvePublicKey, key_id: str, team_id: str) -> None:
         self._key = key
@@ -30,7 +30,7 @@ class ProviderTokens:
         self._issued: dict[str, float | None] = {}
 
     def issued(self, token: str) -> float | None:
-        """`iat` (epoch seconds) of a token that is genuine, None of one that is not."""
+        """Return `iat` (epoch seconds) of a genuine token, else None."""
         if token not in self._issued:
             if len(self._issued) >= TOKENS_KEPT:
                 del self._issued[next(iter(self._issued))]
@@ -55,7 +55,7 @@ class ProviderTokens:
 
 
 class TokenPolicy:
-    """The provider token of one connection."""
+    """The provider token in use on one connection."""
 
     def __init__(self, tokens: ProviderTokens) -> None:
         self._tokens = tokens
@@ -64,7 +64,7 @@ class TokenPolicy:
         self._changed: float | None = None
 
     def refusal(self, authorization: str | None, now: float) -> tuple[int, str] | None:
-        """Status and reason for an `authorization` header that is not accepted at `now` (epoch seconds)."""
+        """Return status and reason that refuse an `authorization` header at `now` (epoch seconds), else None."""
         scheme, _, token = (authorization or "").partition(" ")
         if not token:
             return 403, "MissingProviderToken"
@@ -85,7 +85,7 @@ class TokenPolicy:
         return None
 
     def _may_change(self, issued: float, now: float) -> bool:
-        """Tokens minted within the interval of each other are too many, and so are two changes within it."""
+        """Return whether both the issue times and the changes of the token lie CHANGE_INTERVAL apart."""
         if abs(issued - self._current_issued) < CHANGE_INTERVAL:
             return False
         return self._changed is None or now - self._changed >= CHANGE_INTERVAL

@@ -15,14 +15,14 @@ from tocsin.sandbox.faults import Fault, Faults, Vendor
 from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 
 
-class _Page(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class _MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vendor: Vendor | Literal[""] = ""
     limit: Annotated[int, Meta(ge=1, le=1000)] = 100
     after: Annotated[int, Meta(ge=0)] = 0
 
 
 class ControlApi:
-    """The conversation of every connection to the control port."""
+    """Answers the requests of every connection to the control port."""
 
     def __init__(
         self, faults: Faults, record: AcceptedLog, credentials: Mapping[str, Any], revoke: Callable[[], None]
@@ -43,16 +43,16 @@ class ControlApi:
             ("DELETE", "/tokens"): self._revoke_tokens,
         }
 
-    def opening(self, head: Head) -> Fault | None:
-        """See Conversation: the control API has no faults."""
+    def draw_fault(self, head: Head) -> Fault | None:
+        """See RequestHandler. The control API has no faults."""
         return None
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Conversation."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See RequestHandler."""
         return b""
 
     def reply(self, request: VendorRequest) -> VendorReply:
-        """See Conversation. A Problem is answered as `{"error": …}`."""
+        """See RequestHandler. A Problem is answered as `{"error": …}`."""
         path, _, query = request.head.target.partition("?")
         route = self._routes.get((request.head.method, path))
         if route is None:
@@ -68,7 +68,7 @@ class ControlApi:
 
     def _messages(self, query: str, body: bytes) -> VendorReply:
         try:
-            page = msgspec.convert(dict(parse_qsl(query, keep_blank_values=True)), _Page, strict=False)
+            page = msgspec.convert(dict(parse_qsl(query, keep_blank_values=True)), _MessagesQuery, strict=False)
         except msgspec.ValidationError as error:
             raise Problem(f"The query does not fit: {error}.") from None
         content = self._record.page(page.vendor or None, page.after, page.limit)

@@ -1,4 +1,4 @@
-"""The keys and passwords of one sandbox: made once, kept in the data folder if there is one."""
+"""The keys, certificates and passwords of one sandbox, kept in the data folder when there is one."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ _YEARS = datetime.timedelta(days=3650)
 
 
 class Credentials(msgspec.Struct, frozen=True):
-    """Everything secret or public that a client needs, as PEM or plain text.
+    """What the clients and the listeners of one sandbox need, as PEM or plain text.
 
     fcm_key is the service account's RSA-2048 key, apns_key the ES256 key of a .p8 file. The key of the certificate
-    authority is not kept: nothing else is ever signed with it.
+    authority is not kept: it signs one certificate and no other.
     """
 
     ca: str
@@ -51,11 +51,11 @@ class Credentials(msgspec.Struct, frozen=True):
 
     @property
     def fcm_client_email(self) -> str:
-        """The service account's name, `iss` of its assertions."""
+        """Return the service account's address, the `iss` of its assertions."""
         return f"sender@{PROJECT}.iam.gserviceaccount.com"
 
     def service_account(self, token_uri: str) -> dict[str, str]:
-        """The service account file with `token_uri` pointing at this sandbox."""
+        """Return the content of the service account file, with `token_uri` on this sandbox."""
         return {
             "type": "service_account",
             "project_id": PROJECT,
@@ -68,7 +68,7 @@ class Credentials(msgspec.Struct, frozen=True):
         }
 
     def tls(self, protocols: tuple[str, ...] = ()) -> ssl.SSLContext:
-        """A server context (TLS 1.2 or newer) that offers the ALPN `protocols`."""
+        """Return a server context (TLS 1.2 or newer) that offers the ALPN `protocols`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         with tempfile.TemporaryDirectory(prefix="tocsin-sandbox-") as folder:  # 0700; ssl reads files only
@@ -82,9 +82,9 @@ class Credentials(msgspec.Struct, frozen=True):
 
 
 def read_credentials(data: Path | None) -> Credentials:
-    """The credentials kept in `data`, made there at the first call; without a folder fresh ones.
+    """Return the credentials kept in `data`, made there at the first call; new ones each time when `data` is None.
 
-    Raises Misconfigured where the file cannot be read.
+    Raise Misconfigured when the file cannot be read.
     """
     if data is None:
         return make_credentials()
@@ -96,16 +96,16 @@ def read_credentials(data: Path | None) -> Credentials:
             raise Misconfigured(f"{path} is not a sandbox's credentials ({error}); remove it for new ones.") from None
     data.mkdir(parents=True, exist_ok=True)
     made = make_credentials()
-    fresh = path.with_suffix(f".{os.getpid()}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(made)))
-    fresh.rename(path)
+    temporary.rename(path)
     return made
 
 
 def make_credentials() -> Credentials:
-    """A new set, with a certificate for 127.0.0.1 and localhost from an authority of its own, valid for ten years."""
+    """Return new credentials, with a certificate of ten years for 127.0.0.1 and localhost from a new authority."""
     ca, chain, key = _certificates()
     letters = string.ascii_uppercase + string.digits
     return Credentials(
@@ -127,7 +127,7 @@ def make_credentials() -> Credentials:
 
 
 def _certificates() -> tuple[str, str, str]:
-    """PEM of the authority's certificate, of the server's, and of the server's key."""
+    """Return the PEM of the authority's certificate, of the server's certificate, and of the server's key."""
     now = datetime.datetime.now(datetime.UTC) - datetime.timedelta(hours=1)
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Tocsin sandbox authority")])

@@ -1,4 +1,4 @@
-"""Fault scripts: what shall go wrong, how often. Deciding is all this does; the servers carry it out."""
+"""Fault scripts: which messages fail, how, and how often. This only decides; the servers carry it out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from msgspec import Meta
 from tocsin.errors import Problem
 
 SCRIPTS_LIMIT = 64
-"""How many scripts may be in force at a time."""
+"""Scripts in force at a time."""
 
 _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 _Value = Annotated[str, Meta(max_length=1000, pattern=r"^[ -~]*$")]
@@ -27,13 +27,13 @@ class Kind(StrEnum):
     """What a fault does to a message.
 
     STATUS answers with an error. CUT accepts and counts the message, then drops the connection without an answer.
-    GOAWAY and REFUSE turn it away unprocessed: by a GOAWAY frame or RST_STREAM REFUSED_STREAM in HTTP/2, by closing
-    in HTTP/1.1; in SMTP GOAWAY is a 421 at MAIL and REFUSE a close there. DELAY handles it, then holds the answer
-    back. HANG never handles and never answers it.
+    GOAWAY and REFUSE reject it unprocessed: by a GOAWAY frame or RST_STREAM REFUSED_STREAM in HTTP/2, by closing the
+    connection in HTTP/1.1; in SMTP GOAWAY is a 421 at MAIL and REFUSE a close at MAIL. DELAY processes it and answers
+    `seconds` later. HANG neither processes nor answers it.
 
-    HALF and VANISH accept and count the message, then say nothing more on the connection: HALF closes the sending side
-    (and in HTTP/2 goes on reading), VANISH neither reads nor closes, like a machine that has lost its power. SHRINK
-    handles the message and sets the stream limit of its connection to `streams`, up to the vendor's own. HALF and
+    HALF and VANISH accept and count the message, then send nothing more on the connection: HALF closes the sending
+    side (and in HTTP/2 continues to read), VANISH neither reads nor closes, like a machine without power. SHRINK
+    processes the message and sets the stream limit of its connection to `streams`, up to the vendor's own. HALF and
     VANISH are not for SMTP, and SHRINK is for HTTP/2.
     """
 
@@ -49,12 +49,12 @@ class Kind(StrEnum):
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One script. share: the part of messages it hits. retry_after, seconds: seconds. count: fires at most so often.
+    """One script. share: the fraction of messages it hits. retry_after, seconds: in seconds. count: hits at most.
 
-    status and code belong to the vendor: an HTTP status and its errorCode, reason or description, or an SMTP reply
-    code and the enhanced code; at a token endpoint the `error` of OAuth 2. timestamp: milliseconds, of an APNs 410.
-    body and headers: the answer word for word, where a proxy or a new version would give another than the vendor's.
-    of: what it hits, messages or requests for an access token (FCM and WNS). streams: the limit that SHRINK sets.
+    status and code are the vendor's: an HTTP status and its errorCode, reason or description, or an SMTP reply code
+    and the enhanced code; at a token endpoint the `error` of OAuth 2. timestamp: milliseconds, of an APNs 410. body
+    and headers: the exact answer, as a proxy might give it. of: what it hits, messages or requests for an access token
+    (FCM and WNS). streams: the limit that SHRINK sets.
     """
 
     vendor: Vendor
@@ -73,30 +73,30 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
 
 
 class _Script:
-    """A fault in force: its own seeded chance, so the same run meets the same faults, and how often it has fired."""
+    """A fault in force, with its own seeded random numbers, so that the same run gets the same faults."""
 
     def __init__(self, fault: Fault, ordinal: int) -> None:
         self.fault = fault
         self.fired = 0
-        self._chance = random.Random(f"{fault.vendor}/{fault.kind}/{ordinal}")  # noqa: S311 - repeatable on purpose
+        self._random = random.Random(f"{fault.vendor}/{fault.kind}/{ordinal}")  # noqa: S311 - repeatable, not secret
 
     def fires(self) -> bool:
         if self.fault.count is not None and self.fired >= self.fault.count:
             return False
-        if self._chance.random() >= self.fault.share:
+        if self._random.random() >= self.fault.share:
             return False
         self.fired += 1
         return True
 
 
 class Faults:
-    """The scripts in force, asked once per request in the order they were added; the first that fires wins."""
+    """The scripts in force, in the order they were added; the first that fires for a request decides."""
 
     def __init__(self) -> None:
         self._scripts: dict[Vendor, list[_Script]] = {vendor: [] for vendor in VENDORS}
 
     def add(self, faults: Sequence[Fault]) -> None:
-        """Puts scripts in force, all or none. Raises Problem where one is incomplete or there are too many."""
+        """Put scripts in force, all or none. Raise Problem when one is incomplete or there are too many."""
         for fault in faults:
             _require_complete(fault)
         if self._number() + len(faults) > SCRIPTS_LIMIT:
@@ -105,19 +105,19 @@ class Faults:
             self._scripts[fault.vendor].append(_Script(fault, self._number()))
 
     def draw(self, vendor: Vendor, of: Literal["message", "token"] = "message") -> Fault | None:
-        """The fault that hits the next message for `vendor`, or request for a token; None where it is spared."""
+        """Return the fault for the next message to `vendor`, or for the next request for a token; None for no fault."""
         for script in self._scripts[vendor]:
             if script.fault.of == of and script.fires():
                 return script.fault
         return None
 
     def shown(self) -> list[dict[str, object]]:
-        """The scripts with the number of times each has fired."""
+        """Return the scripts, each with the number of times it has fired."""
         scripts = [script for vendor in VENDORS for script in self._scripts[vendor]]
         return [{**msgspec.to_builtins(script.fault), "fired": script.fired} for script in scripts]
 
     def forget(self) -> None:
-        """Takes every script out of force."""
+        """Remove every script."""
         for scripts in self._scripts.values():
             scripts.clear()
 

@@ -1,6 +1,6 @@
 """FCM's HTTP v1 API: `POST /v1/projects/{project}/messages:send` and, on the same port, `POST /token`.
 
-A registration token says what happens to it: one that contains `-unregistered` is answered 404 UNREGISTERED, one with
+The registration token selects the answer: one that contains `-unregistered` gets 404 UNREGISTERED, one with
 `-mismatch` 403 SENDER_ID_MISMATCH, one shorter than 8 characters or with other than printable ASCII 400
 INVALID_ARGUMENT. The same holds for an installation id (`fid`).
 
@@ -26,7 +26,7 @@ from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 from tocsin.sandbox.vendor import Ruling
 
 STREAMS = 100
-"""Requests one connection may have open, as Google's own SDKs assume."""
+"""Requests one connection may have open, as Google's SDKs assume."""
 
 TOKEN_PATH = "/token"  # noqa: S105 - a path
 
@@ -45,7 +45,7 @@ _STATUS_OF_CODE = {
     "THIRD_PARTY_AUTH_ERROR": "UNAUTHENTICATED",
     "APNS_AUTH_ERROR": "UNAUTHENTICATED",
 }
-"""google.rpc status by FcmError errorCode; any other code is a status that comes without an FcmError."""
+"""google.rpc status by FcmError errorCode; any other code is a google.rpc status without an FcmError."""
 
 _CODE_OF_HTTP = {
     400: "INVALID_ARGUMENT",
@@ -68,7 +68,7 @@ _SENTENCES = {
 
 
 class FcmRules:
-    """The rules; they keep nothing about a connection, so one object serves all of them."""
+    """FCM's rules. They have no state of a connection, so one object serves all connections."""
 
     def __init__(self, grant: FcmGrant, bearers: Bearers) -> None:
         self.streams = STREAMS
@@ -76,26 +76,26 @@ class FcmRules:
         self._bearers = bearers
 
     def is_message(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.method == "POST" and _SEND.fullmatch(head.target) is not None
 
     def is_grant(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.method == "POST" and head.target == TOKEN_PATH
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Rules."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See VendorRules."""
         return (fault.code or "session_timed_out").encode()
 
     def failure(self, fault: Fault) -> VendorReply:
-        """See Rules."""
+        """See VendorRules."""
         status = fault.status or 500
         code = fault.code or _CODE_OF_HTTP.get(status, "INTERNAL")
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         return _error(status, code, _SENTENCES.get(code, f"The request failed with {code}."), headers)
 
     def judge(self, request: VendorRequest) -> Ruling:
-        """See Rules."""
+        """See VendorRules."""
         head = request.head
         if head.target == TOKEN_PATH:
             if head.method != "POST":
@@ -137,7 +137,7 @@ def _accepted(message: dict[str, Any], address: str | None, request: VendorReque
 
 
 def _refusal(address: str) -> VendorReply | None:
-    """The error for a device that cannot be reached, None where it can."""
+    """Return the error that the device's token asks for, else None."""
     if not _WELL_FORMED.fullmatch(address):
         return _error(400, "INVALID_ARGUMENT", _BAD_TOKEN)
     if "-unregistered" in address:
@@ -162,7 +162,7 @@ def _bad_request(violation: Violation) -> VendorReply:
 
 
 def _error(status: int, code: str, sentence: str, headers: tuple[tuple[str, str], ...] = ()) -> VendorReply:
-    """An error with an FcmError where `code` is one of its codes, else with the bare google.rpc status."""
+    """Return an error with an FcmError when `code` is one of its codes, else with the google.rpc status alone."""
     error: dict[str, Any] = {"code": status, "message": sentence, "status": _STATUS_OF_CODE.get(code, code)}
     if code in _STATUS_OF_CODE:
         kind = "type.googleapis.com/google.firebase.fcm.v1.FcmError"
@@ -174,6 +174,6 @@ def _error(status: int, code: str, sentence: str, headers: tuple[tuple[str, str]
 
 
 def _page(status: int) -> VendorReply:
-    """What Google's front end answers where no API is: a page, not JSON."""
+    """Return the HTML page that Google's front end gives for an unknown path."""
     body = f"<!DOCTYPE html><html lang=en><title>Error {status}</title><p>{status}. There is nothing here.</html>"
     return VendorReply(status, (("content-type", "text/html; charset=UTF-8"),), body.encode())

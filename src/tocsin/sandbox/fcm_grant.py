@@ -1,4 +1,4 @@
-"""Google's token endpoint for service accounts, and the access tokens it has given out.
+"""Google's token endpoint for service accounts, and the access tokens it has issued.
 
 Source: RFC 7523 (JWT bearer grant) and Google's «Using OAuth 2.0 for Server to Server Applications».
 """
@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from tocsin.sandbox.http import VendorReply, json_reply
 
 LIFETIME = 3599
-"""Seconds an access token is good for."""
+"""Seconds an access token is valid."""
 
 SLACK = 300
 """Seconds that clocks may differ, and that an assertion may be longer than its hour."""
@@ -32,13 +32,13 @@ _SCOPES = {
 
 
 class Bearers:
-    """Access tokens in force, the newest TOKENS_KEPT. Times are epoch seconds."""
+    """Valid access tokens, the newest TOKENS_KEPT. Times are epoch seconds."""
 
     def __init__(self) -> None:
         self._expiry: dict[str, float] = {}
 
     def issue(self, now: float, lifetime: float = LIFETIME) -> str:
-        """A new token, good until `now` + `lifetime`."""
+        """Return a new token, valid until `now` + `lifetime`."""
         token = secrets.token_urlsafe(48)
         self._expiry[token] = now + lifetime
         while len(self._expiry) > TOKENS_KEPT:
@@ -46,11 +46,11 @@ class Bearers:
         return token
 
     def forget(self) -> None:
-        """Takes every token out of force."""
+        """Revoke every token."""
         self._expiry.clear()
 
     def valid(self, authorization: str | None, now: float) -> bool:
-        """Whether an `authorization` header carries a token in force."""
+        """Return whether an `authorization` header has a valid token."""
         scheme, _, token = (authorization or "").partition(" ")
         return scheme.lower() == "bearer" and self._expiry.get(token.strip(), 0.0) > now
 
@@ -66,7 +66,7 @@ class FcmGrant:
         self._bearers = bearers
 
     def answer(self, body: bytes) -> VendorReply:
-        """The answer to a form posted to the token endpoint."""
+        """Return the answer to a form sent to the token endpoint."""
         form = dict(parse_qsl(body.decode("latin-1"), keep_blank_values=True))
         if form.get("grant_type") != _GRANT:
             return _failure("unsupported_grant_type", "Invalid grant_type: " + form.get("grant_type", "")[:100])

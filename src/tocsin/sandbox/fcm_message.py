@@ -1,4 +1,4 @@
-"""What FCM demands of a message beyond its types: one target, reserved keys, sizes, ranges.
+"""FCM's rules for a message beyond its types: one target, reserved keys, sizes, ranges.
 
 Source: Firebase documentation, REST reference `Message` and the page of FCM error codes (INVALID_ARGUMENT).
 """
@@ -14,7 +14,7 @@ from tocsin.sandbox.fcm_schema import DURATION, Violation
 
 PAYLOAD_LIMIT = 4096
 TOPIC_PAYLOAD_LIMIT = 2048
-"""Bytes of keys and values; a message to a topic or condition may be half as long."""
+"""Bytes of keys and values, to a device and to a topic or condition."""
 
 TTL_LIMIT = 2_419_200
 """Seconds, four weeks."""
@@ -29,7 +29,7 @@ _RESERVED_PREFIXES = ("google", "gcm.notification.")
 
 
 def check_message(message: dict[str, Any]) -> None:
-    """Raises Violation for a message, already of the right types, that FCM would not take."""
+    """Raise Violation for a message, already of the right types, that FCM would reject."""
     _check_target(message)
     android = message.get("android", {})
     for path, data in (("message.data", message.get("data", {})), ("message.android.data", android.get("data", {}))):

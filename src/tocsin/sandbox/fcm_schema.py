@@ -1,4 +1,4 @@
-"""The v1 message of FCM as a proto3 JSON table, and the parser that holds a body against it.
+"""The v1 message of FCM as a proto3 JSON table, and the parser that checks a body against it.
 
 Source: Google's REST reference of `projects.messages` (discovery document v1) for names and types, the proto3 JSON
 mapping for what each type accepts: snake_case and camelCase names, null as absent, enums by name or number.
@@ -19,7 +19,7 @@ _FCM = "type.googleapis.com/google.firebase.fcm.v1."
 
 
 class Violation(Exception):  # noqa: N818 - it is what google.rpc.BadRequest calls a field violation
-    """A field that does not fit. field: its path, `message.data[0].value`; description: the sentence."""
+    """A field that breaks a rule. field: its path, as `message.data[0].value`; description: the sentence."""
 
     def __init__(self, field: str, description: str) -> None:
         super().__init__(description)
@@ -33,7 +33,7 @@ def _bad_value(path: str, type_name: str, value: object) -> Violation:
 
 
 Check = Callable[[Any, str], Any]
-"""Takes a JSON value that is not null and its path; gives the value as kept, or raises Violation."""
+"""Takes a JSON value that is not null and its path, and returns the normalized value. Raises Violation."""
 
 
 def _string(value: Any, path: str) -> str:
@@ -91,7 +91,7 @@ def _string_map(value: Any, path: str) -> dict[str, str]:
 
 
 def _enum(name: str, *values: str) -> Check:
-    """Names are compared without case: the SDKs send `high`, the reference says HIGH."""
+    """Return a check that compares names without case: the SDKs send `high`, the reference says HIGH."""
 
     def check(value: Any, path: str) -> str:
         if isinstance(value, str) and value.upper() in values:
@@ -119,7 +119,7 @@ class Table:
     fields: Mapping[str, Check]
 
     def __call__(self, value: Any, path: str) -> dict[str, Any]:
-        """The object with snake_case names, nulls left out. Raises Violation."""
+        """Return the object with snake_case names and without nulls. Raise Violation when a field does not fit."""
         if not isinstance(value, dict):
             raise _bad_value(path, "TYPE_MESSAGE", value)
         read: dict[str, Any] = {}

@@ -1,4 +1,4 @@
-"""What an HTTP request and its answer are, whichever version of HTTP carried them."""
+"""Requests and answers of HTTP, for both versions, and the interface between a protocol and what answers it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ import msgspec
 from tocsin.sandbox.faults import Fault
 
 BODY_KEPT = 64 * 1024
-"""Bytes of a request body that are kept; every vendor's limit is far below, so more need not be read to refuse it."""
+"""Bytes of a request body that are kept. Every vendor's limit is far below: a longer body is refused anyway."""
 
 
 class Head(msgspec.Struct, frozen=True):
-    """A request before its body. Header names are lower-case; their order and repetitions are kept."""
+    """A request without its body. Header names are lower-case; their order and repetitions are kept."""
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
 
     def header(self, name: str) -> str | None:
-        """The first value of the header `name` (lower-case), None where it is absent."""
+        """Return the first value of the header `name` (lower-case), None when it is absent."""
         for key, value in self.headers:
             if key == name:
                 return value
         return None
 
     def public_headers(self) -> dict[str, str]:
-        """The headers that may be shown: no credentials."""
+        """Return the headers without credentials."""
         return {name: value for name, value in self.headers if name != "authorization"}
 
 
 class VendorRequest(msgspec.Struct, frozen=True):
-    """A whole request; `fault` is what was drawn for it when its head came in."""
+    """A whole request. fault: drawn when its head arrived."""
 
     head: Head
     body: bytes
@@ -41,7 +41,7 @@ class VendorRequest(msgspec.Struct, frozen=True):
 
 
 class End(Enum):
-    """What happens to the connection at the moment an answer would be due."""
+    """What happens to the connection when the answer is due."""
 
     ANSWER = "answer"
     CUT = "cut"
@@ -51,7 +51,7 @@ class End(Enum):
 
 
 class VendorReply(msgspec.Struct, frozen=True):
-    """An answer. seconds: how long it is held back. With an `end` other than ANSWER nothing is sent."""
+    """An answer. seconds: delay before it is sent. With an `end` other than ANSWER nothing is sent."""
 
     status: int
     headers: tuple[tuple[str, str], ...] = ()
@@ -60,27 +60,27 @@ class VendorReply(msgspec.Struct, frozen=True):
     end: End = End.ANSWER
 
 
-class Conversation(Protocol):
-    """One connection's counterpart: it sees each head as it arrives, then each whole request.
+class RequestHandler(Protocol):
+    """Answers the requests of one connection: called with each head on arrival, then with each whole request.
 
-    streams: how many requests the peer may have open at a time now; it may change after any reply.
+    streams: requests the client may have open at a time; may change after any reply.
     """
 
     @property
     def streams(self) -> int: ...
 
-    def opening(self, head: Head) -> Fault | None:
-        """The fault for the request that begins with `head`; GOAWAY and REFUSE are carried out before its body."""
+    def draw_fault(self, head: Head) -> Fault | None:
+        """Return the fault for the request that begins with `head`; GOAWAY and REFUSE apply before its body is read."""
 
-    def farewell(self, fault: Fault) -> bytes:
-        """The debug data of the GOAWAY frame that `fault` asks for."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """Return the debug data of the GOAWAY frame that `fault` asks for."""
 
     def reply(self, request: VendorRequest) -> VendorReply:
-        """The answer to a whole request."""
+        """Return the answer to a whole request."""
 
 
 def json_reply(status: int, content: object, headers: tuple[tuple[str, str], ...] = ()) -> VendorReply:
-    """An answer whose body is `content` as JSON."""
+    """Return an answer whose body is `content` as JSON."""
     return VendorReply(
         status, (("content-type", "application/json; charset=UTF-8"), *headers), msgspec.json.encode(content)
     )

@@ -1,4 +1,4 @@
-"""HTTP/2 for a server (RFC 9113): one connection, with the frames a fault needs and a library would not send."""
+"""An HTTP/2 server connection (RFC 9113) on jh2, with the frames that faults need and jh2 does not send by itself."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from jh2.exceptions import ProtocolError
 from jh2.settings import SettingCodes, Settings
 
 from tocsin.sandbox.faults import Fault, Kind
-from tocsin.sandbox.http import BODY_KEPT, Conversation, End, Head, VendorReply, VendorRequest
+from tocsin.sandbox.http import BODY_KEPT, End, Head, RequestHandler, VendorReply, VendorRequest
 from tocsin.sandbox.listener import Listener
 
 LINGER = 5.0
-"""Seconds a connection stays open for reading after GOAWAY, so that answers on their way are not lost to a reset."""
+"""Seconds a connection stays open after GOAWAY: closing at once would reset it and lose answers in flight."""
 
 SILENCE = 60.0
-"""Seconds a connection that HALF or VANISH has silenced is kept."""
+"""Seconds until a connection is dropped after HALF or VANISH."""
 
 WINDOW = 4 * 1024 * 1024
-"""Bytes the peer may have on their way in all streams together."""
+"""Bytes the client may have in flight in all streams together."""
 
 _SETTINGS, _GOAWAY = 0x4, 0x7
 _UNLIMITED = 2**31 - 1
 
 
 def _frame(kind: int, payload: bytes) -> bytes:
-    """A frame of the connection (stream 0) without flags."""
+    """Return a frame of the connection (stream 0) without flags."""
     return len(payload).to_bytes(3, "big") + bytes((kind, 0, 0, 0, 0, 0)) + payload
 
 
@@ -54,18 +54,18 @@ class _Incoming:
 class Http2(asyncio.Protocol):
     """One HTTP/2 connection. Requests over the stream limit get REFUSED_STREAM, as RFC 9113 5.1.2 allows."""
 
-    def __init__(self, listener: Listener, conversation: Conversation) -> None:
+    def __init__(self, listener: Listener, handler: RequestHandler) -> None:
         self._listener = listener
-        self._conversation = conversation
+        self._handler = handler
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
         self._open: dict[int, _Incoming] = {}
         self._unsent: dict[int, bytes] = {}
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._highest = 0
-        self._announced = conversation.streams
-        self._leaving = False
-        self._silent = self._vanished = False
+        self._announced = handler.streams
+        self._going_away = False
+        self._stopped = self._vanished = False
         config = H2Configuration(
             client_side=False,
             header_encoding=False,
@@ -73,15 +73,15 @@ class Http2(asyncio.Protocol):
             normalize_outbound_headers=False,
         )
         self._h2 = H2Connection(config=config)
-        # The library ends the connection over one stream too many; the limit is kept here, by REFUSED_STREAM.
+        # jh2 ends the connection over one stream too many; here that stream gets REFUSED_STREAM instead.
         self._h2.local_settings = Settings(
             client=False,
             initial_values={SettingCodes.MAX_CONCURRENT_STREAMS: _UNLIMITED, SettingCodes.MAX_HEADER_LIST_SIZE: 65536},
         )
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Sends the server's preface."""
-        self._transport = self._listener.admit(transport)
+        """Send the server's connection preface."""
+        self._transport = self._listener.add(transport)
         self._h2.initiate_connection()
         self._h2.clear_outbound_data_buffer()
         self._h2.increment_flow_control_window(WINDOW)
@@ -89,26 +89,26 @@ class Http2(asyncio.Protocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drops what was still to be answered."""
+        """Cancel the delayed answers and forget the connection."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
         self._open.clear()
-        self._listener.dismiss(self._transport)
+        self._listener.remove(self._transport)
         self._transport = None
 
     def pause_writing(self) -> None:
-        """A peer that does not read its answers is not read either."""
+        """Stop reading from a client that does not read its answers."""
         if self._transport:
             self._transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """See pause_writing."""
+        """Read again; see pause_writing."""
         if self._transport:
             self._transport.resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        """Takes frames in and answers what they complete."""
+        """Feed frames to jh2 and answer the requests they complete."""
         try:
             events = self._h2.receive_data(data)
         except ProtocolError:
@@ -119,10 +119,10 @@ class Http2(asyncio.Protocol):
         for event in events:
             if self._transport is None or self._transport.is_closing() or self._vanished:
                 return
-            self._take(event)
+            self._handle_event(event)
         self._flush()
 
-    def _take(self, event: object) -> None:
+    def _handle_event(self, event: object) -> None:
         if isinstance(event, DataReceived):
             incoming = self._open.get(event.stream_id)
             if incoming and len(incoming.body) < BODY_KEPT:
@@ -133,13 +133,13 @@ class Http2(asyncio.Protocol):
         elif isinstance(event, StreamEnded):
             self._complete(event.stream_id)
         elif isinstance(event, StreamReset):
-            self._done(event.stream_id)
+            self._forget(event.stream_id)
         elif isinstance(event, WindowUpdated):
             for stream in tuple(self._unsent):
                 self._send_body(stream)
 
     def _begin(self, stream: int, raw: list[tuple[bytes, bytes]]) -> None:
-        if self._leaving:
+        if self._going_away:
             return
         if len(self._open) >= self._announced:
             self._reset(stream)
@@ -148,9 +148,9 @@ class Http2(asyncio.Protocol):
         pseudo = {name: value for name, value in pairs if name[0] == ":"}
         headers = tuple(pair for pair in pairs if pair[0][0] != ":")
         head = Head(pseudo.get(":method", ""), pseudo.get(":path", ""), headers)
-        fault = self._conversation.opening(head)
+        fault = self._handler.draw_fault(head)
         if fault and fault.kind is Kind.GOAWAY:
-            self._leave(fault)
+            self._go_away(fault)
             return
         self._highest = stream
         if fault and fault.kind is Kind.REFUSE:
@@ -160,13 +160,13 @@ class Http2(asyncio.Protocol):
         self._announce()
 
     def _reset(self, stream: int) -> None:
-        with suppress(ProtocolError):  # the peer may have reset the stream itself, further on in the same bytes
+        with suppress(ProtocolError):  # the client may have reset the stream in later frames of the same read
             self._h2.reset_stream(stream, ErrorCodes.REFUSED_STREAM)
 
-    def _leave(self, fault: Fault) -> None:
-        """GOAWAY that names the last stream before this one; the earlier ones are still answered."""
-        self._leaving = True
-        payload = struct.pack(">II", self._highest, ErrorCodes.NO_ERROR) + self._conversation.farewell(fault)
+    def _go_away(self, fault: Fault) -> None:
+        """Send GOAWAY with the last stream before this one; the earlier streams are still answered."""
+        self._going_away = True
+        payload = struct.pack(">II", self._highest, ErrorCodes.NO_ERROR) + self._handler.goaway_data(fault)
         self._flush()
         self._write(_frame(_GOAWAY, payload))
         if self._transport:
@@ -176,19 +176,19 @@ class Http2(asyncio.Protocol):
         incoming = self._open.get(stream)
         if incoming is None:
             return
-        reply = self._conversation.reply(VendorRequest(incoming.head, bytes(incoming.body), incoming.fault))
+        reply = self._handler.reply(VendorRequest(incoming.head, bytes(incoming.body), incoming.fault))
         if reply.end is End.CUT:
             self._flush()
             if self._transport:
                 self._transport.abort()
         elif reply.end in (End.HALF, End.VANISH):
-            self._fall_silent(reply.end)
+            self._stop_sending(reply.end)
         elif reply.end is End.ANSWER and reply.seconds:
-            self._timers[stream] = self._loop.call_later(reply.seconds, self._answer_late, stream, reply)
+            self._timers[stream] = self._loop.call_later(reply.seconds, self._answer_delayed, stream, reply)
         elif reply.end is End.ANSWER:
             self._answer(stream, reply)
 
-    def _answer_late(self, stream: int, reply: VendorReply) -> None:
+    def _answer_delayed(self, stream: int, reply: VendorReply) -> None:
         self._answer(stream, reply)
         self._flush()
 
@@ -199,23 +199,23 @@ class Http2(asyncio.Protocol):
         try:
             self._h2.send_headers(stream, headers, end_stream=not reply.body)
         except ProtocolError:  # as in _reset
-            self._done(stream)
+            self._forget(stream)
             return
         self._unsent[stream] = reply.body
         self._send_body(stream)
         self._announce()
 
     def _announce(self) -> None:
-        """Tells the peer of a stream limit that has changed."""
-        if self._conversation.streams != self._announced:
-            self._announced = self._conversation.streams
+        """Send SETTINGS when the stream limit has changed."""
+        if self._handler.streams != self._announced:
+            self._announced = self._handler.streams
             self._flush()
             self._write(self._settings())
 
-    def _fall_silent(self, end: End) -> None:
-        """The last byte to the peer has been written."""
+    def _stop_sending(self, end: End) -> None:
+        """Send nothing more: HALF closes the sending side, VANISH also stops reading."""
         self._flush()
-        self._silent = True
+        self._stopped = True
         if self._transport is None:
             return
         if end is End.HALF:
@@ -226,7 +226,7 @@ class Http2(asyncio.Protocol):
         self._timers[0] = self._loop.call_later(SILENCE, self._transport.abort)
 
     def _send_body(self, stream: int) -> None:
-        """Sends as much of an answer as the peer's windows allow now."""
+        """Send as much of an answer as the client's flow-control windows allow."""
         rest = self._unsent[stream]
         try:
             while rest:
@@ -239,9 +239,9 @@ class Http2(asyncio.Protocol):
             rest = b""
         self._unsent[stream] = rest
         if not rest:
-            self._done(stream)
+            self._forget(stream)
 
-    def _done(self, stream: int) -> None:
+    def _forget(self, stream: int) -> None:
         self._open.pop(stream, None)
         self._unsent.pop(stream, None)
         timer = self._timers.pop(stream, None)
@@ -249,7 +249,7 @@ class Http2(asyncio.Protocol):
             timer.cancel()
 
     def _settings(self) -> bytes:
-        """The SETTINGS frame with the stream limit in force and the largest header block, 64 KiB."""
+        """Return the SETTINGS frame with the present stream limit and the largest header block, 64 KiB."""
         limits = ((SettingCodes.MAX_CONCURRENT_STREAMS, self._announced), (SettingCodes.MAX_HEADER_LIST_SIZE, 65536))
         return _frame(_SETTINGS, b"".join(struct.pack(">HI", *limit) for limit in limits))
 
@@ -257,5 +257,5 @@ class Http2(asyncio.Protocol):
         self._write(self._h2.data_to_send())
 
     def _write(self, data: bytes) -> None:
-        if data and self._transport and not self._silent:
+        if data and self._transport and not self._stopped:
             self._transport.write(data)

@@ -1,4 +1,4 @@
-"""A listening socket on loopback, the connections that came through it, and the choice of protocol by ALPN."""
+"""A listening socket on loopback with its open connections, and the choice of a protocol by ALPN."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tocsin.errors import Misconfigured
 
 HOST = "127.0.0.1"
 CONNECTIONS_LIMIT = 1024
-"""Connections one listener holds at a time; one more is closed at once."""
+"""Open connections of one listener; a further one is dropped at once."""
 
 CLOSING_LIMIT = 2.0
-"""Seconds `close` waits at most."""
+"""Seconds that `close` waits at most."""
 
 MakeProtocol = Callable[["Listener"], asyncio.Protocol]
 
 
 def bind(port: int) -> socket.socket:
-    """A socket bound to `port` on loopback, 0 for a free one. Raises Misconfigured where it is taken."""
+    """Return a socket bound to `port` on loopback, 0 for a free one. Raise Misconfigured when the port is in use."""
     try:
         return socket.create_server((HOST, port), backlog=512)
     except OSError as error:
@@ -29,56 +29,56 @@ def bind(port: int) -> socket.socket:
 
 
 class Listener:
-    """Serves one socket until `close`, which also drops the connections that are open then."""
+    """Serves one socket until `close`, and knows its open connections."""
 
     def __init__(self) -> None:
         self._server: asyncio.Server | None = None
         self._transports: set[asyncio.Transport] = set()
 
     @classmethod
-    async def open(cls, taken: socket.socket, tls: ssl.SSLContext | None, make: MakeProtocol) -> Listener:
-        """Starts to accept on `taken`; `make` is called for each connection."""
+    async def open(cls, sock: socket.socket, tls: ssl.SSLContext | None, make: MakeProtocol) -> Listener:
+        """Accept connections on `sock` and return the listener; `make` makes the protocol of each connection."""
         listener = cls()
         loop = asyncio.get_running_loop()
-        listener._server = await loop.create_server(lambda: make(listener), sock=taken, ssl=tls)
+        listener._server = await loop.create_server(lambda: make(listener), sock=sock, ssl=tls)
         return listener
 
-    def admit(self, transport: asyncio.BaseTransport) -> asyncio.Transport:
-        """Takes a new connection into the books, or drops it where there are too many."""
+    def add(self, transport: asyncio.BaseTransport) -> asyncio.Transport:
+        """Register a new connection and return its transport, aborted when there are more than CONNECTIONS_LIMIT."""
         assert isinstance(transport, asyncio.Transport)
         self._transports.add(transport)
-        # asyncio does this only where the listening socket names its protocol, which `create_server` leaves out.
+        # asyncio sets it only when the listening socket was made with IPPROTO_TCP, which `socket.create_server` is not.
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if len(self._transports) > CONNECTIONS_LIMIT:
             transport.abort()
         return transport
 
-    def dismiss(self, transport: asyncio.Transport | None) -> None:
-        """Forgets a connection that is gone."""
+    def remove(self, transport: asyncio.Transport | None) -> None:
+        """Forget a closed connection."""
         if transport is not None:
             self._transports.discard(transport)
 
     async def close(self) -> None:
-        """Stops accepting and drops what is open."""
+        """Stop accepting and drop the open connections."""
         if self._server is None:
             return
         self._server.close()
         for transport in tuple(self._transports):
             transport.abort()
-        # From Python 3.12 on this also waits for handshakes under way, which nothing here can end sooner.
+        # From Python 3.12 on this also waits for TLS handshakes in progress, which cannot be cancelled here.
         with suppress(TimeoutError):
             await asyncio.wait_for(self._server.wait_closed(), CLOSING_LIMIT)
-        await asyncio.sleep(0)  # lets the dropped connections hear of it
+        await asyncio.sleep(0)  # runs connection_lost of the dropped connections
 
 
 class Negotiated(asyncio.Protocol):
-    """Hands a TLS connection to the protocol that ALPN chose, and drops one that agreed on none of `choices`."""
+    """Passes a TLS connection to the protocol that ALPN selected; drops it when that is none of `choices`."""
 
     def __init__(self, choices: Mapping[str, Callable[[], asyncio.Protocol]]) -> None:
         self._choices = choices
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Looks at the outcome of the handshake."""
+        """Choose by the ALPN result of the finished handshake."""
         assert isinstance(transport, asyncio.Transport)
         secured = transport.get_extra_info("ssl_object")
         make = self._choices.get(secured.selected_alpn_protocol() or "")

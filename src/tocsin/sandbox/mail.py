@@ -1,8 +1,8 @@
-"""What the SMTP fake demands of addresses, recipients and mails.
+"""The SMTP vendor's rules for addresses, recipients and mails.
 
-A recipient's local part says what happens to it: one that contains `unknown` is answered 550 5.1.1, `full` 452 4.2.2,
-`greylist` 451 4.7.1 the first time and accepted from then on; `reply.550.5.7.1` at the start is answered just that, and
-`reply.550` without an enhanced code.
+A recipient's local part selects the reply: one that contains `unknown` gets 550 5.1.1, `full` 452 4.2.2, `greylist`
+451 4.7.1 the first time and is accepted afterwards; one that begins with `reply.550.5.7.1` gets that reply, with
+`reply.550` a reply without an enhanced code.
 
 Source: RFC 5321 (addresses, lines), RFC 5322 (header fields), RFC 6531 (SMTPUTF8), RFC 3463 (enhanced codes).
 """
@@ -15,30 +15,29 @@ MAIL_LIMIT = 10 * 1024 * 1024
 """Bytes of one mail, announced as SIZE."""
 
 LINE_LIMIT = 998
-"""Bytes of a line without its end."""
+"""Bytes of a line without CRLF (RFC 5322 2.1.1)."""
 
 GREYLIST_KEPT = 100_000
+"""Addresses; past it the oldest is forgotten."""
 
 _ADDRESS = re.compile(r"[^\s<>@\"(),:;\\\[\]]{1,64}@(?:[^\s<>@\"(),:;\\\[\].]{1,63}\.)*[^\s<>@\"(),:;\\\[\].]{1,63}")
 _FIELD = re.compile(rb"([!-9;-~]+):[ \t]*(.*)")
 _PATH = re.compile(r"<([^<>]*)>(?: +(.*))?", re.DOTALL)
-
-
-_ASKED = re.compile(r"reply\.([45]\d\d)(?:\.([45]\.\d{1,3}\.\d{1,3}))?(?![0-9.])")
+_SCRIPTED = re.compile(r"reply\.([45]\d\d)(?:\.([45]\.\d{1,3}\.\d{1,3}))?(?![0-9.])")
 
 
 class Mailboxes:
-    """The recipients, with the memory that greylisting needs."""
+    """The recipients' mailboxes, with the addresses that were greylisted."""
 
     def __init__(self) -> None:
         self._greylisted: dict[str, None] = {}
 
     def refusal(self, address: str) -> str | None:
-        """The reply to RCPT for a recipient that cannot have mail now, None where it can."""
+        """Return the reply to RCPT that refuses a recipient, None for one that is accepted."""
         local = address.rpartition("@")[0].lower()
-        asked = _ASKED.match(local)
-        if asked:
-            return " ".join(filter(None, (asked[1], asked[2], "The recipient's name asks for it")))
+        scripted = _SCRIPTED.match(local)
+        if scripted:
+            return " ".join(filter(None, (scripted[1], scripted[2], "The recipient's name asks for it")))
         if "unknown" in local:
             return "550 5.1.1 There is no such mailbox"
         if "full" in local:
@@ -52,7 +51,7 @@ class Mailboxes:
 
 
 def read_path(argument: str, keyword: str) -> tuple[str, dict[str, str]] | None:
-    """Address and parameters of the argument of MAIL (`FROM`) or RCPT (`TO`); None where it is not one."""
+    """Return address and parameters from the argument of MAIL (`FROM`) or RCPT (`TO`), None when it is malformed."""
     prefix, colon, rest = argument.partition(":")
     match = _PATH.fullmatch(rest.strip())
     if prefix.upper() != keyword or not colon or match is None:
@@ -65,12 +64,12 @@ def read_path(argument: str, keyword: str) -> tuple[str, dict[str, str]] | None:
 
 
 def is_address(text: str) -> bool:
-    """Whether `text` is local@domain; quoted local parts and address literals are not taken."""
+    """Return whether `text` is local@domain; quoted local parts and address literals are not accepted."""
     return _ADDRESS.fullmatch(text) is not None and ".." not in text
 
 
 def read_fields(mail: bytes) -> list[tuple[str, str]] | None:
-    """Names (lower-case) and unfolded values of the header; None where a line of it is no field."""
+    """Return names (lower-case) and unfolded values of the header fields, None when a line is no field."""
     head = mail.partition(b"\r\n\r\n")[0]
     fields = []
     for line in re.sub(rb"\r\n(?=[ \t])", b"", head).split(b"\r\n"):
@@ -82,9 +81,9 @@ def read_fields(mail: bytes) -> list[tuple[str, str]] | None:
 
 
 def mail_problem(mail: bytes, fields: list[tuple[str, str]] | None, *, eight_bit: bool, utf8: bool) -> str | None:
-    """The reply for a mail that breaks a rule, None for one in order.
+    """Return the reply that refuses a mail which breaks a rule, else None.
 
-    eight_bit: MAIL said BODY=8BITMIME; utf8: it said SMTPUTF8.
+    eight_bit: MAIL had BODY=8BITMIME. utf8: MAIL had SMTPUTF8.
     """
     if len(mail) > MAIL_LIMIT:
         return "552 5.3.4 The mail is too big"
@@ -107,6 +106,6 @@ def mail_problem(mail: bytes, fields: list[tuple[str, str]] | None, *, eight_bit
 
 
 def campaign_of(fields: list[tuple[str, str]]) -> str:
-    """X-Tocsin-Campaign, else Message-ID, else nothing."""
+    """Return the value of X-Tocsin-Campaign, else of Message-ID, else an empty string."""
     named = dict(fields)
     return named.get("x-tocsin-campaign") or named.get("message-id", "")

@@ -1,4 +1,4 @@
-"""One mail on its way through SMTP: what MAIL said of it, and the reply a fault script wants for it."""
+"""The envelope of a mail: the parameters and checks of MAIL, and the reply that a fault script asks for."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ENHANCED = {421: "4.3.2", 451: "4.3.0", 452: "4.3.1", 550: "5.7.1", 552: "5.3.4
 
 
 class MailEnvelope:
-    """One mail on its way: its fault, what MAIL announced, and its recipients so far."""
+    """The envelope of one mail: its fault, the parameters of MAIL, and the accepted recipients."""
 
     def __init__(self, fault: Fault | None, parameters: dict[str, str]) -> None:
         self.fault = fault
@@ -20,7 +20,7 @@ class MailEnvelope:
 
 
 def sender_problem(address: str, parameters: dict[str, str]) -> str | None:
-    """The reply to a MAIL that is not in order, None where it is; an empty address is the null sender."""
+    """Return the reply that refuses a MAIL, None for one in order; an empty address is the null sender."""
     if address and not is_address(address):
         return "501 5.1.7 That is not an address"
     if not parameters.keys() <= _PARAMETERS or parameters.get("BODY", "7BIT").upper() not in ("7BIT", "8BITMIME"):
@@ -36,7 +36,7 @@ def sender_problem(address: str, parameters: dict[str, str]) -> str | None:
 
 
 def failure_reply(fault: Fault) -> str:
-    """The reply of a `status` fault: its code if that is an enhanced code, else one that goes with the status."""
+    """Return the reply of a `status` fault, with its own enhanced code or the one that belongs to the status."""
     status = fault.status or 451
     code = fault.code or ""
     if code[:2] == f"{status // 100}.":

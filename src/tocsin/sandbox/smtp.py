@@ -1,8 +1,7 @@
 """An SMTP submission server: STARTTLS and AUTH required, PIPELINING, enhanced codes, faults per mail.
 
 Source: RFC 5321, 3207 (STARTTLS), 4954 (AUTH), 2920 (PIPELINING), 1870 (SIZE), 6152 (8BITMIME), 6531 (SMTPUTF8),
-2034 and 3463 (enhanced codes). Written by hand: the faults need the moment between the final dot and the reply, and the
-server libraries at hand do not announce PIPELINING.
+2034 and 3463 (enhanced codes). aiosmtpd would cost two to three times the CPU a mail; docs/why.md has the figures.
 """
 
 from __future__ import annotations
@@ -19,15 +18,15 @@ from tocsin.sandbox.mail_envelope import MailEnvelope, failure_reply, sender_pro
 from tocsin.sandbox.smtp_login import Login, Step
 
 COMMAND_LIMIT = 12_288
-"""Bytes of a command line, as long as RFC 4954 lets an AUTH be."""
+"""Bytes of a command line, the limit that RFC 4954 sets for AUTH."""
 
 RECIPIENTS_LIMIT = 100
 ERRORS_LIMIT = 20
-"""Commands in error (recipients apart) that one connection may make."""
+"""Replies 50x and 53x that one connection may get before 421 ends it."""
 
 
 class SmtpState:
-    """What every connection of the SMTP port shares."""
+    """State shared by every connection of the SMTP port."""
 
     def __init__(self, tls: ssl.SSLContext, login: Login, faults: Faults, record: AcceptedLog) -> None:
         self.tls = tls
@@ -37,15 +36,15 @@ class SmtpState:
         self.mailboxes = Mailboxes()
 
 
-class SmtpConversation(asyncio.Protocol):
+class SmtpConnection(asyncio.Protocol):
     """One SMTP connection."""
 
-    def __init__(self, listener: Listener, post: SmtpState) -> None:
+    def __init__(self, listener: Listener, state: SmtpState) -> None:
         self._listener = listener
-        self._post = post
+        self._state = state
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
-        self._held = False
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._upgrade: asyncio.Task[None] | None = None
         self._secure = self._authenticated = self._greeted = False
@@ -68,40 +67,40 @@ class SmtpConversation(asyncio.Protocol):
         }
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Greets."""
-        self._post.record.connect("smtp")
-        self._transport = self._listener.admit(transport)
-        self._say("220 localhost ESMTP sandbox")
+        """Register the connection and send the greeting."""
+        self._state.record.connect("smtp")
+        self._transport = self._listener.add(transport)
+        self._send("220 localhost ESMTP sandbox")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Drops a reply that was still held back."""
+        """Cancel a delayed reply and forget the connection."""
         if self._timer:
             self._timer.cancel()
-        self._listener.dismiss(self._transport)
+        self._listener.remove(self._transport)
         self._transport = None
 
     def data_received(self, data: bytes) -> None:
-        """Takes bytes in and obeys what they complete."""
+        """Process the commands and mails that `data` completes, in order: a client may pipeline (RFC 2920)."""
         self._buffer += data
-        self._advance()
+        self._process()
 
-    def _advance(self) -> None:
-        while self._transport and not self._transport.is_closing() and not self._held:
+    def _process(self) -> None:
+        while self._transport and not self._transport.is_closing() and not self._paused:
             if self._in_data:
-                if not self._take_mail():
+                if not self._read_mail():
                     return
                 continue
             end = self._buffer.find(b"\r\n")
             if end > COMMAND_LIMIT or (end < 0 and len(self._buffer) > COMMAND_LIMIT):
-                self._say("500 5.5.6 The line is too long")
+                self._send("500 5.5.6 The line is too long")
                 self._transport.close()
             if end < 0:
                 return
             line = bytes(self._buffer[:end])
             del self._buffer[: end + 2]
-            self._obey(line)
+            self._handle_line(line)
 
-    def _obey(self, line: bytes) -> None:
+    def _handle_line(self, line: bytes) -> None:
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
@@ -118,7 +117,7 @@ class SmtpConversation(asyncio.Protocol):
         self._errors += reply.startswith(("50", "53"))
         if self._errors > ERRORS_LIMIT:
             reply = "421 4.7.0 Too many errors"
-        self._say(reply)
+        self._send(reply)
         if reply.startswith(("421", "221")):
             self._transport.close()
 
@@ -134,9 +133,9 @@ class SmtpConversation(asyncio.Protocol):
     def _starttls(self, argument: str) -> str | None:
         if self._secure or argument:
             return "503 5.5.1 TLS is in use already" if self._secure else "501 5.5.4 STARTTLS has no argument"
-        self._held = True
-        self._buffer.clear()  # RFC 3207 section 6: nothing said in the clear counts afterwards
-        self._say("220 2.0.0 Ready")
+        self._paused = True
+        self._buffer.clear()  # RFC 3207 section 6: nothing sent in the clear is processed under TLS
+        self._send("220 2.0.0 Ready")
         self._upgrade = asyncio.get_running_loop().create_task(self._secure_connection())
         return None
 
@@ -145,23 +144,23 @@ class SmtpConversation(asyncio.Protocol):
         if plain is None:
             return
         try:
-            secured = await loop.start_tls(plain, self, self._post.tls, server_side=True)
+            secured = await loop.start_tls(plain, self, self._state.tls, server_side=True)
         except (OSError, asyncio.CancelledError):
             secured = None
-        self._listener.dismiss(plain)
+        self._listener.remove(plain)
         if secured is None:
             plain.abort()
             return
-        self._transport = self._listener.admit(secured)
-        self._secure, self._greeted, self._held = True, False, False
-        self._advance()
+        self._transport = self._listener.add(secured)
+        self._secure, self._greeted, self._paused = True, False, False
+        self._process()
 
     def _auth(self, argument: str) -> str:
         if not self._secure:
             return "538 5.7.11 Encryption is required; issue STARTTLS"
         if self._authenticated or not self._greeted or self._envelope:
             return "503 5.5.1 Not now"
-        return self._next_step(self._post.login.begin(argument))
+        return self._next_step(self._state.login.begin(argument))
 
     def _next_step(self, outcome: tuple[str, Step | None]) -> str:
         reply, self._step = outcome
@@ -180,7 +179,7 @@ class SmtpConversation(asyncio.Protocol):
         problem = sender_problem(address, parameters)
         if problem:
             return problem
-        fault = self._post.faults.draw("smtp")
+        fault = self._state.faults.draw("smtp")
         if fault and fault.kind is Kind.GOAWAY:
             return "421 4.3.2 The server is shutting down"
         if fault and fault.kind is Kind.REFUSE and self._transport:
@@ -202,9 +201,9 @@ class SmtpConversation(asyncio.Protocol):
             return "553 5.6.7 The address needs SMTPUTF8"
         if len(self._envelope.recipients) >= RECIPIENTS_LIMIT:
             return "452 4.5.3 Too many recipients"
-        refusal = self._post.mailboxes.refusal(address)
+        refusal = self._state.mailboxes.refusal(address)
         if refusal:
-            self._post.record.refuse("smtp")
+            self._state.record.refuse("smtp")
             return refusal
         self._envelope.recipients.append(address)
         return "250 2.1.5 Recipient ok"
@@ -215,7 +214,7 @@ class SmtpConversation(asyncio.Protocol):
         if not self._envelope.recipients:
             return "554 5.5.1 There are no valid recipients"
         self._in_data, self._too_big, self._scanned = True, False, 0
-        self._buffer[:0] = b"\r\n"  # so that the final dot is found at the very start as well
+        self._buffer[:0] = b"\r\n"  # so that a final dot in the first line is found as well
         return "354 End with a dot on a line of its own"
 
     def _rset(self, argument: str) -> str:
@@ -225,8 +224,8 @@ class SmtpConversation(asyncio.Protocol):
     def _quit(self, argument: str) -> str:
         return "221 2.0.0 Bye"
 
-    def _take_mail(self) -> bool:
-        """Handles the mail if its end has come in; says whether it has."""
+    def _read_mail(self) -> bool:
+        """Process the mail when its final dot has arrived; return whether it has."""
         end = self._buffer.find(b"\r\n.\r\n", self._scanned)
         if end < 0:
             if len(self._buffer) > MAIL_LIMIT + COMMAND_LIMIT:
@@ -239,52 +238,52 @@ class SmtpConversation(asyncio.Protocol):
         envelope, self._envelope = self._envelope, None
         self._in_data = False
         assert envelope is not None
-        self._settle(envelope, mail[1:] if mail.startswith(b".") else mail)
+        self._finish_mail(envelope, mail[1:] if mail.startswith(b".") else mail)
         return True
 
-    def _settle(self, envelope: MailEnvelope, mail: bytes) -> None:
+    def _finish_mail(self, envelope: MailEnvelope, mail: bytes) -> None:
         fault = envelope.fault
         if fault and fault.kind is Kind.HANG:
-            self._hold()
+            self._pause()
             return
         if fault and fault.kind is Kind.STATUS:
-            self._post.record.refuse("smtp")
-            self._end(failure_reply(fault))
+            self._state.record.refuse("smtp")
+            self._finish(failure_reply(fault))
             return
         fields = read_fields(mail)
         problem = mail_problem(mail, fields, eight_bit=envelope.eight_bit, utf8=envelope.utf8)
         if problem or self._too_big or fields is None:
-            self._post.record.refuse("smtp")
-            self._end("552 5.3.4 The mail is too big" if self._too_big else problem or "554 5.6.0 No mail")
+            self._state.record.refuse("smtp")
+            self._finish("552 5.3.4 The mail is too big" if self._too_big else problem or "554 5.6.0 No mail")
             return
         text, headers, campaign = mail.decode("utf-8", "replace"), dict(fields), campaign_of(fields)
         for address in envelope.recipients:
-            self._post.record.accept("smtp", Accepted(address, campaign, headers, text))
+            self._state.record.accept("smtp", Accepted(address, campaign, headers, text))
         if fault and fault.kind is Kind.CUT and self._transport:
             self._transport.abort()
         elif fault and fault.kind is Kind.DELAY:
-            self._hold()
-            self._timer = asyncio.get_running_loop().call_later(fault.seconds or 0.0, self._release)
+            self._pause()
+            self._timer = asyncio.get_running_loop().call_later(fault.seconds or 0.0, self._resume)
         else:
-            self._end("250 2.0.0 Accepted")
+            self._finish("250 2.0.0 Accepted")
 
-    def _hold(self) -> None:
-        self._held = True
+    def _pause(self) -> None:
+        self._paused = True
         if self._transport:
             self._transport.pause_reading()
 
-    def _release(self) -> None:
-        self._held, self._timer = False, None
+    def _resume(self) -> None:
+        self._paused, self._timer = False, None
         if self._transport:
             self._transport.resume_reading()
-            self._end("250 2.0.0 Accepted")
-            self._advance()
+            self._finish("250 2.0.0 Accepted")
+            self._process()
 
-    def _end(self, reply: str) -> None:
-        self._say(reply)
+    def _finish(self, reply: str) -> None:
+        self._send(reply)
         if reply.startswith("421") and self._transport:
             self._transport.close()
 
-    def _say(self, reply: str) -> None:
+    def _send(self, reply: str) -> None:
         if self._transport:
             self._transport.write(reply.encode() + b"\r\n")

@@ -1,4 +1,4 @@
-"""The XML of a Windows toast, held against the toast schema's basics.
+"""The XML of a Windows notification, checked against the basics of the toast schema.
 
 Source: Microsoft Learn, «Toast schema»: one binding in one visual, at most three plain texts, five actions and inputs.
 """
@@ -16,19 +16,19 @@ _CHILDREN = ("visual", "actions", "audio", "header")
 _ROOTS = {"wns/toast": "toast", "wns/tile": "tile", "wns/badge": "badge"}
 
 
-class Malformed(Exception):  # noqa: N818 - said of the document
-    """The document is not what its type asks for; the text says why."""
+class Malformed(Exception):  # noqa: N818 - it describes the document
+    """A document that breaks the rules of its type; the text says which."""
 
 
 class _Builder(ElementTree.TreeBuilder):
-    """Builds the tree of a document without a type: only a type could declare entities, and the schema has none."""
+    """Builds the tree of a document without a document type, since only that could declare entities."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
         raise Malformed("The payload may not declare a document type or entities.")
 
 
 def read_document(body: bytes, wns_type: str) -> ElementTree.Element:
-    """The root element of a payload of `wns_type` (not raw). Raises Malformed."""
+    """Return the root element of a payload of `wns_type` (not raw). Raise Malformed when a rule is broken."""
     parser = ElementTree.XMLParser(target=_Builder())  # noqa: S314 - the builder stops at a document type
     try:
         parser.feed(body)
@@ -43,15 +43,15 @@ def read_document(body: bytes, wns_type: str) -> ElementTree.Element:
 
 
 def campaign_in(root: ElementTree.Element) -> str:
-    """`wzrk_id` of the launch attribute's query, empty where there is none."""
+    """Return `wzrk_id` of the launch attribute's query, an empty string when there is none."""
     launch = root.get("launch", "")
     return parse_qs(launch.rpartition("?")[2]).get("wzrk_id", [""])[0]
 
 
 def _check_toast(root: ElementTree.Element) -> None:
-    strange = [child.tag for child in root if child.tag not in _CHILDREN]
-    if strange:
-        raise Malformed(f"A toast has no {strange[0]} element.")
+    unknown = [child.tag for child in root if child.tag not in _CHILDREN]
+    if unknown:
+        raise Malformed(f"A toast has no {unknown[0]} element.")
     if root.get("duration", "short") not in _DURATIONS or root.get("scenario", "default") not in _SCENARIOS:
         raise Malformed("The duration or the scenario of the toast is not one of the schema's.")
     bindings = root.findall("visual/binding")

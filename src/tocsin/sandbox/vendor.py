@@ -1,4 +1,4 @@
-"""One HTTP vendor's side of a connection: its rules, with the fault scripts before and the record behind them."""
+"""One connection to a vendor over HTTP: fault scripts first, then the vendor's rules, then the counts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ENDS = {Kind.CUT: End.CUT, Kind.HALF: End.HALF, Kind.VANISH: End.VANISH}
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """What the rules say of a request. counted: whether an error answer to it is a refused message."""
+    """The result of the rules. accepted: the message, if it was one. counted: whether an error counts as refused."""
 
     reply: VendorReply
     accepted: Accepted | None = None
@@ -22,30 +22,30 @@ class Ruling(msgspec.Struct, frozen=True):
 
 
 class VendorRules(Protocol):
-    """A vendor's documented rules, for one connection."""
+    """A vendor's documented rules."""
 
     @property
     def streams(self) -> int:
-        """How many requests may be open at a time."""
+        """Requests that a connection may have open at a time."""
 
     def is_message(self, head: Head) -> bool:
-        """Whether the request sends a message; faults hit nothing else."""
+        """Return whether the request sends a message. Faults of messages hit nothing else."""
 
     def is_grant(self, head: Head) -> bool:
-        """Whether the request is for an access token."""
+        """Return whether the request is for an access token."""
 
     def judge(self, request: VendorRequest) -> Ruling:
-        """The verdict on a whole request."""
+        """Check a whole request and return its answer, with the message when it is accepted."""
 
     def failure(self, fault: Fault) -> VendorReply:
-        """The error that a fault of kind `status` asks for, in the vendor's format."""
+        """Return the error that a fault of kind `status` asks for, in the vendor's format."""
 
-    def farewell(self, fault: Fault) -> bytes:
-        """The debug data of a GOAWAY frame."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """Return the debug data of a GOAWAY frame."""
 
 
 class VendorConnection:
-    """The conversation of one connection with one vendor."""
+    """The RequestHandler of one connection to one vendor."""
 
     def __init__(self, vendor: Vendor, rules: VendorRules, faults: Faults, record: AcceptedLog) -> None:
         self._vendor = vendor
@@ -57,11 +57,11 @@ class VendorConnection:
 
     @property
     def streams(self) -> int:
-        """See Conversation. A SHRINK fault goes below the vendor's own limit, never above it."""
+        """See RequestHandler. A SHRINK fault lowers the vendor's own limit, and never raises it."""
         return self._rules.streams if self._limit is None else min(self._limit, self._rules.streams)
 
-    def opening(self, head: Head) -> Fault | None:
-        """See Conversation."""
+    def draw_fault(self, head: Head) -> Fault | None:
+        """See RequestHandler."""
         if self._rules.is_grant(head):
             return self._faults.draw(self._vendor, "token")
         fault = self._faults.draw(self._vendor) if self._rules.is_message(head) else None
@@ -69,12 +69,12 @@ class VendorConnection:
             self._limit = fault.streams
         return fault
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Conversation."""
-        return self._rules.farewell(fault)
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See RequestHandler."""
+        return self._rules.goaway_data(fault)
 
     def reply(self, request: VendorRequest) -> VendorReply:
-        """See Conversation."""
+        """See RequestHandler."""
         fault, kind = request.fault, request.fault.kind if request.fault else None
         grant = self._rules.is_grant(request.head)
         if grant:
@@ -85,23 +85,23 @@ class VendorConnection:
             if not grant:
                 self._record.refuse(self._vendor)
             return self._failure(fault)
-        verdict = self._rules.judge(request)
-        if verdict.accepted:
-            self._record.accept(self._vendor, verdict.accepted)
-        elif verdict.counted and verdict.reply.status >= 400:
+        ruling = self._rules.judge(request)
+        if ruling.accepted:
+            self._record.accept(self._vendor, ruling.accepted)
+        elif ruling.counted and ruling.reply.status >= 400:
             self._record.refuse(self._vendor)
-        if fault and fault.kind in _ENDS and (verdict.accepted or grant):
+        if fault and fault.kind in _ENDS and (ruling.accepted or grant):
             return VendorReply(0, end=_ENDS[fault.kind])
         if fault and kind is Kind.DELAY:
-            return msgspec.structs.replace(verdict.reply, seconds=fault.seconds or 0.0)
-        return verdict.reply
+            return msgspec.structs.replace(ruling.reply, seconds=fault.seconds or 0.0)
+        return ruling.reply
 
     def _failure(self, fault: Fault) -> VendorReply:
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         status = fault.status or 500
         if fault.body is not None or fault.headers is not None:
             named = tuple((name.lower(), value) for name, value in (fault.headers or {}).items())
-            # RFC 9110 15: these two have no content.
+            # RFC 9110 15.3.5 and 15.4.5: 204 and 304 have no content.
             return VendorReply(status, (*named, *wait), b"" if status in (204, 304) else (fault.body or "").encode())
         if fault.of == "token":
             # RFC 6749 5.2

@@ -1,7 +1,7 @@
 """The receiver of text messages and web pushes: `POST /sms` and `POST /webpush`, signed as Standard Webhooks says.
 
-A web push to an address that holds `expired` is answered 410. A real receiver would remember `webhook-id`; this one
-takes what comes twice, so that it is counted as a duplicate.
+An address that contains `expired` gets 410. A real receiver would remember `webhook-id` and drop a repetition; this
+one accepts it, so that it is counted as a duplicate.
 
 Source: the Standard Webhooks specification, «Verifying webhook authenticity».
 """
@@ -23,35 +23,35 @@ from tocsin.sandbox.vendor import Ruling
 
 PATHS = {"/sms": "message.sms", "/webpush": "message.webpush"}
 TOLERANCE = 300
-"""Seconds that the sender's clock may differ."""
+"""Seconds between the sender's clock and ours."""
 
 
 class WebhookRules:
-    """The rules; they keep nothing about a connection. key: of the signatures."""
+    """The rules of the receiver; they have no state of a connection. key: of the HMAC-SHA256 signatures."""
 
     def __init__(self, key: bytes) -> None:
         self.streams = 1
         self._key = key
 
     def is_message(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.method == "POST" and head.target in PATHS
 
     def is_grant(self, head: Head) -> bool:
-        """See Rules; there are none."""
+        """See VendorRules. There are no access tokens."""
         return False
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Rules; HTTP/1.1 has no such frame."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See VendorRules. HTTP/1.1 has no GOAWAY frame."""
         return b""
 
     def failure(self, fault: Fault) -> VendorReply:
-        """See Rules."""
+        """See VendorRules."""
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         return _error(fault.status or 500, fault.code or "Refused by a fault script.", wait)
 
     def judge(self, request: VendorRequest) -> Ruling:
-        """See Rules."""
+        """See VendorRules."""
         head = request.head
         if head.target not in PATHS:
             return Ruling(_error(404, "There is nothing here."))

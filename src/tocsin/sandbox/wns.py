@@ -1,8 +1,8 @@
 """WNS: `POST /w/?token=…` over HTTP/1.1, with bearer tokens of either of Microsoft's endpoints.
 
-A channel says what happens to it: a token that contains `expired` is answered 410, `notfound` 404, `foreign` 403 (the
-channel of another app), `dropped` 200 with status dropped, `throttled` 200 with channelthrottled; `offline` is taken
-for a device that is not connected.
+The channel selects the answer: a token that contains `expired` gets 410, `notfound` 404, `foreign` 403 (the
+channel of another app), `dropped` 200 with status dropped, `throttled` 200 with channelthrottled; with `offline` the
+device counts as not connected.
 
 Source: Microsoft Learn, «Push notification service request and response headers (Windows Runtime apps)».
 """
@@ -32,7 +32,7 @@ TYPES = {
     "wns/badge": "text/xml",
     "wns/raw": "application/octet-stream",
 }
-"""The Content-Type each X-WNS-Type goes with."""
+"""The Content-Type that each X-WNS-Type requires."""
 
 _CHANNEL = re.compile(r"/w/\?token=([^&#\s]{1,2048})")
 _RULES = {
@@ -53,7 +53,7 @@ _CHANNEL_ERRORS = (
 
 
 class WnsRules:
-    """The rules; they keep nothing about a connection. endpoint: `https://127.0.0.1:PORT`, for a message's address."""
+    """WNS's rules; they have no state of a connection. endpoint: `https://127.0.0.1:PORT`, for a message's address."""
 
     def __init__(self, grant: WnsGrant, endpoint: str) -> None:
         self.streams = 1
@@ -61,19 +61,19 @@ class WnsRules:
         self._endpoint = endpoint
 
     def is_message(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.method == "POST" and head.target.startswith(CHANNEL_PATH)
 
     def is_grant(self, head: Head) -> bool:
-        """See Rules."""
+        """See VendorRules."""
         return head.method == "POST" and self._grant.serves(head)
 
-    def farewell(self, fault: Fault) -> bytes:
-        """See Rules; HTTP/1.1 has no such frame."""
+    def goaway_data(self, fault: Fault) -> bytes:
+        """See VendorRules. HTTP/1.1 has no GOAWAY frame."""
         return b""
 
     def failure(self, fault: Fault) -> VendorReply:
-        """See Rules. A 200 takes `code` for the notification status, a redirect for the location."""
+        """See VendorRules. `code` is the notification status of a 200 and the location of a redirect."""
         status, code = fault.status or 500, fault.code or ""
         headers = [] if fault.retry_after is None else [("Retry-After", str(fault.retry_after))]
         if status < 300:
@@ -84,7 +84,7 @@ class WnsRules:
         return _error(status, code or f"Refused with {status}.", tuple(headers), throttled=throttled)
 
     def judge(self, request: VendorRequest) -> Ruling:
-        """See Rules."""
+        """See VendorRules."""
         head = request.head
         sized = head.header("transfer-encoding") is None and head.header("content-length") is not None
         if head.method == "POST" and not sized:
@@ -137,7 +137,7 @@ def _document(request: VendorRequest) -> ElementTree.Element | None:
 
 
 def _header_problem(head: Head) -> str | None:
-    """A sentence on the first header that breaks a rule, None where all are in order."""
+    """Return a sentence on the first header that breaks a rule, else None."""
     wns_type = head.header("x-wns-type")
     if wns_type not in TYPES:
         return f"X-WNS-Type has to be one of {', '.join(TYPES)}."
@@ -156,7 +156,7 @@ def _header_problem(head: Head) -> str | None:
 
 
 def _outcome(status: str, connection: str | None) -> VendorReply:
-    """A 200. Both names of the status header: today's documentation and the older one name a different one each."""
+    """Return a 200 with both names of the status header: X-WNS-Status of today's documentation and the older name."""
     headers = [*_identity(), ("X-WNS-Status", status), ("X-WNS-NotificationStatus", status)]
     if connection:
         headers.append(("X-WNS-DeviceConnectionStatus", connection))
@@ -168,12 +168,12 @@ def _outcome(status: str, connection: str | None) -> VendorReply:
 def _error(
     status: int, description: str, headers: tuple[tuple[str, str], ...] = (), *, throttled: bool = False
 ) -> VendorReply:
-    word = "channelthrottled" if throttled else "dropped"
-    told = (("X-WNS-Status", word), ("X-WNS-NotificationStatus", word), ("X-WNS-Error-Description", description))
-    return VendorReply(status, (*_identity(), *told, *headers))
+    outcome = "channelthrottled" if throttled else "dropped"
+    named = (("X-WNS-Status", outcome), ("X-WNS-NotificationStatus", outcome), ("X-WNS-Error-Description", description))
+    return VendorReply(status, (*_identity(), *named, *headers))
 
 
 def _identity() -> list[tuple[str, str]]:
-    """X-WNS-Msg-ID (at most 16 characters) and the trace."""
+    """Return X-WNS-Msg-ID (at most 16 characters) and the debug trace."""
     number = secrets.token_hex(8).upper()
     return [("X-WNS-Msg-ID", number), ("X-WNS-Debug-Trace", f"SANDBOX-{number[:6]}")]

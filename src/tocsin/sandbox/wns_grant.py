@@ -16,7 +16,7 @@ from tocsin.sandbox.credentials import Credentials
 from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 
 LIFETIME = 86_399
-"""Seconds an access token is good for."""
+"""Seconds an access token is valid."""
 
 TOKENS_KEPT = 10_000
 
@@ -29,7 +29,7 @@ _LEGACY_SCOPE = "notify.windows.com"
 
 
 class WnsGrant:
-    """Exchanges a client id and secret for an access token, and knows the newest TOKENS_KEPT of them."""
+    """Issues access tokens for a client id and secret, and keeps the newest TOKENS_KEPT."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._client_id = credentials.wns_client_id
@@ -38,27 +38,27 @@ class WnsGrant:
         self._expiry: dict[str, float] = {}
 
     def serves(self, head: Head) -> bool:
-        """Whether the request is for a token."""
+        """Return whether the request is for a token."""
         return head.target == LEGACY_PATH or _ENTRA.fullmatch(head.target) is not None
 
     def forget(self) -> None:
-        """Takes every token out of force."""
+        """Revoke every token."""
         self._expiry.clear()
 
     def valid(self, authorization: str | None, now: float) -> bool:
-        """Whether an `authorization` header carries a token in force at `now` (epoch seconds)."""
+        """Return whether an `authorization` header has a token that is valid at `now` (epoch seconds)."""
         scheme, _, token = (authorization or "").partition(" ")
         return scheme.lower() == "bearer" and self._expiry.get(token.strip(), 0.0) > now
 
     def answer(self, request: VendorRequest) -> VendorReply:
-        """The answer to a form posted to either endpoint."""
+        """Return the answer to a form sent to either endpoint."""
         legacy = request.head.target == LEGACY_PATH
         if request.head.method != "POST":
             return VendorReply(405)
         form = dict(parse_qsl(request.body.decode("latin-1"), keep_blank_values=True))
         if form.get("grant_type") != "client_credentials":
             return _failure(400, "unsupported_grant_type", "The grant_type has to be client_credentials.")
-        # live.com knows an app by its Package SID, Entra by its application id.
+        # live.com identifies an app by its Package SID, Entra by its application id.
         client_id = self._package_sid if legacy else self._client_id
         same_secret = hmac.compare_digest(form.get("client_secret", "").encode(), self._secret.encode())
         if form.get("client_id") != client_id or not same_secret:
