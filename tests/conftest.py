@@ -21,6 +21,8 @@ from hypothesis import settings
 from tocsin.account import create_account
 from tocsin.store.ledger import Ledger, open_ledger
 
+pytest.register_assert_rewrite("support")
+
 # A submission is judged on the same examples as the run before it; everybody else's run looks at new ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 from sqlalchemy import func, select
-from test_worker import Stage, Vendor
+from support.stage import Stage, Vendor
 
 from tocsin.delivery import completer as closings
 from tocsin.delivery.completer import BLOCK, TROUBLE_SECONDS, Completer, DeliveredChunk

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
-from test_worker import SETTINGS, Stage, Vendor
+from support.stage import SETTINGS, Stage, Vendor
 
 from tocsin import queue
 from tocsin.account import create_account

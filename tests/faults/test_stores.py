@@ -17,7 +17,7 @@ import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 from evidence import count_sent, read_states
 from siege import ENVIRONMENT, IN_FLIGHT, PUSH
-from test_worker import SETTINGS, Stage, Vendor
+from support.stage import SETTINGS, Stage, Vendor
 from vendors import count_accepted, count_doubled
 
 from tocsin.outcome import FINAL, Outcome
