@@ -14,8 +14,8 @@ import sys, threading, time, typing
 import tocsin.app
 from tocsin import queue
 from tocsin.account import create_account
-from tocsin.campaign.runs import insert_campaign
-from tocsin.campaign.spec import read_spec, read_stored_spec
+from tocsin.campaign.runs import insert_campaign, read_stored_spec
+from tocsin.campaign.spec import read_spec
 from tocsin.queue import Note, Recipients, Share
 from tocsin.store.ledger import open_ledger
 
