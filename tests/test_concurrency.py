@@ -1,4 +1,4 @@
-"""Who delivers: places, the urgent one, and those that are lent while somebody waits for a vendor."""
+"""Slots of the worker pool: the ordinary, the urgent one, and those that are lent during a wait for a vendor."""
 
 from __future__ import annotations
 
@@ -7,41 +7,40 @@ from collections.abc import Callable
 
 import pytest
 
-from tocsin.delivery import concurrency as crews
-from tocsin.delivery.concurrency import BORROWED_SLOTS, Slot, WorkerPool
+from tocsin.delivery.concurrency import BORROW_AFTER_SECONDS, BORROWED_SLOTS, Slot, WorkerPool
 
 
 class Office:
     """Work that goes on until the test says so."""
 
-    def __init__(self, size: int):
-        self.pool = WorkerPool(size, self._work)
+    def __init__(self, size: int, borrow_after: float = BORROW_AFTER_SECONDS):
+        self.pool = WorkerPool(size, self._work, borrow_after)
         self.urgent = self.ordinary = self.waiting = 0
-        self.doors: list[asyncio.Event] = []
+        self.gates: list[asyncio.Event] = []
         self.slow = False
 
     async def _work(self, slot: Slot) -> None:
         urgent = slot is Slot.URGENT
         name = "urgent" if urgent else "ordinary"
         setattr(self, name, getattr(self, name) + 1)
-        door = asyncio.Event()
-        self.doors.append(door)
+        gate = asyncio.Event()
+        self.gates.append(gate)
         try:
             if self.slow and not urgent:
                 async with self.pool.lending_slot():
                     self.waiting += 1
-                    await door.wait()
+                    await gate.wait()
                     self.waiting -= 1
             else:
-                await door.wait()
+                await gate.wait()
         finally:
             setattr(self, name, getattr(self, name) - 1)
 
     def open(self) -> None:
         """Everybody who works now is done."""
-        doors, self.doors = self.doors, []
-        for door in doors:
-            door.set()
+        gates, self.gates = self.gates, []
+        for gate in gates:
+            gate.set()
 
     async def until(self, true: Callable[[], bool]) -> None:
         async with asyncio.timeout(10):
@@ -70,10 +69,9 @@ async def test_so_many_and_one_for_urgent_ones(size: int) -> None:
     assert (office.ordinary, office.urgent) == (0, 0)
 
 
-async def test_places_are_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_are_lent() -> None:
     """Who waits long lends its place, over and over, up to the bound; when the waiting ends so does the help."""
-    monkeypatch.setattr(crews, "PATIENCE_SECONDS", 0.001)
-    office = Office(2)
+    office = Office(2, borrow_after=0.001)
     office.slow = True
     running = asyncio.create_task(office.pool.run())
     await office.until(lambda: office.pool._lent == 2 + BORROWED_SLOTS)  # everybody has asked for help
@@ -98,7 +96,7 @@ async def test_nothing_is_lent_to_the_patient() -> None:
         await office.settle()
         assert office.ordinary == 2
         office.open()
-        await office.until(lambda: len(office.doors) == 3)
+        await office.until(lambda: len(office.gates) == 3)
     office.pool.stop()
     office.open()
     await asyncio.wait_for(running, 10)

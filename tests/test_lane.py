@@ -236,7 +236,9 @@ async def test_a_lane_climbs_after_a_pause() -> None:
     answers = await asyncio.gather(*(lane.send(message(number)) for number in range(100)))
     assert 2 <= len(vendor.got) <= 1 + 2.7  # one at once, and the area under the line from 1/s to 20/s
     away = [one for one in answers if one.outcome is not Outcome.ACCEPTED]
-    assert {(one.outcome, one.code, one.scope) for one in away} == {(Outcome.THROTTLED, "lane in slow start", Scope.DEVICE)}
+    assert {(one.outcome, one.code, one.scope) for one in away} == {
+        (Outcome.THROTTLED, "lane in slow start", Scope.DEVICE)
+    }
     waits = [one.retry_after or 0.0 for one in away]
     assert LONGEST_TURN < min(waits) < max(waits) <= 60
     assert len(set(waits)) == len(waits)
