@@ -21,6 +21,8 @@ from hypothesis import settings
 from tocsin.account import create_account
 from tocsin.store.ledger import Ledger, open_ledger
 
+pytest.register_assert_rewrite("support")
+
 # A submission is judged on the same examples as the run before it; everybody else's run looks at new ones.
 settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -28,6 +30,9 @@ if os.environ.get("CI"):
 
 T = TypeVar("T")
 SMALL_WINDOW, SMALL_AT_ONCE = 50, 4
+# `make faults` and a nightly run look at more worlds than a submission has the time for.
+THOROUGH = bool(os.environ.get("THOROUGH"))
+
 READY_SECONDS = 60
 RESULT_SECONDS = 60
 # Limits that are not what a test is about are set out of its way.
@@ -39,11 +44,21 @@ ROOMY = {
 }
 
 
+def port_range() -> tuple[int, int]:
+    """The ports this process may pick: one's own for each worker of pytest-xdist, and none that Linux gives to clients
+    (32768 and up), for what is free when looked at has to be free a second later."""
+    first, last, workers = 10_000, 32_000, 8
+    size = (last - first) // workers
+    start = first + int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % workers * size
+    return start, start + size
+
+
 def free_ports(count: int) -> int:
     """The first of `count` ports in a row that nobody listens on."""
     dice = random.Random()
+    start, end = port_range()
     while True:
-        first = dice.randrange(20_000, 60_000)
+        first = dice.randrange(start, end - count)
         with contextlib.ExitStack() as sockets:
             try:
                 for port in range(first, first + count):

@@ -1,4 +1,4 @@
-"""The end of a chunk: recorded in blocks, let go of, and taken again when the facts store is away."""
+"""The completer: delivered chunks are recorded in blocks, closed, and taken again when the facts store is away."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ import asyncio
 
 import pytest
 from sqlalchemy import func, select
-from test_worker import Stage, Vendor
+from support.stage import Stage, Vendor
 
-from tocsin.delivery import completer as closings
-from tocsin.delivery.completer import BLOCK, TROUBLE_SECONDS, Completer, DeliveredChunk
+from tocsin.delivery.completer import BLOCK, LINGER_SECONDS, TROUBLE_SECONDS, Completer, DeliveredChunk
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -22,8 +21,8 @@ NOWHERE = "clickhouse://127.0.0.1:1/nowhere"  # nobody listens on port 1
 class Blocks(Completer):
     """Notes how many chunks were closed at once."""
 
-    def __init__(self, stage: Stage, facts: Facts, *, busy: bool = False):
-        super().__init__(stage.ledger, facts, lambda: stage.now, lambda: busy)
+    def __init__(self, stage: Stage, facts: Facts, *, busy: bool = False, linger: float = LINGER_SECONDS):
+        super().__init__(stage.ledger, facts, lambda: stage.now, lambda: busy, linger)
         self.sizes: list[int] = []
 
     async def close(self, block: list[DeliveredChunk]) -> None:
@@ -91,24 +90,22 @@ async def test_a_block_closed_twice_counts_once(own_ledger: Ledger, facts: Facts
 async def test_blocks(
     own_ledger: Ledger,
     facts: Facts,
-    monkeypatch: pytest.MonkeyPatch,
     count: int,
     busy: bool,
     linger: float,
     sizes: list[int],
 ) -> None:
     """Chunks wait for each other until the block is full, nobody is on the way, or the time is over."""
-    monkeypatch.setattr(closings, "LINGER_SECONDS", linger)
     stage = Stage(own_ledger, facts, {"android": Vendor()})
     done = await make_done(stage, count)
-    completer = Blocks(stage, facts, busy=busy)
+    completer = Blocks(stage, facts, busy=busy, linger=linger)
     for one in done:
         await completer.put(one)
     running = asyncio.create_task(completer.run())
     async with asyncio.timeout(30):
         while sum(completer.sizes) < sizes[0]:  # noqa: ASYNC110 - turns of the loop, no time
             await asyncio.sleep(0)
-        monkeypatch.setattr(closings, "LINGER_SECONDS", 0.0)
+        completer._linger = 0.0
         completer._is_busy = lambda: False
         completer.end()
         await running

@@ -1,4 +1,4 @@
-"""Who delivers: places, the urgent one, and those that are lent while somebody waits for a vendor."""
+"""Slots of the worker pool: the ordinary, the urgent one, and those that are lent during a wait for a vendor."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from collections.abc import Callable
 
 import pytest
 
-from tocsin.delivery import concurrency as crews
-from tocsin.delivery.concurrency import BORROWED_SLOTS, Slot, WorkerPool
+from tocsin.delivery.concurrency import BORROW_AFTER_SECONDS, BORROWED_SLOTS, Slot, WorkerPool
 
 
 class Office:
     """Work that goes on until the test says so."""
 
-    def __init__(self, size: int):
-        self.pool = WorkerPool(size, self._work)
+    def __init__(self, size: int, borrow_after: float = BORROW_AFTER_SECONDS):
+        self.pool = WorkerPool(size, self._work, borrow_after)
         self.urgent = self.ordinary = self.waiting = 0
         self.gates: list[asyncio.Event] = []
         self.slow = False
@@ -70,10 +69,9 @@ async def test_so_many_and_one_for_urgent_ones(size: int) -> None:
     assert (office.ordinary, office.urgent) == (0, 0)
 
 
-async def test_places_are_lent(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slots_are_lent() -> None:
     """Who waits long lends its place, over and over, up to the bound; when the waiting ends so does the help."""
-    monkeypatch.setattr(crews, "PATIENCE_SECONDS", 0.001)
-    office = Office(2)
+    office = Office(2, borrow_after=0.001)
     office.slow = True
     running = asyncio.create_task(office.pool.run())
     await office.until(lambda: office.pool._lent == 2 + BORROWED_SLOTS)  # everybody has asked for help

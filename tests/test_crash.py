@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
 
-AUDIENCE = 20_000
-WINDOW = 256
+AUDIENCE = 4000
+WINDOW = 64
 CHUNKS_AT_ONCE = 4
 
 
@@ -25,7 +25,7 @@ def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:
 
 @pytest.mark.timeout(300)
 def test_killed_server_loses_and_doubles_nobody(own_server: Server, sandbox: Sandbox) -> None:
-    """A campaign of 20,000 survives three kills: the outcomes add up, and only what was in flight is unknown."""
+    """A campaign of 4,000 survives three kills: the outcomes add up, and only what was in flight is unknown."""
     caller = own_server.account()
     own_server.use_sandbox(caller, sandbox)
     caller.upload(*people(AUDIENCE, wns_port=sandbox.port + 3))

@@ -282,9 +282,8 @@ async def test_one_a_second_over_processes(store: Ledger, open_again: Callable[[
         assert await call(0, NOW + 2)
 
 
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)  # SQLite's places die with the process
 async def test_the_place_of_who_died_comes_back(store: Ledger) -> None:
-    if store.embedded:  # its memory dies with it
-        return
     account = create_account(store, "dead", "UTC", NOW)[0]
     throttle = Throttle(store, "upload", None, 1, pick=lambda own: (None, own.uploads_at_once))
     held = throttle.admit(account.id, NOW)

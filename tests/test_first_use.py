@@ -12,10 +12,11 @@ from pathlib import Path
 SCRIPT = """
 import sys, threading, time, typing
 import tocsin.app
-from tocsin import chunk as chunks
+from tocsin import queue
 from tocsin.account import create_account
-from tocsin.campaign import insert_campaign, read_spec, read_stored_spec
-from tocsin.chunk import Note, Recipients, Share
+from tocsin.campaign.runs import insert_campaign, read_stored_spec
+from tocsin.campaign.spec import read_spec
+from tocsin.queue import Note, Recipients, Share
 from tocsin.store.ledger import open_ledger
 
 made = typing.ForwardRef.__init__

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
-from test_worker import SETTINGS, Stage, Vendor
+from support.stage import SETTINGS, Stage, Vendor
 
 from tocsin import queue
 from tocsin.account import create_account
@@ -260,13 +260,12 @@ def test_what_is_given_back_late_makes_no_room_twice(own_ledger: Ledger) -> None
     assert [take(NOW + 305), take(NOW + 312), take(NOW + 600), take(NOW + 630)] == [4, 0, 0, 4]
 
 
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)  # SQLite has one writer
 async def test_two_processes_take_turns(store: Ledger, open_again: Any) -> None:
     """While one is at the caps in its transaction the other is told, and waits for nothing."""
     account = create_account(store, "two", "UTC", NOW)[0]
     rule = CapRule(account_id=account.id, channel="push", message="r1", campaign_id=1, account=Cap(most=1))
     other = open_again()
-    if store.embedded:  # one writer: nothing to take turns about
-        return
     with store._writer.begin() as connection:
         assert reserve(connection, rule, [Claim(0, 1, 1)], NOW).dropped == {}
         with pytest.raises(LockNotAvailable):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
-from test_worker import Stage, Vendor
+from support.stage import Stage, Vendor
 
 from tocsin.delivery.content_breaker import REFUSALS_IN_A_ROW
 from tocsin.outcome import Outcome

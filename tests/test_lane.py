@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from conftest import Sandbox, token
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
-from test_uninstalled import Town
-from test_worker import SETTINGS, Vendor, held
+from support.stage import SETTINGS, Vendor, held
+from support.town import Town
 
 from tocsin import metrics
 from tocsin.account import create_account

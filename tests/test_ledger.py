@@ -14,6 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
+from support.chunks import LEASE, NOW, lease, load, must_lease, release, settle
 
 from tocsin import queue
 from tocsin.account import Account, add_passcode, create_account, find_account, list_accounts, revoke_passcode
@@ -35,8 +36,6 @@ from tocsin.store.rows import upsert_rows
 
 pytest_plugins = ("engines",)
 
-NOW = 1_800_000_000.0
-LEASE = 60.0
 NOTHING = {"sent": 0, "unknown": 0, "failed": 0, "suppressed": 0}
 SPEC = Spec(name="n", channel="push", where=Everybody(), content=Content(), platforms=("android",), due_at=NOW)
 
@@ -100,30 +99,6 @@ def add_request(store: Ledger, now: float = NOW) -> int:
         return connection.scalar(select(func.max(schema.chunk.c.id))) or 0
 
     return store.write_now(write)
-
-
-def lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk | None:
-    return store.write_now(lambda connection: queue.lease_next(connection, owner, now, LEASE))
-
-
-def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
-    chunk = lease(store, owner, now)
-    assert chunk is not None
-    return chunk
-
-
-def settle(store: Ledger, chunk: Chunk, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: queue.settle(connection, chunk, now, LEASE))
-
-
-def release(store: Ledger, chunk: Chunk, not_before: float | None = None, owner: str = "one", now: float = NOW) -> bool:
-    return store.write_now(lambda connection: queue.release(connection, chunk, now, not_before))
-
-
-def load(store: Ledger, chunk_id: int) -> Chunk:
-    chunk = store.read_now(lambda connection: queue.load(connection, chunk_id))
-    assert chunk is not None
-    return chunk
 
 
 def end_all(chunk: Chunk, state: State = State.ACCEPTED) -> None:

@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from test_mail import KEYS, NACL, pem_of, verify
-from test_sandbox_driver import running
+from support.sandbox_driver import running
+from support.signatures import KEYS, NACL, pem_of, verify
 
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Mail, Receipt, Scope

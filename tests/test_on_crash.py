@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
-from test_ledger import LEASE, NOW, lease, load, must_lease, settle
-from test_worker import BODY, CONTENT, Stage, Vendor
+from support.chunks import LEASE, NOW, lease, load, must_lease, settle
+from support.stage import BODY, CONTENT, Stage, Vendor
 
 from tocsin import queue
 from tocsin.account import Account

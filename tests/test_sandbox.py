@@ -15,7 +15,7 @@ from urllib.parse import urlencode
 
 import msgspec
 import pytest
-from test_sandbox_driver import Curl, running
+from support.sandbox_driver import Curl, running
 
 from tocsin.errors import Misconfigured
 from tocsin.sandbox import Sandbox, control

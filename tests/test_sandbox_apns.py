@@ -14,7 +14,7 @@ import pytest
 from jh2.errors import ErrorCodes
 from jh2.events import ConnectionTerminated, RemoteSettingsChanged, StreamEnded, StreamReset
 from jh2.settings import SettingCodes
-from test_sandbox_driver import Answer, Curl, Wire, provider_token, running
+from support.sandbox_driver import Answer, Curl, Wire, provider_token, running
 
 from tocsin.sandbox import Sandbox
 from tocsin.sandbox.faults import Fault, Kind

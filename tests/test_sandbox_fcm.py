@@ -13,7 +13,7 @@ import pycurl
 import pytest
 from jh2.errors import ErrorCodes
 from jh2.events import StreamEnded, StreamReset
-from test_sandbox_driver import GOAWAY, HEADERS, Answer, Curl, Wire, assertion, grant_form, running
+from support.sandbox_driver import GOAWAY, HEADERS, Answer, Curl, Wire, assertion, grant_form, running
 
 from tocsin.sandbox import Sandbox
 from tocsin.sandbox.faults import Fault, Kind

@@ -14,7 +14,7 @@ from email.utils import format_datetime, localtime, make_msgid
 from typing import TypeVar
 
 import pytest
-from test_sandbox_driver import running
+from support.sandbox_driver import running
 
 from tocsin.sandbox import Sandbox
 from tocsin.sandbox.faults import Fault, Kind

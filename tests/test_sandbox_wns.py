@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 import pycurl
 import pytest
-from test_sandbox_driver import Answer, Curl, running
+from support.sandbox_driver import Answer, Curl, running
 
 from tocsin.sandbox import Sandbox
 from tocsin.sandbox.faults import Fault, Kind

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select, update
-from test_worker import BODY, SETTINGS, Stage, Vendor
+from support.stage import BODY, SETTINGS, Stage, Vendor
 
 from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
 from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until

@@ -12,7 +12,7 @@ import pytest
 from conftest import Caller, Sandbox, Server, people
 from hypothesis import given
 from hypothesis import strategies as st
-from test_bounces import Post, mail_all
+from support.bounces import Post, mail_all
 
 from tocsin.api.unsubscribe import FORM_BYTES, is_one_click
 from tocsin.delivery.push_id import sign_push_id, unsubscribe_url

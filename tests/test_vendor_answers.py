@@ -5,46 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
-import pytest_asyncio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
-from test_providers import Bench, send
+from support.bench import Bench, send
 from vendor_rows import ACCEPTED, APNS, DENIED, GONE, LANE, REGISTERED, ROWS, TOKEN_ROWS, UNAVAILABLE, Row
 
 from tocsin.errors import Misconfigured
 from tocsin.providers import apns
 from tocsin.providers.contract import Address, Message, Provider, Push
-from tocsin.providers.transport import Transport
-from tocsin.sandbox import Sandbox
+
+pytest_plugins = ("support.bench",)
 
 MANY = 100
 EVERY_ROW = [pytest.param(name, row, id=f"{name}, {row}") for name, rows in ROWS.items() for row in rows]
 EVERY_TOKEN_ROW = [pytest.param(name, row, id=f"{name}, {row}") for name, row in TOKEN_ROWS]
 TOKENED = pytest.mark.parametrize("name", ["fcm", "wns"])
-
-
-@pytest_asyncio.fixture(scope="module")
-async def running() -> AsyncIterator[Bench]:
-    """One sandbox for all tests of this file."""
-    sandbox = await Sandbox.start(data=None, port=0)
-    found = Bench(sandbox.url, {}, Transport())
-    found.credentials = await found.call("GET", "/credentials")
-    yield found
-    await sandbox.stop()
-
-
-@pytest_asyncio.fixture
-async def bench(running: Bench) -> AsyncIterator[Bench]:
-    """The sandbox without faults or messages, and a transport that is closed afterwards."""
-    await running.call("DELETE", "/faults")
-    await running.call("DELETE", "/messages")
-    async with Transport() as transport:
-        yield Bench(running.url, running.credentials, transport)
 
 
 def make_message(bench: Bench, name: str, collapse: str = "1_20260101") -> Message:
@@ -186,9 +165,9 @@ async def test_revoked_token_and_no_other(bench: Bench, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def apns_settings(running: Bench) -> apns.ApnsSettings:
+def apns_settings(bench_of_module: Bench) -> apns.ApnsSettings:
     """Settings with the sandbox's key."""
-    made = running.settings("apns")
+    made = bench_of_module.settings("apns")
     assert isinstance(made, apns.ApnsSettings)
     return made
 

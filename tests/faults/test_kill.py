@@ -16,7 +16,7 @@ from siege import Siege
 
 pytest_plugins = ("engines",)
 
-KILLS = int(os.environ.get("FAULT_KILLS", "20"))
+KILLS = int(os.environ.get("FAULT_KILLS", "12"))
 SEED = os.environ.get("FAULT_SEED") or secrets.token_hex(4)
 SIZE = 1500  # people of each of the two accounts
 

@@ -17,7 +17,7 @@ import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 from evidence import count_sent, read_states
 from siege import ENVIRONMENT, IN_FLIGHT, PUSH
-from test_worker import SETTINGS, Stage, Vendor
+from support.stage import SETTINGS, Stage, Vendor
 from vendors import count_accepted, count_doubled
 
 from tocsin.outcome import FINAL, Outcome
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("engines",)
 
 AUDIENCE = 3000
-TROUBLE_SECONDS = 4.0
+TROUBLE_SECONDS = 3.0
 """A worker looks every 0.5 s and a lease runs out after 2.5 s: longer trouble is the same again and again."""
 
 PROBES = 6  # of health in that time; each that fails is a line of log

@@ -43,11 +43,19 @@ class DeliveredChunk(msgspec.Struct, frozen=True):
 class Completer:
     """Collects delivered chunks and completes them in blocks. is_busy: whether more are being delivered."""
 
-    def __init__(self, ledger: Ledger, facts: Facts, clock: Callable[[], float], is_busy: Callable[[], bool]):
+    def __init__(
+        self,
+        ledger: Ledger,
+        facts: Facts,
+        clock: Callable[[], float],
+        is_busy: Callable[[], bool],
+        linger: float = LINGER_SECONDS,
+    ):
         self._ledger = ledger
         self._facts = facts
         self._clock = clock
         self._is_busy = is_busy
+        self._linger = linger
         self._waiting: list[DeliveredChunk] = []
         self._changed = asyncio.Event()
         self._room = asyncio.Semaphore(2 * BLOCK)
@@ -75,7 +83,7 @@ class Completer:
             if not self._waiting:
                 await self._wait_for_change(None)
                 continue
-            deadline = loop.time() + LINGER_SECONDS
+            deadline = loop.time() + self._linger
             while self._is_busy() and len(self._waiting) < BLOCK and loop.time() < deadline:
                 await self._wait_for_change(deadline - loop.time())
             block, self._waiting = self._waiting[:BLOCK], self._waiting[BLOCK:]

@@ -28,8 +28,9 @@ class WorkerPool:
     """Tasks that call `work` until `stop`: `size` of them, the first steady; one more for urgent chunks; and one for
     each slot that is lent."""
 
-    def __init__(self, size: int, work: Work):
+    def __init__(self, size: int, work: Work, borrow_after: float = BORROW_AFTER_SECONDS):
         self._size = size
+        self._borrow_after = borrow_after
         self._work = work
         self._lent = 0
         self._extra = 0
@@ -49,7 +50,7 @@ class WorkerPool:
     @asynccontextmanager
     async def lending_slot(self) -> AsyncIterator[None]:
         """Wrap a wait for a vendor: after BORROW_AFTER_SECONDS another task works in this one's slot."""
-        timer = asyncio.get_running_loop().call_later(BORROW_AFTER_SECONDS, self._lend)
+        timer = asyncio.get_running_loop().call_later(self._borrow_after, self._lend)
         try:
             yield
         finally:

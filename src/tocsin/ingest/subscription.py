@@ -164,3 +164,8 @@ async def find_users_with_addresses(
         for user, text in rows:
             found.setdefault(int(user), []).append(values[text])
     return found
+
+
+def _as_stored(name: str, value: str) -> str:
+    """Return a property's value as the facts store holds it."""
+    return str(msgspec.json.decode(encode_props(to_facts({name: value})))[name])
