@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
 
 from tocsin.account import Account, list_accounts
+from tocsin.api.http import read_json
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
@@ -43,6 +45,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         return await self.authenticator.authenticate(
             headers.get("x-clevertap-account-id"), headers.get("x-clevertap-passcode"), self.clock()
         )
+
+    async def read(self, request: Request) -> tuple[Account, dict[str, Any]]:
+        """Return the account of a request, and its body as an object. Raises Problem 401, 413 or 400."""
+        return await self.authenticate(request), await read_json(request, self.settings.body_limit)
 
     async def authenticate_locally(self, request: Request) -> Account:
         """Return the account that a command of this machine names. It proves itself with the token of the data folder,

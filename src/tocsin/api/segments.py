@@ -13,7 +13,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, read_json
+from tocsin.api.http import answer
 from tocsin.audience.condition import PARSE
 from tocsin.audience.explain import explain_person, explain_query
 from tocsin.audience.query import find_segment, named_segments, read_where
@@ -37,7 +37,7 @@ class PageJson(msgspec.Struct, frozen=True):
 
 
 async def save(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     if "where" not in body:
         raise Problem(PARSE)
     query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
@@ -48,7 +48,7 @@ async def save(context: Context, request: Request) -> Response:
 
 
 async def show_all(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     asked = read_struct(body, PageJson)
     page, limit = asked.page, asked.limit
     found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
@@ -57,7 +57,7 @@ async def show_all(context: Context, request: Request) -> Response:
 
 
 async def show(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     name = read_name(body.get("name"))
     found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
     if not found:
@@ -66,7 +66,7 @@ async def show(context: Context, request: Request) -> Response:
 
 
 async def delete(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     name = read_name(body.get("name"))
     if not await context.ledger.write(lambda connection: delete_segment(connection, account.id, name)):
         raise Problem(f"There is no segment {name!r} (at $.name)")
@@ -74,7 +74,7 @@ async def delete(context: Context, request: Request) -> Response:
 
 
 async def explain(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     found = await explain_where(context.ledger, context.facts, account, body, context.clock())
     return answer({"status": "success", **found})
 
@@ -116,10 +116,6 @@ async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) 
     if key not in users:
         raise Problem(f"Nobody has the {name} {text[:80]!r} (at $.{name})")
     return users[key]
-
-
-async def _read(context: Context, request: Request) -> tuple[Account, dict[str, Any]]:
-    return await context.authenticate(request), await read_json(request, context.settings.body_limit)
 
 
 def _shown(segment: Segment) -> dict[str, Any]:

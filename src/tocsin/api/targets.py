@@ -14,7 +14,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, encode, read_body, read_json, read_object, replay, require_json_type
+from tocsin.api.http import answer, encode, read_body, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
 from tocsin.campaign.local_time import read_day
@@ -39,7 +39,7 @@ async def create(context: Context, request: Request) -> Response:
 
 async def stop(context: Context, request: Request) -> Response:
     """Stop a campaign; of a running one, also say how many recipients are with the vendors."""
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     campaign_id, now = _read_id(body), context.clock()
 
     def stop_now(connection: Connection) -> dict[str, int]:
@@ -53,7 +53,7 @@ async def stop(context: Context, request: Request) -> Response:
 
 
 async def show_result(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     campaign_id = _read_id(body)
     numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
     more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
@@ -61,14 +61,10 @@ async def show_result(context: Context, request: Request) -> Response:
 
 
 async def show_all(context: Context, request: Request) -> Response:
-    account, body = await _read(context, request)
+    account, body = await context.read(request)
     found = await list_targets(context.ledger, account.id, due=_read_days(body, account))
     now = context.clock()
     return answer({"status": "success", "targets": [_listed(one, account, now) for one in found]})
-
-
-async def _read(context: Context, request: Request) -> tuple[Account, dict[str, Any]]:
-    return await context.authenticate(request), await read_json(request, context.settings.body_limit)
 
 
 async def _create(context: Context, request: Request, account: Account) -> Response:

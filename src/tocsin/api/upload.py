@@ -23,6 +23,7 @@ async def upload(context: Context, request: Request) -> Response:
 
 
 async def upload_as(context: Context, request: Request, account: Account, *, system: bool) -> Response:
+    """Take records for an account. system: they may be events that an SDK raises. Raises Problem 400, 409, 413, 422."""
     raw = await read_body(request, context.settings.body_limit)
     body = read_object(raw, request.scope["path"])
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
