@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -102,8 +101,7 @@ def _explain(raw: Any, kind: inspect.Type, text: str, place: str, at: str, code:
     if field is not None and field[1] == "contains unknown":
         known = sorted(one.encode_name for struct in _flatten(kind) for one in getattr(struct, "fields", ()))
         return f"{show(field[2])} is not supported here; known are {', '.join(known)}", f"{at}.{field[2][:80]}", code
-    too_many = isinstance(raw, list) and "of length" in text
-    given = f", not {len(raw)} elements" if too_many else f", not {show(raw)}"
+    given = f", not {len(raw) if isinstance(raw, list) and 'of length' in text else show(raw)}"
     if field is not None:
         kind, at, given = _enter(kind, field[2]), f"{at}.{field[2]}", ""
     codes = [extra["code"] for one in _flatten(kind) if "code" in (extra := getattr(one, "extra", None) or {})]
@@ -113,13 +111,14 @@ def _explain(raw: Any, kind: inspect.Type, text: str, place: str, at: str, code:
     return sentence, at, codes[0] if codes else code
 
 
-def _flatten(kind: inspect.Type) -> Iterator[inspect.Type]:
-    """Yield a type, and what it is made of where it is a union or carries metadata."""
-    yield kind
-    for one in kind.types if isinstance(kind, inspect.UnionType) else ():
-        yield from _flatten(one)
-    if isinstance(kind, inspect.Metadata):
-        yield from _flatten(kind.type)
+def _flatten(kind: inspect.Type) -> list[inspect.Type]:
+    """Return a type, and what it is made of where it is a union or carries metadata."""
+    match kind:
+        case inspect.UnionType(types=kinds):
+            return [kind, *(one for inner in kinds for one in _flatten(inner))]
+        case inspect.Metadata(type=inner):
+            return [kind, *_flatten(inner)]
+    return [kind]
 
 
 def _enter(kind: inspect.Type, step: str | int) -> inspect.Type:
@@ -141,45 +140,32 @@ def _enter(kind: inspect.Type, step: str | int) -> inspect.Type:
 def _describe(kind: inspect.Type) -> str:
     """Return what a value of the type must be: «a whole number from 1 to 365»."""
     match kind:
-        case inspect.Metadata():
-            return (kind.extra or {}).get("is") or _describe(kind.type)
-        case inspect.UnionType():
-            words = dict.fromkeys(_describe(one) for one in kind.types if not isinstance(one, inspect.NoneType))
-            return " or ".join(words)
-        case inspect.LiteralType():
-            return f"{'one of ' if len(kind.values) > 1 else ''}{', '.join(map(str, kind.values))}"
-        case inspect.BoolType():
-            return "a Boolean"
-        case inspect.IntType():
-            return f"a whole number{_range(kind.ge, kind.le, kind.gt, kind.lt)}"
-        case inspect.FloatType():
-            return f"a number{_range(kind.ge, kind.le, kind.gt, kind.lt)}"
-        case inspect.StrType():
-            return f"a text{_range(kind.min_length, kind.max_length, of='letters')}"
-        case inspect.ListType() | inspect.VarTupleType():
-            return f"a list{_range(kind.min_length, kind.max_length, of=_describe_many(kind.item_type))}"
-        case inspect.TupleType():
-            return f"a list of {len(kind.item_types)} elements"
-    return "an object"
+        case inspect.Metadata(type=inner, extra=extra):
+            return str((extra or {}).get("is") or _describe(inner))
+        case inspect.UnionType(types=kinds):
+            words = (_describe(one) for one in kinds if not isinstance(one, inspect.NoneType))
+            return " or ".join(dict.fromkeys(words))
+        case inspect.LiteralType(values=values):
+            return f"one of {', '.join(map(str, values))}"
+        case inspect.TupleType(item_types=kinds):
+            return f"a list of {len(kinds)} elements"
+    word, joined, unit = _WORDS.get(type(kind), ("an object", "", ""))
+    given = [(bound, value) for name, bound in _BOUNDS if (value := getattr(kind, name, None)) is not None]
+    if [bound for bound, _ in given] == ["at least", "at most"]:
+        return f"{word} {joined} {given[0][1]} to {given[1][1]}{unit}"
+    bounds = " and ".join(f"{bound} {value}{unit}" for bound, value in given)
+    return f"{word}{' of' if bounds.startswith('at') else ''} {bounds}".rstrip()
 
 
-def _describe_many(kind: inspect.Type) -> str:
-    many = _describe(kind).removeprefix("one of ")
-    for one in ("object", "text", "list", "whole number", "number"):
-        many = many.replace(f"an {one}", f"{one}s").replace(f"a {one}", f"{one}s")
-    return many
-
-
-def _range(
-    least: float | None, most: float | None, above: float | None = None, below: float | None = None, of: str = ""
-) -> str:
-    """Return the bounds in words; of: what is counted, where it is a length."""
-    words = (("at least", least), ("above", above), ("at most", most), ("below", below))
-    found = " and ".join(f"{word} {value}" for word, value in words if value is not None)
-    if least is not None and most is not None:
-        found = f"{least} to {most}" if of else f"from {least} to {most}"
-    elif least == 1 and of:
-        found = "one or more"
-    if of and (found or of != "letters"):
-        return f" of {found} {of}".replace("  ", " ")
-    return f" of {found}" if found.startswith("at") else f" {found}" if found else ""
+_WORDS: dict[type, tuple[str, str, str]] = {
+    inspect.BoolType: ("a Boolean", "", ""),
+    inspect.IntType: ("a whole number", "from", ""),
+    inspect.FloatType: ("a number", "from", ""),
+    inspect.StrType: ("a text", "of", " letters"),
+    inspect.ListType: ("a list", "of", " elements"),
+    inspect.VarTupleType: ("a list", "of", " elements"),
+}
+_BOUNDS = (
+    *(("ge", "at least"), ("min_length", "at least"), ("gt", "above")),
+    *(("le", "at most"), ("max_length", "at most"), ("lt", "below")),
+)

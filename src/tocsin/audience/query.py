@@ -5,7 +5,7 @@ What is not understood is refused by name: a condition that was ignored would se
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -39,10 +39,13 @@ Segments = Mapping[str, Query]
 DayJson = Annotated[str | int, Meta(extra={"is": DAY})]
 CountOperator = Literal["equals", Comparison]
 Count = Annotated[int, Meta(ge=0, le=TIMES)]
+Events = Annotated[tuple["EventJson", ...], Meta(min_length=1, max_length=WIDTH)]
+Wheres = Annotated[tuple["WhereJson", ...], Meta(min_length=1, max_length=WIDTH)]
 
 
 class EventJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, dict=True):
-    """An event as it is sent, raised at least once. `props` is an older spelling of `event_properties`."""
+    """An event as it is sent: raised once, or as often as `operator` and `value` say. `props` is an older spelling of
+    `event_properties`."""
 
     event_name: str | UnsetType = UNSET
     from_: DayJson | UnsetType = field(name="from", default=UNSET)
@@ -50,13 +53,11 @@ class EventJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     event_properties: Conditions | UnsetType = UNSET
     props: Conditions | UnsetType = UNSET
     session_properties: Sessions | UnsetType = UNSET
+    operator: CountOperator | UnsetType = UNSET
+    value: Count | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         _ = self.did  # what is wrong with it is refused while its place is known
-
-    @cached_property
-    def times(self) -> Times | None:
-        return None
 
     @cached_property
     def did(self) -> Did:
@@ -70,24 +71,10 @@ class EventJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
             raise Invalid("event_properties and props mean the same; send one of them")
         properties = nodes_of(self.event_properties or (), "event_properties") + nodes_of(self.props or (), "props")
         session, more = read_session(self.session_properties or ())
-        return Did(name, first, last, properties + more, session, self.times)
+        return Did(name, first, last, properties + more, session, _read_times(self))
 
 
-class CountedEventJson(EventJson, frozen=True, kw_only=True):
-    """An event as it is sent, raised as often as `operator` and `value` say."""
-
-    operator: CountOperator | UnsetType = UNSET
-    value: Count | UnsetType = UNSET
-
-    @cached_property
-    def times(self) -> Times | None:
-        return _read_times(self.operator, self.value)
-
-
-Events = Annotated[tuple[EventJson, ...], Meta(min_length=1, max_length=WIDTH)]
-
-
-class AnyEventsJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dict=True):
+class AnyEventsJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`did_any`: one of the events, or as many of all of them together as `operator` and `value` say."""
 
     any_events: Events
@@ -95,24 +82,24 @@ class AnyEventsJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
     value: Count | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _ = self.times
-
-    @cached_property
-    def times(self) -> Times | None:
-        return _read_times(self.operator, self.value)
+        _refuse_counts(self.any_events, ".any_events")
+        _read_times(self)
 
 
 class AdvancedJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`advanced_query`: more events."""
 
-    did_all: Annotated[tuple[CountedEventJson, ...], Meta(min_length=1, max_length=WIDTH)] = ()
+    did_all: Events = ()
     did_any: AnyEventsJson | UnsetType = UNSET
     did_none: Events = ()
+
+    def __post_init__(self) -> None:
+        _refuse_counts(self.did_none, ".did_none")
 
     def list_parts(self) -> list[Query]:
         parts: list[Query] = [one.did for one in self.did_all]
         if self.did_any is not UNSET:
-            events, times = tuple(one.did for one in self.did_any.any_events), self.did_any.times
+            events, times = tuple(one.did for one in self.did_any.any_events), _read_times(self.did_any)
             parts.append(AnyOf(events) if times is None else DidSum(events, times))
         if self.did_none:
             parts.append(Not(AnyOf(tuple(one.did for one in self.did_none))))
@@ -132,7 +119,7 @@ class SampleJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise Invalid(f"seed must be a text of at most {NAME_BYTES} bytes", ".seed")
 
 
-class WhereJson(CountedEventJson, frozen=True, kw_only=True):
+class WhereJson(EventJson, frozen=True, kw_only=True):
     """A `where` as it is sent: what all must be met. `common_profile_prop` is an older spelling."""
 
     common_profile_properties: CommonJson | UnsetType = UNSET
@@ -145,7 +132,7 @@ class WhereJson(CountedEventJson, frozen=True, kw_only=True):
     sample: SampleJson | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        base = [one for one in CountedEventJson.__struct_fields__ if getattr(self, one) is not UNSET]
+        base = [one for one in EventJson.__struct_fields__ if getattr(self, one) is not UNSET]
         if base and self.event_name is UNSET:
             raise Invalid(f"{show(base[0].strip('_'))} needs an event_name")
         nested = self.and_ or self.or_ or self.not_ is not UNSET
@@ -159,9 +146,6 @@ class WhereJson(CountedEventJson, frozen=True, kw_only=True):
         for common in (self.common_profile_properties, self.common_profile_prop):
             leaves.extend([] if common is UNSET else common.parts)
         return (*leaves, *(() if self.advanced_query is UNSET else self.advanced_query.list_parts()))
-
-
-Wheres = Annotated[tuple[WhereJson, ...], Meta(min_length=1, max_length=WIDTH)]
 
 
 def read_where(where: Any, segments: Segments | None = None) -> Query:
@@ -212,17 +196,23 @@ def _build(where: WhereJson, place: str, segments: Segments, levels: int) -> Que
     return parts[0] if len(parts) == 1 else AllOf(tuple(parts))
 
 
-def _read_times(operator: str | UnsetType, number: int | UnsetType) -> Times | None:
+def _read_times(counted: EventJson | AnyEventsJson) -> Times | None:
     """Return how many times something was done. Counting is among those who did it: what could only mean never is
     refused, for it would target everybody else."""
-    if operator is UNSET and number is UNSET:
-        return None
+    operator, number = counted.operator or "equals", counted.value
     if number is UNSET:
-        raise Invalid(f"value must be a whole number from 0 to {TIMES}", ".value")
-    operator = operator or "equals"
+        if counted.operator is not UNSET:
+            raise Invalid(f"value must be a whole number from 0 to {TIMES}", ".value")
+        return None
     if number < {"greater_than": 0, "greater_than_equals": 0, "less_than": 2}.get(operator, 1):
         raise Invalid(f"{operator} {number} means never: ask with did_none", ".value")
     return Times(operator, number)
+
+
+def _refuse_counts(events: Sequence[EventJson], field: str) -> None:
+    for index, one in enumerate(events):
+        if one.did.times is not None:
+            raise Invalid("a count has no meaning here", f"{field}[{index}].operator")
 
 
 def find_segment(name: Any, segments: Segments, place: str) -> Query:

@@ -16,7 +16,7 @@ from tocsin.campaign.goal import Goal, GoalJson, to_goal
 from tocsin.campaign.schedule import When, begins_at, read_schedule
 from tocsin.channels import CHANNELS
 from tocsin.content import Content, read_content
-from tocsin.errors import Problem, read_struct
+from tocsin.errors import Invalid, Problem, read_struct
 from tocsin.policy import Cap
 
 Device = Literal["android", "ios", "windows"]
@@ -46,13 +46,27 @@ class Variant(msgspec.Struct, frozen=True):
     percentage: float
 
 
-class Spec(msgspec.Struct, frozen=True, kw_only=True):
+class Choices(msgspec.Struct, frozen=True, kw_only=True):
+    """What a campaign keeps of its request as it was sent.
+
+    frequency_cap: so often one user gets it, over all its runs. on_crash: what becomes of a message nobody knows about,
+        sent or not: "report" it as unknown, or "resend" it under the same collapse key, so that a second copy replaces
+        the first on the screen.
+    """
+
+    labels: Annotated[tuple[str, ...], Meta(max_length=LABELS)] = ()
+    respect_frequency_caps: bool = True
+    send_to_all_devices: bool = False
+    frequency_cap: Cap | None = None
+    respect_throttle: bool = False
+    on_crash: OnCrash = "report"
+
+
+class Spec(Choices, frozen=True, kw_only=True):
     """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
 
     due_at: epoch seconds, of the first run. platforms: what a recipient can be on, of android, ios, windows, email.
     message_seconds: how long after the run begins a message may still be sent. users_limit: of so many users at most.
-    on_crash: what becomes of a message nobody knows about, sent or not: "report" it as unknown, or "resend" it under
-        the same collapse key, so that a second copy replaces the first on the screen.
     """
 
     name: str
@@ -61,19 +75,13 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
     content: Content
     platforms: tuple[str, ...]
     due_at: float
-    labels: tuple[str, ...] = ()
-    respect_frequency_caps: bool = True
-    send_to_all_devices: bool = False
-    frequency_cap: Cap | None = None
     control_percentage: float = 0.0
     system_control_group: bool = True
     variants: tuple[Variant, ...] = ()
     conversion_goal: Goal | None = None
-    respect_throttle: bool = False
     message_seconds: float | None = None
     when: When | None = None
     users_limit: int | None = None
-    on_crash: OnCrash = "report"
 
 
 # Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
@@ -99,7 +107,7 @@ class TtlJson(msgspec.Struct, frozen=True):
     value: Minutes | None = None
 
 
-class CampaignJson(msgspec.Struct, frozen=True, kw_only=True):
+class CampaignJson(Choices, frozen=True, kw_only=True):
     """The fields of a create request that no other module reads; any other field is kept, unread.
 
     variants, frequency_cap, on_crash: our own fields. ttl: minutes. skip_estimate, estimate_only: for the API.
@@ -108,19 +116,18 @@ class CampaignJson(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None = None
     target_mode: str = "push"
     variants: Annotated[tuple[VariantJson, ...], Meta(min_length=2, max_length=VARIANTS)] | None = None
-    labels: Annotated[tuple[str, ...], Meta(max_length=LABELS)] = ()
-    respect_frequency_caps: bool = True
-    send_to_all_devices: bool = False
     control_group: ControlJson | CustomControlJson | None = None
     system_control_group_include: bool = True
     conversion_goal: GoalJson | None = None
-    frequency_cap: Cap | None = None
-    respect_throttle: bool = False
     ttl: Annotated[Minutes | TtlJson | None, Meta(extra={"is": "between 1 and 40320 minutes"})] = None
     users_limit_overall: Annotated[int, Meta(ge=LEAST_USERS, lt=2**32)] | None = None
-    on_crash: OnCrash = "report"
     skip_estimate: bool = False
     estimate_only: bool = False
+
+    def __post_init__(self) -> None:
+        cap = self.frequency_cap
+        if cap is not None and (cap.throttle is not None or (cap.most is None and cap.dwell_minutes is None)):
+            raise Invalid("frequency_cap has most and days, or dwell_minutes", ".frequency_cap")
 
 
 def read_spec(
@@ -152,25 +159,20 @@ def read_spec(
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
     limit = asked.ttl.value if isinstance(asked.ttl, TtlJson) else asked.ttl
     return Spec(
+        **{kept: getattr(asked, kept) for kept in Choices.__struct_fields__},
         name=name,
         channel=channel,
         where=query,
         content=content,
         platforms=_read_devices(body.get("devices")) if channel == "push" else (channel,),
         due_at=now if body["when"] == "now" else begins_at(when.times[0], when, account.zone),
-        labels=asked.labels,
-        respect_frequency_caps=asked.respect_frequency_caps,
-        send_to_all_devices=asked.send_to_all_devices,
         control_percentage=_read_control(asked.control_group),
         system_control_group=asked.system_control_group_include,
         variants=variants,
         conversion_goal=to_goal(asked.conversion_goal) if asked.conversion_goal else None,
-        frequency_cap=_check_cap(asked.frequency_cap),
-        respect_throttle=asked.respect_throttle,
         message_seconds=None if limit is None else limit * 60,
         when=when,
         users_limit=asked.users_limit_overall,
-        on_crash=asked.on_crash,
     )
 
 
@@ -208,10 +210,3 @@ def _read_variants(those: Sequence[VariantJson], channel: str, *, require_channe
     if found and abs(sum(one.percentage for one in found) - 100) > 1e-6:
         raise Problem("the percentages of the variants must sum to 100 (at $.variants)")
     return tuple(found)
-
-
-def _check_cap(cap: Cap | None) -> Cap | None:
-    """Return the cap: so often one user gets this campaign, over all its runs."""
-    if cap is not None and (cap.throttle is not None or (cap.most is None and cap.dwell_minutes is None)):
-        raise Problem("frequency_cap has most and days, or dwell_minutes (at $.frequency_cap)")
-    return cap
