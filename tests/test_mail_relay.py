@@ -27,7 +27,6 @@ from support.signatures import KEYS, NACL, pem_of, verify
 
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Address, Mail, Receipt, Scope
-from tocsin.providers.mail import pool as relay_module
 from tocsin.providers.mail.pool import SmtpPool
 from tocsin.providers.smtp import Smtp, SmtpSettings
 from tocsin.providers.transport import MailTransfer, Server, Transport
@@ -85,10 +84,12 @@ class Stub:
         scripted = self.replies.get(verb)
         return scripted.pop(0) if scripted else GOOD.get(verb, "250 ok")
 
-    def relay(self, *, ca: str = "", connections: int = 5, **changed: Any) -> SmtpPool:
+    def relay(
+        self, *, ca: str = "", connections: int = 5, limits: dict[str, Any] | None = None, **changed: Any
+    ) -> SmtpPool:
         """A client of this relay; without TLS unless asked for."""
         given = {"host": "127.0.0.1", "port": self.port, "hello": "us", "tls": "none", **changed}
-        return SmtpPool(Server(**given), ca, connections)
+        return SmtpPool(Server(**given), ca, connections, **(limits or {}))
 
     @property
     def mails(self) -> list[bytes]:
@@ -414,10 +415,9 @@ async def test_answer_before_its_mail_does_not_count(stub: Stub) -> None:
     await relay.aclose()
 
 
-async def test_connections_have_an_end(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_connections_have_an_end(stub: Stub) -> None:
     """No more connections at once than allowed, no more mails over one than a relay likes."""
-    monkeypatch.setattr(relay_module, "MAILS", 3)
-    relay = stub.relay(connections=2)
+    relay = stub.relay(connections=2, limits={"mails": 3})
     answers = await asyncio.gather(*[relay.mail(envelope()) for _ in range(12)])
     assert {answer.status for answer in answers} == {250}
     assert stub.most <= 2
@@ -425,10 +425,9 @@ async def test_connections_have_an_end(stub: Stub, monkeypatch: pytest.MonkeyPat
     await relay.aclose()
 
 
-async def test_resting_connections_are_left(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_resting_connections_are_left(stub: Stub) -> None:
     """A connection that nobody needs is closed politely after a while, without another mail."""
-    monkeypatch.setattr(relay_module, "IDLE_SECONDS", 0.05)
-    relay = stub.relay()
+    relay = stub.relay(limits={"idle": 0.05})
     await relay.mail(envelope())
     async with asyncio.timeout(5):
         await stub.connections[0].over.wait()
@@ -576,7 +575,7 @@ async def send_by(sandbox: Sandbox, recipient: str) -> Receipt:
     async with Transport() as transport:
         settings = SmtpSettings(**kept, sender="news@example.com", ca=sandbox.credentials["ca"], timeout=10.0)
         provider = Smtp(settings, transport)
-        written = Mail(id="m", campaign="1", address=Address("email", recipient), subject="s", text=("Hi",))
+        written = Mail(id="m", campaign="1", address=Address("email", recipient), subject="s", text="Hi")
         return await provider.send(written, time.time())
 
 
@@ -598,7 +597,7 @@ async def test_signed_mails_arrive_whole(sandbox: Sandbox, kind: str, monkeypatc
                 campaign="1",
                 address=Address("email", f"user{number}@example.com"),
                 subject="Grüße",
-                html=("\n.\n..a  b\n", f".{number}", "\n"),
+                html=f"\n.\n..a  b\n.{number}\n",
                 unsubscribe=f"https://tocsin.example.com/u/{number}",
             )
             for number in range(20)
@@ -643,7 +642,7 @@ async def test_answers_of_other_relays(
             host="127.0.0.1", port=stub.port, sender="news@example.com", tls="none", bounce="b@e.example"
         )
         written = Mail(
-            id="m", campaign="1", address=Address("email", "a@b.example"), subject="s", text=("Hi",), bounce="x-1"
+            id="m", campaign="1", address=Address("email", "a@b.example"), subject="s", text="Hi", bounce="x-1"
         )
         came = await Smtp(settings, transport).send(written, time.time())
     assert (came.outcome, came.scope, came.suspect) == (outcome, scope, suspect), came

@@ -41,7 +41,7 @@ def push(**changed: Any) -> Push:
 def mail(**changed: Any) -> Mail:
     """A mail with both bodies."""
     given = {"id": ID, "campaign": "1_20260101", "address": Address("email", "ann@example.com"), "subject": "Hello"}
-    return Mail(**{**given, "html": ("<p>World</p>",), "text": ("World",), **changed})
+    return Mail(**{**given, "html": "<p>World</p>", "text": "World", **changed})
 
 
 def fcm_error(status: int, canonical: str, code: str = "", message: str = "", **detail: Any) -> VendorAnswer:
@@ -381,10 +381,9 @@ def test_smtp_lost_connection() -> None:
 
 def test_mail_reads_back_as_written() -> None:
     """The bytes parse to the same texts, names and headers, in short CRLF lines, with a Message-ID that stays."""
-    headers = (("X-Link", "https://e.example/" + "u" * 200), ("From", "somebody@else.example"))
-    written = mail(subject="Grüße " * 30, sender_name='Jörg "J", X', html=("<p>é</p>\n.\n" * 400,), headers=headers)
-    raw = mime.render(written, "news@e.example", NOW)
-    assert raw == mime.render(written, "news@e.example", NOW)
+    written = mail(subject="Grüße " * 30, sender_name='Jörg "J", X', html="<p>é</p>\n.\n" * 400)
+    raw = mime.write(written, "news@e.example", NOW).join()
+    assert raw == mime.write(written, "news@e.example", NOW).join()
     assert raw.count(b"\n") == raw.count(b"\r\n") == raw.count(b"\r")
     assert max(map(len, raw.split(b"\r\n"))) < 998
     read = message_from_bytes(raw, policy=policy.default)
@@ -392,11 +391,10 @@ def test_mail_reads_back_as_written() -> None:
     assert str(read["subject"]).strip() == written.subject.strip()
     assert [(one.display_name, one.addr_spec) for one in read["from"].addresses] == [('Jörg "J", X', "news@e.example")]
     assert (read["message-id"], read["x-tocsin-campaign"]) == (f"<{ID}@e.example>", "1_20260101")
-    assert str(read["x-link"]) == headers[0][1]
     assert [part.get_content_type() for part in read.iter_parts()] == ["text/plain", "text/html"]
     html = read.get_body(("html",))
     assert html is not None
-    assert html.get_content().replace("\r\n", "\n") == "".join(written.html)
+    assert html.get_content().replace("\r\n", "\n") == written.html
 
 
 @pytest.mark.parametrize(
@@ -405,14 +403,11 @@ def test_mail_reads_back_as_written() -> None:
         {"subject": "a\r\nBcc: b@example.com"},
         {"sender_name": "a\nb"},
         {"reply_to": "a@example.com\rX: y"},
-        {"headers": (("X-A", "b\nc"),)},
-        {"headers": (("X-A: b\r\nX", "c"),)},
-        {"headers": (("X A", "c"),)},
         {"address": Address("email", "a@example.com>\r\nRCPT TO:<b@example.com")},
         {"address": Address("email", "a@example.com> SIZE=1")},
         {"address": Address("email", "nobody")},
         {"campaign": "1\n2"},
-        {"html": (), "text": ("",)},
+        {"html": "", "text": ""},
     ],
 )
 def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None:

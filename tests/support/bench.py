@@ -55,8 +55,8 @@ class Bench:
         if name == "smtp":
             given: dict[str, Any] = {
                 "subject": "Grüße",
-                "html": ("<p>Hi</p>",),
-                "text": ("Hi",),
+                "html": "<p>Hi</p>",
+                "text": "Hi",
                 "campaign": "1_20260101",
             }
             return Mail(

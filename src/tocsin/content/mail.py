@@ -1,4 +1,4 @@
-"""A mail: its fields, its body, and what one mailbox is sent."""
+"""The content of a mail campaign: checked, compiled, and rendered for one mailbox."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ SUBJECT_BYTES = 900  # a header line may have 998
 
 
 def read_mail(raw: Mapping[str, Any]) -> Content:
-    """The `content` of a mail. Raises Problem."""
+    """Return the `content` of a mail. Raises Problem for a field that is missing, too long or not one line, and for cc
+    and bcc."""
     content = Content(
         subject=read_text(raw, "subject"),
         body=read_text(raw, "body"),
@@ -38,7 +39,7 @@ def read_mail(raw: Mapping[str, Any]) -> Content:
 
 
 class MailForm:
-    """A mail, compiled. Raises Problem for a template that is wrong."""
+    """A mail's compiled templates. Raises Problem for a template that is wrong."""
 
     def __init__(self, content: Content):
         self._content = content
@@ -46,7 +47,7 @@ class MailForm:
         self._body = Body(content.body)
 
     def render(self, values: Mapping[str, Any], envelope: Addressing) -> Mail:
-        """One mail for one mailbox."""
+        """Return the mail for one mailbox. Raises what Liquid and its filters raise."""
         html, text = self._body.render(values)
         return Mail(
             id=envelope.id,

@@ -1,7 +1,7 @@
-"""What a provider is given, what it answers, and what a new one has to have.
+"""What a provider gets (messages), what it returns (receipts), and the protocol of a provider.
 
-A provider never raises for a result of delivery: every answer of a vendor is a `Receipt`. It raises `Misconfigured`
-only from its constructor, for settings that cannot work.
+A provider never raises for a result of delivery: every answer of a vendor is a `Receipt`. Its constructor raises
+`Misconfigured` for settings that cannot work.
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ from tocsin.providers.transport import Transport
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True):
-    """Where one device or mailbox is reached. `registered_at` is epoch seconds: a vendor's «dead since» older than it
-    says nothing about the address of today."""
+    """One device or mailbox. registered_at: epoch seconds; a vendor's «unregistered since» before it is out of date."""
 
     kind: AddressKind
     value: str
@@ -33,7 +32,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
         on the screen.
     sound: a file name of the app, "default" for the platform's own, "" for none.
     data: the app's own keys, strings only; holds `wzrk_id` («campaign_yyyymmdd») and `wzrk_pid`.
-    expires_at: epoch seconds after which the vendor should throw it away.
+    expires_at: epoch seconds after which the vendor should discard it.
     """
 
     id: str
@@ -57,8 +56,6 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """One e-mail for one mailbox, rendered. `html` or `text` may be empty, not both. `id` as in `Push`; `campaign` is
     the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made.
 
-    html, text: even pieces are the template's own words, the same `str` objects for every recipient, and are encoded
-        once; odd pieces are the values filled in. Joined they are the text. Lines end with LF.
     unsubscribe: the https URL that takes this mailbox off the list by one POST (RFC 8058), or "".
     bounce: the signed id that a bounce of this mail has to bring back in its address (VERP), or "".
     """
@@ -67,11 +64,10 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     campaign: str
     address: Address
     subject: str
-    html: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
+    html: str = ""
+    text: str = ""
     sender_name: str = ""
     reply_to: str = ""
-    headers: tuple[tuple[str, str], ...] = ()
     unsubscribe: str = ""
     bounce: str = ""
 
@@ -93,19 +89,19 @@ Message = Push | Mail | Notice
 
 
 class Scope(Enum):
-    """How far an answer reaches beyond the message that got it; pacing acts on it."""
+    """What an answer applies to beyond the message that got it; retry and circuit breaker act on it."""
 
     MESSAGE = "message"  # this message only
-    DEVICE = "device"  # this address: others may go on
+    DEVICE = "device"  # this address
     LANE = "lane"  # the credential: pause it (throttled, unavailable) or stop it (denied)
-    CAMPAIGN = "campaign"  # the template is wrong: everybody else would get the same answer
+    CAMPAIGN = "campaign"  # the template is wrong: every other recipient would get the same answer
 
 
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What came of one attempt.
+    """The result of one attempt.
 
     code: the vendor's own code («UNREGISTERED», «410 Unregistered», «550 5.1.1»), never empty unless accepted.
-    vendor_id: the vendor's id of an accepted message. detail: the vendor's sentence, at most 300 characters, no secret.
+    vendor_id: the vendor's id of an accepted message. detail: the vendor's message, at most 300 characters, no secret.
     retry_after: seconds to wait before the next attempt, from the vendor's header or its documentation.
     suspect: the answer may be about our settings and not about this device or mailbox (APNs' `BadDeviceToken` is also
         what the wrong environment says to everybody); when many are, the lane stops instead of believing them.
@@ -133,6 +129,6 @@ class Provider(Protocol):
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None: ...
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """Hands one message to the vendor and says what came of it. `now` is epoch seconds. Safe to call many times at
-        once: connections, tokens and the number in flight are this object's business."""
+        """Send one message and return the vendor's answer. now: epoch seconds. May be called many times at once: the
+        provider bounds its connections and requests in flight."""
         ...

@@ -64,13 +64,13 @@ class SmtpSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds for one mail")] = 60.0
 
     def __repr__(self) -> str:
-        return f"Settings(host={self.host!r}, port={self.port}, sender={self.sender!r})"
+        return f"SmtpSettings(host={self.host!r}, port={self.port}, sender={self.sender!r})"
 
 
 _BUSY = unavailable(LATER)
 _AWAY = unavailable(LATER, Scope.LANE)
 _POLICY = AnswerRule(Outcome.REFUSED, suspect=True)  # about what we send or who we are, not about the mailbox
-# Reply codes that speak of the relay and us, not of a mailbox; they go before the enhanced code.
+# Reply codes about the relay and us, not about a mailbox; they are looked up before the enhanced code.
 RELAY: dict[int, AnswerRule] = {
     421: unavailable(RELAY_WAIT, Scope.LANE),  # RFC 5321 3.8: the connection is being closed
     454: _AWAY,  # STARTTLS or log-in not possible just now (RFC 3207 4, RFC 4954 6)
@@ -91,14 +91,14 @@ ENHANCED: dict[str, AnswerRule] = {
     "5.3.4": WRONG_TEMPLATE,
     "5.7.8": DENIED,
 }
-# Words of relays that give no enhanced code; what a mailbox's own refusal does not say.
+# Words in a refusal without an enhanced code that make it one of policy and not of the mailbox.
 _POLICY_WORDS = re.compile(
     r"\b(spam|policy|dmarc|dkim|spf|block(ed|list)|blacklist|reputation|authenticat)", re.IGNORECASE
 )
 
 
 def receipt(answer: VendorAnswer) -> Receipt:
-    """What the relay's last reply means. 250 after the data is a yes to carry it, not a delivery."""
+    """Return the receipt for the relay's last reply. 250 after the data means accepted for delivery, not delivered."""
     if answer.failure:
         return judge_failure(answer, RELAY_WAIT)
     words = " ".join([_ENHANCED.sub("", line) if _ENHANCED.match(line) else line[4:] for line in answer.replies])
@@ -120,9 +120,9 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         return verdict
     verdict = ENHANCED.get(enhanced)
     if step == "MAIL" and verdict in (None, GONE):
-        return _POLICY if status >= 500 else _BUSY  # of the sender: the mailbox was not named yet
+        return _POLICY if status >= 500 else _BUSY  # about the sender: no mailbox was named yet
     if verdict is None and status == 552 and not enhanced and step != "RCPT":
-        verdict = WRONG_TEMPLATE  # too large, said without an enhanced code; at RCPT it is a full mailbox
+        verdict = WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
     if verdict is not None:
         return verdict
     if enhanced.startswith("5.7.") or (status >= 500 and not enhanced and _POLICY_WORDS.search(words)):
@@ -131,7 +131,7 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
 
 
 def _read_queue_id(words: str) -> str:
-    """The relay's id of an accepted mail, where it says one («queued as 4XyZ»)."""
+    """Return the relay's id of an accepted mail («queued as 4XyZ»), "" when it gives none."""
     found = re.search(r"queued as ([!-~]{1,100})", words, re.IGNORECASE)
     return found[1] if found else ""
 
@@ -163,7 +163,8 @@ class Smtp:
         return f"Smtp({self._settings.host!r}, {self._settings.port})"
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """See `Provider.send`. A mail whose headers could be read two ways is refused here."""
+        """Send one mail; see `Provider.send`. A mail with a line break in a header is `REFUSED` without a
+        connection."""
         if not isinstance(message, Mail):
             return wrong_kind(self.name)
         settings = self._settings
@@ -175,18 +176,14 @@ class Smtp:
             fault = "the bounce address is too long"
         if fault:
             return REFUSED.receipt("not a mail", fault)
-        letter = write(message, settings.sender, now, canonical=self._signer is not None)
+        letter = write(message, settings.sender, now)
         body = letter.join() if self._signer is None else await self._signer.sign(letter, now)
         envelope = MailTransfer(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
         return receipt(await self._relay.mail(envelope))
 
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._relay.aclose()
-
 
 def return_path(settings: SmtpSettings, message: Mail) -> str:
-    """The envelope's sender: the address that a bounce of this very mail comes back to (VERP)."""
+    """Return the envelope's sender: an address of this mail alone (VERP), so that its bounce identifies it."""
     if not settings.bounce or not message.bounce:
         return settings.sender
     local, _, domain = settings.bounce.rpartition("@")
@@ -194,8 +191,8 @@ def return_path(settings: SmtpSettings, message: Mail) -> str:
 
 
 def _to_ascii(address: Address) -> Address:
-    """An address of an international domain in the letters of the DNS (RFC 5890). A local part that is not ASCII would
-    need SMTPUTF8 all the way: it becomes "", which is refused as no address."""
+    """Return the address with its domain in ASCII (RFC 5890). A local part that is not ASCII would need SMTPUTF8 at
+    every relay: the value becomes "", which is refused as no address."""
     try:
         value = validate_email(address.value, check_deliverability=False, test_environment=True).ascii_email
     except EmailNotValidError:

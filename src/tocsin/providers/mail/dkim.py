@@ -1,7 +1,7 @@
 """DKIM signatures (RFC 6376), relaxed/relaxed, by a 2048-bit RSA key or an Ed25519 key (RFC 8463).
 
-Measured: an Ed25519 signature takes 40 µs, an RSA one 300 to 600 µs. `cryptography` lets go of Python's lock while it
-signs (47 of 50 signatures had another thread of Python running meanwhile): RSA goes to threads and to another core.
+Measured: an Ed25519 signature takes 40 µs, an RSA one 300 to 600 µs. `cryptography` releases the GIL while it signs
+(during 47 of 50 signatures another Python thread ran), so RSA signs in threads, on another core.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from tocsin.errors import Misconfigured
 from tocsin.providers.mail.mime import Letter
 
-THREADS = 2  # more would only wait for a core
+THREADS = 2  # for each key; the sender processes share the cores
 RSA_BITS = 2048  # RFC 8301 3.2: signers use at least this
 OVERSIGNED = ("from", "to", "subject")  # named once more than they occur, so that nobody can add a second
 COVERED = frozenset(
@@ -44,7 +44,7 @@ _PADDING = PKCS1v15()
 
 
 class DkimSigner:
-    """One domain's key. Raises Misconfigured for one that cannot sign."""
+    """Signs mails for one domain. Raises Misconfigured for a key that cannot sign."""
 
     def __init__(self, domain: str, selector: str, key: str) -> None:
         for option, value in (("dkim_domain", domain), ("dkim_selector", selector)):
@@ -56,10 +56,10 @@ class DkimSigner:
         self._opening = f"v=1; a={algorithm}; c=relaxed/relaxed; d={domain};\r\n s={selector}; t="
 
     def __repr__(self) -> str:
-        return f"Signer({self._opening.partition('s=')[0]!r})"
+        return f"DkimSigner({self._opening.partition('s=')[0]!r})"
 
     async def sign(self, letter: Letter, now: float) -> bytes:
-        """The letter with its signature, ready to be sent. letter: with `canonical`. now: epoch seconds."""
+        """Return the whole mail with its signature. now: epoch seconds."""
         digest, field = self._prepare(letter, now)
         if self._threads:
             signature = await asyncio.get_running_loop().run_in_executor(self._threads, self._apply, digest)
@@ -68,11 +68,11 @@ class DkimSigner:
         return letter.join(field + base64.b64encode(signature).decode())
 
     def _prepare(self, letter: Letter, now: float) -> tuple[bytes, str]:
-        """The hash to be signed, and the field but for the signature."""
+        """Return the hash to be signed, and the field without the signature."""
         covered = [field for field in map(relax, letter.fields) if field.partition(":")[0] in COVERED]
         names = _list_names(tuple(field.partition(":")[0] for field in covered))
         # Of a name that occurs twice the last comes first (RFC 6376 5.4.2); ours occur once.
-        content = base64.b64encode(hashlib.sha256(letter.canonical).digest()).decode()
+        content = base64.b64encode(hashlib.sha256(letter.relaxed).digest()).decode()
         field = f"DKIM-Signature: {self._opening}{int(now)};\r\n h={names};\r\n bh={content};\r\n b="
         signed = "\r\n".join((*covered, relax(field)))
         return hashlib.sha256(signed.encode()).digest(), field
@@ -84,7 +84,7 @@ class DkimSigner:
 
 
 def relax(field: str) -> str:
-    """A header field in the relaxed form (RFC 6376 3.4.2), without its line end."""
+    """Return a header field in the relaxed form (RFC 6376 3.4.2), without its line end."""
     name, _, value = field.partition(":")
     if "  " in value or "\t" in value or "\r" in value:
         value = _BLANKS.sub(" ", value)
@@ -93,7 +93,7 @@ def relax(field: str) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _list_names(names: Sequence[str]) -> str:
-    """The `h=` tag, folded."""
+    """Return the value of the `h=` tag, folded."""
     every = [*names, *OVERSIGNED]
     half = len(every) // 2
     return ":".join(every[:half]) + ":\r\n " + ":".join(every[half:])
