@@ -18,4 +18,3 @@ BY_NAME: dict[str, type[Provider]] = {
     "sms": Sms,
     "webpush": Webpush,
 }
-BY_KIND: dict[AddressKind, type[Provider]] = {one.kind: one for one in BY_NAME.values()}

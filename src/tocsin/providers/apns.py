@@ -57,7 +57,7 @@ class ApnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
 
     def __repr__(self) -> str:
-        return f"Settings(topic={self.topic!r}, endpoint={self.endpoint!r})"
+        return f"ApnsSettings(topic={self.topic!r}, endpoint={self.endpoint!r})"
 
 
 _BROKEN = unavailable(APPLE_WAIT)
@@ -103,7 +103,8 @@ class _ApnsBody(msgspec.Struct):
 
 
 def receipt(answer: VendorAnswer, address: Address) -> Receipt:
-    """What APNs' answer means for `address`: a 410 older than its registration is about a former life of the token."""
+    """Return the receipt for APNs' answer. A 410 whose timestamp is older than the registration of `address` is
+    `REFUSED`, not `GONE`: the token was registered again since."""
     if answer.failure:
         return judge_failure(answer, RECONNECT_WAIT)
     if answer.status == 200:
@@ -113,8 +114,8 @@ def receipt(answer: VendorAnswer, address: Address) -> Receipt:
     verdict = TABLE.get(body.reason)
     wait = read_retry_after(answer)  # not documented for APNs, honoured where a proxy adds it
     if verdict is None and answer.status in (403, 404):
-        # A proxy, or a reason newer than this table: all there are of a 403 are about the credential, and a 404
-        # without BadPath is about where we are calling. Nothing is known about the device.
+        # A proxy, or a reason newer than this table: every documented 403 is about the credential, and a 404
+        # without BadPath is about the URL. Nothing is known about the device.
         return DENIED.receipt(code)
     if verdict is None:
         return judge_status(answer.status, code, "", APPLE_WAIT, wait)
@@ -131,7 +132,7 @@ def _read_body(raw: bytes) -> _ApnsBody:
 
 
 def request(message: Push, body: bytes, origin: str, topic: str, token: str, timeout: float) -> HttpPost:
-    """The POST for one message. body: its JSON. origin: `https://host[:port]`."""
+    """Return the POST for one message. body: its JSON. origin: `https://host[:port]`."""
     headers = (
         "authorization: bearer " + token,
         "apns-topic: " + topic,
@@ -147,8 +148,8 @@ def request(message: Push, body: bytes, origin: str, topic: str, token: str, tim
 
 
 class ApnsSigner:
-    """Mints the provider token of one key, and keeps it: Apple wants one for all connections. `now` is epoch seconds.
-    Never two new ones within 20 minutes, never one older than an hour."""
+    """The provider token of one key: Apple wants the same one on all connections, no second new one within 20 minutes
+    and none older than an hour. `now` is epoch seconds."""
 
     def __init__(self, settings: ApnsSettings) -> None:
         try:
@@ -165,11 +166,11 @@ class ApnsSigner:
         self._held = 0.0
 
     def __repr__(self) -> str:
-        return f"Signer({self._key_id!r})"
+        return f"ApnsSigner({self._key_id!r})"
 
     def token(self, now: float) -> str:
-        """The token of the hour."""
-        age = abs(now - self._minted)  # a clock set back makes a token from the future, which APNs takes no more either
+        """Return the current token; make a new one after 35 minutes."""
+        age = abs(now - self._minted)  # a clock set back makes a token from the future, which APNs refuses too
         if not self._token or (age >= MINT_SECONDS and now >= self._held) or age >= LAST_SECONDS:
             headers = {"kid": self._key_id, "typ": None}
             self._token = jwt.encode({"iss": self._team_id, "iat": int(now)}, self._key, "ES256", headers=headers)
@@ -177,8 +178,9 @@ class ApnsSigner:
         return self._token
 
     def replace(self, token: str, now: float) -> bool:
-        """APNs calls `token` expired: True when another may be tried. False when ours is younger than 20 minutes, or
-        APNs has just had too many: then a clock is wrong, and another token would only be churn."""
+        """Discard `token`, which APNs calls expired; return True when the message may be sent again with another. False
+        when ours is younger than 20 minutes, or APNs has just had too many: then a clock is wrong, and another token
+        would not help."""
         if token == self._token:
             if now - self._minted < CHURN_SECONDS or now < self._held:
                 return False
@@ -186,17 +188,17 @@ class ApnsSigner:
         return True
 
     def hold(self, now: float) -> None:
-        """APNs has seen too many tokens: the one there is stays, and no other is minted for 20 minutes."""
+        """Keep the token for 20 minutes: APNs has seen too many (`TooManyProviderTokenUpdates`)."""
         self._held = max(self._held, now + CHURN_SECONDS)
 
 
 # The signers of a process, by its transport: accounts with the same key have to show the same token.
 _SIGNERS: WeakKeyDictionary[Transport, dict[tuple[str, str, str, bytes], ApnsSigner]] = WeakKeyDictionary()
-SIGNERS = 1000  # keys remembered for a transport; the oldest is forgotten, which costs no more than a new token
+SIGNERS = 1000  # keys remembered for a transport; forgetting the oldest costs one new token
 
 
 def share_signer(settings: ApnsSettings, origin: str, transport: Transport) -> ApnsSigner:
-    """The one signer of a team, key and environment, kept while the settings of a provider change."""
+    """Return the one signer of a team, key and environment; it survives a change of the provider's settings."""
     known = _SIGNERS.setdefault(transport, {})
     # The key itself is part of the name: two accounts may claim the same ids, and only one of them have the key.
     name = (settings.team_id, settings.key_id, origin, sha256(settings.key.encode()).digest())
@@ -208,7 +210,7 @@ def share_signer(settings: ApnsSettings, origin: str, transport: Transport) -> A
 
 
 class Apns:
-    """Apple's way to its devices."""
+    """APNs for one team's key and one app."""
 
     name: ClassVar[str] = "apns"
     kind: ClassVar[AddressKind] = "apns"
@@ -228,7 +230,7 @@ class Apns:
         return f"Apns({self._topic!r}, {self._origin!r})"
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """See `Provider.send`. What a new connection or a new token can mend is sent again once."""
+        """Send one push; see `Provider.send`. A refusal that a new connection or token can cure is retried once."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
         try:
@@ -240,12 +242,13 @@ class Apns:
             generation = self._pool.generation
             answer = await self._pool.request(request(message, body, self._origin, self._topic, token, self._timeout))
             came = receipt(answer, message.address)
-            if not await self._mend(came.code, token, generation, now) or attempt == 2:
+            if not self._recover(came.code, token, generation, now) or attempt == 2:
                 break
         return came
 
-    async def _mend(self, code: str, token: str, generation: int, now: float) -> bool:
-        """True when the refusal was about the connection or the token's age, and the message may go again at once."""
+    def _recover(self, code: str, token: str, generation: int, now: float) -> bool:
+        """Renew token and connections after a refusal that is about them; return True when the message may be sent
+        again at once."""
         if code == "403 ExpiredProviderToken":
             again = self.signer.replace(token, now)
         elif code in ("403 UnrelatedKeyIdInToken", "400 IdleTimeout"):
@@ -257,10 +260,6 @@ class Apns:
             again = False
         else:
             return False
-        # After any of these the connection stays unusable, whatever is sent on it.
+        # After any of these APNs refuses everything else on the connection.
         self._pool.renew(generation)
         return again
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._pool.aclose()

@@ -1,4 +1,4 @@
-"""What `tocsin provider set` stored for an account: read from the ledger."""
+"""The credentials that `tocsin provider set` stored for an account."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tocsin.store import schema
 
 
 def require_provider(connection: Connection, account_id: str, channel: str) -> None:
-    """Raises Problem when a channel that has one provider of its name has none set: sms and webpush."""
+    """Raise Problem when the channel has a provider of its own name (sms, webpush) and none is set for the account."""
     table = schema.provider
     mine = (table.c.account_id == account_id, table.c.name == channel)
     if channel in BY_NAME and connection.scalar(select(table.c.name).where(*mine)) is None:
@@ -19,6 +19,7 @@ def require_provider(connection: Connection, account_id: str, channel: str) -> N
 
 
 def read_credentials(connection: Connection, account_id: str) -> list[Credential]:
+    """Return all credentials of an account."""
     table = schema.provider
     rows = connection.execute(
         select(table.c.name, table.c.settings, table.c.changed_at, table.c.trusted).where(
@@ -29,8 +30,8 @@ def read_credentials(connection: Connection, account_id: str) -> list[Credential
 
 
 class Credential(msgspec.Struct, frozen=True, array_like=True):
-    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; another time, another lane.
-    trusted: what vendors say about dead addresses is believed without a breaker."""
+    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; a change makes a new lane. trusted:
+    answers about dead addresses are believed without the circuit breaker."""
 
     account_id: str
     name: str

@@ -38,9 +38,9 @@ from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAn
 
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
-FLOOR = 10.0  # seconds: FCM asks never to be tried again sooner
+FLOOR = 10.0  # seconds: FCM: never retry sooner
 QUOTA_WAIT = 60.0  # seconds: FCM: a 429 without Retry-After
-PROVED = 512  # campaigns remembered as having been accepted once
+PROVED = 512  # campaigns of which one message was accepted, remembered
 
 
 class FcmSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -57,7 +57,7 @@ class FcmSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds to wait for an answer, FCM asks for 10 at least")] = 30.0
 
     def __repr__(self) -> str:
-        return f"Settings(endpoint={self.endpoint!r})"
+        return f"FcmSettings(endpoint={self.endpoint!r})"
 
 
 class _Account(msgspec.Struct):
@@ -113,7 +113,7 @@ _NARROW = re.compile(r"\b(device|topic)")
 
 
 def receipt(answer: VendorAnswer, *, proved: bool) -> Receipt:
-    """What FCM's answer means. proved: the same campaign's payload has been accepted for another device, so that a
+    """Return the receipt for FCM's answer. proved: FCM has accepted this campaign's payload for another device, so a
     complaint about the registration token is about the token; before that the payload may be what is wrong."""
     if answer.failure:
         return judge_failure(answer, FLOOR)
@@ -146,8 +146,8 @@ def _judge_400(error: _Error, named: str, proved: bool) -> AnswerRule:
 
 
 def _names_one_device(error: _Error) -> bool:
-    told = " ".join([error.message, *(str(v) for d in error.details for v in d.violations)]).lower()
-    return _NARROW.search(_PROJECT.sub("", told)) is not None
+    text = " ".join([error.message, *(str(v) for d in error.details for v in d.violations)]).lower()
+    return _NARROW.search(_PROJECT.sub("", text)) is not None
 
 
 def _read_body(raw: bytes) -> _FcmBody:
@@ -158,13 +158,13 @@ def _read_body(raw: bytes) -> _FcmBody:
 
 
 def request(body: bytes, url: str, token: str, timeout: float) -> HttpPost:
-    """The POST for one message. body: its JSON. url: `…/v1/projects/{project}/messages:send`."""
+    """Return the POST for one message. body: its JSON. url: `…/v1/projects/{project}/messages:send`."""
     headers = ("Authorization: Bearer " + token, "Content-Type: application/json")
     return HttpPost(url=url, headers=headers, body=body, timeout=timeout)
 
 
 class Fcm:
-    """Google's way to Android devices."""
+    """Firebase Cloud Messaging for one service account."""
 
     name: ClassVar[str] = "fcm"
     kind: ClassVar[AddressKind] = "fcm"
@@ -191,7 +191,7 @@ class Fcm:
         return f"Fcm({self._url!r})"
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """See `Provider.send`. A 401 is met once with a new token; the second one is `DENIED`."""
+        """Send one push; see `Provider.send`. A 401 is retried once with a new token, a second one is `DENIED`."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
         try:
@@ -210,10 +210,6 @@ class Fcm:
         if came.outcome is Outcome.ACCEPTED:
             self._prove(message.collapse)
         return came
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._pool.aclose()
 
     def _prove(self, collapse: str) -> None:
         if collapse not in self._proved:

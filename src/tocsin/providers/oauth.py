@@ -1,4 +1,4 @@
-"""One access token for a credential: fetched once for everybody who waits, renewed before it ends."""
+"""The OAuth 2 access token of one credential: fetched once for all who wait, renewed before it ends."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ from tocsin.providers.http.transfer import HttpPost, VendorAnswer
 from tocsin.providers.transport import Pool
 
 AHEAD_SECONDS = 300.0  # renew while the old token still works
-SPENT_SECONDS = 30.0  # a token this close to its end may be over when the vendor reads it
+SPENT_SECONDS = 30.0  # a token this close to its end may have expired when the vendor reads it
 LIFETIME_SECONDS = 3600.0  # when the endpoint does not say; the WNS sample without `expires_in` lives longer
-HOLD_SECONDS = 1.0  # a failure is everybody's answer for so long, before the endpoint is asked again
-
+HOLD_SECONDS = 1.0  # a failure is the answer to all callers for so long, before the endpoint is asked again
 
 # Errors a 400 may carry though the endpoint is what failed (RFC 6749 4.1.2.1; the last one is Google's).
 _THEIRS = frozenset(("temporarily_unavailable", "server_error", "internal_failure"))
@@ -29,13 +28,13 @@ class _Grant(msgspec.Struct):
     expires_in: float | str = LIFETIME_SECONDS  # Entra's numbers may come as strings
 
 
-class _Refusal(msgspec.Struct):
+class _GrantError(msgspec.Struct):
     error: str = ""
     error_description: str = ""
 
 
 class Tokens:
-    """The token of one credential. `ask` makes the request for a new one from the time in epoch seconds."""
+    """The token of one credential. ask: makes the request for a new one, given the time in epoch seconds."""
 
     def __init__(self, pool: Pool, ask: Callable[[float], HttpPost]) -> None:
         self._pool = pool
@@ -50,8 +49,8 @@ class Tokens:
         return f"Tokens(held={bool(self._token)})"
 
     async def get(self, now: float) -> str | Receipt:
-        """The token, or the receipt that explains why there is none: `DENIED` when the endpoint refuses our credential,
-        `UNAVAILABLE` when it cannot be asked; both reach the whole lane."""
+        """Return the token, or the receipt that explains why there is none: `DENIED` when the endpoint refuses our
+        credential, `UNAVAILABLE` when it cannot be reached; both hold for the whole lane."""
         if self._token and now < self._ends - AHEAD_SECONDS:
             return self._token
         resting = self._failure is not None and abs(now - self._failed) < HOLD_SECONDS
@@ -67,7 +66,7 @@ class Tokens:
         return self._failure or unavailable(1.0, Scope.LANE).receipt("token", "no token was given")
 
     def drop(self, token: str) -> None:
-        """The vendor did not take `token`: the next `get` fetches another, unless somebody already has."""
+        """Discard `token`, which the vendor refused: the next `get` fetches another, unless that is done already."""
         if token == self._token:
             self._token = ""
 
@@ -89,10 +88,10 @@ class Tokens:
 
 
 def read_grant(answer: VendorAnswer) -> tuple[str, float] | Receipt:
-    """A token endpoint's answer: the token and its lifetime in seconds, or a receipt for the lane (RFC 6749 5.2: 400
-    and 401 are refusals of the credential; 429, 5xx and the errors of `_THEIRS` are the endpoint's own trouble)."""
+    """Return the token and its lifetime in seconds, or a receipt for the lane (RFC 6749 5.2: 400 and 401 refuse the
+    credential; 429, 5xx and the errors of `_THEIRS` are the endpoint's own trouble)."""
     if answer.failure:
-        # A token asked for twice hurts nobody, so an unknown end is as good as none.
+        # Asking twice for a token does no harm, so «unknown» may be retried as «unsent» is.
         return judge_failure(VendorAnswer(failure="unsent", detail=f"token endpoint: {answer.detail}"), 1.0)
     if answer.status == 200:
         try:
@@ -101,9 +100,9 @@ def read_grant(answer: VendorAnswer) -> tuple[str, float] | Receipt:
         except (msgspec.DecodeError, ValueError):
             return unavailable(10.0, Scope.LANE).receipt("token 200", "the token endpoint's answer cannot be read")
     try:
-        refusal = msgspec.json.decode(answer.body, type=_Refusal)
+        refusal = msgspec.json.decode(answer.body, type=_GrantError)
     except (msgspec.DecodeError, ValueError):
-        refusal = _Refusal()
+        refusal = _GrantError()
     if answer.status in (408, 429) or answer.status >= 500 or refusal.error in _THEIRS:
         code = f"token {refusal.error if refusal.error in _THEIRS else answer.status}"
         return unavailable(1.0, Scope.LANE).receipt(code, refusal.error_description, read_retry_after(answer))

@@ -1,4 +1,4 @@
-"""A push as the JSON of FCM and of APNs, within their limits: a text too long for what a vendor takes is shortened."""
+"""A push as the JSON of FCM and of APNs, within their limits: title and body are shortened to fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FCM_BYTES = 4096  # FCM, ErrorCode INVALID_ARGUMENT: the payload, «keys and val
 APNS_BYTES = 4096  # Apple, «Generating a remote notification»: the JSON
 Style = Literal["sdk", "notification"]
 
-# What CleverTap's SDKs take for granted: a view is reported, and the one variant a campaign without variants has.
+# What CleverTap's SDKs expect: report views, and the name of the only variant of a campaign without variants.
 SDK_DEFAULTS = {"wzrk_rnv": "true", "wzrk_pivot": "wzrk_default"}
 
 _Built = tuple[dict[str, Any], dict[str, Any], tuple[str, str]]  # payload; the object in it with the texts; their keys
@@ -24,7 +24,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class UnsendableError(Exception):
-    """This message is for no vendor: `receipt` says why, and nothing is sent."""
+    """This message cannot be sent; `receipt` says why."""
 
     def __init__(self, code: str, detail: str):
         super().__init__(detail)
@@ -32,11 +32,11 @@ class UnsendableError(Exception):
 
 
 def make_fcm_payload(message: Push, now: float, style: Style = "sdk") -> bytes:
-    """The JSON body; a field without a value is left out, because FCM refuses null. In the style «sdk» it is a data
-    message with the keys CleverTap's SDK shows and reports by; «notification» is what Android shows by itself.
+    """Return the JSON body; fields without a value are left out, because FCM refuses null. Style «sdk» is a data
+    message with the keys that CleverTap's SDK shows and reports; «notification» is what Android shows by itself.
 
-    Counted against the limit is everything but the address: more than the keys and values that FCM counts, so that
-    nothing depends on how it counts them. Raises UnsendableError when shortening title and body is not enough."""
+    Everything but the address counts against the limit: more than the «keys and values» that FCM counts. Raises
+    UnsendableError when shortening title and body is not enough."""
     if style == "sdk" and not message.body:
         # The SDK takes a message without text for a silent ping: counted as sent, seen by nobody.
         raise UnsendableError("empty body", "the body is empty for this profile; CleverTap's SDK would show nothing")
@@ -44,13 +44,13 @@ def make_fcm_payload(message: Push, now: float, style: Style = "sdk") -> bytes:
 
 
 def make_apns_payload(message: Push) -> bytes:
-    """The JSON body: the app's own keys stand beside `aps`, as Apple wants custom keys to. Raises UnsendableError when
-    shortening title and body is not enough."""
+    """Return the JSON body; the app's own keys stand beside `aps` (Apple: custom keys are peers of `aps`). Raises
+    UnsendableError when shortening title and body is not enough."""
     return _fit(_build_apns(message), APNS_BYTES)
 
 
 def measure_payload(platform: Platform, message: Push) -> int:
-    """Bytes that count against the limit of FCM, in its larger style, or of APNs."""
+    """Return the bytes that count against the limit: FCM's in its larger style («android»), or APNs' («ios»)."""
     if platform == "ios":
         return len(_encode(_build_apns(message)[0]))
     styles: tuple[Style, ...] = ("sdk", "notification")
@@ -86,8 +86,8 @@ def _build_apns(message: Push) -> _Built:
 
 
 def _make_sdk_data(message: Push) -> dict[str, Any]:
-    """What the SDK reads. A caller's own `wzrk_ck`, `pr` or `ico` goes before ours; what makes the message ours does
-    not give way."""
+    """Return the keys that the SDK reads. The caller's data may replace `wzrk_ck`, `pr` or `ico`, but not `wzrk_pn`,
+    `wzrk_ttl`, `nt` and `nm`."""
     data: dict[str, Any] = {**SDK_DEFAULTS, "wzrk_ck": message.collapse, "pr": "high"}
     if message.channel:
         data["wzrk_cid"] = message.channel
@@ -126,7 +126,7 @@ def _make_android_notification(message: Push) -> dict[str, Any]:
 
 
 def _fit(built: _Built, limit: int) -> bytes:
-    """The payload as JSON of at most `limit` bytes; what fits is encoded once."""
+    """Return the payload as JSON of at most `limit` bytes; one that fits is encoded once."""
     payload, texts, (title, body) = built
     whole = _encode(payload)
     if len(whole) <= limit:
@@ -137,14 +137,14 @@ def _fit(built: _Built, limit: int) -> bytes:
 
 
 def fit_or_refuse(title: str, body: str, room: int, cost: Cost) -> tuple[str, str]:
-    """`fit_texts`. Raises UnsendableError where even shortened texts have no room."""
+    """Return title and body in `room` bytes, as `fit_texts`. Raises UnsendableError when there is no room for them."""
     fitted = fit_texts(title, body, room, cost)
     if fitted is None:
-        told = f"leaves them {room} bytes" if room >= 0 else f"is {-room} bytes over the limit"
-        raise UnsendableError("payload too large", f"what stands beside title and body {told}")
+        fault = f"leaves them {room} bytes" if room >= 0 else f"is {-room} bytes over the limit"
+        raise UnsendableError("payload too large", f"what stands beside title and body {fault}")
     return fitted
 
 
 def measure_json(text: str) -> int:
-    """Bytes of a text between the quotes of JSON: a quote is two, a control character six."""
+    """Return the bytes of a text between the quotes of JSON: a quote is two, a control character six."""
     return len(_encode(text)) - 2

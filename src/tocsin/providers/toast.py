@@ -19,7 +19,7 @@ _BETWEEN = "</text><text>"
 
 
 def escape(value: str) -> str:
-    """`value` for XML text or an attribute in double quotes."""
+    """Return `value` for XML text or an attribute in double quotes; what XML 1.0 cannot hold is left out."""
     return _escape_clean(_clean(value))
 
 
@@ -33,16 +33,16 @@ def _escape_clean(value: str) -> str:
 
 
 def clean_text(value: str) -> str:
-    """`value` for a toast's text, not yet escaped. Windows takes a text that starts with «ms-resource:» for a name in
-    the resources: a zero-width space before it keeps it what its author wrote."""
+    """Return `value` for a toast's text, not yet escaped. Windows reads a text that starts with «ms-resource:» as a
+    name in the app's resources: a zero-width space before it prevents that."""
     value = _clean(value)
     start = value.lstrip()
     return f"\u200b{start}" if start[:12].lower() == "ms-resource:" else value
 
 
 def render(message: Push) -> bytes:
-    """The toast, UTF-8, of at most 5,000 bytes: a text too long for it is shortened. The app gets `data` and the deep
-    link (as `wzrk_dl`) back in `launch`, as a query string. Raises UnsendableError when shortening is not enough."""
+    """Return the toast, UTF-8, of at most 5,000 bytes; title and body are shortened to fit. `launch` is a query string
+    of `data` and the deep link (as `wzrk_dl`). Raises UnsendableError when shortening is not enough."""
     head, tail = _make_frame(message)
     title, body = clean_text(message.title), clean_text(message.body)
     whole = f"{head}{_escape_clean(title)}{_BETWEEN}{_escape_clean(body)}{tail}".encode()
@@ -54,7 +54,7 @@ def render(message: Push) -> bytes:
 
 
 def measure_toast(message: Push) -> int:
-    """Bytes of the toast before anything is shortened."""
+    """Return the bytes of the toast before anything is shortened."""
     head, tail = _make_frame(message)
     return (
         len(head.encode()) + measure_xml(message.title) + len(_BETWEEN) + measure_xml(message.body) + len(tail.encode())
@@ -62,12 +62,12 @@ def measure_toast(message: Push) -> int:
 
 
 def measure_xml(text: str) -> int:
-    """Bytes of a clean text in XML: an ampersand is five."""
+    """Return the bytes of a clean text in XML: an ampersand is five."""
     return len(_escape_clean(text).encode())
 
 
 def _make_frame(message: Push) -> tuple[str, str]:
-    """What stands before the title and after the body."""
+    """Return what stands before the title and after the body."""
     launch = dict(message.data)
     if message.deep_link:
         launch.setdefault("wzrk_dl", message.deep_link)
@@ -87,17 +87,17 @@ def _make_frame(message: Push) -> tuple[str, str]:
 
 
 def _quote(value: str) -> str:
-    """A key or value of a query string; links and names come again with every message, ids need no quoting."""
-    return value if _UNRESERVED(value) else _quote_again(value)
+    """Quote a key or value of a query string; ids need no quoting, links and names repeat and are kept."""
+    return value if _UNRESERVED(value) else _quote_unsafe(value)
 
 
 @functools.lru_cache(maxsize=256)
-def _quote_again(value: str) -> str:
+def _quote_unsafe(value: str) -> str:
     return quote_plus(value, errors="replace")
 
 
 def make_tag(collapse: str) -> str:
-    """`collapse` as an X-WNS-Tag: itself when it fits, else 16 hexadecimal digits that stand for it."""
+    """Return `collapse` as an X-WNS-Tag: itself when it fits, else 16 hexadecimal digits of its SHA-256."""
     if len(collapse) <= TAG and collapse.isascii() and collapse.isalnum():
         return collapse
     return hashlib.sha256(collapse.encode()).hexdigest()[:TAG]

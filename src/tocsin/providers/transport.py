@@ -1,7 +1,7 @@
-"""The way to the vendors: HTTP/2 and HTTP/1.1 by libcurl, SMTP by hand, everything in flight on one event loop.
+"""Connections to the vendors: HTTP/2 and HTTP/1.1 by libcurl, SMTP by `mail/`, all on one event loop.
 
-A `Transport` belongs to the process and hands out pools and relays, each to one provider object: a connection never
-carries another account's credentials (APNs ties it to the first team that pushed on it).
+A `Transport` belongs to the process. Each provider object gets a pool of its own: a connection never carries another
+account's credentials (APNs ties it to the first team that pushed on it).
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tocsin.providers.mail.pool import Server, SmtpPool
 
 __all__ = ["HttpPost", "MailTransfer", "Pool", "PoolLimits", "Server", "SmtpPool", "Transport", "VendorAnswer"]
 
-RENEW_SECONDS = 1.0  # APNs takes rapid reconnecting for an attack: at most one new set of connections in this time
+RENEW_SECONDS = 1.0  # at most one new set of connections in this time: APNs treats rapid reconnecting as an attack
 
 
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
-    """How much one pool asks of a vendor's host. connections: to one host. streams: at once on an HTTP/2 connection,
-    lowered by the host's own SETTINGS. in_flight: requests at once; the next one waits its turn without a clock.
-    idle: seconds after which an unused connection is not used again. fresh_dns: look the host up every time."""
+    """Limits of one pool. connections: to one host. streams: at once on an HTTP/2 connection; the host's SETTINGS may
+    lower it. in_flight: requests at once; others wait, and a request's timeout starts after the wait. idle: seconds
+    after which an unused connection is not used again. fresh_dns: look the host up for every connection."""
 
     connections: int = 4
     streams: int = 100
@@ -41,7 +41,7 @@ class Pool:
         self._limits = limits
         self._line = CurlMulti(limits.connections, limits.streams)
         self._leaving: list[CurlMulti] = []
-        self._free = limits.in_flight  # places; who finds none waits for a turn
+        self._free = limits.in_flight  # requests that may start now; others wait for a turn
         self._turns: deque[asyncio.Future[None]] = deque()
         self._idle: list[Transfer] = []
         self._closed = False
@@ -49,7 +49,8 @@ class Pool:
         self.generation = 0
 
     async def request(self, request: HttpPost) -> VendorAnswer:
-        """One POST, at most once: a second copy leaves this machine only when the peer has refused the first."""
+        """Send one POST, at most once: it is sent again only when the peer has said that it did not process the
+        first."""
         if not request.url.startswith("https://") and not is_loopback(request.url):
             return VendorAnswer(failure="unsent", detail="plain http is only for this machine")
         if self._free:
@@ -60,20 +61,20 @@ class Pool:
             try:
                 await turn
             except asyncio.CancelledError:
-                if not turn.cancelled():  # the place was given in the same turn of the loop
+                if not turn.cancelled():  # the turn came in the same iteration of the loop
                     self._pass_on()
                 raise
         try:
             answer, refused = await self._attempt(request)
             if refused:
-                # libcurl gives up on a stream after five refusals, and at once on the one whose write has read GOAWAY.
+                # libcurl fails a stream after five refusals, and at once the one whose write has read GOAWAY.
                 answer, _ = await self._attempt(request)
             return answer
         finally:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """The next in the queue takes the place of one that is done."""
+        """Let the next waiting request start in place of one that is done."""
         while self._turns:
             turn = self._turns.popleft()
             if not turn.done():  # its caller may have been cancelled
@@ -82,7 +83,7 @@ class Pool:
         self._free += 1
 
     async def _attempt(self, request: HttpPost) -> tuple[VendorAnswer, bool]:
-        """The answer, and whether the peer has said that it did not process the request."""
+        """Return the answer, and whether the peer has said that it did not process the request."""
         if self._closed:
             return VendorAnswer(failure="unsent", detail="the pool is closed"), False
         transfer = self._idle.pop() if self._idle else self._make_http()
@@ -99,14 +100,14 @@ class Pool:
             return transfer.read_answer(), False
         answer, refused = transfer.read_failure(error), transfer.is_refused()
         if request.version == "2" and answer.failure == "unknown" and line.is_dead(transfer, error, request):
-            # HTTP/2 keeps a connection whose streams time out, and hands a message to one that has just died. One
-            # that a firewall has forgotten would swallow its share of all that follow, each of them an unknown.
+            # libcurl keeps an HTTP/2 connection whose streams time out, and uses one that has just died. On one that
+            # a firewall dropped every later message would time out and be unknown.
             self.renew(generation)
         return answer, refused
 
     def renew(self, generation: int) -> None:
-        """Leaves the connections of `generation` (the pool's `generation` before the request that met trouble) and
-        starts anew; answers still on their way are read. Does nothing when that has just been done."""
+        """Use new connections from now on; answers still on their way are read from the old ones. generation: the
+        pool's before the request that failed. Do nothing when that one is already left, or within RENEW_SECONDS."""
         now = time.monotonic()
         if generation != self.generation or now - self._renewed < RENEW_SECONDS or self._closed:
             return
@@ -119,7 +120,7 @@ class Pool:
         old.retire()
 
     async def aclose(self) -> None:
-        """Closes every connection; a request under way gets its failure."""
+        """Close every connection; a request in flight gets a failure."""
         self._closed = True
         for line in (self._line, *self._leaving):
             line.close("the pool was closed")
@@ -129,25 +130,26 @@ class Pool:
 
 
 class Transport:
-    """The process's way to the vendors; belongs to one event loop."""
+    """All pools of a process; belongs to one event loop."""
 
     def __init__(self) -> None:
         self._open: list[Pool | SmtpPool] = []
 
     def pool(self, *, ca: str = "", limits: PoolLimits | None = None) -> Pool:
-        """A pool of its own. `ca`: PEM text of the authorities to trust, empty for the machine's store."""
+        """Return a new pool. ca: PEM text of the authorities to trust, empty for the machine's store."""
         pool = Pool(ca, limits or PoolLimits())
         self._open.append(pool)
         return pool
 
     def relay(self, server: Server, *, ca: str = "", connections: int = 20) -> SmtpPool:
-        """Connections of its own to a mail relay; `ca` as for `pool`. Raises Misconfigured for a `ca` that is none."""
+        """Return a new pool of connections to a mail relay; `ca` as for `pool`. Raises Misconfigured for a wrong
+        `ca`."""
         relay = SmtpPool(server, ca, connections)
         self._open.append(relay)
         return relay
 
     async def aclose(self) -> None:
-        """Closes every pool and relay it handed out."""
+        """Close every pool. A pool stays open until then, even when its provider is replaced."""
         for one in self._open:
             await one.aclose()
         self._open.clear()

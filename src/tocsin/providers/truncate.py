@@ -1,4 +1,4 @@
-"""A text cut to the bytes a vendor leaves for it, on a boundary between what a reader sees as letters."""
+"""Texts shortened to a number of bytes, never within what a reader sees as one letter."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _OTHER_EXTENDERS = "\u200c\uff9e\uff9f"
 
 
 def fit_texts(title: str, body: str, room: int, cost: Cost) -> tuple[str, str] | None:
-    """Title and body in `room` bytes: the body is shortened first, then the title. None when not even an ellipsis each
-    fits; a text that is short enough stays as it is."""
+    """Return title and body in `room` bytes together: the body is shortened first, then the title. None when not even
+    an ellipsis for each fits."""
     spare = room - cost(title)
     shown = shorten(body, spare, cost) if spare >= 0 else None
     if shown is not None:
@@ -31,14 +31,14 @@ def fit_texts(title: str, body: str, room: int, cost: Cost) -> tuple[str, str] |
 
 
 def shorten(text: str, room: int, cost: Cost) -> str | None:
-    """The text when it costs at most `room` bytes, else the longest beginning that does so with an ellipsis after it.
-    None when the ellipsis alone costs more. Every character has to cost a byte or more."""
+    """Return the text when it costs at most `room` bytes, else the longest beginning that does with an ellipsis after
+    it. None when the ellipsis alone costs more. Every character has to cost a byte or more."""
     if len(text) > room:
-        text = text[: max(room, 0) + 1]  # of a text of megabytes, no more than is needed to see where it may be cut
+        text = text[: max(room, 0) + 1]  # of megabytes, no more than is needed to find the boundary
     return _shorten(text, room, cost)
 
 
-@functools.lru_cache(maxsize=64)  # a body without templates is cut alike for everybody
+@functools.lru_cache(maxsize=64)  # a body without templates is the same for all recipients
 def _shorten(text: str, room: int, cost: Cost) -> str | None:
     if cost(text) <= room:
         return text
@@ -56,15 +56,15 @@ def _shorten(text: str, room: int, cost: Cost) -> str | None:
 
 
 def find_boundary(text: str, at: int) -> int:
-    """The last place up to `at` where the text may be cut: between two letters as a reader sees them (Unicode Standard
-    Annex 29, as far as `unicodedata` knows its classes; where it does not, nothing is cut rather than too much)."""
+    """Return the last index up to `at` that is between two letters as a reader sees them (Unicode Standard Annex 29, as
+    far as `unicodedata` knows its classes; what it does not know is kept together)."""
     while 0 < at < len(text) and _is_inside(text, at):
         at -= 1
     return at
 
 
 def _is_inside(text: str, at: int) -> bool:
-    """True when the characters before and after `at` belong to one letter."""
+    """Return whether the characters before and after `at` belong to one letter."""
     before, after = text[at - 1], text[at]
     if after < "\u0300" and before < "\u0300":
         return before == "\r" and after == "\n"

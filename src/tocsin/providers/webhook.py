@@ -1,6 +1,6 @@
 """Text messages and web push by a signed POST to a server of the operator's choice: a gateway, or a few lines of glue.
 
-One message a request, HTTP/1.1 or 2, signed as Standard Webhooks says: `webhook-signature` is `v1,` and the base64 of
+One message a request, over HTTP/1.1, signed as Standard Webhooks says: `webhook-signature` is `v1,` and the base64 of
 HMAC-SHA256 over «id.timestamp.body». `webhook-id` is the same on every attempt at this recipient, so a receiver that
 remembers it sends nothing twice.
 """
@@ -56,7 +56,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
 
     def __repr__(self) -> str:
-        return f"Settings(url={self.url!r})"
+        return f"WebhookSettings(url={self.url!r})"
 
 
 TABLE: dict[int, AnswerRule] = {
@@ -70,24 +70,26 @@ TABLE: dict[int, AnswerRule] = {
 
 
 def receipt(answer: VendorAnswer, kind: str) -> Receipt:
-    """What the receiver's answer means. 404 and 410 say that a browser's subscription is over (RFC 8030); for text
-    messages there is no such thing, and the address of the gateway is wrong."""
+    """Return the receipt for the receiver's answer. 404 and 410 mean that a browser's subscription is over (RFC 8030);
+    text messages have no such thing, so there they mean that the gateway's URL is wrong."""
     if answer.failure:
         return judge_failure(answer, WAIT)
-    told, code = clip(answer.body.decode("utf-8", "replace")), str(answer.status)
+    detail, code = clip(answer.body.decode("utf-8", "replace")), str(answer.status)
     if 200 <= answer.status < 300:
         return Receipt(outcome=Outcome.ACCEPTED, vendor_id=clip(answer.headers.get("webhook-message-id", "")))
     if answer.status in (404, 410):
-        return (GONE if kind == "webpush" else DENIED).receipt(code, told)
+        return (GONE if kind == "webpush" else DENIED).receipt(code, detail)
     if 300 <= answer.status < 400:
         return DENIED.receipt(code, "the address redirects, which is not followed: set where it leads")
     wait = read_retry_after(answer)
     verdict = TABLE.get(answer.status)
-    return judge_status(answer.status, code, told, WAIT, wait) if verdict is None else verdict.receipt(code, told, wait)
+    if verdict is None:
+        return judge_status(answer.status, code, detail, WAIT, wait)
+    return verdict.receipt(code, detail, wait)
 
 
 def encode(message: Notice, now: float) -> bytes:
-    """The body: {type, timestamp, data}. `data` has the id, the address, the content, and when it is too late."""
+    """Return the body: {type, timestamp, data}. `data` has the ids, the address, the content and the expiry."""
     to: object = message.address.value
     if message.address.kind == "webpush" and message.address.value.startswith("{"):
         to = msgspec.Raw(message.address.value.encode())
@@ -109,12 +111,13 @@ def encode(message: Notice, now: float) -> bytes:
 
 
 def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
+    """Return the value of `webhook-signature`."""
     digest = hmac.digest(secret, f"{message_id}.{timestamp}.".encode() + body, hashlib.sha256)
     return "v1," + base64.b64encode(digest).decode()
 
 
 def read_secret(text: str) -> bytes:
-    """The key of a `whsec_…`. Raises Misconfigured."""
+    """Return the key of a `whsec_…`. Raises Misconfigured when it is no base64 of 24 to 64 bytes."""
     try:
         key = base64.b64decode(text.strip().removeprefix("whsec_"), validate=True)
     except (binascii.Error, ValueError):
@@ -145,7 +148,7 @@ class Webhook:
         return f"{type(self).__name__}({self._url!r})"
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """See `Provider.send`."""
+        """Send one notice; see `Provider.send`."""
         if not isinstance(message, Notice) or message.address.kind != self.kind:
             return wrong_kind(self.name)
         body, timestamp = encode(message, now), int(now)
@@ -157,10 +160,6 @@ class Webhook:
         )
         request = HttpPost(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
         return receipt(await self._pool.request(request), self.kind)
-
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._pool.aclose()
 
 
 class Sms(Webhook):

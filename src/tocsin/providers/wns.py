@@ -44,7 +44,7 @@ LEGACY = "https://login.live.com/accesstoken.srf"
 LEGACY_SCOPE = "notify.windows.com"
 MICROSOFT_WAIT = 30.0  # seconds before a 500 or 503 is tried again
 
-# Microsoft: never push to another domain, or the app's token is handed to whoever registered the address. Matched
+# Microsoft: never push to another domain, or its owner gets the app's token. Matched
 # against the raw text, so that no two readers of URLs can disagree about where the host ends.
 _CHANNEL = re.compile(r"https://(?:[a-z0-9-]+\.)*notify\.windows\.com(?::443)?/[!-~]*", re.IGNORECASE)
 _PRINTABLE = re.compile(r"[!-~]+")
@@ -65,7 +65,7 @@ class WnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
 
     def __repr__(self) -> str:
-        return f"Settings(client_id={self.client_id!r}, endpoint={self.endpoint!r})"
+        return f"WnsSettings(client_id={self.client_id!r}, endpoint={self.endpoint!r})"
 
 
 TABLE: dict[int, AnswerRule] = {
@@ -85,46 +85,46 @@ _CHANNEL_THROTTLED = throttled(600.0, Scope.DEVICE)
 
 
 def receipt(answer: VendorAnswer) -> Receipt:
-    """What WNS's answer means. 200 alone is not a yes: the notification status may say that it was dropped."""
+    """Return the receipt for WNS's answer. A 200 may still be a refusal: `X-WNS-Status` can be «dropped»."""
     if answer.failure:
         return judge_failure(answer, MICROSOFT_WAIT)
     headers = answer.headers
-    told = headers.get("x-wns-error-description", "")
+    detail = headers.get("x-wns-error-description", "")
     if answer.status == 200:
         status = headers.get("x-wns-status") or headers.get("x-wns-notificationstatus") or "received"
-        return _judge_200(status.lower(), told, answer)
+        return _judge_200(status.lower(), detail, answer)
     code = str(answer.status)
-    if answer.status == 410 and "domain" in f"{told} {answer.body.decode('utf-8', 'replace')}".lower():
-        return DENIED.receipt("410 Domain Blocked", told)
+    if answer.status == 410 and "domain" in f"{detail} {answer.body.decode('utf-8', 'replace')}".lower():
+        return DENIED.receipt("410 Domain Blocked", detail)
     verdict = TABLE.get(answer.status)
     if verdict is GONE and not any(name.startswith("x-wns-") for name in headers):
-        verdict = SUSPECT  # Microsoft's answers carry its headers: a proxy on the way knows nothing of channels
+        verdict = SUSPECT  # without Microsoft's headers it is a proxy's answer, which knows nothing of channels
     wait = read_retry_after(answer)
     if verdict is None:
-        return judge_status(answer.status, code, told, MICROSOFT_WAIT, wait)
-    return verdict.receipt(code, told, wait)
+        return judge_status(answer.status, code, detail, MICROSOFT_WAIT, wait)
+    return verdict.receipt(code, detail, wait)
 
 
-def _judge_200(status: str, told: str, answer: VendorAnswer) -> Receipt:
+def _judge_200(status: str, detail: str, answer: VendorAnswer) -> Receipt:
     if status == "dropped":
-        return REFUSED.receipt("200 dropped", told)
+        return REFUSED.receipt("200 dropped", detail)
     if status == "channelthrottled":
-        return _CHANNEL_THROTTLED.receipt("200 channelthrottled", told, read_retry_after(answer))
+        return _CHANNEL_THROTTLED.receipt("200 channelthrottled", detail, read_retry_after(answer))
     offline = answer.headers.get("x-wns-deviceconnectionstatus", "").lower() == "disconnected"
     vendor_id = answer.headers.get("x-wns-msg-id", "")
     return Receipt(outcome=Outcome.ACCEPTED, vendor_id=vendor_id, detail="offline" if offline else "")
 
 
 def is_allowed(channel: str, origin: str) -> bool:
-    """True for a channel URI we may hand our token to: Microsoft's domain by https on port 443, or the operator's own
-    `origin` («https://host:port», empty for none)."""
+    """Return whether our token may be sent to this channel URI: Microsoft's domain by https on port 443, or the
+    operator's own `origin` («https://host:port», empty for none)."""
     if origin and channel.startswith(origin + "/"):
         return _PRINTABLE.fullmatch(channel) is not None
     return _CHANNEL.fullmatch(channel) is not None
 
 
 def request(message: Push, body: bytes, now: float, token: str, timeout: float) -> HttpPost:
-    """The POST for one toast. body: its XML, from `toast.render`."""
+    """Return the POST for one toast. body: its XML, from `toast.render`."""
     headers = (
         "Authorization: Bearer " + token,
         "Content-Type: text/xml",
@@ -137,7 +137,7 @@ def request(message: Push, body: bytes, now: float, token: str, timeout: float) 
 
 
 class Wns:
-    """Microsoft's way to Windows devices."""
+    """WNS for one app."""
 
     name: ClassVar[str] = "wns"
     kind: ClassVar[AddressKind] = "wns"
@@ -159,7 +159,8 @@ class Wns:
         return f"Wns({self._origin!r})"
 
     async def send(self, message: Message, now: float) -> Receipt:
-        """See `Provider.send`. A channel elsewhere is `GONE` without a word to it; a 401 gets one new token."""
+        """Send one toast; see `Provider.send`. A channel outside Microsoft's domain is `GONE` and never called; a 401
+        is retried once with a new token."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
         if not is_allowed(message.address.value, self._origin):
@@ -181,13 +182,9 @@ class Wns:
             log.error("a channel redirects us: never followed, our token would go along", status=answer.status)
         return receipt(answer)
 
-    async def aclose(self) -> None:
-        """Closes its connections."""
-        await self._pool.aclose()
-
 
 class _Ask:
-    """Makes the request for a token; holds the form with the secret, and shows neither."""
+    """The request for a token. A class, so that no repr shows the secret in its form."""
 
     def __init__(self, url: str, form: bytes, timeout: float) -> None:
         self._request = HttpPost(

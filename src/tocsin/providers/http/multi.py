@@ -17,16 +17,16 @@ CONNECTIONS_KEPT = 256  # connections of a pool whose last answer is remembered
 
 
 class CurlMulti:
-    """The connections of one generation of a pool: left when replaced, and closed when the last answer on them is read.
-    Belongs to the loop it is first used on."""
+    """The connections of one generation of a pool; once retired, closed when the last answer on them is read. Belongs
+    to the event loop that it is first used on."""
 
     def __init__(self, connections: int, streams: int) -> None:
         self._multi = multi = pycurl.CurlMulti()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way: dict[pycurl.Curl, asyncio.Future[pycurl.error | None]] = {}
-        self._watched: dict[int, int] = {}  # what libcurl wants to know of a socket
+        self._watched: dict[int, int] = {}  # for each socket, the POLL_ flags that libcurl waits for
         self._timer: asyncio.Handle | None = None
-        self._soon = False  # the timer is set for the next turn of the loop
+        self._soon = False  # the timer is set for the next iteration of the loop
         self._retired = False
         self._heard: dict[int, float] = {}  # when an answer last came on a connection, by the monotonic clock
         multi.setopt(pycurl.M_PIPELINING, 2)  # multiplex; HTTP/1.1 pipelining no longer exists in libcurl
@@ -38,43 +38,44 @@ class CurlMulti:
 
     @property
     def busy(self) -> bool:
+        """Whether transfers are in progress."""
         return bool(self._under_way)
 
     def start(self, transfer: Transfer) -> asyncio.Future[pycurl.error | None]:
-        """Begins a transfer. Its future ends with libcurl's complaint, None when libcurl is content."""
+        """Start a transfer; return the future of libcurl's error, None for success."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         self._under_way[transfer.curl] = end = loop.create_future()
         self._multi.add_handle(transfer.curl)
         return end
 
     def give_up(self, transfer: Transfer) -> None:
-        """Breaks a transfer off: nobody waits for it any more."""
+        """Stop a transfer whose caller was cancelled."""
         if self._under_way.pop(transfer.curl, None) is not None:
             self._multi.remove_handle(transfer.curl)
         self._close_if_left()
 
     def hear(self, transfer: Transfer) -> None:
-        """An answer came on the connection of `transfer`."""
+        """Note that an answer came on the connection of `transfer`."""
         connection = transfer.curl.getinfo(pycurl.CONN_ID)
         if connection not in self._heard and len(self._heard) >= CONNECTIONS_KEPT:
             del self._heard[next(iter(self._heard))]
         self._heard[connection] = time.monotonic()
 
     def is_dead(self, transfer: Transfer, error: pycurl.error, request: HttpPost) -> bool:
-        """Whether the connection of a failed transfer is to be left: it broke, or a request has timed out on it and
-        nothing has come for half that time, whatever comes on the connections beside it."""
+        """Return whether the connection of a failed transfer should not be used again: it broke, or `request` timed out
+        and no answer came on this connection (whatever came on others) for half its timeout."""
         if error.args[0] != pycurl.E_OPERATION_TIMEDOUT:
             return True
         heard = self._heard.get(transfer.curl.getinfo(pycurl.CONN_ID), 0.0)
         return heard < time.monotonic() - request.timeout / 2
 
     def retire(self) -> None:
-        """No new transfers; closes with the last answer."""
+        """Start no new transfers, and close after the last answer."""
         self._retired = True
         self._close_if_left()
 
     def close(self, why: str) -> None:
-        """Closes every connection; a transfer under way ends with that."""
+        """Close every connection; a transfer in progress fails with E_ABORTED_BY_CALLBACK and `why`."""
         if self._multi.closed:
             return
         for curl in list(self._under_way):
@@ -85,7 +86,7 @@ class CurlMulti:
         self._multi.close()
 
     def _close_if_left(self) -> None:
-        # Not at once: libcurl may be in the middle of telling us.
+        # Not at once: this may be called from within libcurl.
         if self._retired and not self._under_way and self._loop is not None:
             self._loop.call_soon(self._close_when_idle)
         elif self._retired and self._loop is None:
@@ -93,7 +94,7 @@ class CurlMulti:
 
     def _close_when_idle(self) -> None:
         if not self._under_way:
-            self.close("left")
+            self.close("retired")
 
     def _watch(self, what: int, fd: int, _multi: object, _data: object) -> None:
         assert self._loop is not None
@@ -128,7 +129,7 @@ class CurlMulti:
             self._timer = None
         if milliseconds < 0 or self._loop is None:
             return
-        if milliseconds == 0:  # never from within libcurl
+        if milliseconds == 0:  # libcurl must not be called from its own callback
             self._timer = self._loop.call_soon(self._tick)
         else:
             self._timer = self._loop.call_later(milliseconds / 1000, self._tick)

@@ -1,9 +1,9 @@
-"""One libcurl handle, and what can be sworn about the request it carried: taken, certainly not taken, or nobody knows.
+"""One libcurl handle, and what is certain about a request that failed: not taken by the peer («unsent»), or unknown.
 
 libcurl sends a request again by itself when a reused connection dies before the first byte of an answer. Measured with
-libcurl 8.23: five HTTP/2 connections cut under load made five messages arrive twice, without a word to the caller. The
-body is therefore handed over by a read callback, and the rewind libcurl needs before sending again is refused unless
-the server itself has said that it did not process the stream (REFUSED_STREAM, or GOAWAY with a lower last stream).
+libcurl 8.23: five HTTP/2 connections cut under load made five messages arrive twice, unseen by the caller. So libcurl
+reads the body by a callback, and the rewind that it needs before sending again is refused unless the server itself has
+said that it did not process the stream (REFUSED_STREAM, or GOAWAY with a lower last stream).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ CONNECT_SECONDS = 10.0
 AGENT = "tocsin"
 
 Failure = Literal["", "unsent", "unknown"]
-# libcurl's own sentence for a stream the peer refused; without it the rewind is refused, which costs an `unknown`
-# instead of a second copy. A libcurl that words it differently is safe, only less generous.
+# libcurl's own words for a stream the peer refused. With a libcurl that words it differently no rewind is allowed: more
+# requests are unknown, none is sent twice.
 _REFUSED = b"refused by server, try again"
 _GOAWAY = re.compile(rb"received GOAWAY, error=\d+, last_stream=(\d+)")
 _OPENED = re.compile(rb"\[HTTP/2\] \[(\d+)\] OPENED stream")
@@ -31,8 +31,8 @@ _LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 
 class HttpPost(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP POST. headers: whole lines, «name: value», without CR or LF. version: "2" asks for HTTP/2 by ALPN, "1.1"
-    keeps to HTTP/1.1. timeout: seconds for everything from the wait for a connection to the last byte."""
+    """One HTTP POST. headers: whole lines, «name: value», without CR or LF. version: "2" asks for HTTP/2 by ALPN.
+    timeout: seconds, from the wait for a connection to the last byte of the answer."""
 
     url: str
     headers: tuple[str, ...]
@@ -41,7 +41,7 @@ class HttpPost(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 30.0
 
     def __repr__(self) -> str:
-        return f"Request({len(self.body)} bytes)"  # the URL holds a device's address, the headers our credentials
+        return f"HttpPost({len(self.body)} bytes)"  # the URL holds a device's address, the headers our credentials
 
 
 class MailTransfer(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +54,11 @@ class MailTransfer(msgspec.Struct, frozen=True, kw_only=True):
     timeout: float = 60.0
 
     def __repr__(self) -> str:
-        return f"Envelope({len(self.body)} bytes)"
+        return f"MailTransfer({len(self.body)} bytes)"
 
 
 class Headers(Mapping[str, str]):
-    """An answer's header lines, names in lower case; read only when somebody asks, which for a yes nobody does."""
+    """An answer's headers, names in lower case; parsed on first use, which most accepted messages never need."""
 
     __slots__ = ("_lines", "_read")
 
@@ -86,10 +86,10 @@ class Headers(Mapping[str, str]):
 
 
 class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """What came back. Either `status` is the peer's (HTTP status or last SMTP reply code), or `failure` is not empty:
-    "unsent" is certain (the peer cannot have taken the message), "unknown" is everything else. detail: libcurl's
-    sentence. headers: names in lower case. replies: the lines of an SMTP server's last reply, step: what it answers
-    («greeting», «EHLO», «STARTTLS», «AUTH», «MAIL», «RCPT», «DATA», «.» for the end of the mail)."""
+    """The peer's answer: `status` (of HTTP, or the code of the last SMTP reply), or else `failure`: «unsent» when the
+    peer certainly has not taken the message, «unknown» otherwise. detail: what failed. headers: names in lower case.
+    replies: the lines of an SMTP server's last reply. step: the command it answers («greeting», «EHLO», «STARTTLS»,
+    «AUTH», «MAIL», «RCPT», «DATA», «RSET», «.» for the end of the mail)."""
 
     status: int = 0
     headers: Mapping[str, str] = {}
@@ -101,24 +101,24 @@ class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(url: str) -> bool:
-    """True for a plain http URL on this machine, the only place where no TLS is accepted."""
+    """Return whether this is a plain http URL of this machine, the only one allowed without TLS."""
     return any(url == start or url.startswith((start + ":", start + "/")) for start in _LOOPBACK)
 
 
 class Transfer:
-    """A handle that is used again and again for one kind of exchange; it carries one request at a time."""
+    """A reusable libcurl handle; it carries one request at a time."""
 
-    __slots__ = ("_body", "_handed", "_headers", "_kept", "_lines", "_size", "_timeout", "_told", "_url", "curl")
+    __slots__ = ("_body", "_handed", "_headers", "_kept", "_lines", "_size", "_timeout", "_trace", "_url", "curl")
 
     def __init__(self, ca: str, idle: int) -> None:
         self.curl = curl = pycurl.Curl()
         self._body = b""
-        self._handed = 0  # bytes of the body that libcurl has taken, in the attempt under way
+        self._handed = 0  # bytes of the body that libcurl has read, in the attempt in progress
         self._url = ""
         self._headers: tuple[tuple[str, ...], str] = ((), "")
         self._timeout = 0.0
         self._lines: list[bytes] = []
-        self._told: list[bytes] = []  # libcurl's trace of the attempt under way
+        self._trace: list[bytes] = []  # libcurl's trace of the attempt in progress
         self._kept: list[bytes] = []
         self._size = 0
         curl.setopt(pycurl.NOSIGNAL, 1)
@@ -126,10 +126,10 @@ class Transfer:
         curl.setopt(pycurl.SEEKFUNCTION, self._rewind)
         curl.setopt(pycurl.WRITEFUNCTION, self._write)
         curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
-        # The refusal is only told in libcurl's trace: some thirty lines a request. A function of ours would cost 20 µs
-        # a request; `list.insert(kind, line)` takes the same two arguments and costs 7.
+        # Only libcurl's trace (some thirty lines a request) says that a stream was refused. A function of ours costs
+        # 20 µs a request; `list.insert(kind, line)` takes the same two arguments and costs 7.
         curl.setopt(pycurl.VERBOSE, 1)
-        curl.setopt(pycurl.DEBUGFUNCTION, self._told.insert)
+        curl.setopt(pycurl.DEBUGFUNCTION, self._trace.insert)
         curl.setopt(pycurl.CONNECTTIMEOUT_MS, int(CONNECT_SECONDS * 1000))
         curl.setopt(pycurl.TCP_KEEPALIVE, 1)
         curl.setopt(pycurl.SSLVERSION, pycurl.SSLVERSION_TLSv1_2)
@@ -137,7 +137,7 @@ class Transfer:
         _trust(curl, ca)
 
     def prepare_http(self, *, fresh_dns: bool) -> Transfer:
-        """Sets what every HTTP request of a pool has in common."""
+        """Set the options that all HTTP requests of a pool share; return self."""
         curl = self.curl
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -149,7 +149,7 @@ class Transfer:
         return self
 
     def load(self, request: HttpPost) -> None:
-        """Makes the handle ready for one POST."""
+        """Set the handle up for one POST; options that are as before are not set again."""
         curl = self.curl
         self._start(request.body, request.timeout)
         if request.url != self._url:
@@ -165,7 +165,7 @@ class Transfer:
     def _start(self, body: bytes, timeout: float) -> None:
         self._body = body
         self._handed = 0
-        self._told.clear()
+        self._trace.clear()
         self._lines.clear()
         self._kept.clear()
         self._size = 0
@@ -174,23 +174,23 @@ class Transfer:
             self.curl.setopt(pycurl.TIMEOUT_MS, max(1, int(timeout * 1000)))
 
     def read_answer(self) -> VendorAnswer:
-        """The answer of a finished HTTP exchange."""
+        """Return the answer of a completed exchange."""
         lines, self._lines = self._lines, []
         self.curl.setopt(pycurl.HEADERFUNCTION, self._lines.append)
         body = self._kept[0] if len(self._kept) == 1 else b"".join(self._kept)
         return VendorAnswer(status=self.curl.getinfo(pycurl.RESPONSE_CODE), headers=Headers(lines), body=body)
 
     def read_failure(self, error: pycurl.error) -> VendorAnswer:
-        """What can be said of an exchange that broke. A peer cannot act on a message whose end libcurl was never given:
-        an HTTP body shorter than its length, a mail without its final dot (RFC 5321 4.1.1.4). So a body not handed over
-        to the end proves that nothing was taken; so does the peer's own refusal. Everything else is unknown."""
+        """Return the failure of a broken exchange. «unsent» when libcurl has not read the body to its end (a server
+        cannot act on a body shorter than its Content-Length), or when the peer has refused the stream; else
+        «unknown»."""
         certain = self.is_refused() or self._handed < len(self._body)
         code, sentence = (*error.args, "")[:2]
         return VendorAnswer(failure="unsent" if certain else "unknown", detail=f"libcurl {code}: {sentence}"[:300])
 
     def _read(self, limit: int) -> bytes:
         if not self._handed:
-            self._told.clear()  # from here on another attempt is on its way
+            self._trace.clear()  # another attempt begins
             if len(self._body) <= limit:
                 self._handed = len(self._body)
                 return self._body
@@ -210,17 +210,19 @@ class Transfer:
             self._size += len(piece)
 
     def is_refused(self) -> bool:
-        """The peer has said that it did not process this stream. The transfer that itself reads the GOAWAY is not told
-        by libcurl in the usual words (it fails with CURLE_HTTP2): its own trace has both numbers to compare."""
-        if any(_REFUSED in line for line in self._told):
+        """Return whether the peer has said that it did not process this stream. The transfer that itself reads the
+        GOAWAY fails with CURLE_HTTP2 without libcurl's usual words: there the stream's number is compared with GOAWAY's
+        last."""
+        if any(_REFUSED in line for line in self._trace):
             return True
-        last = [int(found[1]) for line in self._told if (found := _GOAWAY.search(line))]
-        ours = [int(found[1]) for line in self._told if (found := _OPENED.search(line))]
+        last = [int(found[1]) for line in self._trace if (found := _GOAWAY.search(line))]
+        ours = [int(found[1]) for line in self._trace if (found := _OPENED.search(line))]
         return len(ours) == 1 and bool(last) and ours[0] > max(last)
 
 
 def _trust(curl: pycurl.Curl, ca: str) -> None:
-    """`ca` is PEM text; empty means the machine's own store, which the bundled libcurl does not know by itself."""
+    """Set the authorities to trust. ca: PEM text; empty for the machine's store, which the bundled libcurl cannot
+    find."""
     if ca:
         curl.setopt(pycurl.CAINFO_BLOB, ca.encode())
         return

@@ -1,1 +1,1 @@
-"""One mail to a relay: written, signed, handed over."""
+"""One mail: written as MIME, signed with DKIM, sent to the relay by SMTP."""

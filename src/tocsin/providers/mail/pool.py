@@ -1,4 +1,4 @@
-"""Mail to one relay over a few kept connections, on the event loop."""
+"""A pool of SMTP sessions with one relay, on the event loop."""
 
 from __future__ import annotations
 
@@ -8,20 +8,25 @@ import time
 
 from tocsin.errors import Misconfigured
 from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
-from tocsin.providers.mail.session import Refusal, Server, SmtpSession
+from tocsin.providers.mail.session import Server, SessionRefused, SmtpSession
 from tocsin.providers.mail.wire import ConnectionLost
 
 __all__ = ["Server", "SmtpPool"]
 
-IDLE_SECONDS = 30.0  # a kept connection older than this is not used again: relays hang up on idle clients
+IDLE_SECONDS = 30.0  # a connection idle for longer is not used again: relays close them
 MAILS = 100  # over one connection: Postfix closes after a hundred by default, others sooner
 
 
 class SmtpPool:
-    """Connections to one relay for one provider object. Never raises for what happens on the wire."""
+    """Connections to one relay for one provider object. Never raises for an error of the network. mails: over one
+    connection, at most. idle: seconds after which an unused connection is closed."""
 
-    def __init__(self, server: Server, ca: str, connections: int) -> None:
+    def __init__(
+        self, server: Server, ca: str, connections: int, *, mails: int = MAILS, idle: float = IDLE_SECONDS
+    ) -> None:
         self._server = server
+        self._mails = mails
+        self._idle_seconds = idle
         self._context = _trust(ca)
         self._gate = asyncio.Semaphore(connections)
         self._idle: list[SmtpSession] = []
@@ -30,24 +35,24 @@ class SmtpPool:
         self._closed = False
 
     async def mail(self, envelope: MailTransfer) -> VendorAnswer:
-        """One mail to one mailbox, at most once. A kept connection that the relay has left is replaced: the mail was
-        certainly not taken, and a new connection is all that many relays want after a while."""
+        """Send one mail to one mailbox, at most once. When the relay has closed an idle connection the mail is
+        certainly unsent, and goes over a new one."""
         async with self._gate:
             kept = self._take()
             if kept is not None:
-                answer, left = await self._carry(kept, envelope)
-                if not left:
+                answer, again = await self._send(kept, envelope)
+                if not again:
                     return answer
             if self._closed:
                 return VendorAnswer(failure="unsent", detail="the relay is closed")
-            answer, _ = await self._carry(SmtpSession(self._server, self._context), envelope, fresh=True)
+            answer, _ = await self._send(SmtpSession(self._server, self._context), envelope, fresh=True)
             return answer
 
-    async def _carry(
+    async def _send(
         self, session: SmtpSession, envelope: MailTransfer, *, fresh: bool = False
     ) -> tuple[VendorAnswer, bool]:
-        """The answer, and whether the relay has only hung up: 421 or the end of the connection with nothing taken, but
-        not a time-out, which has cost enough."""
+        """Return the answer, and whether a new connection may be tried: after 421, a refused session, or a connection
+        that ended with the mail unsent, but not after a time-out."""
         self._busy.add(session)
         keep = False
         try:
@@ -57,7 +62,7 @@ class SmtpPool:
                 answer = await session.mail(envelope)
             keep = answer.status != 421
             return answer, not keep
-        except Refusal as refusal:
+        except SessionRefused as refusal:
             return refusal.answer, True
         except TimeoutError:
             return session.judge("timed out"), False
@@ -71,36 +76,36 @@ class SmtpPool:
             self._put_back(session, keep=keep)
 
     def _take(self) -> SmtpSession | None:
-        """The connection used last: the others rest, and leave when nobody needs them."""
+        """Return the connection used last, None when none is usable; so those not needed stay idle, and are closed."""
         while self._idle:
             session = self._idle.pop()
-            if session.is_clean() and time.monotonic() - session.rested_at < IDLE_SECONDS:
+            if session.is_clean() and time.monotonic() - session.rested_at < self._idle_seconds:
                 return session
             session.close()
         return None
 
     def _put_back(self, session: SmtpSession, *, keep: bool) -> None:
-        """Keeps a connection whose last mail was answered. After a time-out the reply is still to come, and the next
-        mail would take it for its own."""
-        if not keep or self._closed or session.carried >= MAILS or not session.is_clean():
+        """Keep a connection whose last mail was answered, else close it: after a time-out the late reply would be taken
+        for the next mail's."""
+        if not keep or self._closed or session.carried >= self._mails or not session.is_clean():
             session.close()
             return
         session.rested_at = time.monotonic()
         self._idle.append(session)
         if self._sweep is None:
-            self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._dismiss)
+            self._sweep = asyncio.get_running_loop().call_later(self._idle_seconds, self._close_idle)
 
-    def _dismiss(self) -> None:
-        """Hangs up on connections that nobody needed."""
-        oldest = time.monotonic() - IDLE_SECONDS
+    def _close_idle(self) -> None:
+        """Close connections that were not used for a while."""
+        oldest = time.monotonic() - self._idle_seconds
         for session in [one for one in self._idle if one.rested_at <= oldest]:
             self._idle.remove(session)
             session.close()
         again = bool(self._idle)
-        self._sweep = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._dismiss) if again else None
+        self._sweep = asyncio.get_running_loop().call_later(self._idle_seconds, self._close_idle) if again else None
 
     async def aclose(self) -> None:
-        """Hangs up; a mail under way is broken off and gets its failure."""
+        """Close every connection; a mail in progress gets a failure."""
         self._closed = True
         if self._sweep is not None:
             self._sweep.cancel()
@@ -111,7 +116,7 @@ class SmtpPool:
 
 
 def _trust(ca: str) -> ssl.SSLContext:
-    """`ca` is PEM text; empty means the machine's own store."""
+    """Return the TLS context. ca: PEM text, empty for the machine's store. Raises Misconfigured."""
     try:
         context = ssl.create_default_context(cadata=ca or None)
     except ssl.SSLError:

@@ -1,4 +1,4 @@
-"""One conversation with a mail relay: greeting, TLS, log-in, then mail after mail.
+"""One SMTP session with a relay: greeting, TLS, log-in, then mail after mail.
 
 MAIL, RCPT and DATA go in one write where the relay offers PIPELINING (RFC 2920), so a mail takes two round trips.
 """
@@ -15,14 +15,14 @@ import msgspec
 from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
 from tocsin.providers.mail.wire import ConnectionLost, SmtpReply, SmtpStream
 
-ONE_WRITE = 16 * 1024  # bytes of a mail that goes out with its final dot: a socket takes it in one piece
+ONE_WRITE = 16 * 1024  # bytes of a mail that is written together with its final dot
 _STEPS = (b"MAIL", b"RCPT", b"DATA")
 _REFUSED_PATH = frozenset("<>\r\n\0 \t")
 
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
-    """A relay and how to speak to it. hello: our name. tls: STARTTLS and TLS from the start are both required where
-    they are chosen. A user name needs one of them."""
+    """A relay and how to connect to it. hello: our name. tls: «starttls» and «tls» are required, never just tried. A
+    user name needs one of them."""
 
     host: str
     port: int
@@ -35,8 +35,8 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
         return f"Server({self.host!r}, {self.port})"
 
 
-class Refusal(Exception):  # noqa: N818 - an answer
-    """The relay does not want this conversation."""
+class SessionRefused(Exception):  # noqa: N818 - an answer
+    """The relay refused the session, the log-in or RSET: no mail was begun."""
 
     def __init__(self, step: str, reply: SmtpReply) -> None:
         super().__init__(step)
@@ -44,7 +44,7 @@ class Refusal(Exception):  # noqa: N818 - an answer
 
 
 def answer_of(step: str, reply: SmtpReply) -> VendorAnswer:
-    """A relay's reply as an answer. step: the command that it answers, «.» for the end of the data."""
+    """Return a relay's reply as an answer. step: the command that it answers, «.» for the end of the data."""
     return VendorAnswer(status=reply.status, replies=reply.lines, step=step)
 
 
@@ -53,17 +53,18 @@ class SmtpSession:
 
     def __init__(self, server: Server, context: ssl.SSLContext) -> None:
         self.carried = 0  # mails
-        self.rested_at = 0.0  # by the monotonic clock, for whoever keeps this session
+        self.rested_at = 0.0  # monotonic seconds; set by the pool
         self._server = server
         self._context = context
         self._wire: SmtpStream | None = None
         self._offers: dict[str, str] = {}
-        self._stained = False  # the relay may still hold a transaction that was not finished
-        self._ended = False  # the end of a mail was written
+        self._needs_reset = False  # the relay may still have an unfinished transaction
+        self._ended = False  # the end of the mail was written
         self._closed = ""
 
     async def open(self) -> None:
-        """Connects, greets, logs in. Raises Refusal, Lost, OSError."""
+        """Connect, say EHLO, start TLS and log in as the server's settings say. Raises SessionRefused, ConnectionLost,
+        OSError."""
         server = self._server
         self._wire = wire = await SmtpStream.connect(server.host, server.port)
         if self._closed:
@@ -82,7 +83,7 @@ class SmtpSession:
             await self._log_in(wire)
 
     async def mail(self, envelope: MailTransfer) -> VendorAnswer:
-        """One mail. Raises Lost, and `judge` says what that means for it."""
+        """Send one mail. Raises ConnectionLost; `judge` then says what is known about the mail."""
         wire = self._wire
         assert wire is not None
         self.carried += 1
@@ -90,7 +91,7 @@ class SmtpSession:
         commands = self._commands(envelope)
         refused = await self._announce(wire, commands)
         if refused is not None:
-            self._stained = True
+            self._needs_reset = True
             return refused
         if wire.is_behind():
             raise ConnectionLost("the relay answered what was not asked")
@@ -98,21 +99,21 @@ class SmtpSession:
         reply = await wire.read()
         if 300 <= reply.status < 400:
             raise ConnectionLost(f"the end of the data was answered {reply.status}")
-        self._stained = reply.status >= 400
+        self._needs_reset = reply.status >= 400
         return answer_of(".", reply)
 
     def judge(self, detail: str) -> VendorAnswer:
-        """What a broken conversation means for the mail under way: a relay cannot act on one whose end the kernel was
-        never given (RFC 5321 4.1.1.4)."""
+        """Return the failure of the mail in progress: «unsent» while the kernel has not taken its end, because a relay
+        cannot act on a mail without it (RFC 5321 4.1.1.4); else «unknown». detail: the reason."""
         certain = not self._ended or (self._wire is not None and self._wire.held)
         return VendorAnswer(failure="unsent" if certain else "unknown", detail=detail[:300])
 
     def is_clean(self) -> bool:
-        """True when another mail may follow: no reply is owed, and the relay has not hung up."""
+        """Return whether another mail may follow: every command is answered and the connection is open."""
         return self._wire is not None and self._wire.is_even()
 
     def close(self, reason: str = "closed") -> None:
-        """Hangs up at once, with QUIT where nothing is under way."""
+        """Close the connection at once, with QUIT when no mail is in progress."""
         self._closed = reason
         wire = self._wire
         if wire is not None:
@@ -130,16 +131,16 @@ class SmtpSession:
         return [mail, f"RCPT TO:<{envelope.recipient}>\r\n".encode("ascii"), b"DATA\r\n"]
 
     async def _announce(self, wire: SmtpStream, commands: list[bytes]) -> VendorAnswer | None:
-        """Everything before the mail itself; the relay's refusal, or None when it waits for the mail."""
+        """Send RSET if needed, MAIL, RCPT and DATA; return the relay's refusal, or None when it waits for the mail."""
         piped = "PIPELINING" in self._offers
         if piped:
-            reset = b"RSET\r\n" if self._stained else b""
-            wire.write(reset + b"".join(commands), len(commands) + self._stained)
-        elif self._stained:
+            reset = b"RSET\r\n" if self._needs_reset else b""
+            wire.write(reset + b"".join(commands), len(commands) + self._needs_reset)
+        elif self._needs_reset:
             wire.write(b"RSET\r\n", 1)
-        if self._stained:
+        if self._needs_reset:
             _expect("RSET", await wire.read())
-            self._stained = False
+            self._needs_reset = False
         refused: VendorAnswer | None = None
         for step, command in zip(_STEPS, commands, strict=True):
             if not piped:
@@ -152,7 +153,7 @@ class SmtpSession:
             elif (reply.status == 354) != (step == b"DATA"):
                 raise ConnectionLost(f"{step.decode()} was answered {reply.status}")
         if refused is not None and reply.status == 354:
-            # RFC 2920 3.1: DATA was taken without a recipient. Nothing is sent, and the error is the relay's answer.
+            # RFC 2920 3.1: DATA was taken without a recipient. An empty mail ends it; the relay's answer is an error.
             with contextlib.suppress(ConnectionLost):
                 wire.write(b".\r\n", 1)
                 await wire.read()
@@ -164,7 +165,7 @@ class SmtpSession:
                 self._ended = True
                 wire.write(data, 1)
             else:
-                # Apart, because what the kernel takes later is only told from what is written last.
+                # Two writes: under TLS only the last one tells us that the kernel has not taken all of it.
                 wire.write(data[:-3], 0)
                 self._ended = True
                 wire.write(data[-3:], 1)
@@ -197,7 +198,7 @@ class SmtpSession:
 
 def _expect(step: str, reply: SmtpReply) -> SmtpReply:
     if reply.status >= 400:
-        raise Refusal(step, reply)
+        raise SessionRefused(step, reply)
     return reply
 
 
@@ -206,7 +207,7 @@ def _base64(content: bytes) -> str:
 
 
 def _stuff(body: bytes) -> bytes:
-    """The mail as data: lines that begin with a dot get another (RFC 5321 4.5.2), and a dot alone ends it."""
+    """Return the mail as data: dots that begin a line are doubled (RFC 5321 4.5.2), and a line of one dot ends it."""
     stuffed = body.replace(b"\r\n.", b"\r\n..")
     return b"%b%b%b.\r\n" % (
         b"." if stuffed.startswith(b".") else b"",

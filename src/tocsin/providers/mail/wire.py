@@ -1,6 +1,6 @@
-"""The bytes of one SMTP connection: what is written, the replies, TLS, and whether the kernel has taken it all.
+"""One SMTP connection: writes, replies, TLS, and whether the kernel has taken everything that was written.
 
-Everything a relay can say is bounded: a line, the lines of a reply, replies nobody asked for.
+Everything a relay can send is bounded: a line, the lines of a reply, unsolicited replies.
 """
 
 from __future__ import annotations
@@ -13,28 +13,28 @@ import msgspec
 
 LINE_BYTES = 4096  # RFC 5321 4.5.3.1.5 asks for 512
 LINES = 100  # of one reply
-UNASKED = 4  # replies beyond those owed: a relay may say 421 at any time (RFC 5321 3.8), and little else
+UNSOLICITED = 4  # replies beyond those owed: a relay may send 421 at any time (RFC 5321 3.8)
 CONNECT_SECONDS = 10.0
 
 
 class SmtpReply(msgspec.Struct, frozen=True):
-    """One reply. lines: as they came, without their ends."""
+    """One reply. lines: as received, without line ends."""
 
     status: int
     lines: tuple[str, ...]
 
 
-class ConnectionLost(Exception):  # noqa: N818 - a state of the line, not a failure of ours
-    """The connection is over, or speaks something that is not SMTP."""
+class ConnectionLost(Exception):  # noqa: N818 - the state of a connection
+    """The connection ended, or the other side does not speak SMTP."""
 
 
 class SmtpStream(asyncio.Protocol):
     """One connection, in the clear at first."""
 
     def __init__(self) -> None:
-        self.held = False  # something written has not reached the kernel yet
+        self.held = False  # the kernel has not taken everything that was written
         self._raw: asyncio.Transport | None = None
-        self._top: asyncio.Transport | None = None  # what is spoken through: `_raw`, or TLS over it
+        self._top: asyncio.Transport | None = None  # where we write: `_raw`, or TLS over it
         self._rest = b""
         self._lines: list[str] = []
         self._replies: deque[SmtpReply] = deque()
@@ -44,14 +44,14 @@ class SmtpStream(asyncio.Protocol):
 
     @staticmethod
     async def connect(host: str, port: int) -> SmtpStream:
-        """A connection in the clear. Raises OSError, TimeoutError."""
+        """Return a new connection in the clear. Raises OSError, TimeoutError."""
         async with asyncio.timeout(CONNECT_SECONDS):
             _, wire = await asyncio.get_running_loop().create_connection(SmtpStream, host.strip("[]"), port)
         return wire
 
     async def secure(self, context: ssl.SSLContext, host: str) -> None:
-        """Goes on under TLS. What was said in the clear and not read is dropped: it may be somebody else's (RFC 3207
-        section 6). Raises OSError, Lost."""
+        """Start TLS. Unread replies are dropped: somebody else may have injected them (RFC 3207 6). Raises OSError,
+        ConnectionLost."""
         if self._raw is None or self.is_over():
             raise ConnectionLost(self._reason or "the connection is closed")
         self._rest = b""
@@ -63,11 +63,12 @@ class SmtpStream(asyncio.Protocol):
         if top is None or self.is_over():
             raise ConnectionLost(self._reason or "the connection ended in the TLS handshake")
         self._top = top
-        # TLS hands its records on while the kernel takes all of them, and tells us when it has to hold one back.
+        # TLS passes its records on while the kernel takes all of them, and calls `pause_writing` when it cannot.
         top.set_write_buffer_limits(high=1, low=0)
 
     def write(self, data: bytes, replies: int) -> None:
-        """Sends `data`, for which so many replies are owed. Raises Lost when it is certain that not all of it went."""
+        """Write `data`, which `replies` replies will answer. Raises ConnectionLost when the kernel did not take all of
+        it."""
         if self._top is None or self.is_over():
             raise ConnectionLost(self._reason or "the connection is closed")
         self._owed += replies
@@ -76,7 +77,7 @@ class SmtpStream(asyncio.Protocol):
             raise ConnectionLost("the connection broke")
 
     async def read(self) -> SmtpReply:
-        """The next reply. Raises Lost."""
+        """Return the next reply. Raises ConnectionLost."""
         while not self._replies:
             if self._reason:
                 raise ConnectionLost(self._reason)
@@ -89,19 +90,19 @@ class SmtpStream(asyncio.Protocol):
         return self._replies.popleft()
 
     def is_over(self) -> bool:
-        """True when nothing more can be said."""
+        """Return whether the connection has ended."""
         return bool(self._reason) or self._raw is None or self._raw.is_closing()
 
     def is_even(self) -> bool:
-        """True when the connection stands, everything written was answered, and nothing else was said."""
+        """Return whether the connection is open, every command is answered, and no unsolicited byte was received."""
         return not (self.is_over() or self._owed or self._replies or self._lines or self._rest)
 
     def is_behind(self) -> bool:
-        """True when a reply is here that was not asked for: the two sides no longer speak of the same command."""
+        """Return whether there is a reply to no command: later replies would be taken for those of other commands."""
         return len(self._replies) > self._owed
 
     def abort(self, reason: str) -> None:
-        """Hangs up at once; nothing that was held back goes out."""
+        """Close the connection at once; what the kernel has not taken is not sent."""
         self._reason = self._reason or reason
         if self._raw is not None:
             self._raw.abort()
@@ -133,7 +134,7 @@ class SmtpStream(asyncio.Protocol):
             self._take(line)
         if len(self._rest) > LINE_BYTES:
             self.abort("a line of the relay's reply is too long")
-        if len(self._replies) > max(self._owed, 0) + UNASKED:
+        if len(self._replies) > max(self._owed, 0) + UNSOLICITED:
             self.abort("the relay says too much")
         self._wake()
 
