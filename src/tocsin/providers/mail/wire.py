@@ -1,6 +1,7 @@
 """One SMTP connection: writes, replies, TLS, and whether the kernel has taken everything that was written.
 
-Everything a relay can send is bounded: a line, the lines of a reply, unsolicited replies.
+Everything a relay can send is bounded: a line, the lines of a reply, unsolicited replies. aiosmtplib 5.1.3 keeps an
+unsolicited reply for the next command, so that a refused mail is reported as accepted, and has no PIPELINING.
 """
 
 from __future__ import annotations
