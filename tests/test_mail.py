@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import quopri
 import time
 from collections.abc import Callable
 from email import message_from_bytes, policy
