@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from tocsin.channels import AddressKind
 from tocsin.providers.apns import Apns
 from tocsin.providers.contract import Provider
 from tocsin.providers.fcm import Fcm
