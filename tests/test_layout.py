@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,3 +41,20 @@ def test_a_class_name_leads_to_one_module() -> None:
                 homes[node.name].add(str(path.relative_to(SOURCE)))
     assert homes
     assert {name: sorted(places) for name, places in homes.items() if len(places) > 1} == {}
+
+
+ARCHITECTURE = (SOURCE.parent.parent / "ARCHITECTURE.md").read_text()
+
+
+def test_the_table_of_rooms_is_what_they_say() -> None:
+    """ARCHITECTURE.md has a row a room, in the order of `ls`, with the first sentence of its docstring."""
+    rows = re.search(r"\| room \| what it does \|\n\|---\|---\|\n((?:\| .*\n)+)", ARCHITECTURE)
+    assert rows is not None
+    assert rows[1].splitlines() == [f"| `{name}` | {sentence} |" for name, sentence in rooms()]
+
+
+def test_what_is_named_is_there() -> None:
+    """Every module and folder that ARCHITECTURE.md names exists."""
+    named = re.findall(r"`((?:[a-z_]+/)*[a-z_]+(?:/|\.py))`", ARCHITECTURE)
+    assert len(named) > 40
+    assert [name for name in named if not (SOURCE / name).exists()] == []

@@ -1,4 +1,5 @@
-"""Every error a caller or an operator can meet. Anything else that is raised is a bug.
+"""Every error a caller or an operator can meet, and the one function that reads a caller's JSON into a struct. Anything
+else that is raised is a bug.
 
 `Problem` is the caller's: it has a code, a sentence that names the place in their JSON, and an HTTP status.
 `Misconfigured` is the operator's: it stops the start or the lane and says what to do. It is deliberately not a

@@ -1,4 +1,5 @@
-"""Every metric once. They describe this process; the outcomes of messages are read from the ledger."""
+"""Every metric once: its name, its labels and its sentence. They describe this process; the outcomes of messages are
+read from the ledger."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The commands. Errors are one sentence on stderr: exit code 2 for usage, 1 for everything else."""
+"""The commands of `tocsin`, a module a subject. Errors are one sentence on stderr: exit code 2 for usage, 1 for
+everything else."""
 
 from __future__ import annotations
 
