@@ -27,7 +27,7 @@ STORES = {"sqlalchemy", "alembic"}
 LOGGING = {"structlog", "rich"}
 HEAVY = {
     *("pycurl", "cryptography", "phonenumbers", "email_validator", "pyarrow", "chdb", "clickhouse_connect", "jwt"),
-    *("granian", "litestar", "prometheus_client", "tocsin.app", "tocsin.providers", "tocsin.sandbox", "tocsin.demo"),
+    *("granian", "starlette", "prometheus_client", "tocsin.app", "tocsin.providers", "tocsin.sandbox", "tocsin.demo"),
 }
 RUN_AND_LIST = """
 import sys
