@@ -355,7 +355,7 @@ def test_missing_and_wrong_texts_are_refused() -> None:
 
 
 def test_sizes_are_refused() -> None:
-    """What is far beyond what any vendor carries is refused at the door, and one byte less is taken."""
+    """What is far beyond what any vendor carries is refused on arrival, and one byte less is taken."""
     fits = SOURCE_BYTES - len("t") - len("{}")
     assert push({}, body="x" * fits).body == "x" * fits
     assert refuse({"title": "t", "body": "x" * (fits + 1)}).startswith("content is 16385 bytes for android")
