@@ -1,4 +1,4 @@
-"""Laws of the circuit breaker: a wrong setting costs no list of addresses, and a lane that works is not stopped for long."""
+"""Laws of the circuit breaker: no address list is lost to a wrong setting, and no working lane is stopped for long."""
 
 from __future__ import annotations
 
