@@ -4,6 +4,8 @@ BIN := .venv/bin
 ARGS ?=
 KILLS ?= 200
 SEED ?=
+WORKERS ?= 2
+COVERAGE := $(CURDIR)/build/coverage
 
 .PHONY: help setup demo test faults check fix bench lock clean
 help:            ## this list
@@ -20,11 +22,14 @@ setup: .venv/.ready   ## make .venv and nothing else
 demo: setup      ## the whole product on this machine; `make demo ARGS=--once` ends by itself
 	$(BIN)/tocsin demo $(ARGS)
 
-test: setup      ## the whole suite
-	$(BIN)/python -m pytest $(ARGS)
+test: setup      ## the whole suite, and how many lines it ran; `make test ARGS=tests/test_flow.py` is a part of it
+	@rm -rf $(COVERAGE) && mkdir -p $(COVERAGE)
+	COVERAGE_FOLDER=$(COVERAGE) PYTHONPATH=$(CURDIR)/tests/support/coverage \
+	  $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal --durations=25 $(ARGS)
+	$(if $(ARGS),,$(BIN)/python tests/support/coverage/report.py $(COVERAGE))
 
-faults: setup    ## 200 times kill -9, and stores that fail; `make faults KILLS=40 SEED=…` repeats a run
-	FAULT_KILLS=$(KILLS) FAULT_SEED=$(SEED) $(BIN)/python -m pytest -s tests/faults tests/test_ledger_processes.py tests/test_first_use.py $(ARGS)
+faults: setup    ## 200 times kill -9, stores that fail, 32 worlds of questions; `make faults KILLS=40 SEED=…` repeats a run
+	FAULT_KILLS=$(KILLS) FAULT_SEED=$(SEED) THOROUGH=1 $(BIN)/python -m pytest -s tests/faults tests/test_ledger_processes.py tests/test_first_use.py tests/test_queries.py $(ARGS)
 
 check: setup     ## format, lint, types, import contract
 	$(BIN)/ruff format --check .

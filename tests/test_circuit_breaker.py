@@ -1,4 +1,4 @@
-"""Laws of the guard: no list of addresses is lost to a wrong setting, and a lane that works is not held up for ever."""
+"""Laws of the circuit breaker: no address list is lost to a wrong setting, and no working lane is stopped for long."""
 
 from __future__ import annotations
 
@@ -158,39 +158,39 @@ def tell(story: list[Stretch]) -> Iterator[tuple[float, Receipt]]:
             yield now, NAMES[name]
 
 
-def judge(guard: CircuitBreaker, told: Iterable[Receipt], now: float = NOW) -> list[Receipt]:
-    return [guard.judge(receipt, now) for receipt in told]
+def judge(breaker: CircuitBreaker, told: Iterable[Receipt], now: float = NOW) -> list[Receipt]:
+    return [breaker.judge(receipt, now) for receipt in told]
 
 
 def outcomes(told: Iterable[Receipt]) -> list[Outcome]:
     return [receipt.outcome for receipt in told]
 
 
-def trip(guard: CircuitBreaker) -> None:
+def trip(breaker: CircuitBreaker) -> None:
     """A lane that worked, and then every answer is about our settings."""
-    judge(guard, [ACCEPTED] * 50 + [SUSPECT] * 10)
-    assert guard.tripped
+    judge(breaker, [ACCEPTED] * 50 + [SUSPECT] * 10)
+    assert breaker.tripped
 
 
 @given(stories(), st.booleans())
-def test_the_guard_does_as_told(story: list[Stretch], trusted: bool) -> None:
-    """Over any sequence of answers the guard decides as the rules told plainly; the vendor's code is never touched."""
-    guard, oracle = CircuitBreaker(BreakerRules(trusted=trusted)), Oracle(trusted)
+def test_the_breaker_follows_its_rules(story: list[Stretch], trusted: bool) -> None:
+    """Over any sequence of answers the breaker decides as the plain rules do; the vendor's code is never touched."""
+    breaker, oracle = CircuitBreaker(BreakerRules(trusted=trusted)), Oracle(trusted)
     for now, receipt in tell(story):
-        judged = guard.judge(receipt, now)
+        judged = breaker.judge(receipt, now)
         outcome, scope, wait = oracle.judge(receipt, now)
         assert (judged.outcome, judged.scope) == (outcome, scope)
         assert judged.retry_after == (wait if wait is None else pytest.approx(wait))
         assert (judged.code, judged.vendor_id) == (receipt.code, receipt.vendor_id)
-        assert (guard.tripped, guard.stopped_until) == (oracle.tripped, oracle.stopped_until)
-        assert guard.silent == oracle.silent
+        assert (breaker.tripped, breaker.stopped_until) == (oracle.tripped, oracle.stopped_until)
+        assert breaker.silent == oracle.silent
 
 
 @given(stories(SUSPECT, POLICED, REFUSED, BROKEN, SLOW, DENIED, UNKNOWN))
 def test_a_wrong_environment_forgets_nobody(story: list[Stretch]) -> None:
     """Where nothing was ever accepted no doubtful answer costs an address, whatever comes between and however long."""
-    guard = CircuitBreaker()
-    assert Outcome.GONE not in outcomes(guard.judge(receipt, now) for now, receipt in tell(story))
+    breaker = CircuitBreaker()
+    assert Outcome.GONE not in outcomes(breaker.judge(receipt, now) for now, receipt in tell(story))
 
 
 @given(st.integers(0, 2000))
@@ -207,16 +207,16 @@ def test_a_wrong_environment_stops_at_ten(count: int) -> None:
 def test_a_few_dead_among_many_are_forgotten(every: int, count: int) -> None:
     """With at most one in twenty dead, evenly, all of them are believed and the lane never stops."""
     told = [SUSPECT if number % every == every - 1 else ACCEPTED for number in range(count)]
-    guard = CircuitBreaker()
-    assert judge(guard, told) == told
-    assert not guard.tripped
+    breaker = CircuitBreaker()
+    assert judge(breaker, told) == told
+    assert not breaker.tripped
 
 
 def test_a_lane_that_breaks_loses_at_most_ten() -> None:
     """When a lane that worked starts to doubt everybody, it stops before the eleventh address is forgotten."""
-    guard = CircuitBreaker()
-    judge(guard, [ACCEPTED] * 5000)
-    judged = judge(guard, [SUSPECT] * 500)
+    breaker = CircuitBreaker()
+    judge(breaker, [ACCEPTED] * 5000)
+    judged = judge(breaker, [SUSPECT] * 500)
     assert outcomes(judged) == [Outcome.GONE] * 10 + [Outcome.DENIED] * 490
     assert "10 were believed before, none from now on" in judged[-1].detail
 
@@ -224,85 +224,85 @@ def test_a_lane_that_breaks_loses_at_most_ten() -> None:
 @given(stories(), st.floats(0, 100_000))
 def test_one_accepted_closes(story: list[Stretch], later: float) -> None:
     """Whatever was before, one accepted after the stop closes the breaker, and the next doubtful answer is believed."""
-    guard = CircuitBreaker()
+    breaker = CircuitBreaker()
     now = NOW
     for now, receipt in tell(story):
-        guard.judge(receipt, now)
-    after = max(now, guard.stopped_until) + later
-    was_tripped = guard.tripped
-    guard.judge(ACCEPTED, after)
-    assert not guard.tripped
+        breaker.judge(receipt, now)
+    after = max(now, breaker.stopped_until) + later
+    was_tripped = breaker.tripped
+    breaker.judge(ACCEPTED, after)
+    assert not breaker.tripped
     if was_tripped:
-        assert judge(guard, [SUSPECT], after) == [SUSPECT]
+        assert judge(breaker, [SUSPECT], after) == [SUSPECT]
 
 
 def test_accepted_before_the_stop_proves_nothing() -> None:
     """What was on its way when the breaker tripped and comes back accepted does not close it."""
-    guard = CircuitBreaker()
-    trip(guard)
-    judged = judge(guard, [ACCEPTED] * 100 + [SUSPECT] * 20, NOW + 59)
+    breaker = CircuitBreaker()
+    trip(breaker)
+    judged = judge(breaker, [ACCEPTED] * 100 + [SUSPECT] * 20, NOW + 59)
     assert outcomes(judged[100:]) == [Outcome.DENIED] * 20
 
 
 @given(stories(ACCEPTED, SUSPECT, POLICED, GONE), st.integers(0, 4))
 def test_a_stop_spends_no_try(story: list[Stretch], tries: int) -> None:
     """Whoever meets a stopped lane waits with the tries they had, longer than the lane itself: others probe it."""
-    guard = CircuitBreaker()
+    breaker = CircuitBreaker()
     for now, receipt in tell(story):
-        judged = guard.judge(receipt, now)
+        judged = breaker.judge(receipt, now)
         if judged.outcome is Outcome.DENIED:
             step = decide(judged, tries, now, now + 10_000, POLICY, 0.5)
             assert (step.state, step.tries) == (State.WAITING, tries)
-            assert step.not_before >= guard.stopped_until + 60 - 1e-5
+            assert step.not_before >= breaker.stopped_until + 60 - 1e-5
 
 
 def test_stops_grow() -> None:
     """Ten probes in doubt are the next stop, twice as long, to an hour less a minute; then a lane works and begins at
     a minute again."""
-    guard, now, stops = CircuitBreaker(), NOW, []
-    judge(guard, [SUSPECT] * 10, now)
+    breaker, now, stops = CircuitBreaker(), NOW, []
+    judge(breaker, [SUSPECT] * 10, now)
     for _ in range(9):
-        stops.append(guard.stopped_until - now)
-        now = guard.stopped_until
-        judge(guard, [SUSPECT] * (PROBES - 1), now)
-        assert guard.stopped_until <= now
-        judge(guard, [SUSPECT], now)
+        stops.append(breaker.stopped_until - now)
+        now = breaker.stopped_until
+        judge(breaker, [SUSPECT] * (PROBES - 1), now)
+        assert breaker.stopped_until <= now
+        judge(breaker, [SUSPECT], now)
     assert stops == [60, 120, 240, 480, 960, 1920, LONGEST_STOP, LONGEST_STOP, LONGEST_STOP]
-    now = guard.stopped_until
-    judge(guard, [ACCEPTED] * 5 + [SUSPECT] * 10, now)
-    assert guard.stopped_until - now == LONGEST_STOP
-    now = guard.stopped_until
-    judge(guard, [ACCEPTED] * 300 + [SUSPECT] * 20, now)
-    assert guard.stopped_until - now == 60
+    now = breaker.stopped_until
+    judge(breaker, [ACCEPTED] * 5 + [SUSPECT] * 10, now)
+    assert breaker.stopped_until - now == LONGEST_STOP
+    now = breaker.stopped_until
+    judge(breaker, [ACCEPTED] * 300 + [SUSPECT] * 20, now)
+    assert breaker.stopped_until - now == 60
 
 
 @given(st.integers(100, 2000), st.integers(0, 100))
 def test_the_brake(count: int, alive: int) -> None:
     """When most are dead, a hundred addresses go and no more; the answers keep their code and say why."""
     told = [ACCEPTED] * alive + [GONE] * count
-    judged = judge(guard := CircuitBreaker(), told)[alive:]
+    judged = judge(breaker := CircuitBreaker(), told)[alive:]
     forgotten = outcomes(judged).count(Outcome.GONE)
     assert 99 <= forgotten <= 100
-    assert guard.braking == (count > forgotten)
+    assert breaker.braking == (count > forgotten)
     kept = judged[forgotten:]
     assert all((one.outcome, one.code) == (Outcome.REFUSED, GONE.code) and "brake" in one.detail for one in kept)
 
 
 def test_the_brake_is_off_again() -> None:
     """Once the list is sound again dead addresses are forgotten again."""
-    guard = CircuitBreaker()
-    judge(guard, [GONE] * 200)
-    assert guard.braking
-    assert judge(guard, [ACCEPTED] * 400 + [GONE])[-1] == GONE
-    assert not guard.braking
+    breaker = CircuitBreaker()
+    judge(breaker, [GONE] * 200)
+    assert breaker.braking
+    assert judge(breaker, [ACCEPTED] * 400 + [GONE])[-1] == GONE
+    assert not breaker.braking
 
 
 @given(stories())
 def test_trust_believes_everybody(story: list[Stretch]) -> None:
     """Where the operator says that the dead are dead, no word of it is doubted."""
-    guard = CircuitBreaker(BreakerRules(trusted=True))
+    breaker = CircuitBreaker(BreakerRules(trusted=True))
     for now, receipt in tell(story):
-        judged = guard.judge(receipt, now)
+        judged = breaker.judge(receipt, now)
         assert (judged.outcome is Outcome.GONE) == (receipt.outcome is Outcome.GONE)
 
 

@@ -48,7 +48,7 @@ class Street(Town):
         super().__init__(ledger, facts, sandbox)
         self.sandbox = sandbox
         options = msgspec.structs.replace(SETTINGS, window=50)
-        self.worker = Worker(ledger, facts, self.fleet, options, b"s" * 32, lambda: self.now, Wakeup())
+        self.worker = Worker(ledger, facts, self.senders, options, b"s" * 32, lambda: self.now, Wakeup())
 
     async def settle(self, count: int, kind: str) -> None:
         """People with a device each."""
@@ -86,7 +86,7 @@ async def street(own_ledger: Ledger, facts: Facts, sandbox: Sandbox) -> AsyncIte
     """An account that sends to the sandbox."""
     street = Street(own_ledger, facts, sandbox)
     yield street
-    await street.fleet.aclose()
+    await street.senders.aclose()
 
 
 def message(number: int = 0) -> Push:

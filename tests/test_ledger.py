@@ -516,7 +516,7 @@ def test_the_last_closed_chunk_ends_its_run(store: Ledger) -> None:
 
 
 def test_a_chunk_under_way_cannot_be_closed(store: Ledger) -> None:
-    """Closing a chunk with a recipient that is not final is a bug, and it stays open."""
+    """Completing a chunk with a recipient that is not final is a bug, and it stays open."""
     add_run(store)
     chunk = must_lease(store)
     with pytest.raises(ValueError, match="under way"):

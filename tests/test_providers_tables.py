@@ -27,7 +27,7 @@ Row = tuple[Outcome, Scope, float | None]
 
 
 def row(came: Receipt) -> Row:
-    """The part of a receipt that pacing acts on."""
+    """The part of a receipt that retries act on."""
     assert came.outcome is ACCEPTED or came.code
     return came.outcome, came.scope, came.retry_after
 

@@ -1,4 +1,4 @@
-"""Laws of pacing: how long anybody waits, what costs a try, and that every recipient comes to an end."""
+"""Laws of retries: how long anybody waits, what costs a try, and that every recipient comes to an end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`/1/send`: what is accepted is in the ledger, once; too much is turned away; a repeat is no second request."""
+"""The send queue: what is accepted is in the ledger, once; too much is turned away; a repeat is no second request."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ async def town(store: Ledger, facts: Facts, sandbox: Sandbox) -> AsyncIterator[T
     """An account that sends to the sandbox, on each ledger in turn."""
     town = Town(store, facts, sandbox)
     yield town
-    await town.fleet.aclose()
+    await town.senders.aclose()
 
 
 def moment(at: float) -> datetime:

@@ -32,8 +32,8 @@ class Town(Stage):
         # In the past: APNs says since when a token is dead, and one that was registered after that is left alone.
         self.now = float(int(time.time())) - 600 + 0.25
         self.wns_port = sandbox.port + 3
-        self.fleet = SenderPool(ledger, 0, lambda: self.now)
-        self.worker = Worker(ledger, facts, self.fleet, SETTINGS, b"s" * 32, lambda: self.now, Wakeup())
+        self.senders = SenderPool(ledger, 0, lambda: self.now)
+        self.worker = Worker(ledger, facts, self.senders, SETTINGS, b"s" * 32, lambda: self.now, Wakeup())
         rows = [
             {
                 "account_id": self.account.id,
@@ -58,7 +58,7 @@ class Town(Stage):
         await self.deliver_all()
 
     async def find_dead(self, user: int, value: str) -> DeadAddresses:
-        """What a vendor's answer about this user's token would be, as the dispatcher has it."""
+        """What a vendor's answer about this user's token would be, as the worker has it."""
         found = await self.ledger.read(lambda connection: live_devices(connection, self.account.id, [user]))
         return {user: [(device_id, address, "410") for device_id, address in found[user] if address.value == value]}
 

@@ -1,0 +1,32 @@
+"""Note which lines of tocsin a process runs. Python imports this when it starts, where PYTHONPATH leads here: so tests,
+servers, senders, sandboxes and commands are all counted. A process that is killed takes its notes along.
+
+COVERAGE_FOLDER is where each process leaves its notes at its end; `report.py` adds them up. SlipCover takes its probe
+out of a line that has run, which costs about a tenth; coverage.py's tracer doubles the time on Python 3.11.
+"""
+
+import atexit
+import json
+import os
+from pathlib import Path
+
+SOURCE = Path(__file__).parents[3] / "src" / "tocsin"
+
+
+def begin(folder: Path) -> None:
+    """Instrument what is imported from now on, and write the notes at the end of the process."""
+    from slipcover import FileMatcher, ImportManager, Slipcover
+
+    notes = Slipcover()
+    ImportManager(notes, FileMatcher(sources=[SOURCE])).__enter__()
+    pid = os.getpid()
+
+    def write() -> None:
+        if os.getpid() == pid:  # a fork has no notes of its own
+            (folder / f"{pid}-{os.urandom(4).hex()}.json").write_text(json.dumps(notes.get_coverage()))
+
+    atexit.register(write)
+
+
+if os.environ.get("COVERAGE_FOLDER"):
+    begin(Path(os.environ["COVERAGE_FOLDER"]))
