@@ -46,7 +46,7 @@ def test_a_sender_dies(start_small: Callable[[int], Server], sandbox: Sandbox, o
     for vendor in ("fcm", "apns", "wns"):
         sandbox.fault(vendor=vendor, kind="delay", seconds=1)
     server = start_small(2)
-    caller, campaign = begin(server, sandbox, 1200, on_crash=on_crash)
+    caller, campaign = begin(server, sandbox, 600, on_crash=on_crash)
     wait_for(lambda: accepted(sandbox) >= 50)
     before = children(server.process.pid)
     assert len(before) == 2
@@ -56,15 +56,15 @@ def test_a_sender_dies(start_small: Callable[[int], Server], sandbox: Sandbox, o
     result = caller.result(campaign)
 
     assert server.process.poll() is None
-    assert result["audience"] == 1200 == sum(result[name] for name in ("sent", "unknown", "failed", "suppressed"))
+    assert result["audience"] == 600 == sum(result[name] for name in ("sent", "unknown", "failed", "suppressed"))
     counts = sandbox.counts().values()
     if on_crash == "resend":
-        assert result["sent"] == 1200
-        assert accepted(sandbox) - sum(one["duplicates"] for one in counts) == 1200
+        assert result["sent"] == 600
+        assert accepted(sandbox) - sum(one["duplicates"] for one in counts) == 600
     else:
         assert 0 < result["unknown"] <= IN_FLIGHT
         assert sum(one["duplicates"] for one in counts) == 0
-        assert result["sent"] <= accepted(sandbox) <= 1200
+        assert result["sent"] <= accepted(sandbox) <= 600
     assert server.stop() == 0
 
 
@@ -91,7 +91,7 @@ def test_no_sender_outlives_its_server(start_small: Callable[[int], Server], san
     """After SIGTERM they have sent what was under way; after SIGKILL their pipe is closed, and they end."""
     sandbox.fault(vendor="fcm", kind="delay", seconds=0.5)
     server = start_small(2)
-    _caller, _campaign = begin(server, sandbox, 600)
+    _caller, _campaign = begin(server, sandbox, 300)
     wait_for(lambda: accepted(sandbox) >= 20)
     senders = children(server.process.pid)
     assert senders

@@ -11,14 +11,14 @@ import secrets
 from pathlib import Path
 
 import pytest
-from conftest import Sandbox
+from conftest import THOROUGH, Sandbox
 from siege import Siege
 
 pytest_plugins = ("engines",)
 
 KILLS = int(os.environ.get("FAULT_KILLS", "12"))
 SEED = os.environ.get("FAULT_SEED") or secrets.token_hex(4)
-SIZE = 1500  # people of each of the two accounts
+SIZE = 1500 if THOROUGH else 1000  # people of each of the two accounts
 
 
 @pytest.mark.timeout(120 + 15 * KILLS)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("engines",)
 
-AUDIENCE = 3000
+AUDIENCE = 2000
 TROUBLE_SECONDS = 3.0
 """A worker looks every 0.5 s and a lease runs out after 2.5 s: longer trouble is the same again and again."""
 
