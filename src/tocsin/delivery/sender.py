@@ -47,7 +47,7 @@ class SenderReply(msgspec.Struct, frozen=True, array_like=True):
 
 
 def main(descriptor: int, rules: BreakerRules) -> None:
-    """Runs a sender on an inherited socket until its other end is closed."""
+    """Run a sender on an inherited socket until its other end is closed."""
     configure_log()
     for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
         signal.signal(name, signal.SIG_IGN)
