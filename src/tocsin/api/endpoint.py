@@ -9,7 +9,7 @@ import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin import metrics
 from tocsin.api.context import Context
@@ -54,21 +54,28 @@ def post(path: str, handler: Handler, bug: Problem = BUG) -> Endpoint:
     return Endpoint(path, {"POST": handler}, bug=bug)
 
 
-def build_router(context: Context, endpoints: Sequence[Endpoint]) -> Router:
-    """Return the ASGI application of the endpoints. They are compared with a path in turn, so busy ones stand first."""
+def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
+    """Return the ASGI application of the endpoints. A path without parameters is looked up; the others are
+    compared in turn by Starlette's router, which takes 8 µs more."""
+    applications = {endpoint.path: _Application(context, endpoint) for endpoint in endpoints}
+    exact = {path: application for path, application in applications.items() if "{" not in path}
+
+    async def find(scope: Scope, receive: Receive, send: Send) -> None:
+        application = exact.get(scope["path"]) if scope["type"] == "http" else None
+        await (application or router)(scope, receive, send)
 
     async def miss(scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a path as it stands, then without its last slash and doubled ones: callers put paths together."""
         path = "/" + "/".join(part for part in scope["path"].split("/") if part)
         if path != scope["path"]:
-            await router({**scope, "path": path}, receive, send)
+            await find({**scope, "path": path}, receive, send)
         else:
             request = Request(scope, receive)
             await _send(UNKNOWN, refuse(request, NOT_FOUND), scope, receive, send)
 
-    routes = [Route(endpoint.path, _Application(context, endpoint)) for endpoint in endpoints]
+    routes = [Route(path, application) for path, application in applications.items() if path not in exact]
     router = Router(routes, redirect_slashes=False, default=miss)
-    return router
+    return find
 
 
 class _Application:
