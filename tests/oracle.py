@@ -115,7 +115,7 @@ class Found(NamedTuple):
 
 
 def name_of(condition: Where) -> str:
-    """`IdentityKey` and `field_name` are older spellings of `name`."""
+    """`Key` and `field_name` are older spellings of `name`."""
     return str(next(condition[key] for key in ("name", "Key", "field_name") if key in condition))
 
 
@@ -568,7 +568,7 @@ TEXTS: tuple[Scalar, ...] = (
     *("Gold", "gold", "GOLD plus", "Silver", "Platinum", "straße", "STRASSE", "Größe", "GRÖSSE", "σίσυφος", "ΣΊΣΥΦΟΣ"),
     *(
         "日本",
-        "🔔 wakeup",
+        "🔔 bell",
         'q"uo',
         "it's",
         "a\\b",

@@ -75,7 +75,7 @@ def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int
 
     def write(connection: Connection) -> int:
         run_id = run_of(connection, insert_campaign(connection, "a", SPEC, now))
-        assert move_run(connection, run_id, "running", now, frozen_at=now, audience=sum(sizes))
+        assert move_run(connection, run_id, "running", frozen_at=now, audience=sum(sizes))
         for size in sizes:
             queue.insert_run_chunks(
                 connection,

@@ -93,7 +93,7 @@ def add_run(connection: Connection) -> None:
     spec = Spec(name="n", channel="push", where=Everybody(), content=Content(), platforms=("android",), due_at=now)
     campaign = insert_campaign(connection, "a", spec, now)
     run_id = int(connection.scalar(select(func.max(schema.run.c.id))) or 0)
-    assert move_run(connection, run_id, "running", now, frozen_at=now, audience=CHUNKS * SIZE)
+    assert move_run(connection, run_id, "running", frozen_at=now, audience=CHUNKS * SIZE)
     queue.insert_run_chunks(
         connection,
         account_id="a",

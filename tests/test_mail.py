@@ -131,7 +131,7 @@ def test_long_subjects_are_folded(name: str, lines: int) -> None:
 
 
 def test_control_signs_are_encoded() -> None:
-    """A wakeup or a tab in a subject or a name is no wakeup on the wire."""
+    """A BEL or a tab in a subject or a name is no such byte on the wire."""
     raw = mime.write(mail(subject="a\x07b\tc", sender_name="d\x0be"), "news@example.com", NOW).join()
     assert raw.partition(b"\r\n\r\n")[0].replace(b"\r\n", b"").decode().isprintable()
     assert str(make_header(decode_header(message_from_bytes(raw)["subject"]))) == "a\x07b\tc"

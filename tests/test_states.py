@@ -145,7 +145,7 @@ def test_run_moves_along_its_table(ledger: Ledger, source: str, to: str) -> None
         )
         assert made.inserted_primary_key is not None
         run_id = made.inserted_primary_key[0]
-        moved = move_run(connection, run_id, to, 1.0, audience=7)
+        moved = move_run(connection, run_id, to, audience=7)
         row = connection.execute(select(run.c.state, run.c.audience).where(run.c.id == run_id)).one()
         connection.execute(update(run).where(run.c.id == run_id).values(state="stopped"))
         assert row.audience == (7 if moved else 0)

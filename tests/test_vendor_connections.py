@@ -123,7 +123,7 @@ async def test_lost_connections(bench: Bench, name: str, trouble: Trouble) -> No
 
 
 async def test_vanished_peer_beside_living_ones_is_left(bench: Bench) -> None:
-    """Of two connections under steady load one vanishes: it costs the time-outs of its streams, and does not swallow
+    """Of two connections under steady traffic one vanishes: it costs the time-outs of its streams, and does not swallow
     its share of all that follows."""
     provider = bench.provider("fcm", timeout=0.5)
     await flood(bench, provider, 1)

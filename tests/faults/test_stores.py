@@ -204,7 +204,7 @@ class Jumping(Stage):
 async def wait_until(ask: Callable[[], Awaitable[bool]], seconds: float) -> bool:
     """Whether it became true in that time; `wait_for` for the event loop of this process."""
     deadline = time.monotonic() + seconds
-    while not (true := await ask()) and time.monotonic() < deadline:  # noqa: ASYNC110 - the ledger rings no wakeup
+    while not (true := await ask()) and time.monotonic() < deadline:  # noqa: ASYNC110 - the ledger wakes nobody
         await asyncio.sleep(0.02)
     return true
 

@@ -21,8 +21,6 @@ from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger, read_secret
 
 NOW = 1_800_000_000.0
-
-
 SECRET = b"s" * 32
 
 

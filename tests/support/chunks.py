@@ -7,8 +7,6 @@ from tocsin.queue import Chunk
 from tocsin.store.ledger import Ledger
 
 NOW = 1_800_000_000.0
-
-
 LEASE = 60.0
 
 

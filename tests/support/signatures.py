@@ -12,8 +12,6 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 RSA_KEY = rsa.generate_private_key(65537, 2048)
-
-
 KEYS: dict[str, rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey] = {
     "rsa": RSA_KEY,
     "ed25519": ed25519.Ed25519PrivateKey.generate(),

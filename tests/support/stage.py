@@ -33,14 +33,8 @@ from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 NOW = 1_800_000_000.0
-
-
 SETTINGS = Settings(window=2, lease_seconds=60.0, retry_floor=10.0, retries=2, message_hours=1.0)
-
-
 CONTENT = {"title": "Hi", "body": "there"}
-
-
 BODY = {"name": "n", "where": {}, "content": CONTENT, "devices": ["android"], "when": "now"}
 
 

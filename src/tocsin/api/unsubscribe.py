@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint
 from tocsin.api.http import read_body, refuse
@@ -72,8 +73,7 @@ _PART = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?List-Unsubscribe
 async def ask(context: Context, request: Request) -> Response:
     """Show the question and change nothing: what scans mails fetches every link in them."""
     sent = await context.feedback.find_mail(request.path_params["push_id"])
-    text = f"You will get no more e-mail from {html.escape(sent.account.name)}."
-    return _show(200, "Unsubscribe from e-mail?", text, FORM)
+    return _show(200, "Unsubscribe from e-mail?", _promise(sent.account), FORM)
 
 
 async def unsubscribe(context: Context, request: Request) -> Response:
@@ -84,8 +84,7 @@ async def unsubscribe(context: Context, request: Request) -> Response:
     if not is_one_click(request.headers.get("content-type", ""), body):
         raise Problem("The body must be the form List-Unsubscribe=One-Click (RFC 8058)")
     await context.feedback.unsubscribe(push_id, context.clock())
-    text = f"You will get no more e-mail from {html.escape(sent.account.name)}."
-    return _show(200, "You are unsubscribed", text)
+    return _show(200, "You are unsubscribed", _promise(sent.account))
 
 
 def refuse_visitor(request: Request, problem: Problem) -> Response:
@@ -109,6 +108,10 @@ def is_one_click(content_type: str, body: bytes) -> bool:
         if _PART.search(head) and value.removesuffix(b"\r\n") == b"One-Click":
             return True
     return False
+
+
+def _promise(sender: Account) -> str:
+    return f"You will get no more e-mail from {html.escape(sender.name)}."
 
 
 def _show(status: int, headline: str, text: str, form: str = "") -> Response:

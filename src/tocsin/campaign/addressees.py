@@ -12,14 +12,11 @@ from sqlalchemy import Connection, select
 
 from tocsin.channels import CHANNELS, DEVICE_KINDS
 from tocsin.errors import Problem, read_struct
-from tocsin.ingest.people import IdentityKey, find_users
-from tocsin.ingest.record import read_email, read_phone
+from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.store import schema
 from tocsin.store.rows import among
 
 TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
-
-
 TO_LIMIT = 1000
 TO_BYTES = 1024  # of one identity
 INVALID = "Invalid recipients: "
@@ -112,10 +109,4 @@ def _also(key: IdentityKey) -> tuple[IdentityKey, ...]:
     kind, value = key
     if kind == "Email":
         return (("identity", value),)
-    if kind != "identity":
-        return ()
-    if "@" in value and (email := read_email(value)):
-        return (("Email", email),)
-    if value.startswith("+") and (phone := read_phone(value)):
-        return (("Phone", phone),)
-    return ()
+    return tuple(address_keys(value)) if kind == "identity" else ()

@@ -1,4 +1,4 @@
-"""Conversions: who did what a campaign was for, in time after its message."""
+"""The conversion goal of a campaign: an event, and how long after a message it counts."""
 
 from __future__ import annotations
 

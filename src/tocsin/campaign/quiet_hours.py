@@ -47,7 +47,7 @@ Windows = Annotated[tuple[WindowJson, ...], Meta(max_length=WINDOWS)]
 
 
 class WeekJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=dict(zip(NAMES, DAYS, strict=True))):
-    """`dnd_info`: windows by weekday, "1" (Sunday) to "7"."""
+    """`dnd_info`: windows by weekday, "1" (Sunday) to "7". Not a dict, whose keys msgspec leaves out of a place."""
 
     sunday: Windows | UnsetType = UNSET
     monday: Windows | UnsetType = UNSET

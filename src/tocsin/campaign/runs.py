@@ -193,7 +193,7 @@ def postpone_run(connection: Connection, run_id: int, until: float) -> None:
     connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(retry_at=until))
 
 
-def move_run(connection: Connection, run_id: int, to: str, now: float, **values: Any) -> bool:
+def move_run(connection: Connection, run_id: int, to: str, **values: Any) -> bool:
     """Move a run to a state and set `values`. Return False when RUN_STATES does not allow that from where it is."""
     run = schema.run
     sources = [state for state, targets in RUN_STATES.items() if to in targets]
@@ -210,9 +210,9 @@ def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now
     run, chunk = schema.run, schema.chunk
     for row in connection.execute(select(run.c.id, run.c.state).where(run.c.campaign_id == campaign_id)).all():
         if row.state == "scheduled":
-            move_run(connection, row.id, "stopped", now, ended_at=now)
+            move_run(connection, row.id, "stopped", ended_at=now)
         elif row.state == "running":
-            move_run(connection, row.id, "stopped", now)
+            move_run(connection, row.id, "stopped")
             # Chunks that wait for a retry or their users' local time are due now, for a worker to settle as stopped.
             waiting = update(chunk).where(chunk.c.run_id == row.id, chunk.c.open == 1)
             connection.execute(waiting.values(not_before=now))

@@ -53,8 +53,8 @@ _PLAIN = msgspec.json.Decoder(PlainSendJson)
 
 
 def read_plain(raw: bytes) -> SendJson | None:
-    """Return a body that is checked while it is decoded, when nothing is odd about it: a thousand names in 30 µs
-    instead of 200. None: `read_asked` decides, and finds the words for what is wrong."""
+    """Return a body that is checked while it is decoded, when nothing is odd about it: a thousand names in 53 µs
+    instead of 121, one in 2 instead of 7. None: `read_asked` decides, and finds the words for what is wrong."""
     if rb"\u0000" in raw or raw.count(b"{") + raw.count(b"[") > PLAIN_LEVELS:
         return None
     try:

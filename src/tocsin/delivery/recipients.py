@@ -64,7 +64,7 @@ def _add_address(connection: Connection, account_id: str, people: Iterable[Perso
         if address := read_address(profile, channel):
             found.append((person, address, wants(profile, channel)))
     values = [address for _, address, _ in found]
-    bounced = find_bounced(connection, account_id, values) if channel.name == "email" else ()
+    bounced = find_bounced(connection, account_id, values) if channel.kind == "email" else ()
     left = find_unsubscribed(connection, account_id, channel.suppression, values) if channel.suppression else ()
     for person, address, wanted in found:
         if address in bounced:

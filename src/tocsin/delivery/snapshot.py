@@ -57,7 +57,7 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
 
     def write(connection: Connection) -> bool:
         values = {"ended_at": now} if late else {"frozen_at": now, "audience": count}
-        if not move_run(connection, run.id, "missed" if late else "running", now, **values):
+        if not move_run(connection, run.id, "missed" if late else "running", **values):
             return False  # stopped, or begun by another process, in the meantime
         insert_next_run(connection, run, spec, account.zone)
         if late:

@@ -141,7 +141,7 @@ class People:
     def _find(self, key: IdentityKey) -> int | None:
         known = self._users.get(key)
         if known is None and key[0] == "identity":  # callers use an address as the identity
-            for address in _address_keys(key[1]):
+            for address in address_keys(key[1]):
                 known = known if known is not None else self._users.get(address)
         return known
 
@@ -289,7 +289,7 @@ def _keys_of(record: Record) -> Iterable[IdentityKey]:
     """Return every identity that may name the record's user."""
     yield from record.keys.items()
     if "identity" in record.keys:
-        yield from _address_keys(record.keys["identity"])
+        yield from address_keys(record.keys["identity"])
     if isinstance(record, ProfileRecord):
         if record.email:
             yield ("Email", record.email)
@@ -297,7 +297,8 @@ def _keys_of(record: Record) -> Iterable[IdentityKey]:
             yield ("Phone", record.phone)
 
 
-def _address_keys(value: str) -> Iterable[IdentityKey]:
+def address_keys(value: str) -> Iterable[IdentityKey]:
+    """Return the address that an `identity` is, if any: callers use addresses as identities."""
     if "@" in value and (email := read_email(value)):
         yield ("Email", email)
     if value.startswith("+") and (phone := read_phone(value)):

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import msgspec
 from sqlalchemy import Connection, select, update
 
+from tocsin.channels import ADDRESS_CHANNELS
 from tocsin.ingest.people import split_values
-from tocsin.ingest.profile import find_coordinates, find_reach, to_facts
-from tocsin.ingest.record import read_email, read_phone
-from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_unsubscribed
+from tocsin.ingest.profile import find_coordinates, find_reach, read_address, to_facts
+from tocsin.ingest.subscription import OPTED_OUT, find_suppressed
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.props import encode_props
@@ -32,11 +32,10 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
             table.c.account_id == account_id, table.c.id.in_(part)
         )
         people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
-        addresses = [email for *_, profile in people if (email := read_email(profile.get("Email")))]
-        phones = [phone for *_, profile in people if (phone := read_phone(profile.get("Phone")))]
-        suppressed = find_bounced(connection, account_id, addresses)
-        suppressed |= find_unsubscribed(connection, account_id, "email", addresses)
-        suppressed |= find_unsubscribed(connection, account_id, "phone", phones)
+        suppressed: set[str] = set()
+        for channel in ADDRESS_CHANNELS:
+            addresses = [address for *_, profile in people if (address := read_address(profile, channel))]
+            suppressed |= find_suppressed(connection, account_id, channel, addresses)
         for user, version, profile in people:
             reach = find_reach(profile, devices[user], suppressed)
             encoded = encode_props(to_facts(profile))

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import msgspec
 from sqlalchemy import Connection, delete, exists, select
 
-from tocsin.channels import ADDRESS_CHANNELS
-from tocsin.ingest.profile import to_facts
-from tocsin.ingest.record import EventRecord, Record, read_email, read_phone
+from tocsin.channels import ADDRESS_CHANNELS, Channel
+from tocsin.ingest.profile import READERS, to_facts
+from tocsin.ingest.record import EventRecord, Record
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.props import encode_props
@@ -67,12 +67,9 @@ def _read_change(raw: Any) -> AddressChange | str:
     if not isinstance(raw, dict):
         return "A record must be an object."
     kind, value, status = raw.get("type"), raw.get("value"), raw.get("status")
-    if kind == "email":
-        address = read_email(value)
-    elif kind == "phone":
-        address = read_phone(value)
-    else:
-        return "type must be email or phone."
+    if not isinstance(kind, str) or kind not in FIELDS:
+        return f"type must be {' or '.join(FIELDS)}."
+    address = READERS[FIELDS[kind]](value)
     if not address:
         return f"value is not a valid {kind}."
     known = {"unsubscribe": True, "resubscribe": False}
@@ -118,6 +115,13 @@ def find_bounced(connection: Connection, account_id: str, addresses: Sequence[st
     return set(connection.scalars(query)) if addresses else set()
 
 
+def find_suppressed(connection: Connection, account_id: str, channel: Channel, addresses: Sequence[str]) -> set[str]:
+    """Return those of a channel's addresses that get nothing: opted out, or bounced for good."""
+    opted_out = find_unsubscribed(connection, account_id, channel.suppression, addresses) if channel.suppression else ()
+    bounced = find_bounced(connection, account_id, addresses) if channel.kind == "email" else ()
+    return {*opted_out, *bounced}
+
+
 def find_event_changes(
     connection: Connection, account_id: str, records: Sequence[Record], users: Sequence[int]
 ) -> list[AddressChange]:
@@ -130,7 +134,7 @@ def find_event_changes(
         if kind is None:
             continue
         value = record.props.get("Identity") or _read_field(connection, account_id, user, FIELDS[kind])
-        address = read_email(value) if kind == "email" else read_phone(value)
+        address = READERS[FIELDS[kind]](value)
         if address:
             changes.append(AddressChange(kind, address, True))
     return changes

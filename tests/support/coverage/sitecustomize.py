@@ -9,6 +9,7 @@ import atexit
 import json
 import os
 from pathlib import Path
+from typing import NoReturn
 
 SOURCE = Path(__file__).parents[3] / "src" / "tocsin"
 
@@ -25,6 +26,11 @@ def begin(folder: Path) -> None:
         if os.getpid() == pid:  # a fork has no notes of its own
             (folder / f"{pid}-{os.urandom(4).hex()}.json").write_text(json.dumps(notes.get_coverage()))
 
+    def leave(status: int) -> NoReturn:
+        write()
+        leave_now(status)
+
+    leave_now, os._exit = os._exit, leave  # a sender ends this way, without its exit handlers
     atexit.register(write)
 
 
