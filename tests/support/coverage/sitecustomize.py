@@ -1,5 +1,6 @@
 """Note which lines of tocsin a process runs. Python imports this when it starts, where PYTHONPATH leads here: so tests,
-servers, senders, sandboxes and commands are all counted. A process that is killed takes its notes along.
+servers, senders, sandboxes and commands are all counted. A process that is killed takes its notes along, and
+a module that `-m` runs is not instrumented itself (`delivery/sender.py`: only what the worker runs of it).
 
 COVERAGE_FOLDER is where each process leaves its notes at its end; `report.py` adds them up. SlipCover takes its probe
 out of a line that has run, which costs about a tenth; coverage.py's tracer doubles the time on Python 3.11.
