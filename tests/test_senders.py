@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 from collections.abc import Callable
@@ -15,9 +16,10 @@ IN_FLIGHT = SMALL_WINDOW * (SMALL_AT_ONCE + 1)  # and the place for urgent chunk
 
 def children(pid: int) -> list[int]:
     """The senders of a server, as the kernel knows them."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        found += [int(one) for one in (task / "children").read_text().split()]
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):  # a thread ended meanwhile
+            found += map(int, path.read_text().split())
     return [one for one in found if b"tocsin.delivery.sender" in command(one)]
 
 
