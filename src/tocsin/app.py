@@ -27,7 +27,7 @@ from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
-from tocsin.delivery.wakeup import Wakeup
+from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.mail import Feedback
@@ -73,35 +73,40 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     loop = asyncio.get_running_loop()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
-    wakeup, load = Wakeup(), LoadMeter()
+    wakeups, load = Wakeups(), LoadMeter()
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
-    sender_pool = SenderPool(
-        stores.ledger, settings.senders, time.time, BreakerRules(slow_start_seconds=settings.slow_start_seconds)
-    )
+    rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
+    sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
     url = f"http://{host}:{port}"
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None
     worker: Worker | None = None
     try:
         if role in ("all", "scheduler"):
-            tasks.append(asyncio.create_task(_schedule(stores, settings, wakeup, stop)))
+            tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
         if role in ("all", "worker"):
-            worker = Worker(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeup, load)
+            worker = Worker(
+                *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),
+                folder=data / "handover",
+                load=load,
+            )
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            context = _make_context(stores, settings, wakeup, load, secret, write_address(data, url))
+            context = _make_context(stores, settings, wakeups, load, secret, write_address(data, url))
             server, serving = await _start_api(context, host, port)
             tasks.append(serving)
+        if worker is not None:
+            await _wait(worker.ready, tasks)
         _settle_memory()
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
-        await _stop(server, worker, tasks, stop, wakeup, settings)
+        await _stop(server, worker, tasks, stop, wakeups, settings)
         await sender_pool.aclose()
 
 
 def _make_context(
-    stores: Stores, settings: Settings, wakeup: Wakeup, load: LoadMeter, secret: bytes, local_token: str
+    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, secret: bytes, local_token: str
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
     return Context(
@@ -119,7 +124,7 @@ def _make_context(
         send_queue=SendQueue(ledger),
         feedback=Feedback(ledger, facts, secret),
         load=load,
-        wakeup=wakeup,
+        wakeups=wakeups,
         secret=secret,
         local_token=local_token,
         clock=time.time,
@@ -141,7 +146,7 @@ async def _start_api(context: Context, host: str, port: int) -> tuple[Server, as
     return server, serving
 
 
-async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: asyncio.Event) -> None:
+async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: asyncio.Event) -> None:
     """Snapshot due runs until `stop` is set; a failure is logged and the run stays due. Delete what is no longer needed
     every SWEEP_SECONDS."""
     swept = 0.0
@@ -153,11 +158,11 @@ async def _schedule(stores: Stores, settings: Settings, wakeup: Wakeup, stop: as
                 await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
                 await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             if await snapshot_due_runs(stores.ledger, stores.facts, time.time(), settings):
-                wakeup.notify()
+                wakeups.chunks.notify()
         except Exception:
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS
-        await wakeup.wait(pause)
+        await wakeups.runs.wait(pause)
 
 
 def _settle_memory() -> None:
@@ -168,10 +173,10 @@ def _settle_memory() -> None:
     gc.set_threshold(20_000, 20, 50)
 
 
-async def _wait(stop: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
-    """Return when `stop` is set. Raises what a role died of, so that the process ends too: the ledger makes that
+async def _wait(event: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
+    """Return when `event` is set. Raises what a role died of, so that the process ends too: the ledger makes that
     safe."""
-    stopping = asyncio.create_task(stop.wait())
+    stopping = asyncio.create_task(event.wait())
     await asyncio.wait([stopping, *tasks], return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
     for task in tasks:
@@ -184,7 +189,7 @@ async def _stop(
     worker: Worker | None,
     tasks: list[asyncio.Task[None]],
     stop: asyncio.Event,
-    wakeup: Wakeup,
+    wakeups: Wakeups,
     settings: Settings,
 ) -> None:
     """Stop the API first, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
@@ -193,7 +198,7 @@ async def _stop(
         server.stop()  # type: ignore[no-untyped-call]
     if worker is not None:
         worker.stop()
-    wakeup.notify()
+    wakeups.runs.notify()
     if tasks:
         _, late = await asyncio.wait(tasks, timeout=settings.drain_seconds)
         for task in late:

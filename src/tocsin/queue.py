@@ -22,7 +22,7 @@ from tocsin.store import schema
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
-RESENDS = 5  # of one recipient: so many workers may be lost with it
+ON_TIME = 60.0  # seconds after a chunk's `started_at` in which it is the time of what happened to a recipient
 
 table = schema.chunk
 
@@ -32,12 +32,14 @@ SOURCES = {to: frozenset(int(source) for source, targets in STATES.items() if to
 
 class Note(msgspec.Struct, omit_defaults=True):
     """What a recipient's state byte cannot hold. code: the vendor's. not_before: epoch seconds, while it waits. at:
-    when it became final; 0 when that was on the first try, which happened at the chunk's `started_at`."""
+    when it became final; 0 when that was on the first try, which happened at the chunk's `started_at`. doubt: an
+    earlier try may have reached them, so their place under the caps stays taken."""
 
     tries: int = 0
     code: str = ""
     not_before: float = 0.0
     at: float = 0.0
+    doubt: bool = False
 
 
 # Made at import: msgspec lets a second thread use a type that a first one has half prepared.
@@ -49,7 +51,8 @@ class Chunk(msgspec.Struct):
 
     users, platforms, states: one entry a recipient; platforms are `channels.PLATFORM_CODES`, states `outcome.State`.
     request: the body of a `/1/send` request. resend: unknown recipients are sent again.
-    lease: names this hold of the chunk, and no other hold of the same process.
+    lease: names this hold of the chunk, and no other hold of the same process. new: its recipients are not in the
+    ledger yet. changed: somebody moved, or waits for another time, since the last commit.
     """
 
     id: int
@@ -69,6 +72,8 @@ class Chunk(msgspec.Struct):
     variant: str = ""
     resend: bool = False
     lease: str = ""
+    new: bool = False
+    changed: bool = False
 
     def move(self, position: int, to: State) -> None:
         """Move one recipient along `outcome.STATES`."""
@@ -76,14 +81,46 @@ class Chunk(msgspec.Struct):
         if to not in STATES[source]:
             raise ValueError(f"recipient {position} of chunk {self.id} cannot go from {source.name} to {to.name}")
         self.states[position] = to
+        self.changed = True
 
     def move_all(self, positions: Iterable[int], to: State) -> None:
         """Move many recipients to one state."""
         states, allowed = self.states, SOURCES[to]
+        self.changed = True
         for position in positions:
             if states[position] not in allowed:
                 self.move(position, to)  # raises
             states[position] = to
+
+    def finish(self, position: int, to: State, now: float, code: str = "", tries: int = 0) -> None:
+        """Move one recipient to a final state, and note what the state does not say: the vendor's code, the tries, and
+        when it was unless that was on the first try at `started_at`."""
+        before = self.notes.get(position)
+        self.move(position, to)
+        at = now if before is not None or now - self.started_at > ON_TIME else 0.0
+        if code or tries or at:
+            doubt = before is not None and before.doubt
+            self.notes[position] = Note(tries=tries, code=code, at=at, doubt=doubt)
+
+    def finish_all(self, positions: Iterable[int], to: State, now: float) -> None:
+        """Move many recipients to one final state that has no code."""
+        if now - self.started_at > ON_TIME:
+            for position in positions:
+                self.finish(position, to, now)
+        elif not self.notes:
+            self.move_all(positions, to)
+        else:
+            for position in positions:
+                if position in self.notes:
+                    self.finish(position, to, now)
+                else:
+                    self.move(position, to)
+
+    def put_off(self, position: int, until: float) -> None:
+        """Let one recipient wait until a time in epoch seconds, no longer than their message lives."""
+        note = self.notes.get(position) or Note()
+        self.notes[position] = msgspec.structs.replace(note, not_before=min(until, self.expires_at))
+        self.changed = True
 
     def waiting(self, now: float) -> list[int]:
         """Return the positions that may be claimed now."""
@@ -219,82 +256,108 @@ def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> N
     connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
 
 
-def lease_next(
-    connection: Connection, owner: str, now: float, lease_seconds: float, *, priority: int | None = None
-) -> Chunk | None:
-    """Lease the most urgent open chunk that is due and that nobody holds. Return None when there is none.
+def lease_due(
+    connection: Connection, owner: str, now: float, lease_seconds: float, *, priority: int | None = None, limit: int = 1
+) -> list[Chunk]:
+    """Lease the most urgent open chunks that are due and that nobody holds, at most `limit`.
 
-    priority: TRANSACTIONAL or CAMPAIGN chunks only. When the last holder fell silent, what it had claimed may have been
-    sent: it becomes unknown and is never sent again, unless the chunk says `resend`.
+    priority: TRANSACTIONAL or CAMPAIGN chunks only.
     """
-    due = [table.c.open == 1, table.c.not_before <= now]
+    due = [table.c.open == 1, table.c.not_before <= now, table.c.lease_owner.is_(None)]
     if priority is not None:
         due.append(table.c.priority == priority)
-    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
     found = connection.execute(
         select(table)
-        .where(*due, free)
+        .where(*due)
         .order_by(table.c.priority, table.c.not_before, table.c.id)
-        .limit(1)
+        .limit(limit)
         .with_for_update(skip_locked=True)
-    ).first()
-    if found is None:
-        return None
-    chunk = _unpack(found)
-    chunk.started_at = chunk.started_at or now
-    chunk.lease = f"{owner}.{secrets.token_hex(8)}"
-    for position, state in enumerate(chunk.states):
-        if state == State.CLAIMED:
-            tries = _tries(chunk, position) + 1
-            chunk.move(position, State.WAITING if chunk.resend and tries <= RESENDS else State.UNKNOWN)
-            chunk.notes[position] = Note(code="worker lost", tries=tries)
-    connection.execute(
-        update(table)
-        .where(table.c.id == chunk.id)
-        .values(
-            lease_owner=chunk.lease, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk)
-        )
     )
-    return chunk
+    chunks = [_unpack(row) for row in found]
+    lease = f"{owner}.{secrets.token_hex(8)}"
+    for chunk in chunks:
+        chunk.started_at = chunk.started_at or now
+        chunk.lease = lease
+    _update(
+        connection,
+        "lease_owner = {}, lease_until = {}, started_at = {} WHERE id = {}",
+        [(lease, now + lease_seconds, chunk.started_at, chunk.id) for chunk in chunks],
+    )
+    return chunks
 
 
-def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
-    """Write the recipients of a `/1/send` request: (user, platform), user 0 for an unknown identity. Those without a
-    user or platform are final at once. Return False when the lease is lost."""
+def find_abandoned(connection: Connection, owner: str, now: float, *, alone: bool) -> dict[str, list[Chunk]]:
+    """Return the chunks whose holder fell silent, by the holder, and lock them. alone: one process has this ledger to
+    itself (SQLite), so all other holders are dead."""
+    silent = table.c.lease_until < now
+    if alone:
+        silent = or_(silent, ~table.c.lease_owner.startswith(owner))
+    found = connection.execute(
+        select(table)
+        .where(table.c.open == 1, table.c.lease_owner.is_not(None), silent)
+        .order_by(table.c.id)
+        .with_for_update(skip_locked=True)
+    )
+    abandoned: dict[str, list[Chunk]] = {}
+    for row in found:
+        abandoned.setdefault(row.lease_owner.partition(".")[0], []).append(_unpack(row))
+    return abandoned
+
+
+def set_free(connection: Connection, chunks: Sequence[Chunk]) -> None:
+    """Write what became of abandoned chunks, and let them be leased at once."""
+    _update(
+        connection,
+        f"{_STATES}, not_before = {{}}, lease_owner = NULL, lease_until = NULL WHERE id = {{}}",
+        [(*_values(chunk), 0.0, chunk.id) for chunk in chunks],
+    )
+
+
+def name_recipients(chunk: Chunk, pairs: Sequence[tuple[int, str]], now: float) -> None:
+    """Give a `/1/send` chunk its recipients: (user, platform), user 0 for an unknown identity. Those without a user or
+    platform are final at once. The next `settle` writes them."""
     recipients = Recipients(pairs)
     columns = recipients.columns()
     chunk.users, chunk.platforms = recipients.users, columns["platforms"]
     chunk.states = bytearray(columns["states"])
+    chunk.new = True
     for position, (user, platform) in enumerate(pairs):
         if not user:
-            chunk.move(position, State.NOT_FOUND)
+            chunk.finish(position, State.NOT_FOUND, now)
         elif not platform:
-            chunk.move(position, State.NO_DEVICE)
-    done = connection.execute(
-        update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
-        .values(columns | dict(_columns(chunk)))
+            chunk.finish(position, State.NO_DEVICE, now)
+
+
+def settle(connection: Connection, chunks: Sequence[Chunk], now: float, lease_seconds: float) -> set[int]:
+    """Write the states and notes of chunks, and renew their leases. Return the ids of those whose lease is lost:
+    nothing of them may be sent."""
+    held = "lease_until = {} WHERE id = {} AND lease_owner = {}"
+    until = now + lease_seconds
+    new = [chunk for chunk in chunks if chunk.new]
+    written = _update(
+        connection,
+        f"users = {{}}, platforms = {{}}, size = {{}}, {_STATES}, {held}",
+        [
+            (
+                *(_little_endian(chunk.users[:]).tobytes(), chunk.platforms, len(chunk.platforms)),
+                *(*_values(chunk), until, chunk.id, chunk.lease),
+            )
+            for chunk in new
+        ],
     )
-    return done.rowcount == 1
-
-
-def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: float) -> bool:
-    """Write a chunk's states and notes, and renew the lease. Return False when the lease is lost: nothing may be
-    sent."""
-    done = connection.execute(
-        update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
-        .values(lease_until=now + lease_seconds, **_columns(chunk))
+    written += _update(
+        connection,
+        f"{_STATES}, {held}",
+        [(*_values(chunk), until, chunk.id, chunk.lease) for chunk in chunks if not chunk.new],
     )
-    return done.rowcount == 1
+    return set() if written == len(chunks) else _find_lost(connection, chunks)
 
 
-def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
-    """Renew a lease. Return False when it is lost."""
-    done = connection.execute(
-        update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
-    )
-    return done.rowcount == 1
+def renew(connection: Connection, chunks: Sequence[Chunk], until: float) -> set[int]:
+    """Renew leases. Return the ids of those that are lost."""
+    values = [(until, chunk.id, chunk.lease) for chunk in chunks]
+    written = _update(connection, "lease_until = {} WHERE id = {} AND lease_owner = {}", values)
+    return set() if written == len(chunks) else _find_lost(connection, chunks)
 
 
 def count_in_flight(connection: Connection, campaign_id: int) -> int:
@@ -304,27 +367,30 @@ def count_in_flight(connection: Connection, campaign_id: int) -> int:
     return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
-def is_stopped(connection: Connection, run_id: int | None) -> bool:
-    """Return whether a run was stopped. Asked in the transaction that claims: a stop takes effect at the next claim."""
-    if run_id is None:
-        return False
-    return connection.scalar(select(schema.run.c.state).where(schema.run.c.id == run_id)) == "stopped"
+def find_stopped(connection: Connection, run_ids: Iterable[int | None]) -> set[int | None]:
+    """Return which of these runs were stopped. Asked in the transaction that claims: a stop takes effect at the next
+    claim."""
+    asked = {run_id for run_id in run_ids if run_id is not None}
+    if not asked:
+        return set()
+    run = schema.run
+    return set(connection.scalars(select(run.c.id).where(run.c.id.in_(asked), run.c.state == "stopped")))
 
 
-def release(connection: Connection, chunk: Chunk, now: float, not_before: float | None) -> bool:
-    """End a lease. The chunk is closed when `not_before` is None, else it may be leased from then on. Return whether
-    this was the last open chunk of its run, and ended it."""
-    closed = not_before is None
-    if closed and not chunk.settled:
-        raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
-    done = connection.execute(
-        update(table)
-        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
-        .values(open=0 if closed else 1, not_before=not_before or now, lease_owner=None, lease_until=None)
+def release(connection: Connection, chunks: Sequence[tuple[Chunk, float | None]], now: float) -> list[int]:
+    """End leases. chunks: each with the time from which it may be leased again, None to close it. Return the campaigns
+    whose run ended with the last of them."""
+    closed = [chunk for chunk, not_before in chunks if not_before is None]
+    for chunk in closed:
+        if not chunk.settled:
+            raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    _update(
+        connection,
+        "open = {}, not_before = {}, lease_owner = NULL, lease_until = NULL WHERE id = {} AND lease_owner = {}",
+        [(int(not_before is not None), not_before or now, chunk.id, chunk.lease) for chunk, not_before in chunks],
     )
-    if done.rowcount != 1 or not closed or chunk.run_id is None:
-        return False
-    return end_run(connection, chunk.run_id, now)
+    runs = {chunk.run_id: chunk.campaign_id for chunk in closed if chunk.run_id is not None}
+    return [campaign for run_id, campaign in sorted(runs.items()) if end_run(connection, run_id, now)]
 
 
 def end_run(connection: Connection, run_id: int, now: float) -> bool:
@@ -341,16 +407,6 @@ def end_run(connection: Connection, run_id: int, now: float) -> bool:
         ).rowcount
         == 1
     )
-
-
-def release_dead(connection: Connection, owner: str) -> int:
-    """Expire the leases of all other owners. Only for a ledger that one process has to itself (SQLite). Return how
-    many."""
-    return connection.execute(
-        update(table)
-        .where(table.c.open == 1, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
-        .values(lease_until=0.0)
-    ).rowcount
 
 
 def load(connection: Connection, chunk_id: int) -> Chunk | None:
@@ -379,13 +435,32 @@ def _new_row(account_id: str, channel: str, tag_group: str, expires_at: float, n
     }
 
 
-def _columns(chunk: Chunk) -> Mapping[str, Any]:
+_STATES = "states = {}, notes = {}, sent = {}, unknown = {}, failed = {}, suppressed = {}"
+
+
+def _values(chunk: Chunk) -> tuple[Any, ...]:
+    """Return the values of `_STATES`."""
     states = bytes(chunk.states)
-    return {
-        "states": states,
-        "notes": msgspec.json.encode(chunk.notes).decode(),
-        **count_numbers(states),
-    }
+    notes = msgspec.json.encode(chunk.notes).decode() if chunk.notes else "{}"
+    return (states, notes, *count_numbers(states).values())
+
+
+def _update(connection: Connection, assignments: str, rows: Sequence[tuple[Any, ...]]) -> int:
+    """Update many chunks with one statement of the driver: SQLAlchemy's work on each value would take as long as all
+    the rest. assignments: everything after SET, with `{}` for each value. Return how many rows there were."""
+    if not rows:
+        return 0
+    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    sql = "UPDATE chunk SET " + assignments.format(*[mark] * assignments.count("{}"))  # noqa: S608 - our own words
+    return connection.exec_driver_sql(sql, list(rows)).rowcount
+
+
+def _find_lost(connection: Connection, chunks: Sequence[Chunk]) -> set[int]:
+    found = connection.execute(
+        select(table.c.id, table.c.lease_owner).where(table.c.id.in_([chunk.id for chunk in chunks]))
+    )
+    leases = {row.id: row.lease_owner for row in found}
+    return {chunk.id for chunk in chunks if leases.get(chunk.id) != chunk.lease}
 
 
 def _unpack(row: Any) -> Chunk:
@@ -420,7 +495,3 @@ def _little_endian(users: array.array[int]) -> array.array[int]:
     if sys.byteorder == "big":
         users.byteswap()
     return users
-
-
-def _tries(chunk: Chunk, position: int) -> int:
-    return chunk.notes[position].tries if position in chunk.notes else 0

@@ -16,7 +16,7 @@ from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
-from tocsin.delivery.wakeup import Wakeup
+from tocsin.delivery.wakeup import Wakeups
 from tocsin.errors import Problem
 from tocsin.feedback.mail import Feedback
 from tocsin.settings import Settings
@@ -34,7 +34,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     send_queue: SendQueue
     feedback: Feedback
     load: LoadMeter
-    wakeup: Wakeup
+    wakeups: Wakeups
     secret: bytes
     local_token: str
     clock: Callable[[], float]

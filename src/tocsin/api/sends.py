@@ -40,7 +40,7 @@ async def send(context: Context, request: Request, channel: str) -> Response:
         new = await accept(context.send_queue, account, channel, asked, now, context.settings, key)
     context.load.count(sum(map(len, asked.to.values())), now)
     if not context.load.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
-        context.wakeup.notify()
+        context.wakeups.chunks.notify()
     return ACCEPTED if new else REPLAYED
 
 

@@ -48,7 +48,7 @@ async def stop(context: Context, request: Request) -> Response:
         return {"in_flight": count_in_flight(connection, campaign_id)}
 
     in_flight = await context.ledger.write(stop_now)
-    context.wakeup.notify()
+    context.wakeups.runs.notify()
     return answer({"status": "success", **in_flight})
 
 
@@ -96,7 +96,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
         return text, True
 
     text, new = await context.ledger.write(insert)
-    context.wakeup.notify()
+    context.wakeups.runs.notify()
     return answer(text) if new else replay(text)
 
 

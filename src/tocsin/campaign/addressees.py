@@ -57,13 +57,20 @@ def list_keys(to: Mapping[str, Sequence[str | int]]) -> list[IdentityKey]:
 
 
 def find_recipients(
-    connection: Connection, account_id: str, keys: Sequence[IdentityKey], channel: str
-) -> list[tuple[int, str]]:
-    """Return (user, platform) for the users these identities mean and each platform they have or had a device on.
-    (0, "") stands for an identity nobody has, (user, "") for a user who cannot be reached on the channel at all."""
-    wanted = {key for one in keys for key in (one, *_also(one))}
+    connection: Connection, account_id: str, asked: Sequence[Sequence[IdentityKey]], channel: str
+) -> list[list[tuple[int, str]]]:
+    """Return, for each list of identities, (user, platform) for the users they mean and each platform these have or had
+    a device on. (0, "") stands for an identity nobody has, (user, "") for a user who cannot be reached on the channel
+    at all."""
+    wanted = {key for keys in asked for one in keys for key in (one, *_also(one))}
     found = find_users(connection, account_id, wanted)
-    pairs: dict[tuple[int, str], None] = {}
+    platforms = _platforms_of(connection, account_id, sorted(set(found.values())), channel)
+    return [_pair(keys, found, platforms) for keys in asked]
+
+
+def _pair(
+    keys: Sequence[IdentityKey], found: Mapping[IdentityKey, int], platforms: Mapping[int, Sequence[str]]
+) -> list[tuple[int, str]]:
     nobody = 0
     users: dict[int, None] = {}
     for key in keys:
@@ -72,11 +79,7 @@ def find_recipients(
             nobody += 1
         else:
             users[user] = None
-    platforms = _platforms_of(connection, account_id, list(users), channel)
-    for user in users:
-        for platform in platforms.get(user) or ("",):
-            pairs[user, platform] = None
-    return [*pairs, *[(0, "")] * nobody]
+    return [(user, platform) for user in users for platform in platforms.get(user) or ("",)] + [(0, "")] * nobody
 
 
 def _platforms_of(connection: Connection, account_id: str, users: Sequence[int], channel: str) -> dict[int, list[str]]:

@@ -1,20 +1,16 @@
-"""A batch: the messages of one window for one lane, and their result. Values that may cross to another process."""
+"""A batch: claimed messages on their way to one lane of a sender process, and how one of them is rendered. Values that
+may cross to another process."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import hashlib
-from collections.abc import Awaitable, Callable
 
 import msgspec
 
-from tocsin.content import Addressing, Content, Renderer, Unrenderable
+from tocsin.content import Addressing, Content, Renderer
 from tocsin.delivery.push_id import sign_push_id, unsubscribe_url
-from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, Message, Receipt
-
-AT_ONCE = 256  # messages of one batch under way, at most; a pool has its own bound for all of them
+from tocsin.providers.contract import Address, Message
 
 
 class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
@@ -40,61 +36,25 @@ class BatchContext(msgspec.Struct, frozen=True, array_like=True):
     secret: bytes
 
     def __repr__(self) -> str:
-        return f"Job({self.chunk_id})"
+        return f"BatchContext({self.chunk_id})"
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
-    """The messages of one window for one lane. slow_start_from: when the lane's last pause ended, whichever process
-    met it; epoch seconds."""
+    """Messages of one or many chunks for one lane. places: of each message's context in `contexts`. slots: where each
+    message's hand-over is noted, which is also its name. urgent: they go before others of the lane."""
 
-    context: BatchContext
     platform: str
+    contexts: list[BatchContext]
+    places: list[int]
+    slots: list[int]
     messages: list[PendingMessage]
-    slow_start_from: float = 0.0
+    urgent: bool = False
 
 
-class BatchResult(msgspec.Struct, frozen=True, array_like=True):
-    """What came of a batch. answers: receipts of all that were not simply accepted, by their place in the batch.
-    paused_until, slow_start_from: of the lane, epoch seconds. tally: the vendor's answers by outcome, as they came, and
-    stops: how often the lane stopped, by reason; both since the batch before."""
-
-    answers: dict[int, Receipt]
-    paused_until: float = 0.0
-    slow_start_from: float = 0.0
-    tally: dict[str, int] = {}
-    stops: dict[str, int] = {}
-
-
-SendMessage = Callable[[Message], Awaitable[Receipt]]
-
-
-async def send_batch(batch: Batch, send: SendMessage, at_once: int = AT_ONCE) -> dict[int, Receipt]:
-    """Render and send every message of a batch, `at_once` at a time. Return the receipts of those not accepted, by
-    place."""
-    answers: dict[int, Receipt] = {}
-    renderer, context, platform = compiled(batch.context.content), batch.context, batch.platform
-    messages = iter(enumerate(batch.messages))
-
-    async def pull() -> None:
-        for place, pending in messages:
-            try:
-                profile = read_profile(pending.profile)
-                message = renderer.render(platform, profile, _addressing(context, pending))
-            except (Unrenderable, msgspec.DecodeError) as error:
-                answers[place] = Receipt(outcome=Outcome.REFUSED, code=f"template: {error}")
-                continue
-            receipt = await send(message)
-            if receipt.outcome is not Outcome.ACCEPTED:
-                answers[place] = receipt
-
-    await asyncio.gather(*(pull() for _ in range(min(len(batch.messages), at_once))))
-    return answers
-
-
-def read_profile(text: str) -> dict[str, object]:
-    """Return a profile from its JSON; empty for ""."""
-    profile: dict[str, object] = msgspec.json.decode(text) if text else {}
-    return profile
+def render(context: BatchContext, platform: str, pending: PendingMessage) -> Message:
+    """Return the message for one address. Raises Unrenderable, msgspec.DecodeError."""
+    profile: dict[str, object] = msgspec.json.decode(pending.profile) if pending.profile else {}
+    return compiled(context.content).render(platform, profile, _addressing(context, pending))
 
 
 @functools.lru_cache(maxsize=64)

@@ -28,8 +28,6 @@ SILENT = 20  # answers that never came, and more than half of the sample: the ve
 SILENT_WAIT = 60.0  # seconds until one message asks again; each one more would be an unknown
 STORM_WAIT = 10.0  # FCM: never again sooner than 10 s
 
-_ACCEPTED = Outcome.ACCEPTED
-
 
 class BreakerRules(msgspec.Struct, frozen=True):
     """What the operator decides. trusted: addresses called dead are dead, however many. slow_start_seconds: how long
@@ -99,16 +97,19 @@ class CircuitBreaker:
         """True when the breaker is closed and something in its sample was accepted: suspects are believed."""
         return not self.tripped and self._accepted > max(self._start, self._seen - SAMPLE)
 
+    def accept(self, count: int, now: float) -> None:
+        """Weigh so many answers that say «accepted». now: epoch seconds at which they came."""
+        self._seen = self._accepted = self._seen + count
+        self.silent = False
+        if self.tripped and now >= self.stopped_until:  # before, it was sent before the stop and proves nothing
+            self.tripped = False
+            self._begin_sample(self._seen - count)
+
     def judge(self, receipt: Receipt, now: float) -> Receipt:
         """Return the receipt to act on: the given one, or one with the same code and a milder outcome. now: epoch
         seconds at which it came."""
-        if receipt.outcome is _ACCEPTED:  # 15,000 times a second
-            self._seen = self._accepted = self._seen + 1
-            if self.silent:
-                self.silent = False
-            if self.tripped and now >= self.stopped_until:  # before, it was sent before the stop and proves nothing
-                self.tripped = False
-                self._begin_sample(self._seen - 1)
+        if receipt.outcome is Outcome.ACCEPTED:
+            self.accept(1, now)
             return receipt
         if receipt.outcome is Outcome.UNKNOWN:
             self._rest += 1

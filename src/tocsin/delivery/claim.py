@@ -8,59 +8,73 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from datetime import tzinfo
 
+import msgspec
+
 from tocsin.campaign.quiet_hours import Quiet, quiet_until
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.batch import PendingMessage
 from tocsin.delivery.frequency_cap import CapDecision, Claim
 from tocsin.delivery.plan import DeliveryPlan
 from tocsin.delivery.recipients import Person, find_addresses
-from tocsin.outcome import FINAL, State
-from tocsin.queue import Chunk, Note
+from tocsin.outcome import State
+from tocsin.queue import Chunk
 
 Window = dict[str, list[PendingMessage]]  # messages by platform
+
+
+class OpenLane(msgspec.Struct, frozen=True):
+    """What a claim has to know of a lane. paused_until: epoch seconds. room: messages it can take now."""
+
+    paused_until: float = 0.0
+    room: int = 1_000_000
 
 
 def drop_late(chunk: Chunk, now: float) -> None:
     """Give up on recipients whose message expired, or whose campaign's cut-off passed."""
     if now >= chunk.expires_at:
         for position in chunk.waiting(float("inf")):
-            finish(chunk, position, State.EXPIRED, "too late", now)
+            chunk.finish(position, State.EXPIRED, now, "too late")
     elif chunk.cut_off is not None and now >= chunk.cut_off:
-        chunk.move_all(chunk.waiting(float("inf")), State.CUT_OFF)
+        chunk.finish_all(chunk.waiting(float("inf")), State.CUT_OFF, now)
 
 
 def select_window(
-    chunk: Chunk,
-    size: int,
-    paused_until: Mapping[str, float],
-    is_refused: Callable[[str], bool],
-    now: float,
+    chunk: Chunk, lanes: Mapping[str, OpenLane], is_refused: Callable[[str], bool], size: int, now: float
 ) -> list[int]:
-    """Return the positions of the next window: at most `size` that are due and whose platform has an open lane.
+    """Return the positions of the next window: at most `size` that are due and whose lane has room for them.
 
-    paused_until: by platform, for those that have a provider. is_refused: whether the chunk's content is stopped on a
-    platform. Recipients without a provider or with a refused content become final; those of a paused lane wait for it.
+    lanes: by platform, for those that have a provider. is_refused: whether the chunk's content is stopped on a
+    platform. Recipients without a provider or with a refused content become final; those of a paused lane wait for it,
+    and those of a full lane stay due.
     """
     waiting = chunk.waiting(now)
-    present = {code: PLATFORM_CODES[code] for code in set(chunk.platforms)}
-    closed = {code for code, name in present.items() if paused_until.get(name, float("inf")) > now or is_refused(name)}
-    if not closed:
-        return waiting[:size]
+    rooms: dict[int, int] = {}
+    for code in set(chunk.platforms):
+        lane = lanes.get(PLATFORM_CODES[code])
+        closed = lane is None or lane.paused_until > now or is_refused(PLATFORM_CODES[code])
+        rooms[code] = -1 if closed or lane is None else lane.room
     window: list[int] = []
     for position in waiting:
         code = chunk.platforms[position]
-        platform = present[code]
-        if code not in closed:
+        if rooms[code] < 0:
+            _pass_over(chunk, position, lanes, is_refused, now)
+        elif rooms[code] and len(window) < size:
+            rooms[code] -= 1
             window.append(position)
-            if len(window) == size:
-                break
-        elif platform not in paused_until:
-            chunk.move(position, State.NO_PROVIDER)
-        elif is_refused(platform):
-            finish(chunk, position, State.REFUSED, "not tried: the content is refused", now)
-        else:
-            chunk.notes.setdefault(position, Note()).not_before = paused_until[platform]
     return window
+
+
+def _pass_over(
+    chunk: Chunk, position: int, lanes: Mapping[str, OpenLane], is_refused: Callable[[str], bool], now: float
+) -> None:
+    """Finish or put off a recipient whose lane is closed."""
+    platform = PLATFORM_CODES[chunk.platforms[position]]
+    if platform not in lanes:
+        chunk.finish(position, State.NO_PROVIDER, now)
+    elif is_refused(platform):
+        chunk.finish(position, State.REFUSED, now, "not tried: the content is refused")
+    else:
+        chunk.put_off(position, lanes[platform].paused_until)
 
 
 def hold_in_quiet_hours(
@@ -80,13 +94,15 @@ def hold_in_quiet_hours(
         if end is None:
             rest.append(position)
         elif quiet.state == "discard":
-            chunk.move(position, State.QUIET_HOURS)
+            chunk.finish(position, State.QUIET_HOURS, now)
         else:
-            chunk.notes.setdefault(position, Note()).not_before = min(end, chunk.expires_at)
+            chunk.put_off(position, end)
     return rest
 
 
-def address_window(chunk: Chunk, window: Sequence[int], plan: DeliveryPlan, people: Mapping[int, Person]) -> Window:
+def address_window(
+    chunk: Chunk, window: Sequence[int], plan: DeliveryPlan, people: Mapping[int, Person], now: float
+) -> Window:
     """Return the messages of a window by platform. Recipients without an address, or opted out, become final."""
     messages: Window = {}
     for position in window:
@@ -94,7 +110,7 @@ def address_window(chunk: Chunk, window: Sequence[int], plan: DeliveryPlan, peop
         person = people.get(chunk.users[position])
         addresses = find_addresses(person, platform, every_device=plan.every_device)
         if isinstance(addresses, State):
-            chunk.move(position, addresses)
+            chunk.finish(position, addresses, now)
             continue
         profile = person.profile if person is not None and plan.personal else ""
         messages.setdefault(platform, []).extend(
@@ -103,12 +119,12 @@ def address_window(chunk: Chunk, window: Sequence[int], plan: DeliveryPlan, peop
     return messages
 
 
-def apply_caps(chunk: Chunk, window: Window, decision: CapDecision) -> Window:
+def apply_caps(chunk: Chunk, window: Window, decision: CapDecision, now: float) -> Window:
     """Return what the caps leave of a window. The others are dropped, or wait for room in the throttle."""
     for position, state in decision.dropped.items():
-        chunk.move(position, state)
+        chunk.finish(position, state, now)
     for position, until in decision.later.items():
-        chunk.notes.setdefault(position, Note()).not_before = min(until, chunk.expires_at)
+        chunk.put_off(position, until)
     out = decision.dropped.keys() | decision.later.keys()
     kept = {name: [one for one in messages if one.position not in out] for name, messages in window.items()}
     return {name: messages for name, messages in kept.items() if messages}
@@ -118,11 +134,3 @@ def find_claims(chunk: Chunk, window: Mapping[str, Sequence[PendingMessage]], at
     """Return the recipients of a window as the caps count them: once, however many devices."""
     positions = dict.fromkeys(message.position for messages in window.values() for message in messages)
     return [Claim(position, chunk.users[position], chunk.platforms[position], at) for position in positions]
-
-
-def finish(chunk: Chunk, position: int, state: State, code: str, now: float, tries: int = 0) -> None:
-    """Make a recipient final in a state that has a code, or that came later than the chunk's first try."""
-    assert state in FINAL
-    chunk.move(position, state)
-    at = now if position in chunk.notes or tries == 0 else 0.0
-    chunk.notes[position] = Note(tries=tries, code="" if state is State.ACCEPTED else code, at=at)

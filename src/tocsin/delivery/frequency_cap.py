@@ -1,14 +1,14 @@
 """Frequency caps: how many messages a user gets, and how fast a channel sends.
 
 A message is reserved in the transaction that claims it, and given back in the one that settles it as not sent. What may
-have been sent counts against the cap; only an unknown that will be resent gives its place back until it is claimed
-again. On two platforms it is one message.
+have been sent counts against the cap, also while it waits to be sent again. On two platforms it is one message.
 """
 
 from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, delete, func, select, text, update
@@ -60,8 +60,9 @@ class CapDecision(msgspec.Struct, frozen=True):
     later: Mapping[int, float] = {}
 
 
-def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now: float) -> CapDecision:
-    """Reserve a place for each claim that the caps allow. Return the others.
+def reserve(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Claim]]], now: float) -> list[CapDecision]:
+    """Reserve a place for each claim that the caps allow, in this order. Return who is left out, by rule. All rules are
+    of one account and channel.
 
     Raises LockNotAvailable; the transaction has to be rolled back then.
     """
@@ -69,26 +70,33 @@ def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now:
         text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}
     ):
         raise LockNotAvailable
-    dropped: dict[int, State] = {}
-    if rule.account is not None or rule.campaign is not None:
-        before = _read_before(connection, rule, {claim.user for claim in claims}, now)
+    before = _read_before(connection, asked, now)
+    room, until = _find_room(connection, [rule for rule, _ in asked], now)
+    decisions: list[CapDecision] = []
+    rows: list[dict[str, object]] = []
+    used = 0
+    for rule, claims in asked:
+        dropped: dict[int, State] = {}
+        later: dict[int, float] = {}
         for claim in claims:
             if (state := _decide(rule, before.get(claim.user, ()), now)) is not None:
                 dropped[claim.position] = state
-    allowed = [claim for claim in claims if claim.position not in dropped]
-    later: dict[int, float] = {}
-    if rule.throttle is not None:
-        room, until = _find_room(connection, rule, now)
-        later = {claim.position: until for claim in allowed[room:]}
-        allowed = allowed[:room]
-        _use(connection, rule, len(allowed), now)
-    if allowed and (rule.account is not None or rule.campaign is not None):
-        counted = int(rule.account is not None)
-        rows = [
-            _key(rule, claim) | {"campaign_id": rule.campaign_id, "at": now, "counted": counted} for claim in allowed
-        ]
+                continue
+            if rule.throttle is not None:
+                if used >= room:
+                    later[claim.position] = until
+                    continue
+                used += 1
+            if rule.account is not None or rule.campaign is not None:
+                counted = rule.account is not None
+                rows.append(_key(rule, claim) | {"campaign_id": rule.campaign_id, "at": now, "counted": int(counted)})
+                before.setdefault(claim.user, []).append(_Before(now, rule.campaign_id, counted, rule.message))
+        decisions.append(CapDecision(dropped, later))
+    if used:
+        _use(connection, asked[0][0], used, now)
+    if rows:
         upsert_rows(connection, table, rows, keys=[column.name for column in table.primary_key], kept=("at",))
-    return CapDecision(dropped, later)
+    return decisions
 
 
 def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) -> None:
@@ -121,36 +129,48 @@ def forget_old_reservations(connection: Connection, now: float) -> None:
     connection.execute(delete(rate_window).where(rate_window.c.slot < int(now) // SLOT - 2 * SLOTS))
 
 
-Before = tuple[float, int, bool]  # when another message was reserved, its campaign, whether it counts for the account
+class _Before(NamedTuple):
+    """A message reserved for a user. counted: for the account's cap."""
+
+    at: float
+    campaign_id: int
+    counted: bool
+    message: str
 
 
-def _read_before(connection: Connection, rule: CapRule, users: set[int], now: float) -> dict[int, list[Before]]:
-    """Return the other messages reserved for users, as far back as the caps look."""
-    spans = [DAY * cap.days for cap in (rule.account, rule.campaign) if cap is not None and cap.most is not None]
-    spans += [MINUTE * (cap.dwell_minutes or 0) for cap in (rule.account, rule.campaign) if cap is not None]
+def _read_before(
+    connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Claim]]], now: float
+) -> dict[int, list[_Before]]:
+    """Return the messages reserved for users, as far back as the caps look."""
+    caps = [cap for rule, _ in asked for cap in (rule.account, rule.campaign) if cap is not None]
+    if not caps:
+        return {}
+    spans = [DAY * cap.days for cap in caps if cap.most is not None]
+    spans += [MINUTE * (cap.dwell_minutes or 0) for cap in caps]
+    users, any_rule = {claim.user for _, claims in asked for claim in claims}, asked[0][0]
     rows = connection.execute(
-        select(table.c.user_id, func.max(table.c.at), table.c.campaign_id, func.max(table.c.counted))
-        .where(table.c.account_id == rule.account_id, table.c.channel == rule.channel)
-        .where(table.c.message != rule.message, table.c.at > now - max(spans))
-        .where(among(connection, table.c.user_id, users))
+        select(table.c.user_id, func.max(table.c.at), table.c.campaign_id, func.max(table.c.counted), table.c.message)
+        .where(table.c.account_id == any_rule.account_id, table.c.channel == any_rule.channel)
+        .where(table.c.at > now - max(spans), among(connection, table.c.user_id, users))
         .group_by(table.c.user_id, table.c.message, table.c.campaign_id)
     )
-    found: dict[int, list[Before]] = defaultdict(list)
-    for user, at, campaign_id, counted in rows:
-        found[user].append((at, campaign_id, bool(counted)))
+    found: dict[int, list[_Before]] = defaultdict(list)
+    for user, at, campaign_id, counted, message in rows:
+        found[user].append(_Before(at, campaign_id, bool(counted), message))
     return found
 
 
-def _decide(rule: CapRule, before: Sequence[Before], now: float) -> State | None:
+def _decide(rule: CapRule, before: Sequence[_Before], now: float) -> State | None:
     """Return why a user gets no further message now; None when they may."""
+    others = [one for one in before if one.message != rule.message]
     if rule.account is not None:
-        times = [at for at, _, counted in before if counted]
+        times = [one.at for one in others if one.counted]
         if _is_full(rule.account, times, now):
             return State.FREQUENCY_CAP
         if _is_too_soon(rule.account, times, now):
             return State.DWELL_TIME
     if rule.campaign is not None:
-        times = [at for at, campaign_id, _ in before if campaign_id == rule.campaign_id and campaign_id]
+        times = [one.at for one in others if one.campaign_id == rule.campaign_id and one.campaign_id]
         if _is_full(rule.campaign, times, now) or _is_too_soon(rule.campaign, times, now):
             return State.CAMPAIGN_CAP
     return None
@@ -164,9 +184,12 @@ def _is_too_soon(cap: Cap, times: Iterable[float], now: float) -> bool:
     return cap.dwell_minutes is not None and any(at > now - cap.dwell_minutes * MINUTE for at in times)
 
 
-def _find_room(connection: Connection, rule: CapRule, now: float) -> tuple[int, float]:
+def _find_room(connection: Connection, rules: Sequence[CapRule], now: float) -> tuple[int, float]:
     """Return how many more messages the throttle allows now, and when its next slot begins."""
     slot = int(now) // SLOT
+    rule = next((one for one in rules if one.throttle is not None), None)
+    if rule is None:
+        return 0, 0.0
     used = connection.scalar(
         select(func.coalesce(func.sum(rate_window.c.used), 0)).where(
             *(

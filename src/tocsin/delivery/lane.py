@@ -1,32 +1,33 @@
-"""A lane: one credential of one account. It pauses by itself; other lanes go on."""
+"""A lane: one credential of one account. It pauses by itself; other lanes go on.
+
+The lane lives in the worker, and its messages are sent by one or many senders: what one of them hears from the vendor
+holds for all.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 import structlog
 
-from tocsin.delivery.batch import AT_ONCE, Batch, BatchResult, send_batch
+from tocsin import metrics
+from tocsin.delivery.batch import BatchContext, PendingMessage
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules, CircuitBreaker
+from tocsin.delivery.claim import OpenLane
+from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.retry import lane_pause
-from tocsin.delivery.slow_start import LONGEST_TURN, SlowStart
-from tocsin.errors import Misconfigured
+from tocsin.delivery.slow_start import SlowStart
 from tocsin.outcome import Outcome
-from tocsin.providers import BY_NAME
-from tocsin.providers.contract import Message, Provider, Receipt, Scope
+from tocsin.providers.contract import Receipt
 from tocsin.providers.credential import Credential
-from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()
 
-ACCEPTED = Outcome.ACCEPTED  # looked up once: it is asked 15,000 times a second
-
-PACE = 2500.0  # messages a second aimed at for one batch; four batches are in flight
-LEAST_AT_ONCE = 16
+NO_SENDER = Receipt(outcome=Outcome.THROTTLED, code="no sender", retry_after=1.0)
 
 # What the operator can do about a stop. Others end by themselves.
 ADVICE = {
@@ -37,9 +38,50 @@ ADVICE = {
 }
 
 
+class Collector(Protocol):
+    """Who waits for the receipts of messages. None: accepted."""
+
+    def collect(self, message: Outgoing, receipt: Receipt | None) -> None: ...
+
+
+class Outgoing(msgspec.Struct, eq=False):
+    """A claimed message on its way, in the worker's memory. slot, notes: where its hand-over is noted."""
+
+    lane: Lane
+    platform: str
+    context: BatchContext
+    message: PendingMessage
+    collector: Collector
+    slot: int = 0
+    notes: NoteFile | None = None
+
+
+class Sender(Protocol):
+    """What sends: a process, or a task of this one. It answers by `Lane.receive`. up: whether it can be used."""
+
+    @property
+    def up(self) -> bool: ...
+
+    def room(self, credential: Credential) -> int:
+        """Return how many more messages of a lane it can take now; 0 until it is up."""
+        ...
+
+    def claim(self, messages: Sequence[Outgoing]) -> None:
+        """Take a slot for the hand-over note of each message."""
+        ...
+
+    def send(self, credential: Credential, messages: Sequence[Outgoing], *, urgent: bool) -> None:
+        """Send messages whose slots are taken."""
+        ...
+
+    def hold(self, credential: Credential, until: float) -> None:
+        """Hand nothing of a lane over before a time in epoch seconds."""
+        ...
+
+
 class Lane:
-    """One provider of one account, with its pause. A provider whose settings do not load is None: its messages wait for
-    the operator. Every answer goes through the lane's circuit breaker, which may stop it.
+    """One provider of one account, with its pause. Every answer goes through the lane's circuit breaker, which may stop
+    it.
 
     Settings are proven by one message before the others follow: after a start or a stop they go one at a time until an
     answer shows that the vendor means the addresses, not us.
@@ -47,106 +89,99 @@ class Lane:
 
     def __init__(
         self,
-        account_id: str,
-        name: str,
-        provider: Provider | None,
+        credential: Credential,
+        senders: Sequence[Sender],
         clock: Callable[[], float],
         rules: BreakerRules = NO_RULES,
     ):
-        self.account_id = account_id
-        self.name = name
-        self.provider = provider
+        self.credential = credential
         self.paused_until = 0.0
-        self.slow_start_from = 0.0  # the end of the last pause; epoch seconds
+        self.in_flight = 0
+        self.reserved = 0  # room for messages that are being claimed
+        self.waiters: set[asyncio.Event] = set()  # of those who wait for room
+        self._senders = senders
         self._clock = clock
-        self._breaker = CircuitBreaker(rules)
+        self._breaker = CircuitBreaker(msgspec.structs.replace(rules, trusted=credential.trusted))
         self._slow_start = SlowStart(rules.slow_start_seconds)
         self._proven = False
-        self._probe = asyncio.Lock()
-        self._at_once = LEAST_AT_ONCE
         self._stops: set[str] = set()  # why it pauses now: each reason is logged once a pause
         self._braking = False
-        self._accepted = 0  # since the last batch came back; so do the next two
-        self._others: Counter[str] = Counter()
-        self._stopped: Counter[str] = Counter()
 
-    async def send(self, message: Message) -> Receipt:
-        """Send a message, unless the lane is paused or the message's turn is too far away: then it comes back as
-        throttled, which spends no try. May wait LONGEST_TURN for its turn."""
+    def look(self, now: float) -> OpenLane:
+        """Return what a claim has to know."""
+        if self.paused_until > now:
+            return OpenLane(self.paused_until, 0)
+        room = sum(sender.room(self.credential) for sender in self._senders)
         if not self._proven:
-            async with self._probe:
-                if not self._proven:
-                    return await self._hand_over(message)
-        return await self._hand_over(message)
+            room = min(room, 1 - self.in_flight)
+        elif self._slow_start.climbing:
+            room = min(room, self._slow_start.room(now))
+        return OpenLane(0.0, max(room - self.reserved, 0))
 
-    async def send_batch(self, batch: Batch) -> BatchResult:
-        """Render and send a batch; see `batch.send_batch`. The batch may bring a pause that another process met."""
-        if batch.slow_start_from > self.slow_start_from:
-            self._begin_slow_start(batch.slow_start_from)
-        started = time.monotonic()
-        answers = await send_batch(batch, self.send, self._at_once)
-        self._adapt(len(batch.messages), time.monotonic() - started)
-        tally = {"accepted": self._accepted, **self._others}
-        result = BatchResult(answers, self.paused_until, self.slow_start_from, tally, dict(self._stopped))
-        self._accepted = 0
-        self._others.clear()
-        self._stopped.clear()
-        return result
+    @property
+    def steady(self) -> bool:
+        """Whether it takes many messages at once: its settings are proven, and it does not climb after a pause."""
+        return self._proven and not self._slow_start.climbing
 
-    def _adapt(self, count: int, seconds: float) -> None:
-        """Adapt how many messages of a batch are in flight: enough for PACE at the vendor's latency, and no more: on
-        loopback a message costs 57 µs with 32 in flight and 92 µs with 256."""
-        if count >= LEAST_AT_ONCE:
-            latency = seconds * min(self._at_once, count) / count
-            self._at_once = int(min(max(latency * PACE, LEAST_AT_ONCE), AT_ONCE))
+    def next_turn(self) -> float | None:
+        """Return when a lane that climbs after a pause has room again; None when only answers make room."""
+        return self._slow_start.next_turn() if self._proven and self._slow_start.climbing else None
 
-    async def _hand_over(self, message: Message) -> Receipt:
-        if (held := self._held_by_pause(self._clock())) is not None:
-            return held
-        if self._slow_start.climbing and (held := await self._wait_turn()) is not None:
-            return held
+    def divide(self, messages: Sequence[Outgoing]) -> list[tuple[Sender | None, Sequence[Outgoing]]]:
+        """Choose a sender for each claimed message, the one with the most room first, and take the slots of their
+        notes. None: for messages whose sender has just died."""
+        up = sorted((one for one in self._senders if one.up), key=lambda one: -one.room(self.credential))
+        if not up:
+            return [(None, messages)]
+        parts: list[tuple[Sender | None, Sequence[Outgoing]]] = []
+        start = 0
+        for sender in up:
+            stop = len(messages) if sender is up[-1] else start + sender.room(self.credential)
+            if part := messages[start:stop]:
+                sender.claim(part)
+                parts.append((sender, part))
+            start = stop
+        return parts
+
+    def send(self, parts: Iterable[tuple[Sender | None, Sequence[Outgoing]]], *, urgent: bool) -> None:
+        """Hand divided messages to their senders."""
+        for sender, part in parts:
+            self.in_flight += len(part)
+            if self._slow_start.climbing:
+                self._slow_start.take(len(part))
+            if sender is None:
+                self.receive((), (), [(one, NO_SENDER) for one in part])
+            else:
+                sender.send(self.credential, part, urgent=urgent)
+
+    def receive(
+        self,
+        accepted: Sequence[Outgoing],
+        answered: Sequence[tuple[Outgoing, Receipt]],
+        held: Sequence[tuple[Outgoing, Receipt]],
+    ) -> None:
+        """Take what a sender reports. answered: the vendor's other answers. held: messages it never heard of."""
         now = self._clock()
-        if self.provider is None:
-            receipt = Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
-            return self._act_on(receipt, receipt, now)
-        try:
-            answer = await self.provider.send(message, now)
-        except Exception:  # a bug of the provider: nobody knows whether the message went out
-            log.exception("provider failed", account=self.account_id, provider=self.name)
-            receipt = Receipt(outcome=Outcome.UNKNOWN, code="internal")
-            return self._act_on(receipt, receipt, now)
-        now = self._clock()
-        receipt = self._breaker.judge(answer, now)
-        if answer.outcome is not ACCEPTED:
-            return self._act_on(answer, receipt, now)
-        self._accepted += 1
-        self._slow_start.count(now)
-        if not self._proven:
-            self._proven = not self._breaker.tripped
-        return receipt
+        self.in_flight -= len(accepted) + len(answered) + len(held)
+        if accepted:
+            self._breaker.accept(len(accepted), now)
+            self._slow_start.count(now, len(accepted))
+            self._proven = self._proven or not self._breaker.tripped
+            for message in accepted:
+                message.collector.collect(message, None)
+        for message, answer in answered:
+            message.collector.collect(message, self._judge(answer, now))
+        for message, receipt in held:
+            message.collector.collect(message, receipt)
+        self._count(len(accepted), answered)
+        for waiter in self.waiters:
+            waiter.set()
+        self.waiters.clear()
 
-    def _begin_slow_start(self, since: float) -> None:
-        """Begin a slow start after the pause that ends at `since`."""
-        self.slow_start_from = max(self.slow_start_from, since)
-        self._slow_start.start()
-
-    def _held_by_pause(self, now: float) -> Receipt | None:
-        """Return the receipt of a message that meets a pause; None when the lane is open."""
-        return _held("lane paused", self.paused_until - now, Scope.LANE) if self.paused_until > now else None
-
-    async def _wait_turn(self) -> Receipt | None:
-        """Wait for this message's turn. Return None, or the receipt it gets instead."""
-        wait = self._slow_start.delay(self._clock())
-        if wait > LONGEST_TURN:
-            return _held("lane in slow start", wait, Scope.DEVICE)
-        if wait > 0:
-            await asyncio.sleep(wait)
-        return self._held_by_pause(self._clock())
-
-    def _act_on(self, answer: Receipt, receipt: Receipt, now: float) -> Receipt:
-        """Count an answer other than accepted, and pause the lane where the breaker or the answer asks for it."""
+    def _judge(self, answer: Receipt, now: float) -> Receipt:
+        """Weigh an answer other than accepted, and pause the lane where the breaker or the answer asks for it."""
         breaker = self._breaker
-        self._others[answer.outcome.value] += 1
+        receipt = breaker.judge(answer, now)
         doubtful = answer.suspect and not breaker.promising
         self._proven = not (receipt.outcome is Outcome.DENIED or breaker.tripped or breaker.silent or doubtful)
         if receipt.outcome is Outcome.DENIED and answer.outcome is not Outcome.DENIED:
@@ -156,7 +191,7 @@ class Lane:
             reason = receipt.outcome.value if receipt.scope is answer.scope else weighed
             self._pause(reason, now + pause, receipt, now)
             if receipt.outcome is not Outcome.DENIED:
-                self._begin_slow_start(now + pause)
+                self._slow_start.start()
         if breaker.braking and not self._braking:
             self._log_stop("brake", receipt, now)
         self._braking = breaker.braking
@@ -167,52 +202,33 @@ class Lane:
             return
         if self.paused_until <= now:
             self._stops.clear()
-        self.paused_until = max(self.paused_until, until)
-        if reason not in self._stops:  # once for all the answers of one window
+        if until > self.paused_until:
+            self.paused_until = until
+            for sender in self._senders:
+                sender.hold(self.credential, until)
+        if reason not in self._stops:  # once for all the answers of one moment
             self._stops.add(reason)
             self._log_stop(reason, receipt, now)
 
+    def _count(self, accepted: int, answered: Sequence[tuple[Outgoing, Receipt]]) -> None:
+        outcomes = Counter(receipt.outcome.value for _, receipt in answered)
+        for outcome, count in ({"accepted": accepted} | outcomes).items():
+            if count:
+                metrics.RECEIPTS.labels(provider=self.credential.name, outcome=outcome).inc(count)
+
     def _log_stop(self, reason: str, receipt: Receipt, now: float) -> None:
-        self._stopped[reason] += 1
+        name = self.credential.name
+        metrics.LANE_STOPS.labels(provider=name, reason=reason).inc()
         log.warning(
             "lane brakes" if reason == "brake" else "lane paused",
-            account=self.account_id,
-            provider=self.name,
+            account=self.credential.account_id,
+            provider=name,
             reason=reason,
             seconds=round(max(self.paused_until - now, 0.0), 1),
             code=receipt.code,
             detail=receipt.detail,
-            todo=ADVICE.get(reason, "nothing, it goes on by itself").format(name=self.name),
+            todo=ADVICE.get(reason, "nothing, it goes on by itself").format(name=name),
         )
 
 
-def _held(code: str, wait: float, scope: Scope) -> Receipt:
-    return Receipt(outcome=Outcome.THROTTLED, code=code, retry_after=wait, scope=scope)
-
-
-class Lanes:
-    """The lanes of this process: made when first needed, and again after `tocsin provider …` changed their row."""
-
-    def __init__(self, transport: Transport, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
-        self._clock = clock
-        self._rules = rules
-        self._transport = transport
-        self._lanes: dict[tuple[str, str], tuple[float, Lane]] = {}
-
-    def get(self, credential: Credential) -> Lane:
-        """Return the lane of a credential."""
-        key = (credential.account_id, credential.name)
-        if key not in self._lanes or self._lanes[key][0] != credential.changed_at:
-            self._lanes[key] = (credential.changed_at, self._make(credential))
-        return self._lanes[key][1]
-
-    def _make(self, credential: Credential) -> Lane:
-        account_id, name = credential.account_id, credential.name
-        rules = msgspec.structs.replace(self._rules, trusted=credential.trusted)
-        cls = BY_NAME[name]
-        try:
-            provider = cls(msgspec.json.decode(credential.settings, type=cls.Settings), self._transport)
-        except (Misconfigured, msgspec.ValidationError) as error:
-            log.error("provider cannot work", account=account_id, provider=name, reason=str(error))
-            return Lane(account_id, name, None, self._clock, rules)
-        return Lane(account_id, name, provider, self._clock, rules)
+Lanes = Mapping[str, Lane]  # of an account, by platform; a platform without one has no provider set

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 import msgspec
+from sqlalchemy import Connection
 
+from tocsin.campaign.addressees import find_recipients, list_keys
 from tocsin.campaign.quiet_hours import Quiet
 from tocsin.campaign.runs import read_stored_spec
 from tocsin.campaign.send import StoredRequest
-from tocsin.content import Content
 from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.frequency_cap import CapRule
-from tocsin.policy import Cap, load_policy
+from tocsin.policy import Cap, Policy, load_policy
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
-from tocsin.store.ledger import Ledger
 
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 
 
 class DeliveryPlan(msgspec.Struct, frozen=True):
-    """What holds for every window of a chunk.
+    """What holds for every message of a chunk.
 
-    personal: the content reads profiles. window: recipients of one window. rule: None when no cap applies.
-    label: names the content; each variant of a campaign has its own.
+    personal: the content reads profiles. window: recipients in flight. rule: None when no cap applies. label: names the
+    content; each variant of a campaign has its own.
     """
 
     context: BatchContext
@@ -36,61 +37,66 @@ class DeliveryPlan(msgspec.Struct, frozen=True):
     label: str = ""
 
 
-async def read_plan(ledger: Ledger, chunk: Chunk, settings: Settings, secret: bytes) -> DeliveryPlan:
-    """Return the plan of a leased chunk: from its request, or from its campaign; with the account's caps."""
-    if chunk.request is not None:
-        request = msgspec.json.decode(chunk.request, type=StoredRequest)
-        content = msgspec.json.decode(request.content, type=Content)
-        plan = _make_plan(chunk, settings, secret, content, f"s{chunk.id}", request.send_to_all_devices, None)
-        return await _with_caps(ledger, chunk, plan, respect=request.respect_frequency_caps)
-    spec = await ledger.read(lambda connection: read_stored_spec(connection, chunk.account_id, chunk.campaign_id))
-    quiet = None if spec.when is None else spec.when.quiet
-    content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
-    plan = _make_plan(chunk, settings, secret, content, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
-    respect, own = spec.respect_frequency_caps, spec.frequency_cap
-    return await _with_caps(ledger, chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
+class Planner:
+    """Makes the plans of the chunks of one account that were leased together, from few questions."""
 
+    def __init__(self, connection: Connection, account_id: str, settings: Settings, secret: bytes) -> None:
+        self._connection = connection
+        self._account_id = account_id
+        self._settings = settings
+        self._secret = secret
+        self._policy: Policy | None = None
 
-async def _with_caps(
-    ledger: Ledger, chunk: Chunk, plan: DeliveryPlan, *, respect: bool, own: Cap | None = None, throttled: bool = False
-) -> DeliveryPlan:
-    policy = await ledger.read(lambda connection: load_policy(connection, chunk.account_id))
-    cap = policy.caps.get(chunk.channel)
-    rule = CapRule(
-        account_id=chunk.account_id,
-        channel=chunk.channel,
-        message=f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}",
-        campaign_id=chunk.campaign_id,
-        account=cap if respect and cap is not None and (cap.most or cap.dwell_minutes) else None,
-        campaign=own if respect else None,
-        throttle=cap.throttle if throttled and cap is not None else None,
-    )
-    if rule.account is None and rule.campaign is None and rule.throttle is None:
-        return plan
-    return msgspec.structs.replace(plan, rule=rule)
+    def plan(self, chunk: Chunk) -> DeliveryPlan:
+        """Return the plan of a chunk: from its request, or from its campaign; with the account's caps."""
+        if chunk.request is not None:
+            request = msgspec.json.decode(chunk.request, type=StoredRequest)
+            plan = self._make(chunk, bytes(request.content), f"s{chunk.id}", request.send_to_all_devices, None)
+            return self._with_caps(chunk, plan, respect=request.respect_frequency_caps)
+        spec = read_stored_spec(self._connection, chunk.account_id, chunk.campaign_id)
+        quiet = None if spec.when is None else spec.when.quiet
+        content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
+        encoded = msgspec.json.encode(content)
+        plan = self._make(chunk, encoded, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
+        respect, own = spec.respect_frequency_caps, spec.frequency_cap
+        return self._with_caps(chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
 
+    def find_recipients(self, chunks: Sequence[Chunk]) -> list[list[tuple[int, str]]]:
+        """Return who the identities of `/1/send` chunks of one channel are, by chunk; see `find_recipients`."""
+        asked = [list_keys(msgspec.json.decode(chunk.request or "", type=StoredRequest).to) for chunk in chunks]
+        return find_recipients(self._connection, self._account_id, asked, chunks[0].channel)
 
-def _make_plan(
-    chunk: Chunk,
-    settings: Settings,
-    secret: bytes,
-    content: Content,
-    name: str,
-    every_device: bool,
-    quiet: Quiet | None,
-) -> DeliveryPlan:
-    encoded = msgspec.json.encode(content)
-    day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
-    context = BatchContext(
-        account_id=chunk.account_id,
-        chunk_id=chunk.id,
-        content=encoded,
-        campaign=f"{name}_{day}",
-        collapse=f"tocsin-{name}",
-        expires_at=chunk.expires_at,
-        public_url=settings.public_url,
-        secret=secret,
-    )
-    window = min(settings.window, max(1, WINDOW_BYTES // (len(content.body) * 8 + 1)))
-    personal = b"{{" in encoded or b"{%" in encoded
-    return DeliveryPlan(context, every_device, personal, window, quiet, label=context.collapse + chunk.variant)
+    def _with_caps(
+        self, chunk: Chunk, plan: DeliveryPlan, *, respect: bool, own: Cap | None = None, throttled: bool = False
+    ) -> DeliveryPlan:
+        if self._policy is None:
+            self._policy = load_policy(self._connection, self._account_id)
+        cap = self._policy.caps.get(chunk.channel)
+        rule = CapRule(
+            account_id=chunk.account_id,
+            channel=chunk.channel,
+            message=f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}",
+            campaign_id=chunk.campaign_id,
+            account=cap if respect and cap is not None and (cap.most or cap.dwell_minutes) else None,
+            campaign=own if respect else None,
+            throttle=cap.throttle if throttled and cap is not None else None,
+        )
+        if rule.account is None and rule.campaign is None and rule.throttle is None:
+            return plan
+        return msgspec.structs.replace(plan, rule=rule)
+
+    def _make(self, chunk: Chunk, content: bytes, name: str, every_device: bool, quiet: Quiet | None) -> DeliveryPlan:
+        day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+        context = BatchContext(
+            account_id=chunk.account_id,
+            chunk_id=chunk.id,
+            content=content,
+            campaign=f"{name}_{day}",
+            collapse=f"tocsin-{name}",
+            expires_at=chunk.expires_at,
+            public_url=self._settings.public_url,
+            secret=self._secret,
+        )
+        window = max(1, WINDOW_BYTES // (len(content) * 8 + 1))
+        personal = b"{{" in content or b"{%" in content
+        return DeliveryPlan(context, every_device, personal, window, quiet, label=context.collapse + chunk.variant)

@@ -1,12 +1,13 @@
 """A sender: a process that renders, signs and sends what the worker has claimed. It opens no store.
 
-The worker writes batches to its socket and reads their results. When the worker's process ends, for whatever reason,
-the socket closes and the sender exits: what it had in flight is claimed in the ledger, and reported as unknown there.
+The worker writes batches to its socket and reads what came of them. When the worker's process ends, for whatever
+reason, the kernel ends the sender too; its notes say how far each message had come.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 import os
 import signal
@@ -14,13 +15,14 @@ import socket
 import struct
 import sys
 import time
+from pathlib import Path
 
 import msgspec
 import structlog
 
-from tocsin.delivery.batch import Batch, BatchResult
-from tocsin.delivery.circuit_breaker import BreakerRules
-from tocsin.delivery.lane import Lanes
+from tocsin.delivery.batch import Batch
+from tocsin.delivery.handover import NoteFile
+from tocsin.delivery.outgoing import Answers, OutgoingLanes
 from tocsin.log import configure_log
 from tocsin.providers.credential import Credential
 from tocsin.providers.transport import Transport
@@ -28,57 +30,80 @@ from tocsin.providers.transport import Transport
 log = structlog.get_logger()
 
 BUFFER_BYTES = 4 * 1024 * 1024
+GATHER_SECONDS = 0.004  # answers of this time are one report
 LENGTH = struct.Struct(">I")
+PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 class SenderRequest(msgspec.Struct, frozen=True, array_like=True):
-    """One batch for a sender."""
+    """A batch for a lane, or (without one) the time before which it hands nothing over, in epoch seconds."""
 
-    number: int
     credential: Credential
-    batch: Batch
+    batch: Batch | None
+    hold_until: float = 0.0
 
 
-class SenderReply(msgspec.Struct, frozen=True, array_like=True):
-    """The result of a batch; None after a bug: nobody knows what was sent."""
-
-    number: int
-    result: BatchResult | None
-
-
-def main(descriptor: int, rules: BreakerRules) -> None:
+def main(descriptor: int, notes: Path, parent: int) -> None:
     """Run a sender on an inherited socket until its other end is closed."""
     configure_log()
     for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
         signal.signal(name, signal.SIG_IGN)
+    _die_with(parent)
+    file = NoteFile(notes)
+    if not file.lock():  # somebody reads the notes already: the worker is dead
+        os._exit(1)
     os.nice(10)
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)  # messages come and go without cycles
-    asyncio.run(_serve(socket.socket(fileno=descriptor), rules))
+    asyncio.run(_serve(socket.socket(fileno=descriptor), file))
     os._exit(0)  # a thread that still talks to a relay must not keep it
 
 
-async def _serve(sock: socket.socket, rules: BreakerRules) -> None:
+async def _serve(sock: socket.socket, notes: NoteFile) -> None:
     reader, writer = await asyncio.open_unix_connection(sock=sock, limit=BUFFER_BYTES)
-    decoder, encoder = msgspec.msgpack.Decoder(SenderRequest), msgspec.msgpack.Encoder()
-    tasks: set[asyncio.Task[None]] = set()
+    decoder = msgspec.msgpack.Decoder(SenderRequest)
+    reporter = Reporter(writer)
     async with Transport() as transport:
-        lanes = Lanes(transport, time.time, rules)
-
-        async def run(request: SenderRequest) -> None:
-            try:
-                result: BatchResult | None = await lanes.get(request.credential).send_batch(request.batch)
-            except Exception:
-                log.exception("a batch broke off", provider=request.credential.name)
-                result = None
-            write_frame(writer, encoder.encode(SenderReply(request.number, result)))
-            await writer.drain()
-
+        lanes = OutgoingLanes(transport, notes, reporter.open, time.time)
+        reporter.send()  # «ready»
         while frame := await read_frame(reader):
-            task = asyncio.create_task(run(decoder.decode(frame)))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
+            request = decoder.decode(frame)
+            lane = lanes.get(request.credential)
+            if request.batch is None:
+                lane.hold(request.hold_until)
+            else:
+                lane.put(request.batch)
         os._exit(0)
+
+
+class Reporter:
+    """Gathers answers for a moment, and writes them to the worker."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self._writer = writer
+        self._encoder = msgspec.msgpack.Encoder()
+        self._answers = Answers()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def open(self) -> Answers:
+        """Return the answers that are written next."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(GATHER_SECONDS, self.send)
+        return self._answers
+
+    def send(self) -> None:
+        """Write the answers of this moment."""
+        answers, self._answers, self._timer = self._answers, Answers(), None
+        write_frame(self._writer, self._encoder.encode(answers))
+
+
+def _die_with(parent: int) -> None:
+    """Let the kernel kill this process when its parent dies: what a dead worker's sender still handed over would be
+    waited for in vain."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before
+        os._exit(1)
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes:
@@ -97,4 +122,4 @@ def write_frame(writer: asyncio.StreamWriter, content: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), BreakerRules(slow_start_seconds=float(sys.argv[2])))
+    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))

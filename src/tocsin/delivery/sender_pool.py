@@ -1,168 +1,337 @@
-"""The sender pool: processes that send, so that the worker's own interpreter is free to claim and settle. A pool of 0
-sends in the worker's process.
-"""
+"""The senders of a worker: processes of `sender.py`, or with none of them a task in this process; and the lanes of all
+accounts over them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import os
 import socket
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 import structlog
 
-from tocsin.delivery.batch import Batch, BatchResult
+from tocsin.delivery.batch import Batch, BatchContext
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
-from tocsin.delivery.lane import Lane, Lanes
-from tocsin.delivery.sender import SenderReply, SenderRequest, read_frame, write_frame
+from tocsin.delivery.handover import HandoverFolder, NoteFile, Step
+from tocsin.delivery.lane import Lane, Outgoing
+from tocsin.delivery.outgoing import LEAST_AT_ONCE, Answers, OutgoingLane, OutgoingLanes, name_lane
+from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Receipt
-from tocsin.providers.credential import Credential, read_credentials
+from tocsin.providers.credential import Credential
 from tocsin.providers.transport import Transport
-from tocsin.store.ledger import Ledger
 
 log = structlog.get_logger()
 
-BATCH_SECONDS = 900.0  # for one batch; a sender that needs longer hangs, and is ended
-BUFFER_BYTES = 4 * 1024 * 1024
+HANG_SECONDS = 900.0  # for one message; a sender that needs longer hangs, and is ended
+READY_SECONDS = 30.0
+SPARE_SLOTS = 2048  # for recipients with more devices than there is room for
+TROUBLE_SECONDS = 1.0  # before a sender that ended is started again
 LOST = Receipt(outcome=Outcome.UNKNOWN, code="sender lost")
+NOT_SENT = Receipt(outcome=Outcome.UNAVAILABLE, code="sender lost")
+
+
+class MessagesUnderWay:
+    """The messages of one file of notes, by slot, from their claim to their answer; and the room for more."""
+
+    def __init__(self, notes: NoteFile, ahead: int) -> None:
+        self.notes = notes
+        self._ahead = ahead  # messages of a lane that wait in the sender, so that it need not wait for a commit
+        self._by_slot: dict[int, tuple[Outgoing, float]] = {}
+        self._in_flight: Counter[str] = Counter()  # by lane
+        self._at_once: dict[str, int] = {}
+
+    def room(self, credential: Credential) -> int:
+        """Return how many more messages of a lane may be claimed."""
+        name = name_lane(credential)
+        free = self._at_once.get(name, LEAST_AT_ONCE) + self._ahead - self._in_flight[name]
+        return max(0, min(free, self.notes.room - SPARE_SLOTS))
+
+    def claim(self, messages: Sequence[Outgoing]) -> list[int]:
+        """Take a slot for each message; return them."""
+        now, notes, by_slot = time.monotonic(), self.notes, self._by_slot
+        slots: list[int] = []
+        for one in messages:
+            slot = notes.claim(one.context.chunk_id, one.message.position, one.message.device_id)
+            one.slot, one.notes = slot, notes
+            by_slot[slot] = one, now
+            slots.append(slot)
+        if messages:
+            self._in_flight[name_lane(messages[0].lane.credential)] += len(messages)
+        return slots
+
+    def report(self, answers: Answers) -> None:
+        """Pass on what a sender reports, to the lane of each message."""
+        self._at_once |= answers.at_once
+        take = self._take
+        accepted: dict[Lane, list[Outgoing]] = defaultdict(list)
+        answered: dict[Lane, list[tuple[Outgoing, Receipt]]] = defaultdict(list)
+        held: dict[Lane, list[tuple[Outgoing, Receipt]]] = defaultdict(list)
+        for slot in answers.accepted:
+            message = take(slot)
+            accepted[message.lane].append(message)
+        for slot, receipt in answers.answered:
+            message = take(slot)
+            answered[message.lane].append((message, receipt))
+        for slot, receipt in answers.held:
+            message = take(slot)
+            held[message.lane].append((message, receipt))
+        for lane in dict.fromkeys((*accepted, *answered, *held)):
+            lane.receive(accepted.get(lane, ()), answered.get(lane, ()), held.get(lane, ()))
+
+    def report_loss(self) -> None:
+        """Pass on what the notes say of every message whose sender is dead."""
+        answers = Answers()
+        for slot in self._by_slot:
+            note = self.notes.read_one(slot)
+            if note.receipt is not None and note.receipt.outcome is Outcome.ACCEPTED:
+                answers.accepted.append(slot)
+            elif note.receipt is not None or note.step is Step.HANDED_OVER:
+                answers.answered.append((slot, note.receipt or LOST))
+            else:
+                answers.held.append((slot, NOT_SENT))
+        self.report(answers)
+
+    @property
+    def oldest(self) -> float:
+        """Since when the oldest message is under way, in monotonic seconds."""
+        return next((since for _, since in self._by_slot.values()), float("inf"))
+
+    def __len__(self) -> int:
+        return len(self._by_slot)
+
+    def _take(self, slot: int) -> Outgoing:
+        message, _ = self._by_slot.pop(slot)
+        self._in_flight[name_lane(message.lane.credential)] -= 1
+        return message
+
+
+def make_batch(messages: Sequence[Outgoing], *, urgent: bool) -> Batch:
+    """Return the batch of messages whose slots are taken."""
+    contexts: dict[int, int] = {}
+    listed: list[BatchContext] = []
+    places: list[int] = []
+    for one in messages:
+        place = contexts.setdefault(id(one.context), len(listed))
+        if place == len(listed):
+            listed.append(one.context)
+        places.append(place)
+    slots = [one.slot for one in messages]
+    return Batch(messages[0].platform, listed, places, slots, [one.message for one in messages], urgent)
 
 
 class SenderProcess:
-    """One sender process, as the worker sees it: started when first needed, and again after it died."""
+    """One sender process, as the worker sees it: started with the worker, and again after it died."""
 
-    def __init__(self, rules: BreakerRules) -> None:
-        self.batches = 0  # in flight
-        self._rules = rules
-        self._numbers = itertools.count()
-        self._waiting: dict[int, asyncio.Future[BatchResult | None]] = {}
+    def __init__(self, folder: HandoverFolder, ahead: int, on_change: Callable[[], None]) -> None:
+        self._folder = folder
+        self._ahead = ahead
+        self._on_change = on_change
+        self._under_way: MessagesUnderWay | None = None  # None: it is not up
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
-        self._reading: asyncio.Task[None] | None = None
-        self._starting = asyncio.Lock()
+        self._old: list[NoteFile] = []  # of dead processes, until their messages are settled
+        self._task: asyncio.Task[None] | None = None
+        self._ready = asyncio.Event()
 
-    async def send_batch(self, credential: Credential, batch: Batch) -> BatchResult:
-        """Send a batch. When the process dies or hangs meanwhile, every message of it is unknown."""
-        self.batches += 1
+    async def start(self) -> None:
+        """Start the process, and return when it is up. Raises TimeoutError."""
+        self._task = asyncio.create_task(self._run())
+        async with asyncio.timeout(READY_SECONDS):
+            await self._ready.wait()
+
+    @property
+    def up(self) -> bool:
+        return self._under_way is not None
+
+    def room(self, credential: Credential) -> int:
+        return 0 if self._under_way is None else self._under_way.room(credential)
+
+    def claim(self, messages: Sequence[Outgoing]) -> None:
+        assert self._under_way is not None
+        self._under_way.claim(messages)
+
+    def send(self, credential: Credential, messages: Sequence[Outgoing], *, urgent: bool) -> None:
+        self._write(SenderRequest(credential, make_batch(messages, urgent=urgent)))
+
+    def hold(self, credential: Credential, until: float) -> None:
+        self._write(SenderRequest(credential, None, until))
+
+    @property
+    def settled(self) -> bool:
+        """Whether no slot is taken."""
+        up = () if self._under_way is None else (self._under_way.notes,)
+        return all(notes.unused for notes in (*up, *self._old))
+
+    def check(self) -> None:
+        """End the process when a message has been under way for HANG_SECONDS, and forget notes that are settled."""
+        if self._under_way is not None and self._under_way.oldest < time.monotonic() - HANG_SECONDS:
+            log.error("a sender hangs and is ended")
+            self._kill()
+        for notes in [one for one in self._old if one.unused]:
+            self._old.remove(notes)
+            notes.remove()
+
+    def _write(self, request: SenderRequest) -> None:
+        if self._writer is not None:  # after a death `_run` says what became of the messages
+            write_frame(self._writer, msgspec.msgpack.encode(request))
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._run_once()
+            except Exception:
+                log.exception("a sender failed")
+            await asyncio.sleep(TROUBLE_SECONDS)
+
+    async def _run_once(self) -> None:
+        """Start a process, read its reports until it ends, and report what its notes say of the rest."""
+        notes = self._folder.make_file()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            command = ("-m", "tocsin.delivery.sender", str(theirs.fileno()), str(notes.path), str(os.getpid()))
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                *command,
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=os.environ,
+            )
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
+        decoder = msgspec.msgpack.Decoder(Answers)
+        under_way = MessagesUnderWay(notes, self._ahead)
         try:
-            writer = await self._start()
-            number = next(self._numbers)
-            self._waiting[number] = reply = asyncio.get_running_loop().create_future()
-            write_frame(writer, msgspec.msgpack.encode(SenderRequest(number, credential, batch)))
-            with contextlib.suppress(ConnectionError):  # `_read` ends what was waiting
-                await writer.drain()
-            result = await asyncio.wait_for(reply, BATCH_SECONDS)
-        except TimeoutError:
-            log.error("a sender hangs and is ended", provider=credential.name)
-            await self.aclose()
-            result = None
+            while frame := await read_frame(reader):
+                if self._under_way is None:
+                    self._under_way, self._writer = under_way, writer
+                    self._ready.set()
+                    self._on_change()
+                under_way.report(decoder.decode(frame))
         finally:
-            self.batches -= 1
-        return result or BatchResult(dict.fromkeys(range(len(batch.messages)), LOST))
+            self._under_way = self._writer = None
+            writer.close()
+            self._kill()
+            await self._process.wait()
+            if len(under_way):
+                log.error("a sender died; its notes say what it had sent", messages=len(under_way))
+            under_way.report_loss()
+            self._old.append(notes)
 
-    async def _start(self) -> asyncio.StreamWriter:
-        async with self._starting:
-            if self._writer is None:
-                ours, theirs = socket.socketpair()
-                with theirs:
-                    self._process = await asyncio.create_subprocess_exec(
-                        *(
-                            sys.executable,
-                            "-m",
-                            "tocsin.delivery.sender",
-                            str(theirs.fileno()),
-                            str(self._rules.slow_start_seconds),
-                        ),
-                        pass_fds=(theirs.fileno(),),
-                        stdin=asyncio.subprocess.DEVNULL,
-                        env=os.environ,
-                    )
-                reader, self._writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
-                self._reading = asyncio.create_task(self._read(reader, self._writer))
-            return self._writer
-
-    async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        decoder = msgspec.msgpack.Decoder(SenderReply)
-        while frame := await read_frame(reader):
-            reply = decoder.decode(frame)
-            waiter = self._waiting.pop(reply.number, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(reply.result)
-        writer.close()
-        if self._writer is writer:
-            self._writer = None
-        if self._waiting:
-            log.error("a sender died; what it had in flight is unknown", batches=len(self._waiting))
-        while self._waiting:
-            _, waiter = self._waiting.popitem()
-            if not waiter.done():
-                waiter.set_result(None)
+    def _kill(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
 
     async def aclose(self) -> None:
-        """End the process; what it has in flight is unknown."""
-        writer, process, reading = self._writer, self._process, self._reading
-        self._writer = self._process = self._reading = None
-        if writer is not None:
-            writer.close()
-        if process is not None:
-            if process.returncode is None:
-                process.kill()
-            await process.wait()
-        if reading is not None:
-            await reading
+        """End the process; what it has under way is as its notes say."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
 
 
-class RemoteSender:
-    """Sends one credential's batches through sender processes. Knows of a pause from their replies."""
+class LocalSender:
+    """Sends from this process. find: the lane of a credential here."""
 
-    def __init__(self, processes: list[SenderProcess], credential: Credential):
-        self.name = credential.name
-        self.paused_until = 0.0
-        self.slow_start_from = 0.0
-        self.credential = credential
-        self._processes = processes
+    def __init__(self, notes: NoteFile, ahead: int) -> None:
+        notes.lock()
+        self.notes = notes
+        self.find: Callable[[Credential], OutgoingLane]
+        self._under_way = MessagesUnderWay(notes, ahead)
+        self._answers = Answers()
+        self._reporting = False
 
-    async def send_batch(self, batch: Batch) -> BatchResult:
-        """Send a batch through the process with the fewest in flight."""
-        process = min(self._processes, key=lambda one: one.batches)
-        if self.slow_start_from:
-            batch = msgspec.structs.replace(batch, slow_start_from=self.slow_start_from)
-        result = await process.send_batch(self.credential, batch)
-        self.paused_until = max(self.paused_until, result.paused_until)
-        self.slow_start_from = max(self.slow_start_from, result.slow_start_from)
-        return result
+    @property
+    def up(self) -> bool:
+        return True
+
+    @property
+    def settled(self) -> bool:
+        return self.notes.unused
+
+    def room(self, credential: Credential) -> int:
+        return self._under_way.room(credential)
+
+    def claim(self, messages: Sequence[Outgoing]) -> None:
+        self._under_way.claim(messages)
+
+    def send(self, credential: Credential, messages: Sequence[Outgoing], *, urgent: bool) -> None:
+        self.find(credential).put(make_batch(messages, urgent=urgent))
+
+    def hold(self, credential: Credential, until: float) -> None:
+        self.find(credential).hold(until)
+
+    def open_report(self) -> Answers:
+        """Return the answers that are reported in the next turn of the loop."""
+        if not self._reporting:
+            self._reporting = True
+            asyncio.get_running_loop().call_soon(self._report)
+        return self._answers
+
+    def _report(self) -> None:
+        answers, self._answers, self._reporting = self._answers, Answers(), False
+        self._under_way.report(answers)
 
 
 class SenderPool:
-    """The senders of every account, over `processes` sender processes; 0: in this process."""
+    """The senders of a worker and the lanes of every account over them. processes: how many; 0: in this process."""
 
-    def __init__(self, ledger: Ledger, processes: int, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
-        self._ledger = ledger
-        self._processes = [SenderProcess(rules) for _ in range(processes)]
+    def __init__(self, processes: int, ahead: int, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
+        self._count = processes
+        self._ahead = ahead
+        self._clock = clock
+        self._rules = rules
         self._transport = Transport()
-        self._lanes = Lanes(self._transport, clock, rules)
-        self._remote: dict[tuple[str, str], RemoteSender] = {}
+        self._senders: list[SenderProcess | LocalSender] = []
+        self._processes: list[SenderProcess] = []
+        self._local: OutgoingLanes | None = None
+        self._lanes: dict[str, Lane] = {}
 
-    async def for_account(self, account_id: str) -> Mapping[str, Lane | RemoteSender]:
-        """Return an account's senders by platform. A platform without one has no provider set."""
-        credentials = await self._ledger.read(lambda connection: read_credentials(connection, account_id))
+    async def start(self, folder: HandoverFolder, on_change: Callable[[], None]) -> None:
+        """Start the senders, and return when they are up. on_change: called when one comes back. Raises
+        TimeoutError."""
+        if self._count:
+            self._processes = [SenderProcess(folder, self._ahead, on_change) for _ in range(self._count)]
+            self._senders = list(self._processes)
+            await asyncio.gather(*(one.start() for one in self._processes))
+            return
+        sender = LocalSender(folder.make_file(), self._ahead)
+        self._local = OutgoingLanes(self._transport, sender.notes, sender.open_report, self._clock)
+        sender.find = self._local.get
+        self._senders = [sender]
+
+    def lanes_of(self, credentials: Sequence[Credential]) -> Mapping[str, Lane]:
+        """Return an account's lanes by platform. A platform without one has no provider set."""
         return {BY_NAME[one.name].platform: self._find(one) for one in credentials}
 
-    def _find(self, credential: Credential) -> Lane | RemoteSender:
-        if not self._processes:
-            return self._lanes.get(credential)
-        key = (credential.account_id, credential.name)
-        if key not in self._remote or self._remote[key].credential != credential:
-            self._remote[key] = RemoteSender(self._processes, credential)
-        return self._remote[key]
+    def _find(self, credential: Credential) -> Lane:
+        name = name_lane(credential)
+        lane = self._lanes.get(name)
+        if lane is None or lane.credential != credential:
+            lane = self._lanes[name] = Lane(credential, self._senders, self._clock, self._rules)
+        return lane
+
+    @property
+    def settled(self) -> bool:
+        """Whether no slot of a hand-over note is taken: the result of every message is committed."""
+        return all(sender.settled for sender in self._senders)
+
+    def check(self) -> None:
+        """End senders that hang. Called now and then."""
+        for process in self._processes:
+            process.check()
 
     async def aclose(self) -> None:
         """End every process and close every connection."""
         for process in self._processes:
             await process.aclose()
+        if self._local is not None:
+            await self._local.aclose()
         await self._transport.aclose()
+        self._lanes.clear()

@@ -5,14 +5,7 @@ from __future__ import annotations
 import math
 
 LOWEST_PEAK = 20.0  # messages a second that every lane may climb to
-
-
 FIRST_STEP = 0.05  # of the peak: where a climb begins
-
-
-LONGEST_TURN = 2.0  # seconds a message may wait for its turn inside a lane
-
-
 IDLE = 60.0  # seconds without an accepted answer: what was measured before is another stretch
 
 
@@ -35,15 +28,14 @@ class SlowStart:
         self._burst = 1.0
         self._began: float | None = None
         self._taken = 0.0  # turns taken, as a height under the line
-        self._turned_away = 0.0
 
-    def count(self, now: float) -> None:
-        """Count one accepted message."""
+    def count(self, now: float, accepted: int = 1) -> None:
+        """Count accepted messages."""
         second = now // 1.0
         if second != self._second:
             self._most = 0 if second - self._second > IDLE else max(self._most, self._count)
             self._second, self._count = second, 0
-        self._count += 1
+        self._count += accepted
 
     def start(self) -> None:
         """Begin a slow start with the next message; the lane pauses now."""
@@ -56,24 +48,26 @@ class SlowStart:
         self._began = None
         self._most = self._count = 0
 
-    def delay(self, now: float) -> float:
-        """Return the seconds until the next message may go. Up to LONGEST_TURN the turn is taken. A longer one is not
-        taken: the message has to come back after that time, and such messages are spread over the rest of the line.
-        """
+    def room(self, now: float) -> int:
+        """Return how many messages may go now. The climb begins with the first question after a pause."""
         if self._began is None or now < self._began:
             self._began = now
-            self._taken = self._turned_away = -self._burst
+            self._taken = -self._burst
         elapsed = now - self._began
         if elapsed >= self._seconds:
             self.climbing = False
-            return 0.0
-        self._taken = max(self._taken, self._height(elapsed) - self._burst)
-        wait = self._reach(self._taken + 1) - elapsed
-        if wait <= LONGEST_TURN:
-            self._taken += 1
-            return max(wait, 0.0)
-        self._turned_away = max(self._turned_away, self._taken) + 1
-        return self._reach(self._turned_away) - elapsed
+            return 1_000_000
+        height = self._height(elapsed)
+        self._taken = max(self._taken, height - self._burst)
+        return int(height - self._taken + 1e-9)
+
+    def take(self, count: int) -> None:
+        """Count messages that go now."""
+        self._taken += count
+
+    def next_turn(self) -> float:
+        """Return when the next message may go, by the clock of `room`."""
+        return (self._began or 0.0) + self._reach(self._taken + 1)
 
     def _height(self, elapsed: float) -> float:
         """Return how many messages the line allows in its first `elapsed` seconds: the integral of the rate."""

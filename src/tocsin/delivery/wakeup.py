@@ -1,4 +1,4 @@
-"""Wake-ups: tell the loops of this process that there is work, so that they need not poll often."""
+"""Wake-ups: tell a loop of this process that there is work, so that it need not poll often."""
 
 from __future__ import annotations
 
@@ -6,19 +6,29 @@ import asyncio
 
 
 class Wakeup:
-    """Wakes every waiter at once. A notification without a waiter is not kept: loops also poll."""
+    """Wakes the one loop that waits. A notification that comes while it works is kept until it waits again."""
 
     def __init__(self) -> None:
-        self._event: asyncio.Event = asyncio.Event()
-
-    def notify(self) -> None:
-        """Wake everybody who waits now."""
-        self._event.set()
         self._event = asyncio.Event()
 
+    def notify(self) -> None:
+        """Wake the loop."""
+        self._event.set()
+
     async def wait(self, seconds: float) -> None:
-        """Wait for the next notification, at most `seconds`."""
+        """Wait for a notification, at most `seconds`. One that came since the last wait counts."""
         try:
-            await asyncio.wait_for(self._event.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._event.wait()
         except TimeoutError:
             return
+        finally:
+            self._event.clear()
+
+
+class Wakeups:
+    """The loops of a process that wait for work: `runs` are snapshotted, `chunks` are delivered."""
+
+    def __init__(self) -> None:
+        self.runs = Wakeup()
+        self.chunks = Wakeup()

@@ -1,9 +1,5 @@
-"""The worker: leases chunks from the queue; claims, hands over and settles one window of each after the other.
-
-The order of the commits is the promise. A window is committed as claimed before any of it is handed to a vendor; its
-receipts are committed together with the next claim. So after a crash what is claimed may have been sent, and is
-reported as unknown; everything else was either settled or never handed over.
-"""
+"""The worker: leases what is due from the queue and gives it to a dispatcher for each account and channel. Keeps the
+leases, and finds out what became of what dead workers had claimed."""
 
 from __future__ import annotations
 
@@ -11,328 +7,233 @@ import asyncio
 import functools
 import random
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import msgspec
 import structlog
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection, func, select
 
-from tocsin import metrics, queue
-from tocsin.account import Account
-from tocsin.campaign.addressees import find_recipients, list_keys
-from tocsin.campaign.send import StoredRequest
-from tocsin.channels import CHANNELS
-from tocsin.delivery.batch import Batch, BatchResult
-from tocsin.delivery.claim import (
-    Window,
-    address_window,
-    apply_caps,
-    drop_late,
-    find_claims,
-    hold_in_quiet_hours,
-    select_window,
-)
-from tocsin.delivery.completer import Completer, DeliveredChunk
-from tocsin.delivery.concurrency import Slot, WorkerPool
+from tocsin import queue
+from tocsin.delivery import handover
+from tocsin.delivery.completer import Completer
 from tocsin.delivery.content_breaker import ContentBreaker
-from tocsin.delivery.frequency_cap import CapRule, Claim, LockNotAvailable, give_back, reserve
+from tocsin.delivery.dispatcher import Delivery, Dispatcher
+from tocsin.delivery.handover import Evidence, HandoverFolder
 from tocsin.delivery.load_shedding import LoadMeter
-from tocsin.delivery.plan import DeliveryPlan, read_plan
-from tocsin.delivery.recipients import DeadAddresses, find_zones, load_people, mark_gone
-from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
-from tocsin.delivery.settle import SettleRules, find_unsent, settle_batch
+from tocsin.delivery.sender_pool import SenderPool
+from tocsin.delivery.settle import SettleRules, rescue
 from tocsin.delivery.wakeup import Wakeup
-from tocsin.ingest import refresh_profiles
-from tocsin.outcome import State
-from tocsin.queue import Chunk
+from tocsin.queue import CAMPAIGN, TRANSACTIONAL, Chunk
 from tocsin.settings import Settings
+from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 log = structlog.get_logger()
 
-POLL_SECONDS = 0.5
-LOCK_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
-REST_FACTOR = 3  # after a request's chunk under heavy load: a pause so many times as long as it took
+POLL_SECONDS = 0.5  # what another process put into the queue is found after so long
+LONGEST_POLL_SECONDS = 5.0  # where no other process does
+TROUBLE_SECONDS = 0.5
+REQUESTS = 256  # leased at once, and not yet claimed
+HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only
+REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
-# Which chunks a task looks for, in this order, by its slot and whether the API is under heavy load.
-CHOICES: Mapping[tuple[Slot, bool], tuple[int | None, ...]] = {
-    (Slot.STEADY, False): (queue.CAMPAIGN, None),
-    (Slot.ANY, False): (None,),
-    (Slot.URGENT, False): (queue.TRANSACTIONAL,),
-    (Slot.STEADY, True): (queue.CAMPAIGN,),
-    (Slot.ANY, True): (),
-    (Slot.URGENT, True): (queue.TRANSACTIONAL,),
-}
 Clock = Callable[[], float]
 
 
-class Sender(Protocol):
-    """One vendor for one account: `Lane` sends in this process, `RemoteSender` in another. paused_until: epoch
-    seconds; until then it sends nothing."""
-
-    name: str
-    paused_until: float
-
-    async def send_batch(self, batch: Batch) -> BatchResult: ...
-
-
-class Senders(Protocol):
-    """The senders of an account by platform. A platform without one has no provider set."""
-
-    async def for_account(self, account_id: str) -> Mapping[str, Sender]: ...
-
-
-class DeadDevices(msgspec.Struct):
-    """What a chunk's messages found dead. users: whose reach is smaller now. devices: their rows in the ledger."""
-
-    users: set[int] = msgspec.field(default_factory=set)
-    devices: list[Row[Any]] = msgspec.field(default_factory=list)
-
-
 class Worker:
-    """Delivers chunks, several side by side, until `stop`; then it waits for the vendors' answers and settles them."""
+    """Delivers chunks until `stop`; then it waits for the vendors' answers and settles them. folder: where hand-over
+    notes are, of this worker and of those before it."""
 
     def __init__(
         self,
         ledger: Ledger,
         facts: Facts,
-        senders: Senders,
+        senders: SenderPool,
         settings: Settings,
         secret: bytes,
         clock: Clock,
         wakeup: Wakeup,
+        folder: Path,
         load: LoadMeter | None = None,
     ):
+        self.owner = uuid.uuid4().hex
         self._ledger = ledger
-        self._facts = facts
         self._senders = senders
         self._settings = settings
-        self._secret = secret
         self._clock = clock
         self._wakeup = wakeup
+        self._root = folder
         self._load = load or LoadMeter()
+        self.ready = asyncio.Event()
         self._stopping = False
-        self._policy = RetryPolicy(settings.retry_floor, settings.retries)
+        self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), wakeup.notify)
+        self._delivery = Delivery(
+            ledger,
+            facts,
+            senders,
+            settings,
+            secret,
+            clock,
+            self._completer,
+            ContentBreaker(),
+            wakeup.notify,
+        )
         self._random = random.Random()  # noqa: S311 - jitter, no secret
-        self._pool = WorkerPool(settings.chunks_at_once, self._work)
-        self._delivering = 0
-        self._completer = Completer(ledger, facts, clock, lambda: self._delivering > 0)
-        self._content_breaker = ContentBreaker()
-        self.owner = uuid.uuid4().hex
+
+    @property
+    def busy(self) -> bool:
+        """Whether it holds chunks."""
+        return bool(self._dispatchers) or self._completer.busy
 
     def stop(self) -> None:
         """Claim nothing more; what is with a vendor is waited for and settled."""
         self._stopping = True
-        self._pool.stop()
+        for dispatcher in self._dispatchers.values():
+            dispatcher.stop()
         self._wakeup.notify()
 
     async def run(self) -> None:
-        """Deliver until `stop`."""
-        if self._ledger.embedded:  # one process has this ledger to itself: other owners are dead
-            await self._ledger.write(lambda connection: queue.release_dead(connection, self.owner))
-        async with asyncio.TaskGroup() as group:
-            completer = group.create_task(self._completer.run())
-            await self._pool.run()
-            self._completer.end()
-            await completer
-
-    async def _work(self, slot: Slot) -> None:
-        """Deliver the next chunk that this slot may take, or wait for one. Under heavy load requests are taken one at a
-        time and with pauses, so that callers of the API get their answers."""
-        started = self._clock()
-        heavy, seconds = self._load.is_heavy(started), self._settings.lease_seconds
-
-        def lease(connection: Connection) -> Chunk | None:
-            for priority in CHOICES[slot, heavy]:
-                if chunk := queue.lease_next(connection, self.owner, started, seconds, priority=priority):
-                    return chunk
-            return None
-
+        """Deliver until `stop`. Nothing is leased before the senders are up."""
+        notes = HandoverFolder(self._root, self.owner)
         try:
-            chunk = await self._ledger.write(lease)
-            if chunk is None:
-                await (asyncio.sleep(POLL_SECONDS) if heavy else self._wakeup.wait(POLL_SECONDS))
-            elif done := await self._deliver_leased(chunk):
-                await self._completer.put(done)
-            if heavy and slot is Slot.URGENT:
-                await asyncio.sleep(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
-        except Exception:
-            # A bug or a store that is away. The lease runs out and the chunk is taken again: nothing is lost.
-            log.exception("delivery interrupted")
-            await self._wakeup.wait(POLL_SECONDS)
-
-    async def deliver(self, chunk: Chunk) -> None:
-        """Deliver what is due of a leased chunk, record what is final, and close or release it."""
-        if done := await self._deliver_leased(chunk):
-            await self._completer.close([done])
-
-    async def _deliver_leased(self, chunk: Chunk) -> DeliveredChunk | None:
-        """Deliver what is due of a chunk. Its heartbeat goes on until it is released. None: the lease is lost."""
-        heartbeat = asyncio.create_task(self._keep_lease(chunk))
-        self._delivering += 1
-        try:
-            account = await self._deliver(chunk)
-        except BaseException:
-            heartbeat.cancel()
-            raise
+            await self._rescue()
+            await self._senders.start(notes, self._wakeup.notify)
+            self.ready.set()
+            async with asyncio.TaskGroup() as group:
+                completer = group.create_task(self._completer.run())
+                keeper = group.create_task(self._keep_leases())
+                await self._lease_all()
+                while self._tasks:
+                    await asyncio.wait(self._tasks)
+                self._completer.end()
+                await completer
+                keeper.cancel()
         finally:
-            self._delivering -= 1
-            self._completer.notify_idle()
-        if account is None:
-            heartbeat.cancel()
-            return None
-        return DeliveredChunk(account, chunk, heartbeat)
+            notes.close(settled=self._senders.settled)
 
-    async def _keep_lease(self, chunk: Chunk) -> None:
-        """Renew the lease while vendors and stores are waited for. When it is lost, the next commit finds out."""
+    async def _lease_all(self) -> None:
+        """Lease what is due and pass it on, until `stop`."""
+        while not self._stopping:
+            started, count = self._clock(), 0
+            heavy = self._load.is_heavy(started)
+            try:
+                count = await self._lease_some(started, heavy=heavy)
+                pause = 0.0 if count else await self._find_pause(started)
+            except Exception:
+                log.exception("nothing can be leased")
+                pause = TROUBLE_SECONDS
+            if heavy and count:
+                await asyncio.sleep(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
+            elif not count:
+                await self._wakeup.wait(POLL_SECONDS if heavy else pause)
+
+    async def _lease_some(self, now: float, *, heavy: bool) -> int:
+        """Lease what there is room for. Return how many chunks that were. Under heavy load requests are taken one at a
+        time and with pauses, so that callers of the API get their answers."""
+        loads: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
+        for (_, _, urgent), dispatcher in self._dispatchers.items():
+            loads[urgent].append(dispatcher.load)
+        held = sum(chunks for one in loads.values() for chunks, _ in one)
+        if held >= HELD or self._completer.behind:
+            return 0
+        requests = (1 if heavy else REQUESTS) - sum(ready for _, ready in loads[True])
+        campaigns = self._settings.chunks_at_once - sum(ready for _, ready in loads[False])
+        wanted = [(TRANSACTIONAL, requests), (CAMPAIGN, campaigns)]
+        seconds = self._settings.lease_seconds
+
+        def lease(connection: Connection) -> list[Chunk]:
+            chunks: list[Chunk] = []
+            for priority, limit in wanted:
+                if limit > 0:
+                    chunks += queue.lease_due(connection, self.owner, now, seconds, priority=priority, limit=limit)
+            return chunks
+
+        if requests <= 0 and campaigns <= 0:
+            return 0
+        # Losing a lease in a power cut loses nothing: the chunk is leased again.
+        chunks = await self._ledger.write(lease, durable=False)
+        self._pass_on(chunks)
+        return len(chunks)
+
+    def _pass_on(self, chunks: Sequence[Chunk]) -> None:
+        """Give leased chunks to their dispatchers."""
+        groups: dict[tuple[str, str, bool], list[Chunk]] = defaultdict(list)
+        for chunk in chunks:
+            groups[chunk.account_id, chunk.channel, chunk.request is not None].append(chunk)
+        for key, group in groups.items():
+            if (dispatcher := self._dispatchers.get(key)) is not None:
+                dispatcher.put(group)
+                continue
+            account_id, channel, urgent = key
+            dispatcher = self._dispatchers[key] = Dispatcher(self._delivery, account_id, channel, urgent=urgent)
+            dispatcher.put(group)
+            task = asyncio.create_task(self._run_dispatcher(key, dispatcher))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _run_dispatcher(self, key: tuple[str, str, bool], dispatcher: Dispatcher) -> None:
+        await dispatcher.run()
+        del self._dispatchers[key]
+        self._completer.notify_idle()
+        self._wakeup.notify()
+
+    async def _find_pause(self, now: float) -> float:
+        """Return the seconds until something may be due, if nobody says so before."""
+        if not self._ledger.embedded:
+            return POLL_SECONDS
+        table = schema.chunk
+        nearest = select(func.min(table.c.not_before)).where(table.c.open == 1, table.c.lease_owner.is_(None))
+        due = await self._ledger.read(lambda connection: connection.scalar(nearest))
+        longest = LONGEST_POLL_SECONDS
+        return longest if due is None else min(max(due - now, POLL_SECONDS / 10), longest)
+
+    async def _keep_leases(self) -> None:
+        """Renew the leases while vendors and stores are waited for, and take over from workers that fell silent. When
+        a lease is lost, the next commit finds out."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
+            self._senders.check()
             until = self._clock() + self._settings.lease_seconds
+            chunks = [chunk for one in self._dispatchers.values() for chunk in one.list_chunks()]
+            chunks += self._completer.list_chunks()
             try:
-                ours = await self._ledger.write(functools.partial(queue.renew, chunk=chunk, until=until))
+                renew = functools.partial(queue.renew, chunks=chunks, until=until)
+                await self._ledger.write(renew, durable=False)
+                await self._rescue()
             except Exception:
-                log.exception("lease not renewed", chunk=chunk.id)
-                continue
-            if not ours:
-                return
+                log.exception("leases not renewed", chunks=len(chunks))
 
-    async def _deliver(self, chunk: Chunk) -> Account | None:
-        """Send what is due. Return the chunk's account; None when the lease is lost."""
-        account = await self._ledger.read(lambda connection: Account.load(connection, chunk.account_id))
-        if chunk.request is not None and not chunk.users and not await self._resolve_request(chunk):
-            return None
-        plan, dead = await read_plan(self._ledger, chunk, self._settings, self._secret), DeadDevices()
-        try:
-            ours = await self._send_windows(chunk, account, plan, dead)
-        finally:  # what was committed as gone is gone, whether the rest failed or not
-            await self._record_dead(account, dead)
-        return account if ours else None
+    async def _rescue(self) -> None:
+        """Settle by their notes what dead workers had claimed, and let their chunks be leased again."""
+        alone, owner = self._ledger.embedded, self.owner
 
-    async def _send_windows(self, chunk: Chunk, account: Account, plan: DeliveryPlan, dead: DeadDevices) -> bool:
-        """Send window after window until nothing is due, and add to `dead`. False: the lease is lost."""
-        gone: DeadAddresses = {}
-        unsent: Sequence[Claim] = ()
-        while True:
-            senders = await self._senders.for_account(chunk.account_id)
-            window = await self._find_window(chunk, account, plan, senders)
-            claimed_at = self._clock()
-            claimed, removed = await self._commit(chunk, plan.rule, window, gone, unsent, claimed_at)
-            dead.users.update(gone, (device.gone_user for device in removed))
-            dead.devices.extend(removed)
-            if claimed is None:
-                log.warning("lease lost", chunk=chunk.id)
-                return False
-            if claimed:
-                gone = await self._send_window(chunk, plan, claimed, senders)
-                unsent = find_unsent(chunk, claimed, claimed_at) if plan.rule is not None else ()
-            elif self._stopping or not chunk.waiting(self._clock()):
-                return True
-            else:
-                gone, unsent = {}, ()
+        def find(connection: Connection) -> dict[str, list[Chunk]]:
+            return queue.find_abandoned(connection, owner, self._clock(), alone=alone)
 
-    async def _find_window(
-        self, chunk: Chunk, account: Account, plan: DeliveryPlan, senders: Mapping[str, Sender]
-    ) -> Window:
-        """Return the next window; recipients who get nothing become final."""
-        now = self._clock()
-        drop_late(chunk, now)
-        if self._stopping:
-            return {}
-        paused = {platform: sender.paused_until for platform, sender in senders.items()}
-        is_refused = functools.partial(self._content_breaker.is_open, plan.label)
-        window = select_window(chunk, plan.window, paused, is_refused, now)
-        users = sorted({chunk.users[position] for position in window})
-        if plan.quiet is not None:
-            own = plan.quiet.zone == "user"
-            zones = await self._ledger.read(lambda connection: find_zones(connection, account, users)) if own else {}
-            window = hold_in_quiet_hours(chunk, window, plan.quiet, zones, account.zone, now)
-        if not window:
-            return {}
-        channels = [CHANNELS[chunk.channel]]
-        people = await self._ledger.read(lambda connection: load_people(connection, account.id, users, channels))
-        return address_window(chunk, window, plan, people)
+        holders = await self._ledger.write(find, durable=False)
+        for holder in holders:
+            await asyncio.to_thread(self._rescue_from, holder)
+        if alone:
+            for one in handover.list_owners(self._root):
+                if one != owner:
+                    handover.forget(self._root, one)
 
-    async def _commit(
-        self,
-        chunk: Chunk,
-        rule: CapRule | None,
-        window: Window,
-        gone: DeadAddresses,
-        unsent: Sequence[Claim],
-        at: float,
-    ) -> tuple[Window | None, Sequence[Row[Any]]]:
-        """In one transaction settle the last window and claim the next one as far as caps allow.
+    def _rescue_from(self, holder: str) -> None:
+        """Settle what one dead worker had claimed. Blocks: its senders may take a moment to end."""
+        rules = SettleRules(RetryPolicy(self._settings.retry_floor, self._settings.retries), True, self._random.random)
 
-        gone, unsent: of the last window. Return what is claimed (None: the lease is lost, send nothing), and the rows
-        of the devices that are dead by this commit.
-        """
-
-        def commit(connection: Connection) -> tuple[Window | None, Sequence[Row[Any]]]:
-            claimed = window
-            if rule is not None:
-                give_back(connection, rule, unsent)
-                if claims := find_claims(chunk, window, at):
-                    claimed = apply_caps(chunk, window, reserve(connection, rule, claims, at))
-            if queue.is_stopped(connection, chunk.run_id):
-                for position in chunk.waiting(float("inf")):
-                    chunk.move(position, State.STOPPED)
-                claimed = {}
-            chunk.move_all({message.position for messages in claimed.values() for message in messages}, State.CLAIMED)
+        def settle(connection: Connection, evidence: Evidence | None) -> None:
             now = self._clock()
-            removed = mark_gone(connection, chunk.account_id, gone, now, chunk.campaign_id)
-            ours = queue.settle(connection, chunk, now, self._settings.lease_seconds)
-            return (claimed if ours else None), removed
+            found = queue.find_abandoned(connection, self.owner, now, alone=self._ledger.embedded)
+            for chunk in found.get(holder, ()):
+                rescue(chunk, evidence, rules, now)
+            queue.set_free(connection, found.get(holder, ()))
 
-        while True:
-            try:
-                return await self._ledger.write(commit)
-            except LockNotAvailable:
-                await asyncio.sleep(LOCK_SECONDS)
-
-    async def _send_window(
-        self, chunk: Chunk, plan: DeliveryPlan, window: Window, senders: Mapping[str, Sender]
-    ) -> DeadAddresses:
-        """Hand a claimed window over and settle its receipts in memory. Return the addresses that are dead."""
-        async with self._pool.lending_slot():
-            results = await asyncio.gather(
-                *(senders[name].send_batch(Batch(plan.context, name, messages)) for name, messages in window.items())
-            )
-        now = self._clock()
-        rules = SettleRules(self._policy, plan.every_device, self._random.random)
-        gone: dict[int, Sequence[Any]] = {}
-        for (platform, messages), result in zip(window.items(), results, strict=True):
-            _count(senders[platform].name, result)
-            for user, dead in settle_batch(chunk, messages, result, rules, now).items():
-                gone[user] = [*gone.get(user, ()), *dead]
-            accepted = len(messages) - len(result.answers)
-            self._content_breaker.count(plan.label, platform, accepted, result.answers.values())
-        return gone
-
-    async def _record_dead(self, account: Account, dead: DeadDevices) -> None:
-        """Record `App Uninstalled`, and copy the people whose devices died to facts. The ledger has it already, and
-        claims ask the ledger: a failure here makes an estimate a little too high and the event late, nothing else."""
-        try:
-            await record_uninstalled(self._facts, account, dead.devices)
-            await refresh_profiles(self._ledger, self._facts, account.id, sorted(dead.users))
-        except Exception:
-            log.exception("dead devices not recorded; `tocsin repair` makes up for it", account=account.id)
-
-    async def _resolve_request(self, chunk: Chunk) -> bool:
-        """Write into a `/1/send` chunk who its identities are. False: the lease is lost."""
-        request = msgspec.json.decode(chunk.request or "", type=StoredRequest)
-
-        def find(connection: Connection) -> list[tuple[int, str]]:
-            return find_recipients(connection, chunk.account_id, list_keys(request.to), chunk.channel)
-
-        pairs = await self._ledger.read(find)  # not in the writer, which others wait for
-        return await self._ledger.write(lambda connection: queue.freeze_request(connection, chunk, pairs))
-
-
-def _count(provider: str, result: BatchResult) -> None:
-    for outcome, count in result.tally.items():
-        metrics.RECEIPTS.labels(provider=provider, outcome=outcome).inc(count)
-    for reason, count in result.stops.items():
-        metrics.LANE_STOPS.labels(provider=provider, reason=reason).inc(count)
+        with handover.read_evidence(self._root, holder) as evidence:
+            self._ledger.write_now(functools.partial(settle, evidence=evidence))
+        log.info("took over from a lost worker", believed=evidence is not None)

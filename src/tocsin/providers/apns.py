@@ -32,7 +32,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
+from tocsin.providers.contract import Address, HandOver, Message, Push, Receipt, Scope, unnoted
 from tocsin.providers.payload import UnsendableError, make_apns_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
@@ -229,7 +229,11 @@ class Apns:
     def __repr__(self) -> str:
         return f"Apns({self._topic!r}, {self._origin!r})"
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one push; see `Provider.send`. A refusal that a new connection or token can cure is retried once."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
@@ -240,7 +244,9 @@ class Apns:
         for attempt in (1, 2):
             token = self.signer.token(now)
             generation = self._pool.generation
-            answer = await self._pool.request(request(message, body, self._origin, self._topic, token, self._timeout))
+            answer = await self._pool.request(
+                request(message, body, self._origin, self._topic, token, self._timeout), hand_over
+            )
             came = receipt(answer, message.address)
             if not self._recover(came.code, token, generation, now) or attempt == 2:
                 break

@@ -6,6 +6,7 @@ A provider never raises for a result of delivery: every answer of a vendor is a 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
@@ -116,9 +117,17 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     suspect: bool = False
 
 
+# Called once the bytes of a message may leave: after it, nobody can say that the vendor has not got it.
+HandOver = Callable[[], None]
+
+
+def unnoted() -> None:
+    """Note nothing: for a message whose hand-over nobody will ask for."""
+
+
 class Provider(Protocol):
-    """One vendor for one account. `Settings` is a frozen msgspec struct, one field an option of `tocsin provider set`:
-    its description is in `Annotated[..., Meta(description=...)]`, and `extra={"file": True}` marks an option whose
+    """One vendor for one account. at_once: messages it can have under way. `Settings` is a frozen msgspec struct, one
+    field an option of `tocsin provider set`: its description is in `Annotated[..., Meta(description=...)]`, and `extra={"file": True}` marks an option whose
     value is read from the named file."""
 
     name: ClassVar[str]
@@ -128,7 +137,11 @@ class Provider(Protocol):
 
     def __init__(self, settings: msgspec.Struct, transport: Transport) -> None: ...
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int: ...
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one message and return the vendor's answer. now: epoch seconds. May be called many times at once: the
-        provider bounds its connections and requests in flight."""
+        provider bounds its connections and requests in flight. hand_over: called before bytes can leave from which the
+        vendor could act."""
         ...

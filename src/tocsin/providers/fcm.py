@@ -31,7 +31,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Message, Push, Receipt, Scope
+from tocsin.providers.contract import HandOver, Message, Push, Receipt, Scope, unnoted
 from tocsin.providers.oauth import Tokens
 from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
@@ -190,7 +190,11 @@ class Fcm:
     def __repr__(self) -> str:
         return f"Fcm({self._url!r})"
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one push; see `Provider.send`. A 401 is retried once with a new token, a second one is `DENIED`."""
         if not isinstance(message, Push):
             return wrong_kind(self.name)
@@ -202,7 +206,7 @@ class Fcm:
             token = await self._tokens.get(now)
             if isinstance(token, Receipt):
                 return token
-            answer = await self._pool.request(request(body, self._url, token, self._timeout))
+            answer = await self._pool.request(request(body, self._url, token, self._timeout), hand_over)
             came = receipt(answer, proved=message.collapse in self._proved)
             if answer.status != 401 or came.outcome is not Outcome.DENIED or attempt == 2:
                 break

@@ -24,7 +24,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Address, Mail, Message, Receipt, Scope
+from tocsin.providers.contract import Address, HandOver, Mail, Message, Receipt, Scope, unnoted
 from tocsin.providers.mail.dkim import DkimSigner
 from tocsin.providers.mail.mime import find_fault, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
@@ -162,7 +162,11 @@ class Smtp:
     def __repr__(self) -> str:
         return f"Smtp({self._settings.host!r}, {self._settings.port})"
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int:
+        return 2 * self._settings.connections  # the next mail is written and signed while one is on its way
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one mail; see `Provider.send`. A mail with a line break in a header is `REFUSED` without a
         connection."""
         if not isinstance(message, Mail):
@@ -179,7 +183,7 @@ class Smtp:
         letter = write(message, settings.sender, now)
         body = letter.join() if self._signer is None else await self._signer.sign(letter, now)
         envelope = MailTransfer(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
-        return receipt(await self._relay.mail(envelope))
+        return receipt(await self._relay.mail(envelope, hand_over))
 
 
 def return_path(settings: SmtpSettings, message: Mail) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 
 import msgspec
 
@@ -26,9 +27,9 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     lower it. in_flight: requests at once; others wait, and a request's timeout starts after the wait. idle: seconds
     after which an unused connection is not used again. fresh_dns: look the host up for every connection."""
 
-    connections: int = 4
+    connections: int = 12
     streams: int = 100
-    in_flight: int = 400
+    in_flight: int = 1200
     idle: int = 118
     fresh_dns: bool = False
 
@@ -48,9 +49,14 @@ class Pool:
         self._renewed = 0.0
         self.generation = 0
 
-    async def request(self, request: HttpPost) -> VendorAnswer:
+    @property
+    def at_once(self) -> int:
+        """How many requests may be in flight."""
+        return self._limits.in_flight
+
+    async def request(self, request: HttpPost, hand_over: Callable[[], None] = lambda: None) -> VendorAnswer:
         """Send one POST, at most once: it is sent again only when the peer has said that it did not process the
-        first."""
+        first. hand_over: called before a byte of its body can leave."""
         if not request.url.startswith("https://") and not is_loopback(request.url):
             return VendorAnswer(failure="unsent", detail="plain http is only for this machine")
         if self._free:
@@ -65,10 +71,10 @@ class Pool:
                     self._pass_on()
                 raise
         try:
-            answer, refused = await self._attempt(request)
+            answer, refused = await self._attempt(request, hand_over)
             if refused:
                 # libcurl fails a stream after five refusals, and at once the one whose write has read GOAWAY.
-                answer, _ = await self._attempt(request)
+                answer, _ = await self._attempt(request, hand_over)
             return answer
         finally:
             self._pass_on()
@@ -82,12 +88,12 @@ class Pool:
                 return
         self._free += 1
 
-    async def _attempt(self, request: HttpPost) -> tuple[VendorAnswer, bool]:
+    async def _attempt(self, request: HttpPost, hand_over: Callable[[], None]) -> tuple[VendorAnswer, bool]:
         """Return the answer, and whether the peer has said that it did not process the request."""
         if self._closed:
             return VendorAnswer(failure="unsent", detail="the pool is closed"), False
         transfer = self._idle.pop() if self._idle else self._make_http()
-        transfer.load(request)
+        transfer.load(request, hand_over)
         line, generation = self._line, self.generation
         try:
             error = await line.start(transfer)

@@ -34,7 +34,7 @@ from tocsin.providers.answer_table import (
     throttled,
     wrong_kind,
 )
-from tocsin.providers.contract import Message, Notice, Receipt, Scope
+from tocsin.providers.contract import HandOver, Message, Notice, Receipt, Scope, unnoted
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
 WAIT = 30.0  # seconds before a 5xx is tried again
@@ -147,7 +147,11 @@ class Webhook:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one notice; see `Provider.send`."""
         if not isinstance(message, Notice) or message.address.kind != self.kind:
             return wrong_kind(self.name)
@@ -159,7 +163,7 @@ class Webhook:
             f"webhook-signature: {sign(self._secret, message.id, timestamp, body)}",
         )
         request = HttpPost(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
-        return receipt(await self._pool.request(request), self.kind)
+        return receipt(await self._pool.request(request, hand_over), self.kind)
 
 
 class Sms(Webhook):

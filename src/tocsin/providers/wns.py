@@ -30,7 +30,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Message, Push, Receipt, Scope
+from tocsin.providers.contract import HandOver, Message, Push, Receipt, Scope, unnoted
 from tocsin.providers.oauth import Tokens
 from tocsin.providers.payload import UnsendableError
 from tocsin.providers.toast import make_tag, render
@@ -158,7 +158,11 @@ class Wns:
     def __repr__(self) -> str:
         return f"Wns({self._origin!r})"
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    @property
+    def at_once(self) -> int:
+        return self._pool.at_once
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
         """Send one toast; see `Provider.send`. A channel outside Microsoft's domain is `GONE` and never called; a 401
         is retried once with a new token."""
         if not isinstance(message, Push):
@@ -174,7 +178,7 @@ class Wns:
             token = await self._tokens.get(now)
             if isinstance(token, Receipt):
                 return token
-            answer = await self._pool.request(request(message, body, now, token, self._timeout))
+            answer = await self._pool.request(request(message, body, now, token, self._timeout), hand_over)
             if answer.status != 401 or attempt == 2:
                 break
             self._tokens.drop(token)

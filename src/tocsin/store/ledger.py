@@ -28,6 +28,7 @@ from tocsin.store import schema
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
+_Write = tuple[Work[Any], Future[Any], bool]  # durable
 
 WRITES_A_COMMIT = 128  # more would make the first of them wait for the last
 READERS = 8
@@ -43,7 +44,7 @@ class Ledger:
         self._writer = _engine(url, writing=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
         self._closed = False
-        self._queue: queue.SimpleQueue[tuple[Work[Any], Future[Any]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -68,9 +69,13 @@ class Ledger:
         """
         return self._enqueue(work).result()
 
-    async def write(self, work: Work[T]) -> T:
-        """Run `work` on the writer, as `write_now` does, without blocking the event loop."""
-        return await asyncio.wrap_future(self._enqueue(work))
+    async def write(self, work: Work[T], *, durable: bool = True) -> T:
+        """Run `work` on the writer, as `write_now` does, without blocking the event loop.
+
+        Not durable: every process sees it at once and no crash of one loses it, but a power cut may. Such a commit
+        waits for no disk.
+        """
+        return await asyncio.wrap_future(self._enqueue(work, durable))
 
     def close(self) -> None:
         """Commit the writes that were accepted, then close every connection."""
@@ -81,11 +86,11 @@ class Ledger:
         self._reader.dispose()
         self._writer.dispose()
 
-    def _enqueue(self, work: Work[T]) -> Future[T]:
+    def _enqueue(self, work: Work[T], durable: bool = True) -> Future[T]:
         if self._closed:
             raise RuntimeError("the ledger is closed")
         done: Future[T] = Future()
-        self._queue.put((work, done))
+        self._queue.put((work, done, durable))
         return done
 
     def _write_all(self) -> None:
@@ -102,18 +107,19 @@ class Ledger:
             if closing:
                 return
 
-    def _commit(self, batch: list[tuple[Work[Any], Future[Any]]]) -> None:
+    def _commit(self, batch: list[_Write]) -> None:
         results: list[tuple[Future[Any], Any, BaseException | None]] = []
+        durable = any(one[2] for one in batch)
         try:
-            with self._writer.begin() as connection:
-                for work, done in batch:
+            with self._writer.connect().execution_options(durable=durable) as connection, connection.begin():
+                for work, done, _ in batch:
                     try:
                         with connection.begin_nested():
                             results.append((done, work(connection), None))
                     except Exception as error:
                         results.append((done, None, error))
         except Exception as error:  # the commit itself failed: none of the batch is durable
-            results = [(done, None, error) for _, done in batch]
+            results = [(done, None, error) for _, done, _ in batch]
         for done, value, failure in results:
             if not done.set_running_or_notify_cancel():
                 continue  # the caller was cancelled; its work is committed all the same
@@ -183,18 +189,27 @@ def _engine(url: str, *, writing: bool) -> Engine:
     if location.get_backend_name() != "sqlite":
         if location.drivername == "postgresql":
             location = location.set(drivername="postgresql+psycopg")
-        return create_engine(location, pool_size=1 if writing else 8, pool_pre_ping=True)
+        engine = create_engine(location, pool_size=1 if writing else 8, pool_pre_ping=True)
+
+        @event.listens_for(engine, "begin")
+        def begin_on_server(connection: Connection) -> None:
+            if not connection.get_execution_options().get("durable", True):
+                connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
+
+        return engine
     engine = create_engine(location, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
         connection.isolation_level = None  # SQLAlchemy's own BEGIN below decides, not the driver
         connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")  # an acknowledged write survives a power cut
         connection.execute("PRAGMA wal_autocheckpoint = 6000")
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        if writing:  # FULL: an acknowledged write survives a power cut
+            durable = connection.get_execution_options().get("durable", True)
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         # IMMEDIATE: a writer that starts as a reader and upgrades would fail with «database is locked» at once.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
 
 import msgspec
@@ -108,12 +108,25 @@ def is_loopback(url: str) -> bool:
 class Transfer:
     """A reusable libcurl handle; it carries one request at a time."""
 
-    __slots__ = ("_body", "_handed", "_headers", "_kept", "_lines", "_size", "_timeout", "_trace", "_url", "curl")
+    __slots__ = (
+        "_body",
+        "_hand_over",
+        "_handed",
+        "_headers",
+        "_kept",
+        "_lines",
+        "_size",
+        "_timeout",
+        "_trace",
+        "_url",
+        "curl",
+    )
 
     def __init__(self, ca: str, idle: int) -> None:
         self.curl = curl = pycurl.Curl()
         self._body = b""
         self._handed = 0  # bytes of the body that libcurl has read, in the attempt in progress
+        self._hand_over: Callable[[], None] = lambda: None
         self._url = ""
         self._headers: tuple[tuple[str, ...], str] = ((), "")
         self._timeout = 0.0
@@ -148,9 +161,11 @@ class Transfer:
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
         return self
 
-    def load(self, request: HttpPost) -> None:
-        """Set the handle up for one POST; options that are as before are not set again."""
+    def load(self, request: HttpPost, hand_over: Callable[[], None]) -> None:
+        """Set the handle up for one POST; options that are as before are not set again. hand_over: called before
+        libcurl gets a byte of the body."""
         curl = self.curl
+        self._hand_over = hand_over
         self._start(request.body, request.timeout)
         if request.url != self._url:
             self._url = request.url
@@ -190,6 +205,7 @@ class Transfer:
 
     def _read(self, limit: int) -> bytes:
         if not self._handed:
+            self._hand_over()
             self._trace.clear()  # another attempt begins
             if len(self._body) <= limit:
                 self._handed = len(self._body)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 
 from tocsin.errors import Misconfigured
 from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
@@ -34,22 +35,22 @@ class SmtpPool:
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
 
-    async def mail(self, envelope: MailTransfer) -> VendorAnswer:
+    async def mail(self, envelope: MailTransfer, hand_over: Callable[[], None] = lambda: None) -> VendorAnswer:
         """Send one mail to one mailbox, at most once. When the relay has closed an idle connection the mail is
-        certainly unsent, and goes over a new one."""
+        certainly unsent, and goes over a new one. hand_over: called before the end of the mail can leave."""
         async with self._gate:
             kept = self._take()
             if kept is not None:
-                answer, again = await self._send(kept, envelope)
+                answer, again = await self._send(kept, envelope, hand_over)
                 if not again:
                     return answer
             if self._closed:
                 return VendorAnswer(failure="unsent", detail="the relay is closed")
-            answer, _ = await self._send(SmtpSession(self._server, self._context), envelope, fresh=True)
+            answer, _ = await self._send(SmtpSession(self._server, self._context), envelope, hand_over, fresh=True)
             return answer
 
     async def _send(
-        self, session: SmtpSession, envelope: MailTransfer, *, fresh: bool = False
+        self, session: SmtpSession, envelope: MailTransfer, hand_over: Callable[[], None], *, fresh: bool = False
     ) -> tuple[VendorAnswer, bool]:
         """Return the answer, and whether a new connection may be tried: after 421, a refused session, or a connection
         that ended with the mail unsent, but not after a time-out."""
@@ -59,7 +60,7 @@ class SmtpPool:
             async with asyncio.timeout(envelope.timeout):
                 if fresh:
                     await session.open()
-                answer = await session.mail(envelope)
+                answer = await session.mail(envelope, hand_over)
             keep = answer.status != 421
             return answer, not keep
         except SessionRefused as refusal:

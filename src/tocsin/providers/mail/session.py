@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import ssl
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -82,8 +83,9 @@ class SmtpSession:
         if server.username:
             await self._log_in(wire)
 
-    async def mail(self, envelope: MailTransfer) -> VendorAnswer:
-        """Send one mail. Raises ConnectionLost; `judge` then says what is known about the mail."""
+    async def mail(self, envelope: MailTransfer, hand_over: Callable[[], None]) -> VendorAnswer:
+        """Send one mail. Raises ConnectionLost; `judge` then says what is known about the mail. hand_over: called
+        before the end of the mail is written."""
         wire = self._wire
         assert wire is not None
         self.carried += 1
@@ -95,7 +97,7 @@ class SmtpSession:
             return refused
         if wire.is_behind():
             raise ConnectionLost("the relay answered what was not asked")
-        self._write_mail(wire, _stuff(envelope.body))
+        self._write_mail(wire, _stuff(envelope.body), hand_over)
         reply = await wire.read()
         if 300 <= reply.status < 400:
             raise ConnectionLost(f"the end of the data was answered {reply.status}")
@@ -159,14 +161,16 @@ class SmtpSession:
                 await wire.read()
         return refused
 
-    def _write_mail(self, wire: SmtpStream, data: bytes) -> None:
+    def _write_mail(self, wire: SmtpStream, data: bytes, hand_over: Callable[[], None]) -> None:
         try:
             if len(data) <= ONE_WRITE:
+                hand_over()
                 self._ended = True
                 wire.write(data, 1)
             else:
                 # Two writes: under TLS only the last one tells us that the kernel has not taken all of it.
                 wire.write(data[:-3], 0)
+                hand_over()
                 self._ended = True
                 wire.write(data[-3:], 1)
         except ConnectionLost:

@@ -1,0 +1,550 @@
+"""A dispatcher: delivers what is leased of one account and channel, from one chunk or from three hundred. Claims as much
+as the lanes take, hands it over, and settles what is answered.
+
+There is no barrier: places that answers leave are filled while slow answers are waited for. The order of the commits is
+the promise. A message is committed as claimed before it is handed to a sender, and its place is free for another
+attempt only after its result is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+import structlog
+from sqlalchemy import Connection, Row
+from sqlalchemy.exc import OperationalError
+
+from tocsin import queue
+from tocsin.account import Account
+from tocsin.channels import CHANNELS, PLATFORM_CODES
+from tocsin.delivery.claim import (
+    OpenLane,
+    Window,
+    address_window,
+    apply_caps,
+    drop_late,
+    find_claims,
+    hold_in_quiet_hours,
+    select_window,
+)
+from tocsin.delivery.completer import Completer, DeliveredChunk
+from tocsin.delivery.content_breaker import ContentBreaker
+from tocsin.delivery.frequency_cap import CapRule, Claim, LockNotAvailable, give_back, reserve
+from tocsin.delivery.handover import NoteFile
+from tocsin.delivery.lane import Lane, Outgoing
+from tocsin.delivery.plan import DeliveryPlan, Planner
+from tocsin.delivery.recipients import DeadAddresses, Person, find_zones, load_people, mark_gone
+from tocsin.delivery.recorder import record_uninstalled
+from tocsin.delivery.retry import RetryPolicy
+from tocsin.delivery.sender_pool import SenderPool
+from tocsin.delivery.settle import SettleRules, find_unsent, settle_messages
+from tocsin.ingest import refresh_profiles
+from tocsin.outcome import State
+from tocsin.providers.contract import Receipt
+from tocsin.providers.credential import Credential, read_credentials
+from tocsin.queue import Chunk
+from tocsin.settings import Settings
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+SETTLE_SECONDS = 0.05  # answers of this time are settled together; nobody waits for that
+PARKED_SECONDS = 1.0  # without room for a chunk, before others of the queue are taken in its place
+TROUBLE_SECONDS = 0.5  # before what failed is tried again
+LONGEST_WAIT_SECONDS, MIN_WAIT_SECONDS = 5.0, 0.005
+LOCK_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
+
+
+Answer = tuple[Outgoing, Receipt | None]
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """What every dispatcher of a worker shares. on_progress: called when one may take more chunks."""
+
+    ledger: Ledger
+    facts: Facts
+    senders: SenderPool
+    settings: Settings
+    secret: bytes
+    clock: Callable[[], float]
+    completer: Completer
+    content_breaker: ContentBreaker
+    on_progress: Callable[[], None]
+
+
+class HeldChunk(msgspec.Struct, eq=False):
+    """A leased chunk under way, and who waits for the answers to its messages. claims: places under the caps, by
+    position. missing: of recipients with several messages, how many are still out; partial: those answered meanwhile.
+    parked_since: since when there is no room for it, by the loop's clock."""
+
+    chunk: Chunk
+    plan: DeliveryPlan
+    on_answer: Callable[[HeldChunk], None]
+    in_flight: int = 0
+    answered: list[Answer] = []
+    claims: dict[int, Claim] = {}
+    missing: dict[int, int] = {}
+    partial: list[Answer] = []
+    parked_since: float = 0.0
+    lost: bool = False
+
+    def collect(self, message: Outgoing, receipt: Receipt | None) -> None:
+        """Take the receipt of one message; see `lane.Collector`."""
+        self.in_flight -= 1
+        if self.lost:
+            free_slots([message])
+        else:
+            self.answered.append((message, receipt))
+            self.on_answer(self)
+
+    @property
+    def waiting(self) -> bool:
+        """Whether recipients wait, due or not."""
+        return State.WAITING in self.chunk.states
+
+    def take_answers(self) -> list[Answer]:
+        """Return the receipts of recipients all of whose messages are answered."""
+        answered, self.answered = self.answered, []
+        if not self.missing:
+            return answered
+        for message, _ in answered:
+            if message.message.position in self.missing:
+                self.missing[message.message.position] -= 1
+        answered = self.partial + answered
+        whole = [one for one in answered if not self.missing.get(one[0].message.position)]
+        self.partial = [one for one in answered if self.missing.get(one[0].message.position)]
+        for message, _ in whole:
+            self.missing.pop(message.message.position, None)
+        return whole
+
+
+class Settlement(msgspec.Struct):
+    """What answers come to, until it is committed. settled: messages whose slots are free then."""
+
+    touched: dict[int, HeldChunk] = {}
+    settled: list[Outgoing] = []
+    gone: list[tuple[HeldChunk, DeadAddresses]] = []
+    unsent: list[tuple[CapRule, list[Claim]]] = []
+
+
+class Claimed(msgspec.Struct, frozen=True):
+    """What a commit did. windows: the messages claimed. removed: rows of devices that are dead by it. lost: chunks
+    whose lease is lost."""
+
+    windows: list[tuple[HeldChunk, Window]]
+    removed: Sequence[Row[Any]]
+    lost: set[int]
+    at: float
+
+
+class Dispatcher:
+    """Delivers the chunks it is given; `run` returns when none is left. urgent: requests, which go before campaigns."""
+
+    def __init__(self, delivery: Delivery, account_id: str, channel: str, *, urgent: bool) -> None:
+        self._d = delivery
+        self._account_id = account_id
+        self._channel = channel
+        self._urgent = urgent
+        self._account: Account | None = None
+        self._new: list[Chunk] = []
+        self._held: dict[int, HeldChunk] = {}
+        self._answered: dict[int, HeldChunk] = {}
+        self._first_answer = 0.0  # since when an answer waits to be settled, by the loop's clock
+        self._answers = 0
+        self._blocked: list[tuple[Lane, int]] = []  # lanes without room, and how many wait for it
+        self._due = float("inf")  # when somebody of a held chunk is due next
+        self._changed = asyncio.Event()
+        self._stopping = False
+        self._settlement = Settlement()
+        self._recording: set[asyncio.Task[None]] = set()
+        self._policy = RetryPolicy(delivery.settings.retry_floor, delivery.settings.retries)
+        self._random = random.Random()  # noqa: S311 - jitter, no secret
+
+    @property
+    def load(self) -> tuple[int, int]:
+        """How many chunks it holds, and how many of them can be sent from now: what waits for a full lane and what only
+        waits for answers keeps nobody from leasing more."""
+        ready = sum(held.waiting and not held.parked_since for held in self._held.values())
+        return len(self._held) + len(self._new), ready + len(self._new)
+
+    def list_chunks(self) -> list[Chunk]:
+        """Return the chunks that it holds."""
+        return [*self._new, *(held.chunk for held in self._held.values())]
+
+    def put(self, chunks: Sequence[Chunk]) -> None:
+        """Take leased chunks."""
+        self._new.extend(chunks)
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Claim nothing more; what is with a vendor is waited for and settled."""
+        self._stopping = True
+        self._changed.set()
+
+    async def run(self) -> None:
+        """Deliver until nothing is held."""
+        while self._held or self._new:
+            try:
+                await self._deliver_some()
+            except OperationalError:  # the ledger is away: what is in memory is as it was
+                log.exception("delivery waits for the ledger", account=self._account_id)
+                await asyncio.sleep(TROUBLE_SECONDS)
+            except Exception:  # a bug: the leases run out, and the chunks are taken again
+                log.exception("delivery interrupted", account=self._account_id, chunks=len(self._held))
+                for held in self._held.values():
+                    held.lost = True
+                self._held.clear()
+                self._new.clear()
+            self._d.on_progress()
+            if self._held and not self._new:
+                await self._wait()
+        await asyncio.gather(*self._recording)
+
+    async def _deliver_some(self) -> None:
+        """Settle what is answered, claim what there is room for, and hand it over."""
+        lanes, people = await self._look_up()
+        self._settle()
+        windows = [] if self._stopping else await self._find_windows(lanes, people)
+        reserved = _count_messages(windows, lanes)
+        for lane, count in reserved:
+            lane.reserved += count
+        try:
+            claimed = await self._commit(windows)
+        finally:
+            for lane, count in reserved:
+                lane.reserved -= count
+        self._follow(claimed, lanes)
+        self._part_with_chunks()
+
+    async def _look_up(self) -> tuple[Mapping[str, Lane], dict[int, Person]]:
+        """Read the credentials; plan new chunks, find who their requests name, and read about these people."""
+        new, self._new = self._new, []
+        try:
+            found = await self._d.ledger.read(functools.partial(self._read, new=new))
+        except OperationalError:
+            self._new = new + self._new
+            raise
+        self._account = found.account
+        for chunk, plan in found.plans:
+            if (pairs := found.named.get(chunk.id)) is not None:
+                queue.name_recipients(chunk, pairs, self._d.clock())
+            self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer)
+        return self._d.senders.lanes_of(found.credentials), found.people
+
+    def _read(self, connection: Connection, new: Sequence[Chunk]) -> LookUp:
+        settings = self._d.settings
+        planner = Planner(connection, self._account_id, settings, self._d.secret)
+        plans: list[tuple[Chunk, DeliveryPlan]] = []
+        for chunk in new:
+            try:
+                plans.append((chunk, planner.plan(chunk)))
+            except Exception:  # one that cannot be read must not hold up the others
+                log.exception("a chunk cannot be delivered", chunk=chunk.id)
+        named: dict[int, list[tuple[int, str]]] = {}
+        people: dict[int, Person] = {}
+        if asked := [chunk for chunk, _ in plans if chunk.request is not None and not chunk.users]:
+            found = planner.find_recipients(asked)
+            named = {chunk.id: pairs for chunk, pairs in zip(asked, found, strict=True)}
+            users = sorted({user for pairs in found for user, platform in pairs if platform})
+            people = load_people(connection, self._account_id, users[: settings.window], [CHANNELS[self._channel]])
+        account = self._account or Account.load(connection, self._account_id)
+        return LookUp(account, read_credentials(connection, self._account_id), plans, named, people)
+
+    def _note_answer(self, held: HeldChunk) -> None:
+        if not self._answers:
+            self._first_answer = asyncio.get_running_loop().time()
+        self._answers += 1
+        self._answered[held.chunk.id] = held
+        self._changed.set()
+
+    def _settle(self) -> None:
+        """Settle in memory what is answered."""
+        answered, self._answered, self._answers = self._answered, {}, 0
+        now, result = self._d.clock(), self._settlement
+        for held in answered.values():
+            if not (answers := held.take_answers()):
+                continue
+            result.touched[held.chunk.id] = held
+            result.settled.extend(message for message, _ in answers)
+            messages = [message.message for message, _ in answers]
+            receipts = {place: receipt for place, (_, receipt) in enumerate(answers) if receipt is not None}
+            rules = SettleRules(self._policy, held.plan.every_device, self._random.random)
+            if dead := settle_messages(held.chunk, messages, receipts, rules, now):
+                result.gone.append((held, dead))
+            self._count_content(held, answers)
+            if held.plan.rule is not None:
+                claims = [held.claims.pop(position) for position in dict.fromkeys(one.position for one in messages)]
+                result.unsent.append((held.plan.rule, find_unsent(held.chunk, claims)))
+
+    def _count_content(self, held: HeldChunk, answers: Sequence[Answer]) -> None:
+        by_platform: dict[str, list[Receipt | None]] = defaultdict(list)
+        for message, receipt in answers:
+            by_platform[message.platform].append(receipt)
+        for platform, receipts in by_platform.items():
+            refusals = [receipt for receipt in receipts if receipt is not None]
+            self._d.content_breaker.count(held.plan.label, platform, len(receipts) - len(refusals), refusals)
+
+    async def _find_windows(
+        self, lanes: Mapping[str, Lane], people: dict[int, Person]
+    ) -> list[tuple[HeldChunk, Window]]:
+        """Return the messages that may go now, by chunk; recipients who get nothing become final."""
+        now = self._d.clock()
+        selected = self._select(lanes, now)
+        users = sorted({held.chunk.users[position] for held, positions in selected for position in positions})
+        missing = [user for user in users if user not in people]
+        zoned = any(held.plan.quiet is not None and held.plan.quiet.zone == "user" for held, _ in selected)
+        zones: Mapping[int, Any] = {}
+        if zoned or missing:
+            account, channels = self._account, [CHANNELS[self._channel]]
+            assert account is not None
+
+            def read(connection: Connection) -> tuple[Mapping[int, Any], dict[int, Person]]:
+                found = find_zones(connection, account, users) if zoned else {}
+                return found, load_people(connection, account.id, missing, channels)
+
+            zones, more = await self._d.ledger.read(read)
+            people = people | more
+        assert self._account is not None
+        windows: list[tuple[HeldChunk, Window]] = []
+        for held, positions in selected:
+            heard = positions
+            if held.plan.quiet is not None:
+                own = self._account.zone
+                heard = hold_in_quiet_hours(held.chunk, positions, held.plan.quiet, zones, own, now)
+            if window := address_window(held.chunk, heard, held.plan, people, now):
+                windows.append((held, window))
+        return windows
+
+    def _select(self, lanes: Mapping[str, Lane], now: float) -> list[tuple[HeldChunk, list[int]]]:
+        """Return the positions that are due and have room, by chunk. Note who waits for room, and who for a time."""
+        views = {platform: lane.look(now) for platform, lane in lanes.items()}
+        left, blocked = self._d.settings.window, Counter[str]()
+        self._due = float("inf")
+        selected: list[tuple[HeldChunk, list[int]]] = []
+        for held in self._held.values():
+            chunk = held.chunk
+            drop_late(chunk, now)
+            if not held.waiting:
+                held.parked_since = 0.0
+                continue
+            is_refused = functools.partial(self._d.content_breaker.is_open, held.plan.label)
+            size = min(left, max(held.plan.window - held.in_flight, 0))
+            positions = select_window(chunk, views, is_refused, size, now)
+            left -= len(positions)
+            taken = Counter(PLATFORM_CODES[chunk.platforms[position]] for position in positions)
+            for platform, count in taken.items():
+                views[platform] = OpenLane(0.0, views[platform].room - count)
+            if positions:
+                selected.append((held, positions))
+            self._note_rest(held, positions, now, blocked)
+        self._blocked = [(lanes[platform], count) for platform, count in blocked.items() if platform in lanes]
+        return selected
+
+    def _note_rest(self, held: HeldChunk, positions: Sequence[int], now: float, blocked: Counter[str]) -> None:
+        """Note who of a chunk is due and has no room, and when others are due."""
+        chunk, chosen = held.chunk, set(positions)
+        rest = Counter(chunk.platforms[position] for position in chunk.waiting(now) if position not in chosen)
+        if held.in_flight + len(positions) < held.plan.window:  # else its own answers make room
+            for code, count in rest.items():
+                blocked[PLATFORM_CODES[code]] += count
+        if not rest or positions:
+            held.parked_since = 0.0
+        elif not held.parked_since:
+            held.parked_since = asyncio.get_running_loop().time()
+        later = (
+            note.not_before
+            for position, note in chunk.notes.items()
+            if note.not_before > now and chunk.states[position] == State.WAITING
+        )
+        self._due = min((self._due, *later))
+
+    async def _commit(self, windows: Sequence[tuple[HeldChunk, Window]]) -> Claimed:
+        """In one transaction settle what is answered and claim windows as far as caps allow."""
+        settlement, settings, now = self._settlement, self._d.settings, self._d.clock()
+        touched = settlement.touched | {held.chunk.id: held for held, _ in windows}
+        touched |= {held.chunk.id: held for held in self._held.values() if held.chunk.changed or held.chunk.new}
+        if not touched:
+            return Claimed([], [], set(), 0.0)
+        saved = [(held.chunk, bytearray(held.chunk.states), dict(held.chunk.notes)) for held in touched.values()]
+
+        def restore() -> None:
+            for chunk, states, notes in saved:
+                chunk.states[:], chunk.notes = states, dict(notes)
+
+        def commit(connection: Connection) -> Claimed:
+            restore()  # it may be run again, after a conflict with another process
+            for rule, unsent in settlement.unsent:
+                give_back(connection, rule, unsent)
+            stopped = queue.find_stopped(connection, {held.chunk.run_id for held in touched.values()})
+            for held in touched.values():
+                if held.chunk.run_id in stopped:
+                    held.chunk.finish_all(held.chunk.waiting(float("inf")), State.STOPPED, now)
+            going = [(held, window) for held, window in windows if held.chunk.run_id not in stopped]
+            going = _apply_caps(connection, going, now)
+            for held, window in going:
+                positions = {message.position for messages in window.values() for message in messages}
+                held.chunk.move_all(positions, State.CLAIMED)
+            removed: list[Row[Any]] = []
+            for held, gone in settlement.gone:
+                removed += mark_gone(connection, self._account_id, gone, now, held.chunk.campaign_id)
+            chunks = [held.chunk for held in touched.values()]
+            lost = queue.settle(connection, chunks, now, settings.lease_seconds)
+            return Claimed(going, removed, lost, now)
+
+        while True:
+            try:
+                # A claim has to outlive a power cut: what it claims may reach a vendor.
+                claimed = await self._d.ledger.write(commit, durable=bool(windows))
+                break
+            except LockNotAvailable:
+                await asyncio.sleep(LOCK_SECONDS)
+            except BaseException:
+                restore()
+                raise
+        for held in touched.values():
+            held.chunk.new = held.chunk.changed = False
+        return claimed
+
+    def _follow(self, claimed: Claimed, lanes: Mapping[str, Lane]) -> None:
+        """Free the slots of what is settled, and hand over what is claimed."""
+        settlement, self._settlement = self._settlement, Settlement()
+        free_slots(settlement.settled)
+        for chunk_id in claimed.lost:
+            log.warning("lease lost", chunk=chunk_id)
+            if (held := self._held.pop(chunk_id, None)) is not None:
+                held.lost = True
+        users = {user for _, gone in settlement.gone for user in gone}
+        if users or claimed.removed:
+            users |= {device.gone_user for device in claimed.removed}
+            task = asyncio.create_task(self._record_dead(claimed.removed, users))
+            self._recording.add(task)
+            task.add_done_callback(self._recording.discard)
+        self._hand_over([one for one in claimed.windows if one[0].chunk.id not in claimed.lost], lanes, claimed.at)
+
+    def _hand_over(self, windows: Sequence[tuple[HeldChunk, Window]], lanes: Mapping[str, Lane], at: float) -> None:
+        by_lane: dict[str, list[Outgoing]] = defaultdict(list)
+        for held, window in windows:
+            if held.plan.rule is not None:
+                held.claims |= {claim.position: claim for claim in find_claims(held.chunk, window, at)}
+            for platform, messages in window.items():
+                context, lane = held.plan.context, lanes[platform]
+                by_lane[platform] += [Outgoing(lane, platform, context, message, held) for message in messages]
+                held.in_flight += len(messages)
+                if held.plan.every_device:
+                    several = Counter(message.position for message in messages)
+                    held.missing |= {position: count for position, count in several.items() if count > 1}
+        # Every note is there before the first message goes: nobody's devices may be known by half.
+        divided = [(lanes[platform], lanes[platform].divide(messages)) for platform, messages in by_lane.items()]
+        for lane, parts in divided:
+            lane.send(parts, urgent=self._urgent)
+
+    async def _record_dead(self, removed: Sequence[Row[Any]], users: set[int]) -> None:
+        """Record `App Uninstalled`, and copy the people whose devices died to facts. The ledger has it already, and
+        claims ask the ledger: a failure here makes an estimate a little too high and the event late, nothing else."""
+        try:
+            assert self._account is not None
+            await record_uninstalled(self._d.facts, self._account, removed)
+            await refresh_profiles(self._d.ledger, self._d.facts, self._account_id, sorted(users))
+        except Exception:
+            log.exception("dead devices not recorded; `tocsin repair` makes up for it", account=self._account_id)
+
+    def _part_with_chunks(self) -> None:
+        """Pass chunks of which nothing more is due now to the completer, and those that have been parked for long back
+        to the queue."""
+        now, time = self._d.clock(), asyncio.get_running_loop().time()
+        assert self._account is not None
+        for held in list(self._held.values()):
+            if held.in_flight or held.answered or held.partial:
+                continue
+            due, again = held.chunk.next_due(), 0.0
+            if due is not None and due <= now and not self._stopping:
+                if not held.parked_since or time < held.parked_since + PARKED_SECONDS:
+                    continue
+                again = now + PARKED_SECONDS
+            del self._held[held.chunk.id]
+            self._d.completer.put(DeliveredChunk(self._account, held.chunk, again))
+
+    async def _wait(self) -> None:
+        """Wait until there is something to do: room in a lane, answers, a time."""
+        loop = asyncio.get_running_loop()
+        while (seconds := self._find_pause(loop.time())) > 0:
+            self._changed.clear()
+            for lane, _ in self._blocked:
+                lane.waiters.add(self._changed)
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._changed.wait()
+            except TimeoutError:
+                return
+
+    def _find_pause(self, time: float) -> float:
+        """Return the seconds until there is something to do if nothing happens; 0 for now. time: the loop's."""
+        window, now = self._d.settings.window, self._d.clock()
+        if self._new or self._answers >= window or (self._stopping and (self._answers or not self._is_out())):
+            return 0.0
+        pauses = [LONGEST_WAIT_SECONDS, self._due - now]
+        if self._answers:
+            pauses.append(self._first_answer + SETTLE_SECONDS - time)
+        for lane, count in self._blocked:
+            room = lane.look(now).room
+            if not self._stopping and room >= min(count, max(window // 2, 1) if lane.steady else 1):
+                return 0.0
+            if (turn := lane.next_turn()) is not None:
+                pauses.append(max(turn - now, MIN_WAIT_SECONDS))
+        parked = [held.parked_since for held in self._held.values() if held.parked_since and not held.in_flight]
+        if parked:
+            pauses.append(min(parked) + PARKED_SECONDS - time)
+        return max(min(pauses), 0.0)
+
+    def _is_out(self) -> bool:
+        return any(held.in_flight for held in self._held.values())
+
+
+class LookUp(msgspec.Struct, frozen=True):
+    """What a dispatcher reads before it claims. named: recipients of new requests, by chunk."""
+
+    account: Account
+    credentials: Sequence[Credential]
+    plans: Sequence[tuple[Chunk, DeliveryPlan]]
+    named: Mapping[int, Sequence[tuple[int, str]]]
+    people: dict[int, Person]
+
+
+def free_slots(messages: Sequence[Outgoing]) -> None:
+    """Give back the slots of messages whose results are committed, or wanted by nobody."""
+    by_file: dict[int, tuple[NoteFile, list[int]]] = {}
+    for one in messages:
+        if one.notes is not None:
+            by_file.setdefault(id(one.notes), (one.notes, []))[1].append(one.slot)
+    for notes, slots in by_file.values():
+        notes.free(slots)
+
+
+def _count_messages(windows: Sequence[tuple[HeldChunk, Window]], lanes: Mapping[str, Lane]) -> list[tuple[Lane, int]]:
+    counts = Counter[str]()
+    for _, window in windows:
+        counts.update({platform: len(messages) for platform, messages in window.items()})
+    return [(lanes[platform], count) for platform, count in counts.items()]
+
+
+def _apply_caps(
+    connection: Connection, windows: Sequence[tuple[HeldChunk, Window]], now: float
+) -> list[tuple[HeldChunk, Window]]:
+    """Return what the caps leave of windows."""
+    capped = [
+        (held.plan.rule, find_claims(held.chunk, window, now)) for held, window in windows if held.plan.rule is not None
+    ]
+    if not capped:
+        return list(windows)
+    decisions = iter(reserve(connection, capped, now))
+    return [
+        (held, window if held.plan.rule is None else apply_caps(held.chunk, window, next(decisions), now))
+        for held, window in windows
+    ]
