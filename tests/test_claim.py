@@ -12,6 +12,7 @@ from tocsin.campaign.quiet_hours import Quiet, Window
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.claim import (
+    OpenLane,
     address_window,
     apply_caps,
     drop_late,
@@ -54,7 +55,13 @@ def make_plan(*, every_device: bool = False, personal: bool = False) -> Delivery
     return DeliveryPlan(context, every_device, personal, 512)
 
 
-LANES = {"open": {"android": 0.0}, "paused": {"android": LATER}, "ended pause": {"android": NOW}, "none": {}}
+LANES: dict[str, dict[str, OpenLane]] = {
+    "open": {"android": OpenLane()},
+    "full": {"android": OpenLane(room=0)},
+    "paused": {"android": OpenLane(LATER)},
+    "ended pause": {"android": OpenLane(NOW)},
+    "none": {},
+}
 DUE = {"at once": None, "due": NOW, "not yet": NOW + 1}
 
 
@@ -64,12 +71,12 @@ DUE = {"at once": None, "due": NOW, "not yet": NOW + 1}
 @pytest.mark.parametrize("state", list(State), ids=lambda state: state.name)
 def test_one_recipient(state: State, due: str, lane: str, refused: bool) -> None:
     """A recipient is in the window when they wait, are due, have an open lane and a content that is not refused;
-    otherwise they are final with the one reason, wait for the lane, or stay as they were."""
+    otherwise they are final with the one reason, wait for the lane's pause or its room, or stay as they were."""
     chunk = make_chunk(bytes([state]))
     if (at := DUE[due]) is not None:
         chunk.notes[0] = Note(not_before=at)
 
-    window = select_window(chunk, 512, LANES[lane], lambda _: refused, NOW)
+    window = select_window(chunk, LANES[lane], lambda _: refused, 512, NOW)
 
     if state is not State.WAITING or due == "not yet":
         assert (window, chunk.states[0]) == ([], state)
@@ -80,6 +87,8 @@ def test_one_recipient(state: State, due: str, lane: str, refused: bool) -> None
         assert chunk.notes[0].code == "not tried: the content is refused"
     elif lane == "paused":
         assert (window, chunk.states[0], chunk.notes[0].not_before) == ([], State.WAITING, LATER)
+    elif lane == "full":
+        assert (window, chunk.states[0], chunk.waiting(NOW)) == ([], State.WAITING, [0])
     else:
         assert (window, chunk.states[0]) == ([0], State.WAITING)
 
@@ -88,9 +97,16 @@ def test_a_closed_lane_takes_nobodys_place() -> None:
     """Recipients of a paused platform are passed over, not counted; the window is full with those who can go."""
     platforms = bytes([IOS, ANDROID] * 10)
     chunk = make_chunk(bytes(20), platforms)
-    window = select_window(chunk, 4, {"android": 0.0, "ios": LATER}, lambda _: False, NOW)
-    assert window == [1, 3, 5, 7]
-    assert {position for position, note in chunk.notes.items() if note.not_before == LATER} == {0, 2, 4, 6}
+    lanes = {"android": OpenLane(), "ios": OpenLane(LATER)}
+    assert select_window(chunk, lanes, lambda _: False, 4, NOW) == [1, 3, 5, 7]
+    assert {position for position, note in chunk.notes.items() if note.not_before == LATER} == set(range(0, 20, 2))
+
+
+def test_a_full_lane_takes_nobodys_place() -> None:
+    """As many of a platform are in the window as its lane has room for; those of the other platform fill it."""
+    platforms = bytes([IOS, ANDROID] * 10)
+    lanes = {"android": OpenLane(), "ios": OpenLane(room=1)}
+    assert select_window(make_chunk(bytes(20), platforms), lanes, lambda _: False, 4, NOW) == [0, 1, 3, 5]
 
 
 @pytest.mark.parametrize("expired", [False, True], ids=["valid", "expired"])
@@ -140,7 +156,7 @@ def test_addresses(first: str, second: str, every_device: bool) -> None:
     """Each of two recipients gets the messages of their own devices or their own reason, whoever is beside them."""
     chunk = make_chunk(bytes(2))
     people = {user: person for user, person in ((1, PEOPLE[first][0]), (2, PEOPLE[second][0])) if person is not None}
-    window = address_window(chunk, [0, 1], make_plan(every_device=every_device), people)
+    window = address_window(chunk, [0, 1], make_plan(every_device=every_device), people, NOW)
     for position, name in enumerate((first, second)):
         expected = PEOPLE[name][1]
         found = [one.address.value for one in window.get("android", ()) if one.position == position]
@@ -155,7 +171,7 @@ def test_profiles_travel_only_where_they_are_read() -> None:
     people = {1: PEOPLE["two devices"][0]}
     for personal in (False, True):
         plan = make_plan(personal=personal)
-        window = address_window(make_chunk(bytes(1)), [0], plan, people)  # type: ignore[arg-type]
+        window = address_window(make_chunk(bytes(1)), [0], plan, people, NOW)  # type: ignore[arg-type]
         assert [one.profile for one in window["android"]] == ['{"Name": "Ann"}' if personal else ""]
 
 
@@ -173,10 +189,10 @@ def test_caps(decision: str) -> None:
     Nobody beside them is touched."""
     chunk = make_chunk(bytes(2))
     people = dict.fromkeys((1, 2), PEOPLE["two devices"][0])
-    window = address_window(chunk, [0, 1], make_plan(every_device=True), people)  # type: ignore[arg-type]
+    window = address_window(chunk, [0, 1], make_plan(every_device=True), people, NOW)  # type: ignore[arg-type]
     assert [claim.user for claim in find_claims(chunk, window, NOW)] == [1, 2]
 
-    left = apply_caps(chunk, window, DECISIONS[decision])
+    left = apply_caps(chunk, window, DECISIONS[decision], NOW)
 
     stays = [0, 0, 1, 1] if decision == "allowed" else [1, 1]
     assert [one.position for one in left["android"]] == stays

@@ -31,9 +31,9 @@ def write(connection):
     campaign = insert_campaign(connection, account.id, read_spec(asked, account, time.time()), time.time())
     queue.insert_run_chunks(connection, account_id=account.id, run_id=1, campaign_id=campaign, channel="push",
         shares={Share(expires_at=1.0): Recipients([(1, "ios")])}, now=0.0)
-    chunk = queue.lease_next(connection, "x", 1.0, 60.0)
+    [chunk] = queue.lease_due(connection, "x", 1.0, 60.0)
     chunk.notes[0] = Note(tries=1, code="503", not_before=1.0)
-    queue.settle(connection, chunk, 1.0, 60.0)
+    queue.settle(connection, [chunk], 1.0, 60.0)
     return campaign, chunk.id
 
 def read(kind, delay):

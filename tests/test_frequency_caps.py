@@ -219,7 +219,7 @@ async def test_a_campaigns_own_cap(own_ledger: Ledger, facts: Facts) -> None:
 
     def ask(at: float, **fields: Any) -> CapDecision:
         one = msgspec.structs.replace(rule, **fields)
-        return own_ledger.write_now(lambda c: reserve(c, one, claim, at))
+        return own_ledger.write_now(lambda c: reserve(c, [(one, claim)], at)[0])
 
     assert ask(NOW).dropped == {}
     assert ask(NOW + 6 * DAY, message="r2").dropped == {0: State.CAMPAIGN_CAP}
@@ -253,7 +253,7 @@ def test_what_is_given_back_late_makes_no_room_twice(own_ledger: Ledger) -> None
 
     def take(at: float) -> int:
         claims = [Claim(position, position, 1, at) for position in range(10)]
-        return 10 - len(own_ledger.write_now(lambda c: reserve(c, rule, claims, at)).later)
+        return 10 - len(own_ledger.write_now(lambda c: reserve(c, [(rule, claims)], at)[0]).later)
 
     assert take(NOW) == 4
     own_ledger.write_now(lambda c: give_back(c, rule, [Claim(position, position, 1, NOW) for position in range(4)]))
@@ -267,13 +267,19 @@ async def test_two_processes_take_turns(store: Ledger, open_again: Any) -> None:
     rule = CapRule(account_id=account.id, channel="push", message="r1", campaign_id=1, account=Cap(most=1))
     other = open_again()
     with store._writer.begin() as connection:
-        assert reserve(connection, rule, [Claim(0, 1, 1)], NOW).dropped == {}
+        assert reserve(connection, [(rule, [Claim(0, 1, 1)])], NOW)[0].dropped == {}
         with pytest.raises(LockNotAvailable):
-            other.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
-    again = other.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
+            other.write_now(
+                lambda c: reserve(c, [(msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)])], NOW)[0]
+            )
+    again = other.write_now(
+        lambda c: reserve(c, [(msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)])], NOW)[0]
+    )
     assert again.dropped == {0: State.FREQUENCY_CAP}
     other.write_now(lambda c: give_back(c, rule, [Claim(0, 1, 1)]))
-    free = store.write_now(lambda c: reserve(c, msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)], NOW))
+    free = store.write_now(
+        lambda c: reserve(c, [(msgspec.structs.replace(rule, message="r2"), [Claim(0, 1, 1)])], NOW)[0]
+    )
     assert free.dropped == {}
     store.write_now(lambda c: forget_old_reservations(c, NOW + 91 * DAY))
     assert store.read_now(lambda c: c.scalar(select(func.count()).select_from(schema.reservation))) == 0

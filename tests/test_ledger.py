@@ -14,7 +14,7 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Connection, Engine, create_engine, event, func, insert, select, text, update
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
-from support.chunks import LEASE, NOW, lease, load, must_lease, release, settle
+from support.chunks import LEASE, NOW, lease, load, must_lease, release, settle, take_over
 
 from tocsin import queue
 from tocsin.account import Account, add_passcode, create_account, find_account, list_accounts, revoke_passcode
@@ -425,8 +425,8 @@ async def test_no_chunk_has_two_owners(store: Ledger, open_again: Callable[[], L
     taken: list[int] = []
 
     async def work(ledger: Ledger, owner: str) -> None:
-        while chunk := await ledger.write(lambda connection: queue.lease_next(connection, owner, NOW, LEASE)):
-            taken.append(chunk.id)
+        while chunks := await ledger.write(lambda connection: queue.lease_due(connection, owner, NOW, LEASE, limit=2)):
+            taken.extend(chunk.id for chunk in chunks)
 
     ledgers = (store, open_again())
     await asyncio.gather(*(work(ledgers[n % 2], f"owner {n}") for n in range(6)))
@@ -447,7 +447,8 @@ def test_a_lost_worker_leaves_unknowns(store: Ledger) -> None:
     again = must_lease(store, "two", NOW + LEASE + 1)
     assert again.id == chunk.id
     assert bytes(again.states) == bytes((State.ACCEPTED, State.UNKNOWN, State.UNKNOWN, State.WAITING))
-    assert again.notes == {1: Note(tries=3, code="worker lost"), 2: Note(tries=1, code="worker lost")}
+    at = NOW + LEASE + 1
+    assert again.notes == {1: Note(tries=3, code="worker lost", at=at), 2: Note(tries=1, code="worker lost", at=at)}
     assert again.waiting(NOW + LEASE + 1) == [3]
     stored = load(store, chunk.id)
     assert (stored.states, stored.notes, stored.started_at) == (again.states, again.notes, NOW)
@@ -477,7 +478,8 @@ def test_a_taken_lease_is_fenced(store: Ledger, owner: str) -> None:
     late.move(0, State.ACCEPTED)
     late.move(1, State.CLAIMED)
     assert not settle(store, late, "one", now)
-    assert not store.write_now(lambda connection: queue.freeze_request(connection, late, [(9, "ios")]))
+    queue.name_recipients(late, [(9, "ios")], now)
+    assert not settle(store, late, "one", now)
     assert not release(store, late, now + 5, "one", now)
     assert load(store, current.id) == before
     assert settle(store, current, owner, now)
@@ -528,11 +530,10 @@ def test_stop_is_seen_at_the_next_claim(store: Ledger) -> None:
     """A stopped run says so to the transaction that claims, and stays stopped when its chunks close."""
     run_id = add_run(store)
     campaign = int(NOW)
-    assert not store.read_now(lambda connection: queue.is_stopped(connection, run_id))
+    assert store.read_now(lambda connection: queue.find_stopped(connection, [run_id, None])) == set()
     chunk = must_lease(store)
     assert store.write_now(lambda c: stop_campaign(c, "a", campaign, NOW)) == "running"
-    assert store.read_now(lambda connection: queue.is_stopped(connection, run_id))
-    assert not store.read_now(lambda connection: queue.is_stopped(connection, None))
+    assert store.read_now(lambda connection: queue.find_stopped(connection, [run_id, None, 999])) == {run_id}
     for position in range(3):
         chunk.move(position, State.STOPPED)
     assert settle(store, chunk)
@@ -548,7 +549,8 @@ def test_a_request_is_frozen_to_its_people(store: Ledger) -> None:
     add_request(store)
     chunk = must_lease(store)
     pairs = [(7, "ios"), (8, ""), (0, ""), (2**32 - 1, "email")]
-    assert store.write_now(lambda connection: queue.freeze_request(connection, chunk, pairs))
+    queue.name_recipients(chunk, pairs, NOW)
+    assert settle(store, chunk)
     stored = load(store, chunk.id)
     assert list(stored.users) == [7, 8, 0, 2**32 - 1]
     assert [PLATFORM_CODES[code] for code in stored.platforms] == ["ios", "", "", "email"]
@@ -590,7 +592,7 @@ def test_dead_owners_are_freed(store: Ledger) -> None:
     dead, ours = must_lease(store, "dead"), must_lease(store, "ours")
     dead.move(0, State.CLAIMED)
     assert settle(store, dead, "dead")
-    assert store.write_now(lambda connection: queue.release_dead(connection, "ours")) == 1
+    assert take_over(store, "ours", NOW, alone=True) == ["dead"]
     taken = [must_lease(store, "ours"), must_lease(store, "ours")]
     assert {chunk.id for chunk in taken} & {ours.id} == set()
     assert [bytes(chunk.states) for chunk in taken if chunk.id == dead.id] == [bytes((State.UNKNOWN, State.WAITING))]

@@ -9,24 +9,23 @@ from typing import Any
 
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
-from support.chunks import LEASE, NOW, lease, load, must_lease, settle
+from support.chunks import LEASE, NOW, POLICY, lease, load, must_lease, settle
 from support.stage import BODY, CONTENT, Stage, Vendor
 
 from tocsin import queue
 from tocsin.account import Account
 from tocsin.campaign.send import read_asked
 from tocsin.campaign.spec import read_spec
-from tocsin.delivery.retry import RetryPolicy, decide
+from tocsin.delivery.retry import decide
 from tocsin.errors import Problem
 from tocsin.outcome import Outcome, State
 from tocsin.providers.contract import Push, Receipt
-from tocsin.queue import RESENDS, Recipients, Share
+from tocsin.queue import Recipients, Share
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
-POLICY = RetryPolicy(floor=10.0, retries=2)
 UNKNOWN = Receipt(outcome=Outcome.UNKNOWN, code="cut")
 
 
@@ -102,7 +101,7 @@ def test_resending_ends(store: Ledger) -> None:
     """A recipient over whom worker after worker is lost, perhaps because of them, is unknown in the end."""
     add_chunk(store, resend=True)
     now = NOW
-    for number in range(RESENDS + 1):
+    for number in range(POLICY.retries + 1):
         chunk = must_lease(store, f"worker {number}", now)
         assert State(chunk.states[0]) is State.WAITING
         chunk.move(0, State.CLAIMED)

@@ -7,9 +7,10 @@ import itertools
 import pytest
 from test_claim import NOW, make_chunk
 
-from tocsin.delivery.batch import BatchResult, PendingMessage
+from tocsin.delivery.batch import PendingMessage
+from tocsin.delivery.claim import find_claims
 from tocsin.delivery.retry import RetryPolicy
-from tocsin.delivery.settle import SettleRules, find_unsent, settle_batch
+from tocsin.delivery.settle import SettleRules, find_unsent, settle_messages
 from tocsin.outcome import FINAL, Outcome, State
 from tocsin.providers.contract import Address, Receipt, Scope
 from tocsin.queue import Chunk, Note
@@ -58,7 +59,7 @@ def settle(chunk: Chunk, receipts: list[list[str]], *, every_device: bool) -> di
     flat = [RECEIPTS[name] for devices in receipts for name in devices]
     answers = {place: one for place, one in enumerate(flat) if one.outcome is not Outcome.ACCEPTED}
     rules = SettleRules(RetryPolicy(floor=10.0, retries=RETRIES), every_device, lambda: 0.5)
-    dead = settle_batch(chunk, messages, BatchResult(answers), rules, NOW)
+    dead = settle_messages(chunk, messages, answers, rules, NOW)
     return {user: [address.value for _, address, _ in found] for user, found in dead.items()}
 
 
@@ -103,7 +104,7 @@ def test_two_recipients(first: str, second: str, every_device: bool) -> None:
     settle(chunk, [[first], [second]], every_device=every_device)
     assert list(chunk.states) == [ONE[first][0], ONE[second][0]]
     window = {"android": [PendingMessage(position, position, Address("fcm", "x")) for position in (0, 1)]}
-    unsent = {claim.position for claim in find_unsent(chunk, window, NOW)}
+    unsent = {claim.position for claim in find_unsent(chunk, find_claims(chunk, window, NOW))}
     assert unsent == {place for place, name in enumerate((first, second)) if name not in ("accepted", "unknown")}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections import Counter
 from pathlib import Path
@@ -12,17 +11,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
-from support.stage import BODY, CONTENT, NOW, SETTINGS, Stage, Vendor, held, token
+from support.stage import BODY, CONTENT, NOW, SETTINGS, Script, Stage, StageWorker, Vendor, held, token
 
 from tocsin import queue
 from tocsin.campaign.runs import insert_campaign, stop_campaign
 from tocsin.campaign.spec import read_spec
 from tocsin.delivery.recorder import record_outcomes
 from tocsin.delivery.snapshot import snapshot_due_runs
-from tocsin.delivery.wakeup import Wakeup
-from tocsin.delivery.worker import Worker
 from tocsin.outcome import FINAL, Outcome, State
-from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
+from tocsin.providers.contract import Message, Push, Receipt, Scope
 from tocsin.stats.results import count_tag_groups
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -174,40 +171,19 @@ async def test_a_late_message_expires(own_ledger: Ledger, facts: Facts) -> None:
     assert await stage.count("outcome", "outcome = 'expired' AND code = 'too late'") == 3
 
 
-@pytest.mark.parametrize("taker", ["another process", None], ids=["another process", "a sibling in the same process"])
-async def test_a_lost_lease_sends_nothing_more(own_ledger: Ledger, facts: Facts, taker: str | None) -> None:
-    """A worker that lost its chunk while a vendor thought sends no more of it: nobody gets two."""
-
-    taken, done = asyncio.Event(), asyncio.Event()
-    tasks: list[asyncio.Task[None]] = []
+async def test_a_lost_lease_sends_nothing_more(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """A worker that lost its chunk while a vendor thought sends no more of it: nobody gets two, and what it had under
+    way is unknown, for its notes are another host's."""
 
     async def sleep_through(_message: Message) -> Outcome:
         stage.now += SETTINGS.lease_seconds + 1
-        chunk = await stage.lease(taker)
-        assert chunk is not None
-        sibling = Worker(own_ledger, facts, stage.lanes, stage.settings, b"s" * 32, lambda: stage.now, Wakeup())
-        sibling.owner = taker or stage.worker.owner
-        tasks.append(asyncio.create_task(sibling.deliver(chunk)))
-        await taken.wait()
+        await StageWorker(stage, tmp_path, Script({"android": vendor}, lambda: stage.now)).run()
         return Outcome.ACCEPTED
 
-    async def think(_message: Message) -> Outcome:
-        taken.set()
-        await done.wait()
-        return Outcome.ACCEPTED
-
-    vendor = Vendor(Outcome.ACCEPTED, sleep_through, think)
+    vendor = Vendor(sleep_through)
     stage = Stage(own_ledger, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, window=1))
-    proof = Push(id="0", collapse="c", address=Address("fcm", "proof"), title="t", body="b", expires_at=0)
-    await stage.lanes.by_platform["android"].send(proof)  # a lane that is not proven sends one at a time
-    vendor.got.clear()
     await stage.people(4)
     campaign = await stage.campaign()
-    chunk = await stage.lease()
-    assert chunk is not None
-    await stage.worker.deliver(chunk)
-    done.set()
-    await asyncio.gather(*tasks)
     await stage.deliver_all()
     assert Counter(vendor.tokens) == {f"u{n}-fcm-0": 1 for n in range(4)}
     assert await stage.states() == ["UNKNOWN", "ACCEPTED", "ACCEPTED", "ACCEPTED"]
@@ -226,9 +202,10 @@ async def test_a_stop_in_the_middle(own_ledger: Ledger, facts: Facts) -> None:
     await stage.people(7)
     campaign = await stage.campaign()
     await stage.deliver_all()
-    assert len(vendor.got) == 4
-    assert await stage.result(campaign) == {"audience": 7, "sent": 4, "suppressed": 3}
-    assert await stage.count("outcome", "outcome = 'suppressed' AND code = 'stopped'") == 3
+    got = len(vendor.got)
+    assert 3 <= got < 7
+    assert await stage.result(campaign) == {"audience": 7, "sent": got, "suppressed": 7 - got}
+    assert await stage.count("outcome", "outcome = 'suppressed' AND code = 'stopped'") == 7 - got
     assert await stage.state(campaign) == "stopped"
 
 
@@ -244,8 +221,8 @@ async def test_a_worker_that_stops_claims_nothing_more(own_ledger: Ledger, facts
     await stage.people(5)
     await stage.campaign()
     await stage.worker.run()
-    assert len(vendor.got) == 2
-    assert await stage.states() == ["ACCEPTED"] * 2 + ["WAITING"] * 3
+    assert len(vendor.got) == 1
+    assert await stage.states() == ["ACCEPTED"] + ["WAITING"] * 4
 
 
 async def test_outcomes_recorded_twice_are_one(own_ledger: Ledger, facts: Facts) -> None:

@@ -11,16 +11,21 @@ import contextlib
 import os
 import sys
 import time
+from pathlib import Path
 
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
+from tocsin.delivery.rescue import rescue_abandoned
+from tocsin.delivery.retry import RetryPolicy
+from tocsin.delivery.settle import SettleRules
 from tocsin.outcome import State
 from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, open_ledger
 
 POLL_SECONDS = 0.02
+RULES = SettleRules(RetryPolicy(floor=10.0, retries=2), every_device=True, random=lambda: 0.5)
 
 
 def claim_all(ledger: Ledger, output: int, owner: str, lease_seconds: float, window: int) -> None:
@@ -28,10 +33,11 @@ def claim_all(ledger: Ledger, output: int, owner: str, lease_seconds: float, win
     while not count_open(ledger):
         time.sleep(POLL_SECONDS)
     while count_open(ledger):
-        chunk = ledger.write_now(lambda connection: queue.lease_next(connection, owner, time.time(), lease_seconds))
-        if chunk is None:
+        rescue_abandoned(ledger, Path("/nonexistent"), owner, RULES, time.time)
+        chunks = ledger.write_now(lambda connection: queue.lease_due(connection, owner, time.time(), lease_seconds))
+        if not chunks:
             time.sleep(POLL_SECONDS)  # the open ones are others'
-        else:
+        for chunk in chunks:
             deliver(ledger, output, chunk, lease_seconds, window)
 
 
@@ -40,7 +46,7 @@ def deliver(ledger: Ledger, output: int, chunk: Chunk, lease_seconds: float, win
     ours."""
 
     def settle(connection: Connection) -> bool:
-        return queue.settle(connection, chunk, time.time(), lease_seconds)
+        return not queue.settle(connection, [chunk], time.time(), lease_seconds)
 
     while True:
         positions = chunk.waiting(time.time())[:window]
@@ -53,7 +59,7 @@ def deliver(ledger: Ledger, output: int, chunk: Chunk, lease_seconds: float, win
         os.write(output, "".join(f"{chunk.id} {position}\n" for position in positions).encode())
         for position in positions:
             chunk.move(position, State.ACCEPTED)
-    ledger.write_now(lambda connection: queue.release(connection, chunk, time.time(), None))
+    ledger.write_now(lambda connection: queue.release(connection, [(chunk, None)], time.time()))
 
 
 def count_open(ledger: Ledger) -> int:

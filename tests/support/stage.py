@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,13 +21,16 @@ from tocsin.campaign.send import accept, read_asked
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.campaign.spec import read_spec
 from tocsin.channels import PLATFORMS, AddressKind, Platform
+from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
 from tocsin.delivery.lane import Lane
+from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import Worker
 from tocsin.ingest import upload
 from tocsin.outcome import Outcome, State
-from tocsin.providers.contract import Message, Receipt, Scope
+from tocsin.providers.contract import HandOver, Message, Receipt, Scope, unnoted
+from tocsin.providers.credential import Credential
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 from tocsin.stats.results import read_result
@@ -54,7 +60,10 @@ class Vendor:
         self.got: list[Message] = []
         self.accepted: Counter[str] = Counter()
 
-    async def send(self, message: Message, now: float) -> Receipt:
+    at_once: ClassVar[int] = 1000
+
+    async def send(self, message: Message, now: float, hand_over: HandOver = unnoted) -> Receipt:
+        hand_over()
         self.got.append(message)
         answer: Any = self.answers.pop(0) if self.answers else Outcome.ACCEPTED
         if callable(answer) and not isinstance(answer, Outcome):
@@ -68,14 +77,45 @@ class Vendor:
         return [message.address.value for message in self.got]
 
 
-class Script:
-    """The lanes of every account lead to these vendors."""
+class Script(SenderPool):
+    """The lanes of every account lead to these vendors, in this process."""
 
-    def __init__(self, vendors: dict[str, Vendor], clock: Callable[[], float]):
-        self.by_platform = {platform: Lane("any", "script", vendor, clock) for platform, vendor in vendors.items()}
+    def __init__(
+        self, vendors: Mapping[str, Vendor], clock: Callable[[], float], rules: BreakerRules = NO_RULES, ahead: int = 8
+    ):
+        super().__init__(0, ahead, clock, rules, lambda credential: vendors[credential.name])
+        self._platforms = list(vendors)
 
-    async def for_account(self, account_id: str) -> dict[str, Lane]:
-        return self.by_platform
+    def lanes_of(self, credentials: Sequence[Credential]) -> Mapping[str, Lane]:
+        return {platform: self.find_lane(Credential("any", platform, "{}", 1.0)) for platform in self._platforms}
+
+
+class UntilIdle(Wakeup):
+    """Stops the worker when it would wait with nothing to do."""
+
+    worker: Worker
+
+    async def wait(self, seconds: float) -> None:
+        if self.worker.busy:
+            await super().wait(seconds)
+        else:
+            self.worker.stop()
+
+
+class StageWorker(Worker):
+    """A worker that counts what it leases, and ends when there is nothing more to do now."""
+
+    def __init__(self, stage: Stage, folder: Path, senders: SenderPool):
+        wakeup = UntilIdle()
+        clock: Callable[[], float] = lambda: stage.now  # noqa: E731
+        super().__init__(stage.ledger, stage.facts, senders, stage.settings, b"s" * 32, clock, wakeup, folder)
+        wakeup.worker = self
+        self.leased = 0
+
+    def _pass_on(self, chunks: Sequence[Chunk]) -> None:
+        self.leased += len(chunks)
+        assert self.leased < 1000, "chunks come back without end"
+        super()._pass_on(chunks)
 
 
 class Stage:
@@ -84,9 +124,11 @@ class Stage:
     def __init__(self, ledger: Ledger, facts: Facts, vendors: dict[str, Vendor], options: Settings = SETTINGS):
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
+        self.folder = Path(tempfile.mkdtemp(prefix="tocsin-stage-"))
         self.lanes = Script(vendors, lambda: self.now)
         self.send_queue = SendQueue(ledger)
-        self.worker = Worker(ledger, facts, self.lanes, options, b"s" * 32, lambda: self.now, Wakeup())
+        self.worker = StageWorker(self, self.folder, self.lanes)
+        self._running: asyncio.Task[None] | None = None
 
     async def upload(self, *records: dict[str, Any]) -> None:
         result = await upload(self.ledger, self.facts, self.account, {"d": list(records)}, self.now)
@@ -114,20 +156,28 @@ class Stage:
         body = {"to": to, "content": CONTENT} | fields
         await accept(self.send_queue, self.account, channel, read_asked(body), self.now, self.settings)
 
-    async def lease(self, owner: str | None = None) -> Chunk | None:
-        name = owner or self.worker.owner
-        return await self.ledger.write(
-            lambda connection: queue.lease_next(connection, name, self.now, self.settings.lease_seconds)
+    async def lease(self, owner: str = "other") -> Chunk | None:
+        chunks = await self.ledger.write(
+            lambda connection: queue.lease_due(connection, owner, self.now, self.settings.lease_seconds)
         )
+        return chunks[0] if chunks else None
 
     async def deliver(self) -> int:
-        """Delivers what is due now; answers how many chunks."""
-        count = 0
-        while chunk := await self.lease():
-            await self.worker.deliver(chunk)
-            count += 1
-            assert count < 1000, "chunks come back without end"
-        return count
+        """Delivers what is due now, until there is nothing more or `kill`; answers how many chunks."""
+        self.worker.leased = 0
+        self._running = asyncio.create_task(self.worker.run())
+        done, _ = await asyncio.wait([self._running], timeout=60)
+        assert done, "the worker does not end"
+        if not self._running.cancelled():
+            self._running.result()
+        return self.worker.leased
+
+    async def kill(self, _message: Message) -> Outcome:
+        """As a vendor's answer: the worker and its senders end while the vendor thinks."""
+        assert self._running is not None
+        self._running.cancel()
+        await asyncio.Event().wait()
+        raise AssertionError
 
     async def deliver_all(self) -> None:
         """Delivers, and moves the clock to whatever waits next, until nothing is open."""

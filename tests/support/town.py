@@ -11,12 +11,10 @@ from conftest import Sandbox
 from sqlalchemy import Row, select
 
 from support.devices import live_devices
-from support.stage import SETTINGS, Stage
+from support.stage import Stage, StageWorker
 from tocsin.cli.providers import sandbox_settings
 from tocsin.delivery.recipients import DeadAddresses, mark_gone
 from tocsin.delivery.sender_pool import SenderPool
-from tocsin.delivery.wakeup import Wakeup
-from tocsin.delivery.worker import Worker
 from tocsin.repair import record_again
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -32,8 +30,8 @@ class Town(Stage):
         # In the past: APNs says since when a token is dead, and one that was registered after that is left alone.
         self.now = float(int(time.time())) - 600 + 0.25
         self.wns_port = sandbox.port + 3
-        self.senders = SenderPool(ledger, 0, lambda: self.now)
-        self.worker = Worker(ledger, facts, self.senders, SETTINGS, b"s" * 32, lambda: self.now, Wakeup())
+        self.senders = SenderPool(0, 8, lambda: self.now)
+        self.worker = StageWorker(self, self.folder, self.senders)
         rows = [
             {
                 "account_id": self.account.id,

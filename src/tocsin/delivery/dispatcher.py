@@ -1,5 +1,5 @@
-"""A dispatcher: delivers what is leased of one account and channel, from one chunk or from three hundred. Claims as much
-as the lanes take, hands it over, and settles what is answered.
+"""A dispatcher: delivers what is leased of one account and channel, from one chunk or from three hundred. Claims as
+much as the lanes take, hands it over, and settles what is answered.
 
 There is no barrier: places that answers leave are filled while slow answers are waited for. The order of the commits is
 the promise. A message is committed as claimed before it is handed to a sender, and its place is free for another

@@ -184,11 +184,17 @@ class OutgoingLane:
 
 
 class OutgoingLanes:
-    """The lanes of one sender process: made when first needed, and again after `tocsin provider …` changed their
-    row."""
+    """The lanes of one sender process: made when first needed, and again after `tocsin provider …` changed their row.
+    make: returns a credential's provider."""
 
-    def __init__(self, transport: Transport, notes: NoteFile, report: Report, clock: Callable[[], float]) -> None:
-        self._transport = transport
+    def __init__(
+        self,
+        make: Callable[[Credential], Provider | None],
+        notes: NoteFile,
+        report: Report,
+        clock: Callable[[], float],
+    ) -> None:
+        self._make = make
         self._notes = notes
         self._report = report
         self._clock = clock
@@ -199,11 +205,12 @@ class OutgoingLanes:
         name = name_lane(credential)
         lane = self._lanes.get(name)
         if lane is None or lane.credential != credential:
-            provider = make_provider(credential, self._transport)
+            provider = self._make(credential)
             lane = self._lanes[name] = OutgoingLane(credential, provider, self._notes, self._report, self._clock)
         return lane
 
     async def aclose(self) -> None:
+        """End every task."""
         for lane in self._lanes.values():
             await lane.aclose()
 
@@ -213,7 +220,7 @@ def name_lane(credential: Credential) -> str:
     return f"{credential.account_id}/{credential.name}"
 
 
-def make_provider(credential: Credential, transport: Transport) -> Provider | None:
+def make_provider(transport: Transport, credential: Credential) -> Provider | None:
     """Return the provider of a credential; None, and a line in the log, when its settings cannot work."""
     cls = BY_NAME[credential.name]
     try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import gc
 import os
 import signal
@@ -22,7 +23,7 @@ import structlog
 
 from tocsin.delivery.batch import Batch
 from tocsin.delivery.handover import NoteFile
-from tocsin.delivery.outgoing import Answers, OutgoingLanes
+from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider
 from tocsin.log import configure_log
 from tocsin.providers.credential import Credential
 from tocsin.providers.transport import Transport
@@ -64,7 +65,7 @@ async def _serve(sock: socket.socket, notes: NoteFile) -> None:
     decoder = msgspec.msgpack.Decoder(SenderRequest)
     reporter = Reporter(writer)
     async with Transport() as transport:
-        lanes = OutgoingLanes(transport, notes, reporter.open, time.time)
+        lanes = OutgoingLanes(functools.partial(make_provider, transport), notes, reporter.open, time.time)
         reporter.send()  # «ready»
         while frame := await read_frame(reader):
             request = decoder.decode(frame)

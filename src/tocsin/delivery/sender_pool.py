@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 import sys
@@ -19,11 +20,11 @@ from tocsin.delivery.batch import Batch, BatchContext
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
 from tocsin.delivery.handover import HandoverFolder, NoteFile, Step
 from tocsin.delivery.lane import Lane, Outgoing
-from tocsin.delivery.outgoing import LEAST_AT_ONCE, Answers, OutgoingLane, OutgoingLanes, name_lane
+from tocsin.delivery.outgoing import LEAST_AT_ONCE, Answers, OutgoingLanes, make_provider, name_lane
 from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
-from tocsin.providers.contract import Receipt
+from tocsin.providers.contract import Provider, Receipt
 from tocsin.providers.credential import Credential
 from tocsin.providers.transport import Transport
 
@@ -237,15 +238,21 @@ class SenderProcess:
 
 
 class LocalSender:
-    """Sends from this process. find: the lane of a credential here."""
+    """Sends from this process. make: returns a credential's provider."""
 
-    def __init__(self, notes: NoteFile, ahead: int) -> None:
+    def __init__(
+        self,
+        notes: NoteFile,
+        ahead: int,
+        make: Callable[[Credential], Provider | None],
+        clock: Callable[[], float],
+    ) -> None:
         notes.lock()
-        self.notes = notes
-        self.find: Callable[[Credential], OutgoingLane]
+        self._notes = notes
+        self._lanes = OutgoingLanes(make, notes, self._open_report, clock)
         self._under_way = MessagesUnderWay(notes, ahead)
         self._answers = Answers()
-        self._reporting = False
+        self._reporting: asyncio.Handle | None = None
 
     @property
     def up(self) -> bool:
@@ -253,7 +260,7 @@ class LocalSender:
 
     @property
     def settled(self) -> bool:
-        return self.notes.unused
+        return self._notes.unused
 
     def room(self, credential: Credential) -> int:
         return self._under_way.room(credential)
@@ -262,55 +269,70 @@ class LocalSender:
         self._under_way.claim(messages)
 
     def send(self, credential: Credential, messages: Sequence[Outgoing], *, urgent: bool) -> None:
-        self.find(credential).put(make_batch(messages, urgent=urgent))
+        self._lanes.get(credential).put(make_batch(messages, urgent=urgent))
 
     def hold(self, credential: Credential, until: float) -> None:
-        self.find(credential).hold(until)
+        self._lanes.get(credential).hold(until)
 
-    def open_report(self) -> Answers:
-        """Return the answers that are reported in the next turn of the loop."""
-        if not self._reporting:
-            self._reporting = True
-            asyncio.get_running_loop().call_soon(self._report)
+    def check(self) -> None:
+        """Nothing: what hangs here hangs the worker."""
+
+    def _open_report(self) -> Answers:
+        if self._reporting is None:
+            self._reporting = asyncio.get_running_loop().call_soon(self._report)
         return self._answers
 
     def _report(self) -> None:
-        answers, self._answers, self._reporting = self._answers, Answers(), False
+        answers, self._answers, self._reporting = self._answers, Answers(), None
         self._under_way.report(answers)
+
+    async def aclose(self) -> None:
+        """End what is under way; it is as its notes say."""
+        await self._lanes.aclose()
+        if self._reporting is not None:
+            self._reporting.cancel()
+        self._notes.close()
 
 
 class SenderPool:
-    """The senders of a worker and the lanes of every account over them. processes: how many; 0: in this process."""
+    """The senders of a worker and the lanes of every account over them. processes: how many; 0: in this process, where
+    `make` returns a credential's provider."""
 
-    def __init__(self, processes: int, ahead: int, clock: Callable[[], float], rules: BreakerRules = NO_RULES):
+    def __init__(
+        self,
+        processes: int,
+        ahead: int,
+        clock: Callable[[], float],
+        rules: BreakerRules = NO_RULES,
+        make: Callable[[Credential], Provider | None] | None = None,
+    ):
         self._count = processes
         self._ahead = ahead
         self._clock = clock
         self._rules = rules
         self._transport = Transport()
+        self._make = make or functools.partial(make_provider, self._transport)
         self._senders: list[SenderProcess | LocalSender] = []
-        self._processes: list[SenderProcess] = []
-        self._local: OutgoingLanes | None = None
         self._lanes: dict[str, Lane] = {}
 
     async def start(self, folder: HandoverFolder, on_change: Callable[[], None]) -> None:
-        """Start the senders, and return when they are up. on_change: called when one comes back. Raises
-        TimeoutError."""
-        if self._count:
-            self._processes = [SenderProcess(folder, self._ahead, on_change) for _ in range(self._count)]
-            self._senders = list(self._processes)
-            await asyncio.gather(*(one.start() for one in self._processes))
+        """Start the senders unless they are started, and return when they are up. on_change: called when one comes
+        back. Raises TimeoutError."""
+        if self._senders:
             return
-        sender = LocalSender(folder.make_file(), self._ahead)
-        self._local = OutgoingLanes(self._transport, sender.notes, sender.open_report, self._clock)
-        sender.find = self._local.get
-        self._senders = [sender]
+        if self._count:
+            processes = [SenderProcess(folder, self._ahead, on_change) for _ in range(self._count)]
+            self._senders = list(processes)
+            await asyncio.gather(*(one.start() for one in processes))
+        else:
+            self._senders = [LocalSender(folder.make_file(), self._ahead, self._make, self._clock)]
 
     def lanes_of(self, credentials: Sequence[Credential]) -> Mapping[str, Lane]:
         """Return an account's lanes by platform. A platform without one has no provider set."""
-        return {BY_NAME[one.name].platform: self._find(one) for one in credentials}
+        return {BY_NAME[one.name].platform: self.find_lane(one) for one in credentials}
 
-    def _find(self, credential: Credential) -> Lane:
+    def find_lane(self, credential: Credential) -> Lane:
+        """Return the lane of a credential: made when first asked for, and again after its row changed."""
         name = name_lane(credential)
         lane = self._lanes.get(name)
         if lane is None or lane.credential != credential:
@@ -324,14 +346,13 @@ class SenderPool:
 
     def check(self) -> None:
         """End senders that hang. Called now and then."""
-        for process in self._processes:
-            process.check()
+        for sender in self._senders:
+            sender.check()
 
     async def aclose(self) -> None:
-        """End every process and close every connection."""
-        for process in self._processes:
-            await process.aclose()
-        if self._local is not None:
-            await self._local.aclose()
+        """End every sender and close every connection."""
+        for sender in self._senders:
+            await sender.aclose()
         await self._transport.aclose()
+        self._senders = []
         self._lanes.clear()

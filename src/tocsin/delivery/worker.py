@@ -15,15 +15,15 @@ import structlog
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
-from tocsin.delivery import handover
 from tocsin.delivery.completer import Completer
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.dispatcher import Delivery, Dispatcher
-from tocsin.delivery.handover import Evidence, HandoverFolder
+from tocsin.delivery.handover import HandoverFolder
 from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.rescue import rescue_abandoned
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
-from tocsin.delivery.settle import SettleRules, rescue
+from tocsin.delivery.settle import SettleRules
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.queue import CAMPAIGN, TRANSACTIONAL, Chunk
 from tocsin.settings import Settings
@@ -59,7 +59,7 @@ class Worker:
         folder: Path,
         load: LoadMeter | None = None,
     ):
-        self.owner = uuid.uuid4().hex
+        self.owner = ""  # names one `run`
         self._ledger = ledger
         self._senders = senders
         self._settings = settings
@@ -83,7 +83,8 @@ class Worker:
             ContentBreaker(),
             wakeup.notify,
         )
-        self._random = random.Random()  # noqa: S311 - jitter, no secret
+        policy = RetryPolicy(settings.retry_floor, settings.retries)
+        self._rules = SettleRules(policy, every_device=True, random=random.Random().random)  # noqa: S311 - jitter
 
     @property
     def busy(self) -> bool:
@@ -99,6 +100,7 @@ class Worker:
 
     async def run(self) -> None:
         """Deliver until `stop`. Nothing is leased before the senders are up."""
+        self.owner, self._stopping = uuid.uuid4().hex, False
         notes = HandoverFolder(self._root, self.owner)
         try:
             await self._rescue()
@@ -114,7 +116,13 @@ class Worker:
                 await completer
                 keeper.cancel()
         finally:
-            notes.close(settled=self._senders.settled)
+            for task in (*self._tasks,):
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            settled = self._senders.settled
+            if not settled:  # cancelled: what may still be on its way must end before the notes are let go
+                await self._senders.aclose()
+            notes.close(settled=settled)
 
     async def _lease_all(self) -> None:
         """Lease what is due and pass it on, until `stop`."""
@@ -209,31 +217,5 @@ class Worker:
                 log.exception("leases not renewed", chunks=len(chunks))
 
     async def _rescue(self) -> None:
-        """Settle by their notes what dead workers had claimed, and let their chunks be leased again."""
-        alone, owner = self._ledger.embedded, self.owner
-
-        def find(connection: Connection) -> dict[str, list[Chunk]]:
-            return queue.find_abandoned(connection, owner, self._clock(), alone=alone)
-
-        holders = await self._ledger.write(find, durable=False)
-        for holder in holders:
-            await asyncio.to_thread(self._rescue_from, holder)
-        if alone:
-            for one in handover.list_owners(self._root):
-                if one != owner:
-                    handover.forget(self._root, one)
-
-    def _rescue_from(self, holder: str) -> None:
-        """Settle what one dead worker had claimed. Blocks: its senders may take a moment to end."""
-        rules = SettleRules(RetryPolicy(self._settings.retry_floor, self._settings.retries), True, self._random.random)
-
-        def settle(connection: Connection, evidence: Evidence | None) -> None:
-            now = self._clock()
-            found = queue.find_abandoned(connection, self.owner, now, alone=self._ledger.embedded)
-            for chunk in found.get(holder, ()):
-                rescue(chunk, evidence, rules, now)
-            queue.set_free(connection, found.get(holder, ()))
-
-        with handover.read_evidence(self._root, holder) as evidence:
-            self._ledger.write_now(functools.partial(settle, evidence=evidence))
-        log.info("took over from a lost worker", believed=evidence is not None)
+        """Take over from dead workers."""
+        await asyncio.to_thread(rescue_abandoned, self._ledger, self._root, self.owner, self._rules, self._clock)

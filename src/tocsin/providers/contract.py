@@ -127,8 +127,8 @@ def unnoted() -> None:
 
 class Provider(Protocol):
     """One vendor for one account. at_once: messages it can have under way. `Settings` is a frozen msgspec struct, one
-    field an option of `tocsin provider set`: its description is in `Annotated[..., Meta(description=...)]`, and `extra={"file": True}` marks an option whose
-    value is read from the named file."""
+    field an option of `tocsin provider set`: its description is in `Annotated[..., Meta(description=...)]`, and
+    `extra={"file": True}` marks an option whose value is read from the named file."""
 
     name: ClassVar[str]
     kind: ClassVar[AddressKind]

@@ -1,0 +1,53 @@
+"""Rescue: what dead workers had claimed is settled by their hand-over notes, and may be leased again."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+from sqlalchemy import Connection
+
+from tocsin import queue
+from tocsin.delivery.handover import Evidence, forget, list_owners, read_evidence
+from tocsin.delivery.settle import SettleRules, rescue
+from tocsin.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+
+def rescue_abandoned(ledger: Ledger, folder: Path, owner: str, rules: SettleRules, clock: Callable[[], float]) -> None:
+    """Settle what workers other than `owner` had claimed and fell silent about. folder: of all workers' notes. Blocks,
+    also for the senders of a dead worker, which may take a moment to end."""
+    alone = ledger.embedded
+    find = functools.partial(queue.find_abandoned, owner=owner, alone=alone)
+    holders = ledger.write_now(lambda connection: list(find(connection, now=clock())))
+    for holder in holders:
+        with read_evidence(folder, holder) as evidence:
+            chunks = ledger.write_now(
+                lambda connection: rescue_from(connection, holder, evidence, rules, clock(), owner=owner, alone=alone)  # noqa: B023 - called at once
+            )
+            log.warning("took over from a lost worker", chunks=chunks, notes_believed=evidence is not None)
+    if alone:  # elsewhere other workers may still have chunks of theirs
+        for other in list_owners(folder):
+            if other != owner:
+                forget(folder, other)
+
+
+def rescue_from(
+    connection: Connection,
+    holder: str,
+    evidence: Evidence | None,
+    rules: SettleRules,
+    now: float,
+    *,
+    owner: str,
+    alone: bool,
+) -> int:
+    """Settle what one worker had claimed, by its notes, and end its leases. Return how many chunks that were."""
+    chunks = queue.find_abandoned(connection, owner, now, alone=alone).get(holder, [])
+    for chunk in chunks:
+        rescue(chunk, evidence, rules, now)
+    queue.set_free(connection, chunks)
+    return len(chunks)
