@@ -1,13 +1,12 @@
 """The loop of a sink that answers every message after a time: sockets, TLS, answers that are due, a control on stdin.
 
-One thread, and as little as possible a message: the sink shares the machine with what is measured. Answers that wait are
-due on a grid of 2 ms, and those of one connection that are due together are one write.
+One thread, and as little as possible a message: the sink shares the machine with what is measured. A sink whose answers
+take their time looks at its sockets every 2 ms, and writes what is due by then at once.
 """
 
 from __future__ import annotations
 
 import heapq
-import math
 import os
 import random
 import selectors
@@ -24,7 +23,7 @@ import msgspec
 from benchmarks.stamps import FLUSH_SECONDS, StampFile
 
 SEED = 13  # of the numbers that decide which requests are answered late
-GRID_SECONDS = 0.002
+TURN_SECONDS = 0.002
 READ_BYTES = 256 * 1024
 BACKLOG = 512
 
@@ -96,14 +95,14 @@ class AnsweringSink:
         """Take one whole message: its answer is written when its time has come."""
         tally, now = self.tally, self.now
         tally.messages += 1
-        wait = self._choose_wait() if self._tails_on else self._pace.latency
+        wait = self.choose_wait() if self._tails_on else self._pace.latency
         if wait:
-            due = math.ceil((now + wait) / GRID_SECONDS) * GRID_SECONDS
-            heapq.heappush(self._due, (due, tally.messages, wire, answer, number, now))
+            heapq.heappush(self._due, (now + wait, tally.messages, wire, answer, number, now))
         else:
             self._write(wire, answer, number, now)
 
-    def _choose_wait(self) -> float:
+    def choose_wait(self) -> float:
+        """Return the seconds that the next message waits while the tails are on."""
         drawn = self._draw()
         for share, seconds in self._pace.tails:
             if drawn < share:
@@ -129,6 +128,9 @@ class AnsweringSink:
         print("ready", flush=True)
         while True:
             wait = min(FLUSH_SECONDS, max(0.0, self._due[0][0] - time.monotonic())) if self._due else FLUSH_SECONDS
+            if self._pace.latency:
+                time.sleep(max(0.0, self.now + TURN_SECONDS - time.monotonic()))
+                wait = max(0.0, wait - TURN_SECONDS)
             events = self._selector.select(wait)
             self.now = time.monotonic()
             for key, mask in events:
@@ -139,9 +141,10 @@ class AnsweringSink:
                         return
                 else:
                     self._serve_wire(key.data, mask)
-            self._finish_turn()
+            self.finish_turn()
 
-    def _finish_turn(self) -> None:
+    def finish_turn(self) -> None:
+        """Write what is due, and note when."""
         due, now = self._due, self.now
         while due and due[0][0] <= now:
             _, _, wire, answer, number, arrived = heapq.heappop(due)
@@ -155,6 +158,12 @@ class AnsweringSink:
                 self._stamps.add(number, arrived, now)
             self._answered.clear()
         self._stamps.tick(now)
+
+    def close(self) -> None:
+        """Close the port and the file of stamps."""
+        self._selector.close()
+        self._listener.close()
+        self._stamps.close()
 
     def _obey(self) -> bool:
         line = os.read(sys.stdin.fileno(), 1000).decode().strip()
@@ -180,20 +189,18 @@ class AnsweringSink:
             self.touch(wire)
         if not mask & selectors.EVENT_READ:
             return
+        assert wire.peer is not None
         try:
             if isinstance(wire.sock, ssl.SSLSocket) and wire.shaking:
                 wire.sock.do_handshake()
                 wire.shaking = False
-            data = wire.sock.recv(READ_BYTES)
+            while data := wire.sock.recv(READ_BYTES):  # one TLS record at a time, and a client may put little into each
+                wire.peer.feed(data)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return
         except OSError:
-            data = b""
-        if data:
-            assert wire.peer is not None
-            wire.peer.feed(data)
-        else:
-            self._drop(wire)
+            pass
+        self._drop(wire)
 
     def _flush(self, wire: Wire) -> None:
         if wire.sock.fileno() < 0 or wire.shaking:

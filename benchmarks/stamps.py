@@ -56,6 +56,11 @@ class StampFile:
             self._file.flush()
             self._gathered.clear()
 
+    def close(self) -> None:
+        """Write what is left."""
+        self._file.write(self._gathered)
+        self._file.close()
+
 
 def read_stamps(path: Path) -> list[Stamp]:
     """Return the stamps written so far, in the order of the answers."""

@@ -17,7 +17,7 @@ from benchmarks.answering import Pace
 from benchmarks.delivery import PLAIN, PLAIN_MAIL, create_campaign, deliver, make_people, wait_for_end
 from benchmarks.pacer import NUMBER, PERSON, Order, run_pacer
 from benchmarks.reading import Reading, print_progress
-from benchmarks.server import cpu_seconds, family, new_folder, serving
+from benchmarks.server import OFTEN, cpu_seconds, family, new_folder, serving
 from benchmarks.stamps import mark
 from benchmarks.timed_sink import ROOT, TimedSink, open_timed_sink
 from benchmarks.trial import Trial, judge
@@ -78,7 +78,7 @@ def measure_transactional(rates: Sequence[float], seconds: float, *, email: bool
     `beside` people, 300 a second while a campaign to all of them is delivered."""
     readings = []
     for rate in rates:
-        with _staged(PEOPLE, email=email) as stage:
+        with _staged(min(PEOPLE, max(100, int(rate * seconds))), email=email) as stage:
             readings += _measure_rate(stage, rate, seconds)
     readings += _measure_burst(min(seconds, BURST_SECONDS), email=email)
     if beside:
@@ -92,7 +92,7 @@ def _staged(people: int, *, email: bool) -> Iterator[Stage]:
     with new_folder() as folder, open_timed_sink(folder / "sink", Pace(), email=email) as sink:
         headers = make_people(folder, people, {sink.provider: sink.settings}, "apns")
         port = free_port(18_600, 1)
-        with serving(folder, port) as pid:
+        with serving(folder, port, OFTEN) as pid:
             yield Stage(folder, port, pid, headers, sink, email, people)
 
 
@@ -133,7 +133,7 @@ def _measure_burst(seconds: float, *, email: bool) -> list[Reading]:
     """Measure requests as fast as they are accepted, beside a bare loop and beside names that nobody has."""
     nobody = msgspec.json.encode(msgspec.json.decode(make_body(email=False).replace(PERSON.decode(), "0")))
     unknown, _ = measure_alone(nobody, seconds)
-    with _staged(PEOPLE, email=email) as stage:
+    with _staged(min(PEOPLE, int(1000 * seconds)), email=email) as stage:
         bare = _measure_bare(stage, seconds)
         order = stage.order(BURST, seconds, rate=0.0, first=BURST)
         paced = run_pacer(order)
