@@ -13,8 +13,8 @@ They belong to the source tree, not to the installed package. In a checkout:
 `--json` prints the readings as one object. Every benchmark makes its own data in a temporary folder, starts a server
 there and stays on loopback. `dispatch` sends to nghttpd and is compared with h2load (Debian: nghttp2), its mails go to
 smtp-sink (Debian: postfix); where these are missing the sandbox takes their place. `dispatch --tail` and
-`transactional` send to sinks of ours, which can answer late and note when they answered which message. `audience` compares with DuckDB
-and PostgreSQL, which `make setup` installs.
+`transactional` send to sinks of ours, which can answer late and note when they answered which message. `audience`
+compares with DuckDB and PostgreSQL, which `make setup` installs.
 
 acceptance, delivery, tails, transactional, audience, ingest: one benchmark each. reading: a number and how it is
 printed. server: a Tocsin to measure. load, pacer: HTTP callers, without and with a time at which each request is due.
