@@ -44,6 +44,7 @@ fix: setup       ## what the tools can mend by themselves
 bench: setup     ## the numbers of docs/benchmarks.md
 	$(BIN)/tocsin bench accept $(ARGS)
 	$(BIN)/tocsin bench dispatch $(ARGS)
+	$(BIN)/tocsin bench transactional $(ARGS)
 	$(BIN)/tocsin bench audience $(ARGS)
 	$(BIN)/tocsin bench ingest $(ARGS)
 

@@ -38,7 +38,7 @@ def measure_accept(recipients: int, seconds: float) -> list[Reading]:
     """
     body = _body([f"user-{n:07d}" for n in range(recipients)])
     bare = _measure_bare(body, seconds)
-    alone, stored = _measure_alone(body, seconds)
+    alone, stored = measure_alone(body, seconds)
     beside, during, delivered = _measure_beside(recipients, seconds)
     answered, kept = _measure_kill(body, seconds)
     return [
@@ -82,7 +82,8 @@ def _caller(data: Path) -> Iterator[tuple[Ledger, dict[str, str]]]:
         yield ledger, make_caller(ledger)[1]
 
 
-def _measure_alone(body: bytes, seconds: float) -> tuple[Load, int]:
+def measure_alone(body: bytes, seconds: float) -> tuple[Load, int]:
+    """Send the same body as fast as it is accepted; return the load, and the recipients in the ledger after it."""
     with new_folder() as data, _caller(data) as (ledger, headers):
         port = free_port(18_100, 1)
         with serving(data, port):

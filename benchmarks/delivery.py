@@ -37,6 +37,7 @@ BLOCK = 10_000  # people made by one statement
 PLAIN = {"title": "Weekend sale", "body": "Everything in the shop is a fifth cheaper until Sunday night."}
 PERSONAL = {"title": "Hello {{ Profile.Name }}", "body": 'Your {{ Profile.Plan | default: "basic" }} plan ends soon.'}
 CAMPAIGN_SECONDS = 900.0
+LOOK_SECONDS = 0.1
 SIGNATURES = 500
 PARAGRAPH = (
     "<p style='margin:0 0 12px'>Lamps, chairs and tables that were made to last, and cost less until Sunday.</p>"
@@ -56,7 +57,8 @@ class Delivered(msgspec.Struct, frozen=True):
     """The result and the costs of one campaign.
 
     result: recipients by sent, unknown, failed, suppressed. seconds: from frozen to closed. cpu: seconds of the server
-    and its senders. server, senders: peak memory in MiB, the senders' together.
+    and its senders. server, senders: peak memory in MiB, the senders' together. progress: how many recipients had an
+    outcome after how many of the seconds.
     """
 
     result: dict[str, int]
@@ -64,10 +66,21 @@ class Delivered(msgspec.Struct, frozen=True):
     cpu: float
     server: float
     senders: float
+    progress: list[tuple[float, int]]
 
     @property
     def rate(self) -> float:
         return self.result["sent"] / self.seconds
+
+    def time_of(self, count: int) -> float:
+        """Return the seconds after which so many recipients had an outcome, in a straight line between two looks."""
+        before = (0.0, 0)
+        for at, settled in [*self.progress, (self.seconds, sum(self.result.values()))]:
+            if settled >= count:
+                share = (count - before[1]) / max(1, settled - before[1])
+                return before[0] + (at - before[0]) * share
+            before = at, settled
+        raise RuntimeError(f"{count} recipients never had an outcome: {self.result}")
 
 
 def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
@@ -80,7 +93,8 @@ def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
             plain = deliver(folder, port, pid, caller, {"content": PLAIN})
             personal = deliver(folder, port, pid, caller, {"content": PERSONAL})
         bare = asyncio.run(_send_bare(sink, min(audience, 100_000)))
-        ceiling = press_with_h2load(sink, folder, max(audience, 100_000))
+        known = sink.name == "nghttpd"
+        ceiling = press_with_h2load(sink.url, folder, max(audience, 100_000)) if known else None
     for one in (plain, personal):
         if one.result["sent"] != audience:
             raise RuntimeError(f"of {audience} were sent {one.result}")
@@ -140,8 +154,8 @@ def _time_signature(pem: str) -> float:
     return (time.perf_counter() - started) / SIGNATURES
 
 
-def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]]) -> dict[str, str]:
-    """Make an account with so many people, each with an Android device and a mail address; return its headers.
+def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]], kind: str = "fcm") -> dict[str, str]:
+    """Make an account with so many people, each with a device of a kind and a mail address; return its headers.
 
     They are written straight into the stores.
     """
@@ -157,12 +171,12 @@ def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]]) 
         ledger.write_now(lambda connection: connection.execute(insert(schema.provider), rows))
         for first in range(1, count + 1, BLOCK):
             users = range(first, min(first + BLOCK, count + 1))
-            _insert_people(ledger, account, users)
+            _insert_people(ledger, account, users, kind)
             asyncio.run(refresh_profiles(ledger, facts, account.id, users))
     return headers
 
 
-def _insert_people(ledger: Ledger, account: Account, users: range) -> None:
+def _insert_people(ledger: Ledger, account: Account, users: range, kind: str) -> None:
     now = time.time()
     mine = {"account_id": account.id}
     times = {"created_at": now, "updated_at": now}
@@ -172,8 +186,8 @@ def _insert_people(ledger: Ledger, account: Account, users: range) -> None:
         text = msgspec.json.encode(profile).decode()
         people.append({**mine, "id": user, "profile": text, "version": 1, **times})
         identities.append({**mine, "kind": "identity", "value": f"user-{user}", "user_id": user})
-        token = f"device-{user}:" + "t" * 140
-        device = {"user_id": user, "object_id": f"device-{user}", "kind": "fcm", "token": token, "registered_at": now}
+        token = f"device-{user}:" + "t" * 140 if kind == "fcm" else f"{user:064x}"
+        device = {"user_id": user, "object_id": f"device-{user}", "kind": kind, "token": token, "registered_at": now}
         devices.append({**mine, **device})
 
     def write(connection: Any) -> None:
@@ -188,31 +202,40 @@ def _insert_people(ledger: Ledger, account: Account, users: range) -> None:
 
 def deliver(folder: Path, port: int, pid: int, caller: dict[str, str], fields: dict[str, Any]) -> Delivered:
     """Create a campaign, wait until it is closed, and read its times from the ledger."""
-    body = {"name": "bench", "where": {}, "devices": ["android"], "when": "now", "skip_estimate": True} | fields
-    if body.get("target_mode") == "email":
-        del body["devices"]
     before = sum(cpu_seconds(one) for one in family(pid))
-    asyncio.run(press(port, "/1/targets/create.json", caller, msgspec.json.encode(body), connections=1, seconds=0))
+    create_campaign(port, caller, fields)
     with closing(open_ledger(f"sqlite:///{folder / 'ledger.db'}")) as ledger:
-        run = _wait_for_end(ledger)
+        run, looks = wait_for_end(ledger)
     cpu = sum(cpu_seconds(one) for one in family(pid)) - before
     senders = sum(peak_mib(one) for one in family(pid)[1:])
     result = {name: int(run[name]) for name in ("sent", "unknown", "failed", "suppressed")}
     seconds = run["ended_at"] - run["frozen_at"]
     print_progress(f"{result['sent']:,} sent in {seconds:.1f} s, {result['sent'] / seconds:,.0f}/s")
-    return Delivered(result, seconds, cpu, peak_mib(pid), senders)
+    progress = [(at - run["frozen_at"], settled) for at, settled in looks]
+    return Delivered(result, seconds, cpu, peak_mib(pid), senders, progress)
 
 
-def _wait_for_end(ledger: Ledger) -> dict[str, Any]:
-    """Return the newest run with its numbers, once it is closed. Raises RuntimeError after CAMPAIGN_SECONDS."""
+def create_campaign(port: int, caller: dict[str, str], fields: dict[str, Any]) -> None:
+    """Create a campaign to everybody that is due now."""
+    body = {"name": "bench", "where": {}, "devices": ["android"], "when": "now", "skip_estimate": True} | fields
+    if body.get("target_mode") == "email":
+        del body["devices"]
+    asyncio.run(press(port, "/1/targets/create.json", caller, msgspec.json.encode(body), connections=1, seconds=0))
+
+
+def wait_for_end(ledger: Ledger) -> tuple[dict[str, Any], list[tuple[float, int]]]:
+    """Return the newest run with its numbers, once it is closed; and how many recipients had an outcome, a look every
+    LOOK_SECONDS, by the wall clock. Raises RuntimeError after CAMPAIGN_SECONDS."""
     newest = select(schema.run).order_by(schema.run.c.id.desc()).limit(1)
     deadline = time.monotonic() + CAMPAIGN_SECONDS
+    looks: list[tuple[float, int]] = []
     while time.monotonic() < deadline:
         run = ledger.read_now(lambda connection: connection.execute(newest).mappings().one())
+        numbers = ledger.read_now(functools.partial(sum_numbers, campaign_id=run["campaign_id"]))
         if run["ended_at"] is not None:
-            numbers = ledger.read_now(functools.partial(sum_numbers, campaign_id=run["campaign_id"]))
-            return {**run, **numbers}
-        time.sleep(0.2)
+            return {**run, **numbers}, looks
+        looks.append((time.time(), sum(numbers.values())))
+        time.sleep(LOOK_SECONDS)
     raise RuntimeError(f"the campaign is not over after {CAMPAIGN_SECONDS:.0f} s")
 
 

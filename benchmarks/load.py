@@ -6,6 +6,8 @@ import asyncio
 import itertools
 import sys
 import time
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import msgspec
 
@@ -83,18 +85,34 @@ async def _post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, requ
     await reader.readexactly(length)
 
 
-def serve_bare(port: int) -> None:
-    """Serve an app that only reads the body and answers 200, on the server that Tocsin uses."""
+async def bare_app(
+    _scope: object, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[Any]]
+) -> None:
+    """Read the body and answer 200."""
+    await read_whole(receive)
+    await answer_ok(send)
+
+
+async def read_whole(receive: Callable[[], Awaitable[Any]]) -> bytes:
+    """Return the body of a request."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+async def answer_ok(send: Callable[[Any], Awaitable[Any]]) -> None:
+    """Answer 200 with an empty object."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+def serve_bare(port: int, app: Callable[..., Awaitable[None]]) -> None:
+    """Serve an ASGI app on the server that Tocsin uses; print «ready» once it listens."""
     from granian.constants import Interfaces
     from granian.server.embed import Server
-
-    async def app(scope: dict[str, object], receive: object, send: object) -> None:
-        more = True
-        while more:
-            more = (await receive()).get("more_body", False)  # type: ignore[operator]
-        start = {"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]}
-        await send(start)  # type: ignore[operator]
-        await send({"type": "http.response.body", "body": b"{}"})  # type: ignore[operator]
 
     async def main() -> None:
         server = Server(app, port=port, interface=Interfaces.ASGINL, log_enabled=False, websockets=False)
@@ -114,4 +132,4 @@ def serve_bare(port: int) -> None:
 
 
 if __name__ == "__main__":
-    serve_bare(int(sys.argv[1]))
+    serve_bare(int(sys.argv[1]), bare_app)

@@ -31,6 +31,9 @@ def make_caller(ledger: Ledger) -> tuple[Account, dict[str, str]]:
     }
 
 
+OFTEN = {"TOCSIN_CREATE_PER_SECOND": "1000"}  # for campaigns that are over in less than a second
+
+
 @contextmanager
 def serving(folder: Path, port: int, environment: dict[str, str] | None = None) -> Iterator[int]:
     """Run a server on the folder while the context lasts; its process id is the context's value."""

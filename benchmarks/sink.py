@@ -65,11 +65,11 @@ def _run_nghttpd(daemon: str, folder: Path) -> Iterator[Sink]:
         path = folder / "www" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
-    ca = _make_certificate(folder)
+    ca = make_certificate(folder)
     command = [daemon, "-n1", "-d", str(folder / "www"), str(port), str(folder / "key.pem"), str(folder / "cert.pem")]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
-            _wait_for(port)
+            wait_for(port)
             settings = {"service_account": _service_account(f"{origin}/token"), "endpoint": origin, "ca": ca}
             yield Sink("nghttpd", settings, f"{origin}/v1/projects/bench/messages:send", process.pid)
         finally:
@@ -123,38 +123,22 @@ def open_mail_sink(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     command = [program, *who, f"127.0.0.1:{port}", "200"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:  # noqa: S603
         try:
-            _wait_for(port)
+            wait_for(port)
             yield "smtp-sink", {**signed, "host": "127.0.0.1", "port": port, "tls": "none"}
         finally:
             process.kill()
 
 
-def press_with_h2load(sink: Sink, folder: Path, requests: int) -> float | None:
-    """Return the requests a second of h2load to the same sink; None where it is not installed or not understood."""
+def press_with_h2load(url: str, folder: Path, requests: int, streams: int = STREAMS) -> float | None:
+    """Return the requests a second of h2load to a sink; None where it is not installed or not understood."""
     program = shutil.which("h2load")
-    if program is None or sink.name != "nghttpd":
+    if program is None:
         return None
     body = folder / "body"
     body.write_bytes(b'{"message":{"token":"' + b"t" * 160 + b'","data":{"text":"' + b"w" * 300 + b'"}}}')
+    options = ["-n", str(requests), "-c", str(CONNECTIONS), "-m", str(streams), "-t", "1", "-d", str(body)]
     done = subprocess.run(  # noqa: S603 - a program of this machine, no input of anybody's
-        [
-            program,
-            "-n",
-            str(requests),
-            "-c",
-            str(CONNECTIONS),
-            "-m",
-            str(STREAMS),
-            "-t",
-            "1",
-            "-d",
-            str(body),
-            sink.url,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
+        [program, *options, url], capture_output=True, text=True, check=False, timeout=300
     )
     found = re.search(r"finished in [^,]+, ([0-9.]+) req/s", done.stdout)
     return float(found[1]) if found else None
@@ -174,7 +158,8 @@ def _service_account(token_uri: str) -> str:
     return msgspec.json.encode(account).decode()
 
 
-def _make_certificate(folder: Path) -> str:
+def make_certificate(folder: Path) -> str:
+    """Write cert.pem and key.pem for 127.0.0.1 into the folder; return the certificate, which is its own authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "bench sink")])
     now = datetime.datetime.now(datetime.UTC)
@@ -196,7 +181,8 @@ def _make_certificate(folder: Path) -> str:
     return pem.decode()
 
 
-def _wait_for(port: int) -> None:
+def wait_for(port: int) -> None:
+    """Return once something listens on the port. Raises OSError after READY_SECONDS."""
     deadline = time.monotonic() + READY_SECONDS
     while True:
         try:

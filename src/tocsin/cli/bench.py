@@ -4,12 +4,28 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
 from tocsin.errors import Misconfigured
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON object on the last line of stdout.")
+
+
+class Tail(click.ParamType[tuple[float, float]]):
+    """SHARE:SECONDS, a share of the answers from 0 to 0.2 and the seconds they take, at most 25."""
+
+    name = "SHARE:SECONDS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, float]:
+        try:
+            share, seconds = map(float, str(value).split(":"))
+        except ValueError:
+            share, seconds = -1.0, 0.0
+        if not (0 < share <= 0.2 and 0 < seconds <= 25):  # our client waits 30 s for APNs
+            self.fail("must be like 0.01:2, a share of at most 0.2 and at most 25 seconds", param, ctx)
+        return share, seconds
 
 
 @click.group()
@@ -41,22 +57,57 @@ def accept(recipients: int, seconds: float, as_json: bool) -> None:
 @bench.command()
 @click.option("--audience", type=click.IntRange(100, 2_000_000), default=20_000, show_default=True)
 @click.option("--email", is_flag=True, help="Mails signed with DKIM instead of pushes.")
+@click.option("--latency", type=click.FloatRange(0, 20), help="Seconds after which the sink answers.")
+@click.option("--tail", "tails", type=Tail(), multiple=True, help="A share of the answers that takes so many seconds.")
 @json_option
-def dispatch(audience: int, email: bool, as_json: bool) -> None:
+def dispatch(
+    audience: int, email: bool, latency: float | None, tails: tuple[tuple[float, float], ...], as_json: bool
+) -> None:
     """A campaign from frozen to closed, beside h2load and a bare loop of the same client on the same sink.
 
     The sink is nghttpd where it is installed, and smtp-sink for mails (Debian: nghttp2, postfix), else the sandbox.
+    With --latency or --tail it is one of ours, and the campaign is delivered twice: without the tails and with them.
 
-    Example: tocsin bench dispatch --audience 200000 --json
+    Example: tocsin bench dispatch --audience 200000 --latency 0.1 --tail 0.01:2 --tail 0.001:10 --json
     """
+    if email and (latency is not None or tails):
+        raise click.UsageError("--latency and --tail are for pushes.")
     find_benchmarks()
     from benchmarks.delivery import measure_dispatch, measure_mail
     from benchmarks.reading import report
     from benchmarks.server import new_folder
+    from benchmarks.tails import measure_tails
 
     with new_folder() as data:
+        if latency is not None or tails:
+            given = {"audience": audience, "latency": latency or 0.0, "tails": tails}
+            report("dispatch", given, measure_tails(data, audience, latency or 0.0, tails), as_json=as_json)
+            return
         readings = (measure_mail if email else measure_dispatch)(data, audience)
         report("dispatch", {"audience": audience, "email": email}, readings, as_json=as_json)
+
+
+@bench.command()
+@click.option(
+    "--rate", "rates", type=click.FloatRange(1, 5000), multiple=True, default=(50, 300, 1000), show_default=True
+)
+@click.option("--seconds", type=click.FloatRange(0.5, 600), default=60, show_default=True)
+@click.option("--email", is_flag=True, help="Mails instead of pushes.")
+@click.option("--beside", type=click.IntRange(0, 2_000_000), default=0, help="Also 300/s beside so large a campaign.")
+@json_option
+def transactional(rates: tuple[float, ...], seconds: float, email: bool, beside: int, as_json: bool) -> None:
+    """Requests of one recipient each, from the moment each was due to the vendor's answer; how many are accepted,
+    delivered and recorded; and as many as can be, beside a bare loop that stores nothing.
+
+    Example: tocsin bench transactional --rate 50 --rate 300 --seconds 60 --json
+    """
+    find_benchmarks()
+    from benchmarks.reading import report
+    from benchmarks.transactional import measure_transactional
+
+    readings = measure_transactional(rates, seconds, email=email, beside=beside)
+    given = {"rates": rates, "seconds": seconds, "email": email, "beside": beside}
+    report("transactional", given, readings, as_json=as_json)
 
 
 @bench.command()
