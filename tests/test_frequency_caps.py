@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -17,6 +15,7 @@ from support.stage import SETTINGS, Stage, Vendor
 
 from tocsin import queue
 from tocsin.account import create_account
+from tocsin.campaign.runs import stop_campaign
 from tocsin.campaign.spec import read_spec
 from tocsin.delivery.frequency_cap import (
     CapDecision,
@@ -27,12 +26,11 @@ from tocsin.delivery.frequency_cap import (
     give_back,
     reserve,
 )
-from tocsin.delivery.wakeup import Wakeup
-from tocsin.delivery.worker import Worker
 from tocsin.errors import Misconfigured, Problem
 from tocsin.outcome import Outcome, State
 from tocsin.policy import Cap, load_policy, set_policy
-from tocsin.providers.contract import Message, Receipt
+from tocsin.providers.contract import Message, Push
+from tocsin.queue import Note
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -40,15 +38,7 @@ from tocsin.store.ledger import Ledger
 pytest_plugins = ("engines",)
 
 NOW, DAY, HOUR, MINUTE = 1_790_000_000.0, 86_400.0, 3600.0, 60.0
-OPTIONS = msgspec.structs.replace(SETTINGS, retries=0)
-
-
-class Killed(BaseException):
-    """The process went: nothing of ours catches this."""
-
-
-async def die(message: Message) -> Receipt:
-    raise Killed
+OPTIONS = msgspec.structs.replace(SETTINGS, retries=1)
 
 
 def set_caps(stage: Stage, **caps: dict[str, Any]) -> None:
@@ -71,7 +61,7 @@ def held(stage: Stage) -> Counter[tuple[int, str]]:
 
 
 def may_have_sent(stage: Stage) -> Counter[tuple[int, str]]:
-    """(user, message) of every recipient that was sent to, or may have been."""
+    """(user, message) of every recipient that was sent to, or may have been, on whichever try."""
     table = schema.chunk
 
     def read(connection: Any) -> Counter[tuple[int, str]]:
@@ -80,17 +70,21 @@ def may_have_sent(stage: Stage) -> Counter[tuple[int, str]]:
             chunk = queue.load(connection, chunk_id)
             assert chunk is not None
             name = f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}"
-            for user, state in zip(chunk.users, chunk.states, strict=True):
+            for position, (user, state) in enumerate(zip(chunk.users, chunk.states, strict=True)):
                 assert state not in (State.WAITING, State.CLAIMED)
-                found[user, name] += state in (State.ACCEPTED, State.UNKNOWN)
+                note = chunk.notes.get(position, Note())
+                found[user, name] += state in (State.ACCEPTED, State.UNKNOWN) or note.doubt
         return +found
 
     return stage.ledger.read_now(read)
 
 
-ANSWERS = st.sampled_from([Outcome.ACCEPTED] * 3 + [Outcome.REFUSED, Outcome.UNKNOWN, Outcome.GONE, "killed"])
+ANSWERS = st.sampled_from(
+    [Outcome.ACCEPTED] * 3 + [Outcome.REFUSED, Outcome.UNKNOWN, Outcome.GONE, Outcome.UNAVAILABLE, "killed", "stopped"]
+)
 STEP = st.tuples(
-    st.lists(st.booleans(), min_size=1, max_size=3),  # campaigns at this moment: whether each respects the caps
+    # Campaigns at this moment: whether each respects the caps, and resends what nobody knows about.
+    st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=3),
     st.lists(ANSWERS, max_size=8),
     st.sampled_from([0.0, HOUR, 10 * HOUR, DAY, 2 * DAY]),  # until the next
 )
@@ -101,21 +95,30 @@ STEP = st.tuples(
 async def test_nobody_is_over_and_nothing_is_lost(
     own_ledger: Ledger, facts: Facts, steps: list[Any], most: int, days: float
 ) -> None:
-    """Campaigns side by side, refusals, dead devices, doubts, workers that are killed: every window of the days holds
-    at most so many messages to one user; what is reserved is exactly what was sent or may have been."""
+    """Campaigns side by side, refusals, dead devices, doubts, resends, stops, workers that are killed: every window of
+    the days holds at most so many messages to one user; what is reserved is exactly what was sent or may have been."""
+
+    async def stop(message: Message) -> Outcome:
+        assert isinstance(message, Push)
+        campaign = int(message.data["wzrk_id"].partition("_")[0])
+        await own_ledger.write(lambda c: stop_campaign(c, stage.account.id, campaign, stage.now))
+        return Outcome.ACCEPTED
+
     vendor = Vendor()
     stage = Stage(own_ledger, facts, {"android": vendor}, OPTIONS)
+    special: dict[Any, Any] = {"killed": stage.kill, "stopped": stop}
     set_caps(stage, push={"most": most, "days": days})
     await stage.people(3, devices=2)
     respecting: set[str] = set()
-    for respects, answers, pause in steps:
-        vendor.answers[:] = [die if answer == "killed" else answer for answer in answers]
-        for respect in respects:
-            await stage.campaign(devices=["android"], respect_frequency_caps=respect)
+    for campaigns, answers, pause in steps:
+        vendor.answers[:] = [special.get(answer, answer) for answer in answers]
+        for respect, resend in campaigns:
+            on_crash = "resend" if resend else "report"
+            await stage.campaign(devices=["android"], respect_frequency_caps=respect, on_crash=on_crash)
             if respect:
                 respecting.add(newest_run(own_ledger))
         for _ in range(len(answers) + 2):
-            await deliver_side_by_side(stage)
+            await stage.deliver()
             stage.now += OPTIONS.lease_seconds + 1
         stage.now += pause
     assert held(stage) == Counter({key: count for key, count in may_have_sent(stage).items() if key[1] in respecting})
@@ -149,18 +152,6 @@ def states_of_run(stage: Stage, name: str) -> dict[int, str]:
 
 def newest_run(ledger: Ledger) -> str:
     return f"r{ledger.read_now(lambda connection: connection.scalar(select(func.max(schema.run.c.id))))}"
-
-
-async def deliver_side_by_side(stage: Stage) -> None:
-    """Two workers take what is open at the same time; either may be killed under it."""
-
-    async def work(number: int) -> None:
-        worker = Worker(*(stage.ledger, stage.facts, stage.lanes, OPTIONS, b"s" * 32, lambda: stage.now, Wakeup()))
-        with contextlib.suppress(Killed):
-            while chunk := await stage.lease(f"{worker.owner}-{number}"):
-                await worker.deliver(chunk)
-
-    await asyncio.gather(work(1), work(2))
 
 
 @pytest.mark.parametrize(

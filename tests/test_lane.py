@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from conftest import Sandbox, token
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
-from support.stage import SETTINGS, Vendor, held
+from support.stage import SETTINGS, Stage, StageWorker, Vendor, held
 from support.town import Town
 
 from tocsin import metrics
@@ -24,13 +24,10 @@ from tocsin.account import create_account
 from tocsin.cli import tocsin
 from tocsin.cli.providers import sandbox_settings, store_providers
 from tocsin.delivery.circuit_breaker import BreakerRules
-from tocsin.delivery.lane import Lane
-from tocsin.delivery.slow_start import LONGEST_TURN
-from tocsin.delivery.wakeup import Wakeup
-from tocsin.delivery.worker import Worker
+from tocsin.delivery.outgoing import LEAST_AT_ONCE as AT_ONCE
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import Address, Message, Push, Receipt, Scope
+from tocsin.providers.contract import Message, Receipt
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -47,8 +44,8 @@ class Street(Town):
     def __init__(self, ledger: Ledger, facts: Facts, sandbox: Sandbox):
         super().__init__(ledger, facts, sandbox)
         self.sandbox = sandbox
-        options = msgspec.structs.replace(SETTINGS, window=50)
-        self.worker = Worker(ledger, facts, self.senders, options, b"s" * 32, lambda: self.now, Wakeup())
+        self.settings = msgspec.structs.replace(SETTINGS, window=50)
+        self.worker = StageWorker(self, self.folder, self.senders)
 
     async def settle(self, count: int, kind: str) -> None:
         """People with a device each."""
@@ -87,10 +84,6 @@ async def street(own_ledger: Ledger, facts: Facts, sandbox: Sandbox) -> AsyncIte
     street = Street(own_ledger, facts, sandbox)
     yield street
     await street.senders.aclose()
-
-
-def message(number: int = 0) -> Push:
-    return Push(id=str(number), collapse="c", address=Address("fcm", f"t{number}"), title="t", body="b", expires_at=0)
 
 
 def stops(reason: str, provider: str) -> float:
@@ -201,76 +194,100 @@ async def test_the_brake_keeps_devices(street: Street, sandbox: Sandbox) -> None
     assert street.forgotten() == 300
 
 
-async def test_doubtful_settings_are_proven_one_by_one() -> None:
+async def test_doubtful_settings_are_proven_one_by_one(own_ledger: Ledger, facts: Facts) -> None:
     """While answers may be about our settings one message goes at a time; when one is accepted the others follow."""
-    under_way = most = 0
+    under_way = 0
+    most: list[int] = []
 
     async def doubt(_message: Message) -> Receipt:
-        nonlocal under_way, most
+        nonlocal under_way
         under_way += 1
-        most = max(most, under_way)
-        await asyncio.sleep(0)
+        most.append(under_way)
+        number = len(most)
+        for _ in range(3):
+            await asyncio.sleep(0)
         under_way -= 1
-        return SUSPECT if len(vendor.got) <= 5 else Receipt(outcome=Outcome.ACCEPTED)
+        return SUSPECT if number <= 5 else Receipt(outcome=Outcome.ACCEPTED)
 
-    vendor = Vendor(*[doubt] * 5, *[doubt] * 45)
-    lane = Lane("a", "proving", vendor, time.time)
-    first = await asyncio.gather(*(lane.send(message(number)) for number in range(6)))
-    assert [one.outcome for one in first] == [Outcome.REFUSED] * 5 + [Outcome.ACCEPTED]
-    assert most == 1
-    await asyncio.gather(*(lane.send(message(number)) for number in range(44)))
-    assert most > 1
+    stage = Stage(own_ledger, facts, {"android": Vendor(*[doubt] * 50)}, msgspec.structs.replace(SETTINGS, window=50))
+    await stage.people(50)
+    campaign = await stage.campaign()
+    await stage.deliver_all()
+    assert await stage.result(campaign) == {"audience": 50, "sent": 45, "failed": 5}
+    assert most[:6] == [1] * 6
+    assert max(most) > 1
 
 
-async def test_a_lane_climbs_after_a_pause() -> None:
-    """After a pause a crowd goes a few at a time: who would wait longer than two seconds comes back later, without a
-    try spent and without the vendor hearing of it; after the climb all go."""
-    now = 1_800_000_000.0
+async def test_a_lane_climbs_after_a_pause(own_ledger: Ledger, facts: Facts) -> None:
+    """After a pause a crowd goes a few at a time, under a line from a twentieth of the peak to the peak; nobody spends
+    a try, and after the climb all go."""
     vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 30.0))
-    lane = Lane("a", "climbing", vendor, lambda: now, BreakerRules(slow_start_seconds=60.0))
-    await lane.send(message())
-    assert (await lane.send(message())).outcome is Outcome.THROTTLED
-    assert [one.code for one in await asyncio.gather(lane.send(message()), lane.send(message()))] == ["lane paused"] * 2
-    now += 30
-    vendor.got.clear()
-    answers = await asyncio.gather(*(lane.send(message(number)) for number in range(100)))
-    assert 2 <= len(vendor.got) <= 1 + 2.7  # one at once, and the area under the line from 1/s to 20/s
-    away = [one for one in answers if one.outcome is not Outcome.ACCEPTED]
-    assert {(one.outcome, one.code, one.scope) for one in away} == {
-        (Outcome.THROTTLED, "lane in slow start", Scope.DEVICE)
+    options = msgspec.structs.replace(SETTINGS, window=50)
+    stage = Stage(own_ledger, facts, {"android": vendor}, options, BreakerRules(slow_start_seconds=60.0))
+    await stage.people(30)
+    campaign = await stage.campaign()
+    await stage.deliver()
+    paused = len(vendor.got)
+    assert sum(vendor.accepted.values()) < paused <= 10  # what was on its way when the lane paused
+    stage.now += 30
+    counts: list[int] = []
+    for _ in range(4):
+        await stage.deliver()
+        counts.append(len(vendor.got) - paused)
+        stage.now += 1
+    assert counts == [1, 2, 3, 4]  # the line allows 1 at once, then 1.2, 2.6 and 4.4
+    stage.now += 60
+    await stage.deliver_all()
+    assert await stage.result(campaign) == {"audience": 30, "sent": 30}
+    assert {note["tries"] for notes in map(msgspec.json.decode, read_notes(own_ledger)) for note in notes.values()} <= {
+        1
     }
-    waits = [one.retry_after or 0.0 for one in away]
-    assert LONGEST_TURN < min(waits) < max(waits) <= 60
-    assert len(set(waits)) == len(waits)
-    now += 60
-    assert {one.outcome for one in await asyncio.gather(*(lane.send(message()) for _ in range(100)))} == {
-        Outcome.ACCEPTED
-    }
 
 
-async def test_a_turn_that_meets_a_pause_is_given_back() -> None:
-    """A message that waited for its turn while the lane paused again does not reach the vendor."""
-    now = 1_800_000_000.0
-    vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 1.0), held(Outcome.THROTTLED, 30.0))
-    lane = Lane("a", "pausing", vendor, lambda: now, BreakerRules(slow_start_seconds=60.0))
-    await lane.send(message())
-    await lane.send(message())
-    now += 1
-    answers = await asyncio.gather(lane.send(message()), lane.send(message()))
-    assert [one.code for one in answers] == ["429", "lane paused"]
-    assert len(vendor.got) == 3
+async def test_what_waits_in_a_sender_meets_the_pause(own_ledger: Ledger, facts: Facts) -> None:
+    """Messages that are claimed and not handed over when the lane pauses come back: the vendor never hears of them,
+    and they spend no try."""
+
+    async def throttle(_message: Message) -> Receipt:
+        await release.wait()
+        return held(Outcome.THROTTLED, 30.0)
+
+    async def wait(_message: Message) -> Outcome:
+        if len(vendor.got) == AT_ONCE + 1:
+            release.set()
+        await release.wait()
+        await asyncio.sleep(0)  # those that waited go first
+        return Outcome.ACCEPTED
+
+    release = asyncio.Event()
+    vendor = Vendor(Outcome.ACCEPTED, throttle, *[wait] * 200)
+    stage = Stage(own_ledger, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, window=100))
+    await stage.people(100)
+    await stage.campaign()
+    await stage.deliver()
+    assert len(vendor.got) == AT_ONCE + 1
+    assert Counter(await stage.states()) == {"ACCEPTED": AT_ONCE, "WAITING": 100 - AT_ONCE}
+    assert all("tries" not in notes for notes in read_notes(own_ledger))
 
 
-async def test_a_provider_that_fails_is_unknown() -> None:
+async def test_a_provider_that_fails_is_unknown(own_ledger: Ledger, facts: Facts) -> None:
     """An exception of a provider is not an answer: nobody knows, and nothing is concluded from it."""
 
     async def fail(_message: Message) -> Receipt:
         raise RuntimeError
 
-    lane = Lane("a", "failing", Vendor(*[fail] * 3), time.time)
-    answers = [await lane.send(message()) for _ in range(3)]
-    assert {(one.outcome, one.code) for one in answers} == {(Outcome.UNKNOWN, "internal")}
-    assert lane.paused_until == 0
+    stage = Stage(own_ledger, facts, {"android": Vendor(*[fail] * 3)})
+    await stage.people(3)
+    campaign = await stage.campaign()
+    await stage.deliver()
+    assert await stage.result(campaign) == {"audience": 3, "unknown": 3}
+    assert await stage.count("outcome", "code = 'internal'") == 3
+
+
+def read_notes(ledger: Ledger) -> list[str]:
+    """What each chunk keeps of recipients that were not plainly accepted."""
+    query = select(schema.chunk.c.notes).order_by(schema.chunk.c.id)
+    return list(ledger.read_now(lambda connection: connection.scalars(query).all()))
 
 
 def test_trust_is_said_and_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:

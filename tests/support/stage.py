@@ -121,11 +121,18 @@ class StageWorker(Worker):
 class Stage:
     """A ledger, an account with people, vendors, a worker and a clock that the test moves."""
 
-    def __init__(self, ledger: Ledger, facts: Facts, vendors: dict[str, Vendor], options: Settings = SETTINGS):
+    def __init__(
+        self,
+        ledger: Ledger,
+        facts: Facts,
+        vendors: dict[str, Vendor],
+        options: Settings = SETTINGS,
+        rules: BreakerRules = NO_RULES,
+    ):
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-stage-"))
-        self.lanes = Script(vendors, lambda: self.now)
+        self.lanes = Script(vendors, lambda: self.now, rules, 2 * options.window)
         self.send_queue = SendQueue(ledger)
         self.worker = StageWorker(self, self.folder, self.lanes)
         self._running: asyncio.Task[None] | None = None

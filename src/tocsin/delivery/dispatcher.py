@@ -190,7 +190,10 @@ class Dispatcher:
 
     async def run(self) -> None:
         """Deliver until nothing is held."""
-        while self._held or self._new:
+        while self._held or self._new or self._recording:
+            if not self._held and not self._new:
+                await asyncio.wait(self._recording)
+                continue
             try:
                 await self._deliver_some()
             except OperationalError:  # the ledger is away: what is in memory is as it was
@@ -205,7 +208,6 @@ class Dispatcher:
             self._d.on_progress()
             if self._held and not self._new:
                 await self._wait()
-        await asyncio.gather(*self._recording)
 
     async def _deliver_some(self) -> None:
         """Settle what is answered, claim what there is room for, and hand it over."""

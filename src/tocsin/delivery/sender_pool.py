@@ -291,6 +291,8 @@ class LocalSender:
         await self._lanes.aclose()
         if self._reporting is not None:
             self._reporting.cancel()
+        self._under_way.report(self._answers)
+        self._under_way.report_loss()
         self._notes.close()
 
 
@@ -316,16 +318,14 @@ class SenderPool:
         self._lanes: dict[str, Lane] = {}
 
     async def start(self, folder: HandoverFolder, on_change: Callable[[], None]) -> None:
-        """Start the senders unless they are started, and return when they are up. on_change: called when one comes
-        back. Raises TimeoutError."""
-        if self._senders:
-            return
+        """Start the senders, and return when they are up. on_change: called when one comes back. Raises
+        TimeoutError."""
         if self._count:
             processes = [SenderProcess(folder, self._ahead, on_change) for _ in range(self._count)]
-            self._senders = list(processes)
+            self._senders.extend(processes)
             await asyncio.gather(*(one.start() for one in processes))
         else:
-            self._senders = [LocalSender(folder.make_file(), self._ahead, self._make, self._clock)]
+            self._senders.append(LocalSender(folder.make_file(), self._ahead, self._make, self._clock))
 
     def lanes_of(self, credentials: Sequence[Credential]) -> Mapping[str, Lane]:
         """Return an account's lanes by platform. A platform without one has no provider set."""
@@ -349,10 +349,14 @@ class SenderPool:
         for sender in self._senders:
             sender.check()
 
+    async def stop(self) -> None:
+        """End every sender. What a lane knows of its vendor stays."""
+        senders = list(self._senders)
+        self._senders.clear()
+        for sender in senders:
+            await sender.aclose()
+
     async def aclose(self) -> None:
         """End every sender and close every connection."""
-        for sender in self._senders:
-            await sender.aclose()
+        await self.stop()
         await self._transport.aclose()
-        self._senders = []
-        self._lanes.clear()

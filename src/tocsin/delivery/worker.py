@@ -119,9 +119,8 @@ class Worker:
             for task in (*self._tasks,):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            settled = self._senders.settled
-            if not settled:  # cancelled: what may still be on its way must end before the notes are let go
-                await self._senders.aclose()
+            settled = self._senders.settled  # else it was cancelled
+            await self._senders.stop()  # nothing may be handed over once the notes are let go
             notes.close(settled=settled)
 
     async def _lease_all(self) -> None:
