@@ -224,7 +224,78 @@ def test_recurring_runs(fields: dict[str, Any], start: str, days: list[str]) -> 
     assert {run.time() for run in runs} == {time(9)}
 
 
+def read_recurring(fields: dict[str, Any], start: str, now: float, zone: str = "UTC") -> When:
+    return read_schedule({"when": {"type": "recurring", "start_time": start} | fields}, ZoneInfo(zone), now)
+
+
+def list_runs(when: When, count: int) -> list[datetime]:
+    """The first runs of a recurring campaign."""
+    found: list[datetime] = []
+    run: datetime | None = when.times[0]
+    while run is not None and len(found) < count:
+        found.append(run)
+        run = next_local(when, run, len(found))
+    return found
+
+
+PAST: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"repeat_type": "day"}, "19700102 09:00", ["03-29", "03-30"]),  # 20,540 days; today's 09:00 is over
+    ({"repeat_type": "day"}, "19700102 13:00", ["03-28", "03-29"]),
+    ({"repeat_type": "day"}, "20260328 11:59", ["03-28", "03-29"]),  # a minute is not the past
+    ({"repeat_type": "day", "repeats_every": 7}, "20260301 09:00", ["03-29", "04-05"]),
+    ({"repeat_type": "week", "repeats_every": 2, "repeat_on_days_of_week": [7]}, "20260307 09:00", ["04-04", "04-18"]),
+    ({"repeat_type": "month"}, "19700131 09:00", ["03-31", "05-31"]),
+    ({"repeat_type": "day", "end_by_occurrences": 5}, "20260326 09:00", ["03-29", "03-30"]),  # three are over
+    ({"repeat_type": "day", "end_by_date": 20260329}, "20260101 09:00", ["03-29"]),
+    # On users' own clocks a run begins fourteen hours before: at 11:00 and at 13:00.
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-30", "03-31"]),
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 03:00", ["03-29", "03-30"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "start", "days"), PAST, ids=str)
+def test_recurring_start_in_the_past(fields: dict[str, Any], start: str, days: list[str]) -> None:
+    """It begins with the first run that is not past, on the days it would have had."""
+    found = list_runs(read_recurring(fields, start, utc("2026-03-28T12:00")), 2)
+    assert [f"{run:%m-%d}" for run in found] == days
+
+
+@given(
+    fields=st.fixed_dictionaries(
+        {"repeats_every": st.integers(1, 9)},
+        optional={"end_by_occurrences": st.integers(1, 400), "end_by_date": st.just("20260501")},
+    ),
+    unit=st.sampled_from(
+        [
+            {"repeat_type": "day"},
+            {"repeat_type": "week"},
+            {"repeat_type": "week", "repeat_on_days_of_week": [2, 4, 7]},
+            {"repeat_type": "month"},
+            {"repeat_type": "month", "repeat_on_days_of_month": [1, 15, 31]},
+        ]
+    ),
+    own=st.sampled_from(["user", "account"]),
+    start=st.datetimes(datetime(2023, 1, 1), datetime(2026, 4, 1)),
+    zone=st.sampled_from(ZONES),
+)
+@settings(max_examples=100, deadline=None)
+def test_start_in_the_past_leaves_the_rest_as_it_was(
+    fields: dict[str, Any], unit: dict[str, Any], own: str, start: datetime, zone: str
+) -> None:
+    """The runs are those it would have had from its start, without those that are past; none left is refused."""
+    now, asked = utc("2026-03-28T12:00"), {**fields, **unit, "delivery_timezone": own}
+    whole = read_recurring(asked, f"{start:%Y%m%d %H:%M}", 0.0, zone)
+    rest = [run for run in list_runs(whole, 2000) if begins_at(run, whole, ZoneInfo(zone)) >= now - MINUTE]
+    if rest:
+        assert list_runs(read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone), 50) == rest[:50]
+        return
+    with pytest.raises(Problem, match="past"):
+        read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone)
+
+
 WRONG: list[tuple[Any, str]] = [
+    ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_date": "20260228"}, "past"),
+    ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_occurrences": 59}, "past"),
     ({}, "$.when.type"),
     ({"type": "sometimes"}, "$.when.type"),
     ({"type": "later"}, "$.when.delivery_date_time"),
@@ -398,6 +469,16 @@ async def test_several_times(days: Days) -> None:
     assert await days.step(utc("2026-03-28T14:00")) == []
     found = stage.ledger.read_now(lambda c: find_campaign(c, stage.account.id, campaign))
     assert (found.state, found.completed, found.ended_at is not None) == ("stopped", 2, True)
+
+
+async def test_a_start_in_1970_is_one_run(days: Days) -> None:
+    """What would have been before the campaign was created is neither sent nor missed."""
+    await days.people(berlin="")
+    campaign = await days.create({"type": "recurring", "start_time": "19700102 09:00", "repeat_type": "day"})
+    assert await days.step(utc("2026-03-28T07:59")) == []
+    assert await days.step(utc("2026-03-28T08:00")) == ["berlin"]
+    result = await days.result(campaign)
+    assert (result["sent"], result.get("missed", 0)) == (1, 0)
 
 
 async def test_a_missed_run_is_reported(days: Days) -> None:
