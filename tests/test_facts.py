@@ -39,7 +39,7 @@ def fresh() -> str:
 
 
 def profile(account: str, user: int, props: dict[str, Any], version: int = 1) -> tuple[Any, ...]:
-    return (account, user, version, 1, 0, 0, 0, 0, 0, math.nan, math.nan, encode_props(props))
+    return (account, user, version, 1, 0, 0, 0, 0, 0, math.nan, math.nan, "", encode_props(props))
 
 
 def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:
@@ -47,7 +47,7 @@ def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:
 
 
 def outcome(account: str, position: int, what: str, tag: str = "") -> tuple[Any, ...]:
-    return (account, 77, 5, position, 100 + position, "ios", "push", what, "", tag, DAY, AT)
+    return (account, 77, 5, position, 100 + position, "ios", "push", what, "", tag, "", DAY, AT)
 
 
 @given(names, names)

@@ -3,7 +3,7 @@ that walks through the minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import Engine, event, select, update
 from support.stage import BODY, SETTINGS, Stage, Vendor
 
 from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
@@ -24,6 +24,7 @@ from tocsin.campaign.spec import read_spec
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.errors import Problem
 from tocsin.outcome import State
+from tocsin.repair import copy_all_profiles
 from tocsin.stats.results import read_result
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -411,6 +412,64 @@ async def test_each_user_at_their_own_time(days: Days) -> None:
         await days.result(campaign)
     assert await days.step(utc("2026-03-29T12:00")) == ["york"]
     assert (await days.result(campaign))["sent"] == 4
+
+
+@pytest.fixture
+def profiles_read() -> Iterator[list[str]]:
+    """The statements that read profiles from the ledger."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "profile" in statement and statement.startswith("SELECT"):
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+OWN_CLOCK = {"type": "later", "delivery_date_time": ["20260329 08:00"], "delivery_timezone": "user"}
+HOURS = [("2026-03-28T21:00", "howe"), ("2026-03-29T02:30", "kolkata"), ("2026-03-29T06:00", "berlin")]
+
+
+async def test_a_run_reads_zones_with_its_audience(days: Days, profiles_read: list[str]) -> None:
+    """The begin of a run asks the ledger for nobody's profile; a zone changed or taken back counts as it is."""
+    await days.people(kolkata="America/New_York", berlin="Asia/Kolkata", howe="")
+    await days.people(kolkata=" Asia/Kolkata ", howe="Australia/Lord_Howe")
+    delete = {"Tz": {"$delete": 1}}
+    await days.stage.upload({"type": "profile", "identity": "berlin", "objectId": "berlin", "profileData": delete})
+    await days.create(OWN_CLOCK)
+    profiles_read.clear()
+    begun = await snapshot_due_runs(days.stage.ledger, days.stage.facts, utc("2026-03-28T18:00"), days.stage.settings)
+    assert (begun, profiles_read) == (1, [])
+    for at, who in HOURS:
+        assert await days.step(utc(at)) == [who]
+
+
+async def test_copies_of_an_earlier_version_have_no_zone(days: Days, profiles_read: list[str]) -> None:
+    """Until `tocsin repair` has copied them, those whose zone the facts store does not know are looked up."""
+    await days.people(kolkata="Asia/Kolkata", berlin="", howe="Australia/Lord_Howe")
+    account = days.stage.account.id
+    copied = "account, user, version + 1, android, ios, windows, email, sms, webpush, latitude, longitude, props"
+    days.stage.facts.command_now(
+        f"INSERT INTO profile ({copied.replace(' + 1', '')}) SELECT {copied} FROM profile FINAL "
+        f"WHERE account = '{account}' AND user != 2"
+    )
+    await days.create(OWN_CLOCK)
+    profiles_read.clear()
+    await snapshot_due_runs(days.stage.ledger, days.stage.facts, utc("2026-03-28T18:00"), days.stage.settings)
+    assert profiles_read
+    for at, who in HOURS:
+        assert await days.step(utc(at)) == [who]
+    table = schema.user  # the two copies above were newer than the ledger's
+    await days.stage.ledger.write(lambda c: c.execute(update(table).values(version=table.c.version + 2)))
+    await copy_all_profiles(days.stage.ledger, days.stage.facts, account)
+    zones = "SELECT zone FROM profile FINAL WHERE account = {account:String} ORDER BY zone"
+    assert await days.stage.facts.query(zones, {"account": account}) == [
+        ("",),
+        ("Asia/Kolkata",),
+        ("Australia/Lord_Howe",),
+    ]
 
 
 @pytest.mark.parametrize("wrap", [False, True])

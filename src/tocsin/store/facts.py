@@ -48,11 +48,11 @@ COLUMNS = {
     "profile": (
         *("account", "user", "version"),
         *PLATFORMS,
-        *("latitude", "longitude", "props"),
+        *("latitude", "longitude", "zone", "props"),
     ),
     "outcome": (
         *("account", "campaign", "chunk", "position", "user", "platform"),
-        *("channel", "outcome", "code", "tag_group", "day", "at"),
+        *("channel", "outcome", "code", "tag_group", "variant", "day", "at"),
     ),
 }
 
