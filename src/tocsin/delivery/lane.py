@@ -202,9 +202,13 @@ class Lanes:
     def get(self, credential: Credential) -> Lane:
         """Return the lane of a credential."""
         key = (credential.account_id, credential.name)
-        if key not in self._lanes or self._lanes[key][0] != credential.changed_at:
-            self._lanes[key] = (credential.changed_at, self._make(credential))
-        return self._lanes[key][1]
+        changed_at, lane = self._lanes.get(key, (0.0, None))
+        if lane is None or changed_at != credential.changed_at:
+            if lane is not None and lane.provider is not None:
+                lane.provider.retire()
+            lane = self._make(credential)
+            self._lanes[key] = (credential.changed_at, lane)
+        return lane
 
     def _make(self, credential: Credential) -> Lane:
         account_id, name = credential.account_id, credential.name

@@ -229,6 +229,10 @@ class Apns:
     def __repr__(self) -> str:
         return f"Apns({self._topic!r}, {self._origin!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     async def send(self, message: Message, now: float) -> Receipt:
         """Send one push; see `Provider.send`. A refusal that a new connection or token can cure is retried once."""
         if not isinstance(message, Push):

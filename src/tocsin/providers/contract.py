@@ -132,3 +132,8 @@ class Provider(Protocol):
         """Send one message and return the vendor's answer. now: epoch seconds. May be called many times at once: the
         provider bounds its connections and requests in flight."""
         ...
+
+    def retire(self) -> None:
+        """Make room for another that takes this one's place: what is under way gets its answer, and after the last one
+        no connection or thread is left. A message that comes later is sent all the same."""
+        ...

@@ -196,6 +196,10 @@ class Fcm:
     def __repr__(self) -> str:
         return f"Fcm({self._url!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     async def send(self, message: Message, now: float) -> Receipt:
         """Send one push; see `Provider.send`. A 401 is retried once with a new token, a second one is `DENIED`."""
         if not isinstance(message, Push):

@@ -162,6 +162,12 @@ class Smtp:
     def __repr__(self) -> str:
         return f"Smtp({self._settings.host!r}, {self._settings.port})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._relay.retire()
+        if self._signer is not None:
+            self._signer.retire()
+
     async def send(self, message: Message, now: float) -> Receipt:
         """Send one mail; see `Provider.send`. A mail with a line break in a header is `REFUSED` without a
         connection."""

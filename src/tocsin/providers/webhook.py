@@ -147,6 +147,10 @@ class Webhook:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     async def send(self, message: Message, now: float) -> Receipt:
         """Send one notice; see `Provider.send`."""
         if not isinstance(message, Notice) or message.address.kind != self.kind:

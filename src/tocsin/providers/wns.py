@@ -174,6 +174,10 @@ class Wns:
     def __repr__(self) -> str:
         return f"Wns({self._origin!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     async def send(self, message: Message, now: float) -> Receipt:
         """Send one toast; see `Provider.send`. A channel outside Microsoft's domain is `GONE` and never called; a 401
         is retried once with a new token."""
