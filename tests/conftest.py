@@ -341,11 +341,12 @@ def people(
 
 
 def token(kind: str, name: str, wns_port: int = 0) -> str:
-    """A well-formed address of that kind for the sandbox."""
+    """A well-formed address of that kind. A channel is the sandbox's own at that port, or else one of Microsoft's."""
     match kind:
         case "apns":
             return name.encode().hex().rjust(64, "a")[-64:]
         case "wns":
-            return f"https://127.0.0.1:{wns_port}/w/?token={name}"
+            origin = f"https://127.0.0.1:{wns_port}/w" if wns_port else "https://db3.notify.windows.com"
+            return f"{origin}/?token={name}"
         case _:
             return f"{name}:fcm-registration-token"

@@ -156,6 +156,12 @@ def test_variants_side_by_side(sending: Caller, sandbox: Sandbox) -> None:
     assert status == 200
     result = answer["result"]
     variants = answer["variants"]
+    for name in ("A", "B"):  # what was sent says the variant as a click does
+        where = {"event_name": "Notification Sent", "from": 20200101, "to": 20991231}
+        where["event_properties"] = [{"name": "Variant", "operator": "equals", "value": name}]
+        body = {"name": "n", "where": where, "content": CONTENT, "devices": ["android"], "when": "now"}
+        estimate = sending.post(CREATE, body | {"estimate_only": True})[1]
+        assert estimate["estimates"]["android"] == titles[name]
     for name in ("A", "B"):
         numbers = variants[name]
         assert (numbers["sent"], numbers["clicked"], numbers["converted"]) == (

@@ -6,6 +6,8 @@ import asyncio
 import json
 import math
 import secrets
+import time
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from tocsin.errors import Problem
 from tocsin.store.facts import Facts
 from tocsin.store.props import encode_props, escape_key, fold, path_of
 
@@ -36,7 +39,7 @@ def fresh() -> str:
 
 
 def profile(account: str, user: int, props: dict[str, Any], version: int = 1) -> tuple[Any, ...]:
-    return (account, user, version, 1, 0, 0, 0, 0, 0, math.nan, math.nan, encode_props(props))
+    return (account, user, version, 1, 0, 0, 0, 0, 0, math.nan, math.nan, "", encode_props(props))
 
 
 def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:
@@ -44,7 +47,7 @@ def event(account: str, number: int, props: str = "{}") -> tuple[Any, ...]:
 
 
 def outcome(account: str, position: int, what: str, tag: str = "") -> tuple[Any, ...]:
-    return (account, 77, 5, position, 100 + position, "ios", "push", what, "", tag, DAY, AT)
+    return (account, 77, 5, position, 100 + position, "ios", "push", what, "", tag, "", DAY, AT)
 
 
 @given(names, names)
@@ -115,6 +118,49 @@ async def test_inserts_side_by_side_keep_every_row(facts: Facts) -> None:
         "SELECT count(), uniqExact(id), sum(id) FROM event FINAL WHERE account = {account:String}", {"account": account}
     )
     assert found == [(1000, 1000, sum(range(1000)))]
+
+
+MANY = "SELECT number FROM numbers(1000000) ORDER BY sipHash64(number)"
+
+
+@pytest.fixture
+def hurried(facts: Facts) -> Iterator[Facts]:
+    """The store, with a second for each question."""
+    facts.bound(query_seconds=1.0)
+    yield facts
+    facts.bound()
+
+
+def test_a_stream_waits_for_its_reader(hurried: Facts) -> None:
+    """What the reader of a stream does between two blocks is no time of the store's: no row is missing in the end."""
+    started, read = time.monotonic(), 0
+    for block in hurried.stream(MANY, {}):
+        read += len(block)
+        while time.monotonic() < started + 1.5:  # a reader who has other things to do
+            hurried.query_now("SELECT count() FROM numbers(1000000)", {})
+    assert read == 1_000_000
+
+
+@pytest.mark.parametrize("many", [MANY, "SELECT number FROM numbers(1000000)"], ids=["sorted", "as it is read"])
+def test_a_stream_is_bounded(hurried: Facts, many: str) -> None:
+    """A question that keeps the store busy without an answer is ended, and the store is free for the next."""
+    started = time.monotonic()
+    endless = f"SELECT * FROM ({many.replace('1000000', '1000000000000')}) WHERE sipHash64(number) = 1"
+    with pytest.raises(Problem, match="TOCSIN_QUERY_SECONDS"):
+        for _ in hurried.stream(endless, {}):
+            pass
+    assert time.monotonic() - started < 10
+    assert hurried.query_now("SELECT count() FROM system.processes WHERE query LIKE '%sipHash64(number) = 1%'", {}) == [
+        (1,)
+    ]  # this question itself
+
+
+def test_slow_blocks_add_up(hurried: Facts) -> None:
+    """The limit is for the whole stream, not for each block."""
+    slow = "SELECT number, sleepEachRow(0.02) FROM numbers(1000) SETTINGS max_block_size = 10"
+    with pytest.raises(Problem, match="TOCSIN_QUERY_SECONDS"):
+        for _ in hurried.stream(slow, {}):
+            pass
 
 
 async def test_a_failing_insert_is_told(facts: Facts) -> None:

@@ -174,7 +174,7 @@ async def test_connection_refused_is_unavailable(bench: Bench, name: str) -> Non
     """Nobody listening means that nothing was taken, and that the lane need not be tried for a while."""
     port = find_dead_port()
     dead = f"https://127.0.0.1:{port}"
-    provider = bench.provider(name, endpoint=dead, url=dead, port=port)
+    provider = bench.provider(name, endpoint=dead, token_endpoint=f"{dead}/token", url=dead, port=port)
     came = await send(provider, bench.message(name, channel_prefix=f"{dead}/w/?token="))
     assert (came.outcome, came.scope) == (Outcome.UNAVAILABLE, Scope.LANE), came
     assert came.retry_after

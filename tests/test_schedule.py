@@ -3,7 +3,7 @@ that walks through the minutes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
 from typing import Any
@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import select, update
+from sqlalchemy import Engine, event, select, update
 from support.stage import BODY, SETTINGS, Stage, Vendor
 
 from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
@@ -24,6 +24,7 @@ from tocsin.campaign.spec import read_spec
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.errors import Problem
 from tocsin.outcome import State
+from tocsin.repair import copy_all_profiles
 from tocsin.stats.results import read_result
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -224,7 +225,78 @@ def test_recurring_runs(fields: dict[str, Any], start: str, days: list[str]) -> 
     assert {run.time() for run in runs} == {time(9)}
 
 
+def read_recurring(fields: dict[str, Any], start: str, now: float, zone: str = "UTC") -> When:
+    return read_schedule({"when": {"type": "recurring", "start_time": start} | fields}, ZoneInfo(zone), now)
+
+
+def list_runs(when: When, count: int) -> list[datetime]:
+    """The first runs of a recurring campaign."""
+    found: list[datetime] = []
+    run: datetime | None = when.times[0]
+    while run is not None and len(found) < count:
+        found.append(run)
+        run = next_local(when, run, len(found))
+    return found
+
+
+PAST: list[tuple[dict[str, Any], str, list[str]]] = [
+    ({"repeat_type": "day"}, "19700102 09:00", ["03-29", "03-30"]),  # 20,540 days; today's 09:00 is over
+    ({"repeat_type": "day"}, "19700102 13:00", ["03-28", "03-29"]),
+    ({"repeat_type": "day"}, "20260328 11:59", ["03-28", "03-29"]),  # a minute is not the past
+    ({"repeat_type": "day", "repeats_every": 7}, "20260301 09:00", ["03-29", "04-05"]),
+    ({"repeat_type": "week", "repeats_every": 2, "repeat_on_days_of_week": [7]}, "20260307 09:00", ["04-04", "04-18"]),
+    ({"repeat_type": "month"}, "19700131 09:00", ["03-31", "05-31"]),
+    ({"repeat_type": "day", "end_by_occurrences": 5}, "20260326 09:00", ["03-29", "03-30"]),  # three are over
+    ({"repeat_type": "day", "end_by_date": 20260329}, "20260101 09:00", ["03-29"]),
+    # On users' own clocks a run begins fourteen hours before: at 11:00 and at 13:00.
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-30", "03-31"]),
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 03:00", ["03-29", "03-30"]),
+]
+
+
+@pytest.mark.parametrize(("fields", "start", "days"), PAST, ids=str)
+def test_recurring_start_in_the_past(fields: dict[str, Any], start: str, days: list[str]) -> None:
+    """It begins with the first run that is not past, on the days it would have had."""
+    found = list_runs(read_recurring(fields, start, utc("2026-03-28T12:00")), 2)
+    assert [f"{run:%m-%d}" for run in found] == days
+
+
+@given(
+    fields=st.fixed_dictionaries(
+        {"repeats_every": st.integers(1, 9)},
+        optional={"end_by_occurrences": st.integers(1, 400), "end_by_date": st.just("20260501")},
+    ),
+    unit=st.sampled_from(
+        [
+            {"repeat_type": "day"},
+            {"repeat_type": "week"},
+            {"repeat_type": "week", "repeat_on_days_of_week": [2, 4, 7]},
+            {"repeat_type": "month"},
+            {"repeat_type": "month", "repeat_on_days_of_month": [1, 15, 31]},
+        ]
+    ),
+    own=st.sampled_from(["user", "account"]),
+    start=st.datetimes(datetime(2023, 1, 1), datetime(2026, 4, 1)),
+    zone=st.sampled_from(ZONES),
+)
+@settings(max_examples=100, deadline=None)
+def test_start_in_the_past_leaves_the_rest_as_it_was(
+    fields: dict[str, Any], unit: dict[str, Any], own: str, start: datetime, zone: str
+) -> None:
+    """The runs are those it would have had from its start, without those that are past; none left is refused."""
+    now, asked = utc("2026-03-28T12:00"), {**fields, **unit, "delivery_timezone": own}
+    whole = read_recurring(asked, f"{start:%Y%m%d %H:%M}", 0.0, zone)
+    rest = [run for run in list_runs(whole, 2000) if begins_at(run, whole, ZoneInfo(zone)) >= now - MINUTE]
+    if rest:
+        assert list_runs(read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone), 50) == rest[:50]
+        return
+    with pytest.raises(Problem, match="past"):
+        read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone)
+
+
 WRONG: list[tuple[Any, str]] = [
+    ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_date": "20260228"}, "past"),
+    ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_occurrences": 59}, "past"),
     ({}, "$.when.type"),
     ({"type": "sometimes"}, "$.when.type"),
     ({"type": "later"}, "$.when.delivery_date_time"),
@@ -342,6 +414,64 @@ async def test_each_user_at_their_own_time(days: Days) -> None:
     assert (await days.result(campaign))["sent"] == 4
 
 
+@pytest.fixture
+def profiles_read() -> Iterator[list[str]]:
+    """The statements that read profiles from the ledger."""
+    seen: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "profile" in statement and statement.startswith("SELECT"):
+            seen.append(statement)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(Engine, "before_cursor_execute", note)
+
+
+OWN_CLOCK = {"type": "later", "delivery_date_time": ["20260329 08:00"], "delivery_timezone": "user"}
+HOURS = [("2026-03-28T21:00", "howe"), ("2026-03-29T02:30", "kolkata"), ("2026-03-29T06:00", "berlin")]
+
+
+async def test_a_run_reads_zones_with_its_audience(days: Days, profiles_read: list[str]) -> None:
+    """The begin of a run asks the ledger for nobody's profile; a zone changed or taken back counts as it is."""
+    await days.people(kolkata="America/New_York", berlin="Asia/Kolkata", howe="")
+    await days.people(kolkata=" Asia/Kolkata ", howe="Australia/Lord_Howe")
+    delete = {"Tz": {"$delete": 1}}
+    await days.stage.upload({"type": "profile", "identity": "berlin", "objectId": "berlin", "profileData": delete})
+    await days.create(OWN_CLOCK)
+    profiles_read.clear()
+    begun = await snapshot_due_runs(days.stage.ledger, days.stage.facts, utc("2026-03-28T18:00"), days.stage.settings)
+    assert (begun, profiles_read) == (1, [])
+    for at, who in HOURS:
+        assert await days.step(utc(at)) == [who]
+
+
+async def test_copies_of_an_earlier_version_have_no_zone(days: Days, profiles_read: list[str]) -> None:
+    """Until `tocsin repair` has copied them, those whose zone the facts store does not know are looked up."""
+    await days.people(kolkata="Asia/Kolkata", berlin="", howe="Australia/Lord_Howe")
+    account = days.stage.account.id
+    copied = "account, user, version + 1, android, ios, windows, email, sms, webpush, latitude, longitude, props"
+    days.stage.facts.command_now(
+        f"INSERT INTO profile ({copied.replace(' + 1', '')}) SELECT {copied} FROM profile FINAL "
+        f"WHERE account = '{account}' AND user != 2"
+    )
+    await days.create(OWN_CLOCK)
+    profiles_read.clear()
+    await snapshot_due_runs(days.stage.ledger, days.stage.facts, utc("2026-03-28T18:00"), days.stage.settings)
+    assert profiles_read
+    for at, who in HOURS:
+        assert await days.step(utc(at)) == [who]
+    table = schema.user  # the two copies above were newer than the ledger's
+    await days.stage.ledger.write(lambda c: c.execute(update(table).values(version=table.c.version + 2)))
+    await copy_all_profiles(days.stage.ledger, days.stage.facts, account)
+    zones = "SELECT zone FROM profile FINAL WHERE account = {account:String} ORDER BY zone"
+    assert await days.stage.facts.query(zones, {"account": account}) == [
+        ("",),
+        ("Asia/Kolkata",),
+        ("Australia/Lord_Howe",),
+    ]
+
+
 @pytest.mark.parametrize("wrap", [False, True])
 async def test_who_is_past_their_time(days: Days, wrap: bool) -> None:
     """A campaign made when it is late in the east: those are left out, or get it a day later."""
@@ -398,6 +528,16 @@ async def test_several_times(days: Days) -> None:
     assert await days.step(utc("2026-03-28T14:00")) == []
     found = stage.ledger.read_now(lambda c: find_campaign(c, stage.account.id, campaign))
     assert (found.state, found.completed, found.ended_at is not None) == ("stopped", 2, True)
+
+
+async def test_a_start_in_1970_is_one_run(days: Days) -> None:
+    """What would have been before the campaign was created is neither sent nor missed."""
+    await days.people(berlin="")
+    campaign = await days.create({"type": "recurring", "start_time": "19700102 09:00", "repeat_type": "day"})
+    assert await days.step(utc("2026-03-28T07:59")) == []
+    assert await days.step(utc("2026-03-28T08:00")) == ["berlin"]
+    result = await days.result(campaign)
+    assert (result["sent"], result.get("missed", 0)) == (1, 0)
 
 
 async def test_a_missed_run_is_reported(days: Days) -> None:

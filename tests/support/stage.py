@@ -72,6 +72,9 @@ class Vendor:
         self.accepted[message.address.value] += receipt.outcome is Outcome.ACCEPTED
         return receipt
 
+    def retire(self) -> None:
+        pass
+
     @property
     def tokens(self) -> list[str]:
         return [message.address.value for message in self.got]

@@ -51,13 +51,14 @@ class Sql(NamedTuple):
     reads: tuple[str, ...] = ()
 
 
-def compile_members(query: Query, account: Account, now: float) -> Sql:
-    """Return everybody the question means at `now`: rows of (user, android, ios, windows, email, sms, webpush, reach).
+def compile_members(query: Query, account: Account, now: float, more: Sequence[str] = ()) -> Sql:
+    """Return everybody the question means at `now`: rows of (user, android, ios, windows, email, sms, webpush, reach)
+    and `more` columns of `profile`.
 
     In two stages where possible: first the conditions on the columns of `profile`, then, for those who are left, the
     bitmaps, draws and distances, which cost more than reading a column does.
     """
-    writer = Writer(account, now)
+    writer, columns = Writer(account, now), (*COLUMNS, *more)
     rows: list[str] = []
     rest: list[str] = []
     for part in _parts(query):
@@ -67,10 +68,10 @@ def compile_members(query: Query, account: Account, now: float) -> Sql:
         else:
             (rest if _needs_only_user(part) else rows).append(writer.write(part))
     if not rows or not rest:
-        text = select_people(COLUMNS, " AND ".join(rows or rest))
+        text = select_people(columns, " AND ".join(rows or rest))
     else:
-        inner = select_people((*COLUMNS, "latitude", "longitude"), " AND ".join(rows))
-        text = f"SELECT user, {', '.join(COLUMNS)} FROM ({inner}) WHERE {' AND '.join(rest)}"
+        inner = select_people((*columns, "latitude", "longitude"), " AND ".join(rows))
+        text = f"SELECT user, {', '.join(columns)} FROM ({inner}) WHERE {' AND '.join(rest)}"
     return Sql(text, writer.parameters, tuple(writer.reads))
 
 
@@ -88,10 +89,9 @@ def select_people(columns: Sequence[str], meets: str) -> str:
     return f"SELECT user, {', '.join(columns)} FROM profile FINAL WHERE account = {{account:String}} AND {meets}"
 
 
-def compile_draw(query: Query, account: Account, now: float, platforms: Sequence[str], limit: int, seed: str) -> Sql:
-    """Return at most `limit` of them, drawn by a hash of seed and user, those who can be reached on a platform
+def compile_draw(members: Sql, platforms: Sequence[str], limit: int, seed: str) -> Sql:
+    """Return at most `limit` of the members, drawn by a hash of seed and user, those who can be reached on a platform
     first."""
-    members = compile_members(query, account, now)
     reached = " OR ".join(f"{name} = {REACHABLE}" for name in PLATFORMS if name in platforms)
     drawn = "sipHash64(concat({draw:String}, ':', toString(user)))"
     text = f"{members.text} ORDER BY ({reached}) DESC, {drawn}, user LIMIT {{limit:UInt64}}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from collections.abc import Mapping
-from datetime import date, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cached_property
 from typing import Annotated, Any, Literal
 
@@ -180,7 +180,7 @@ def cut_off_after(at: float, when: When, zone: tzinfo) -> float | None:
 
 
 def next_local(when: When, local: datetime, number: int) -> datetime | None:
-    """Return the wall-clock time of the run after the one with this time, the `number`th; None when it was the last."""
+    """Return the wall-clock time of the first run after this one, the `number`th; None when that was the last."""
     repeat = when.repeat
     if repeat is None or (repeat.runs is not None and number >= repeat.runs):
         return None
@@ -191,8 +191,9 @@ def next_local(when: When, local: datetime, number: int) -> datetime | None:
 
 
 def _next_day(day: date, first: date, repeat: Repeat) -> date | None:
+    """Return the first day of a run after `day`. first: that of the first run."""
     if repeat.unit == "day":
-        return day + timedelta(days=repeat.every)
+        return first + timedelta(days=((day - first).days // repeat.every + 1) * repeat.every)
     if repeat.unit == "week":
         days = repeat.days or (_weekday(first),)
         start = first - timedelta(days=_weekday(first) - 1)  # the Sunday of the first run's week
@@ -228,14 +229,30 @@ def _weekday(day: date) -> int:
 
 
 def _check_past(when: When, zone: tzinfo, now: float) -> When:
-    """Return `when`. Raise Problem for a time that has passed everywhere it is meant for."""
+    """Return `when`; a recurring one without its past runs. Raise Problem for a time that has passed everywhere it is
+    meant for."""
     if when.repeat is not None:
-        return when
+        return _skip_past(when, when.repeat, zone, now)
     for local in when.times:
         last = to_epoch(local, LATEST if when.own_clock else zone)
         if last < now - JUST_NOW and not (when.own_clock and when.wrap):
             raise Problem(f"{local:%Y%m%d %H:%M} is in the past in {zone} (at $.when)")
     return when
+
+
+def _skip_past(when: When, repeat: Repeat, zone: tzinfo, now: float) -> When:
+    """Return a recurring `when` from its first run that is not past; those before it count as runs. Raise Problem when
+    they were the last."""
+    first, number = when.times[0], 1
+    local: datetime | None = first
+    if repeat.runs is None:  # nothing to count: two days ago is past in every zone
+        local = max(first, datetime.combine(to_local(now, UTC).date() - timedelta(days=2), first.time()))
+    while local is not None and begins_at(local, when, zone) < now - JUST_NOW:
+        local, number = next_local(when, local, number), number + 1
+    if local is None:
+        raise Problem(f"every run from {first:%Y%m%d %H:%M} on is in the past in {zone} (at $.when)")
+    left = repeat if repeat.runs is None else msgspec.structs.replace(repeat, runs=repeat.runs - number + 1)
+    return msgspec.structs.replace(when, times=(local,), repeat=left)
 
 
 def _read_time(text: str, field: str) -> datetime:

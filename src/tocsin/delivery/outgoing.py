@@ -96,6 +96,11 @@ class OutgoingLane:
         """Hand nothing over before a time in epoch seconds; what is queued is reported as held."""
         self._paused_until = max(self._paused_until, until)
 
+    def retire(self) -> None:
+        """Close the provider's connections once its last answer is in."""
+        if self._provider is not None:
+            self._provider.retire()
+
     async def aclose(self) -> None:
         """End the tasks; what they have under way stays noted as it is."""
         for task in self._tasks:
@@ -205,6 +210,8 @@ class OutgoingLanes:
         name = name_lane(credential)
         lane = self._lanes.get(name)
         if lane is None or lane.credential != credential:
+            if lane is not None:
+                lane.retire()
             provider = self._make(credential)
             lane = self._lanes[name] = OutgoingLane(credential, provider, self._notes, self._report, self._clock)
         return lane

@@ -71,5 +71,5 @@ def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
         *(places, [chunk.users[place] for place in places]),
         [PLATFORM_CODES[chunk.platforms[place]] for place in places],
         *([chunk.channel] * count, [NAMES[states[place]] for place in places]),
-        *(codes, [chunk.tag_group] * count, days, ats),
+        *(codes, [chunk.tag_group] * count, [chunk.variant] * count, days, ats),
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -13,12 +13,14 @@ from sqlalchemy import Connection
 
 from tocsin import queue
 from tocsin.account import Account
-from tocsin.audience.members import stream_recipients
+from tocsin.audience.members import stream_recipients, stream_recipients_by_zone
 from tocsin.campaign.experiment import ControlGroups, pick_variant
+from tocsin.campaign.local_time import read_zone
 from tocsin.campaign.runs import CampaignRow, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
 from tocsin.campaign.schedule import cut_off_after, due_for
 from tocsin.campaign.spec import Spec
 from tocsin.delivery.recipients import find_zones
+from tocsin.ingest.profile_copy import NOT_COPIED
 from tocsin.outcome import State
 from tocsin.policy import load_policy
 from tocsin.queue import Recipients, Share
@@ -89,15 +91,15 @@ def _gather(
     """Return the audience by what its recipients have in common. Blocks: call it in a thread."""
     seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
     shares: dict[Share, Recipients] = {}
-    divide_by_time = _make_divider(ledger, account, run, spec, now, seconds)
+    share_of = functools.cache(functools.partial(_make_share, spec, run, now, seconds))
     policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
     system = policy.control.percent if spec.system_control_group else 0.0
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
     divided = bool(control.system or control.campaign or spec.variants)
-    for block in stream_recipients(facts, account, spec.where, spec.platforms, now, spec.users_limit):
-        for share, pairs in divide_by_time(block):
-            for part, members in _divide(share, pairs, control, spec) if divided else ((share, pairs),):
-                shares.setdefault(part, Recipients()).extend(members)
+    for zone, pairs in _read_by_zone(ledger, facts, account, spec, now):
+        share = share_of(zone)
+        for part, members in _divide(share, pairs, control, spec) if divided else ((share, pairs),):
+            shares.setdefault(part, Recipients()).extend(members)
     return shares
 
 
@@ -119,35 +121,40 @@ def _divide(share: Share, pairs: Pairs, control: ControlGroups, spec: Spec) -> I
     return parts.items()
 
 
-def _make_divider(
-    ledger: Ledger, account: Account, run: CampaignRow, spec: Spec, now: float, seconds: float
-) -> Callable[[list[tuple[int, str]]], Iterable[tuple[Share, Pairs]]]:
-    """Return a function that divides a block of recipients by when each is due."""
+def _read_by_zone(
+    ledger: Ledger, facts: Facts, account: Account, spec: Spec, now: float
+) -> Iterable[tuple[tzinfo, Pairs]]:
+    """Yield the audience by the time zone that each recipient is sent to in: their own, or the account's for all."""
+    asked = (facts, account, spec.where, spec.platforms, now, spec.users_limit)
+    if spec.when is None or not spec.when.own_clock:
+        for everybody in stream_recipients(*asked):
+            yield account.zone, everybody
+        return
+    for block in stream_recipients_by_zone(*asked):
+        for name, pairs in block.items():
+            if name == NOT_COPIED:
+                yield from _look_up_zones(ledger, account, pairs)
+            else:
+                yield read_zone(name, account.zone), pairs
+
+
+def _look_up_zones(ledger: Ledger, account: Account, pairs: Pairs) -> Iterable[tuple[tzinfo, Pairs]]:
+    users = sorted({user for user, _ in pairs})
+    zones = ledger.read_now(lambda connection: find_zones(connection, account, users))
+    parts: dict[tzinfo, list[tuple[int, str]]] = {}
+    for pair in pairs:
+        parts.setdefault(zones.get(pair[0], account.zone), []).append(pair)
+    return parts.items()
+
+
+def _make_share(spec: Spec, run: CampaignRow, now: float, seconds: float, zone: tzinfo) -> Share:
+    """Return what the recipients of a time zone have in common: when they are due, and until when."""
     when = spec.when
     if when is None or run.local is None:
-        everybody = Share(expires_at=now + seconds)
-        return lambda block: [(everybody, block)]
-    local = datetime.fromisoformat(run.local)
-
-    def share_of(zone: tzinfo) -> Share:
-        due = due_for(local, when, zone, now) if when.own_clock else now
-        if due is None:
-            return Share(expires_at=now + seconds, state=State.TIME_PASSED)
-        due = max(due, now)
-        cut_off = cut_off_after(due, when, zone)
-        return Share(not_before=due if due > now else 0.0, expires_at=due + seconds, cut_off=cut_off)
-
-    if not when.own_clock:
-        everybody = share_of(account.zone)
-        return lambda block: [(everybody, block)]
-    by_zone = functools.cache(share_of)
-
-    def divide(block: list[tuple[int, str]]) -> Iterable[tuple[Share, Pairs]]:
-        users = sorted({user for user, _ in block})
-        zones = ledger.read_now(lambda connection: find_zones(connection, account, users))
-        parts: dict[Share, list[tuple[int, str]]] = {}
-        for pair in block:
-            parts.setdefault(by_zone(zones.get(pair[0], account.zone)), []).append(pair)
-        return parts.items()
-
-    return divide
+        return Share(expires_at=now + seconds)
+    due = due_for(datetime.fromisoformat(run.local), when, zone, now) if when.own_clock else now
+    if due is None:
+        return Share(expires_at=now + seconds, state=State.TIME_PASSED)
+    due = max(due, now)
+    cut_off = cut_off_after(due, when, zone)
+    return Share(not_before=due if due > now else 0.0, expires_at=due + seconds, cut_off=cut_off)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, select
 
 from tocsin import queue
 from tocsin.account import Account
@@ -17,8 +17,10 @@ from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.push_id import read_push_id
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
+from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.rows import insert_new
 
 # The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
@@ -40,12 +42,7 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def event_id(self) -> int:
-        """The id of every event about this message.
-
-        The key of facts' `event` also holds the time of the report, in seconds: a view reported twice is two rows with
-        one id. The numbers count ids, so they count it once; a `where` counts rows, so «viewed at least twice» finds a
-        user who looked once.
-        """
+        """The id of every event about this message."""
         return self.chunk_id * 65536 + self.position
 
     @property
@@ -88,8 +85,23 @@ async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
 
 
 async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
-    """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now`. Raise
-    Problem 400 for an id that is not ours."""
+    """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now` or whenever it
+    was first reported. Raise Problem 400 for an id that is not ours.
+
+    The key of facts' `event` holds the time: with the same time a repeat writes the same row, and one view is one event
+    to everybody who counts.
+    """
     sent = await find_sent(ledger, secret, push_id)
-    row = event_row(sent.account, INTERACTIONS[kind], sent.user, now, sent.event_id, sent.props)
+    at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, now))
+    row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])
+
+
+def _keep_first(connection: Connection, sent: SentMessage, kind: str, now: float) -> float:
+    """Return when this was first reported; that is `now` when nobody did before."""
+    table = schema.interaction
+    key = {"account_id": sent.account.id, "chunk_id": sent.chunk_id, "position": sent.position, "kind": kind}
+    if insert_new(connection, table, key | {"at": now}):
+        return now
+    same = [table.c[name] == value for name, value in key.items()]
+    return float(connection.execute(select(table.c.at).where(*same)).scalar_one())

@@ -11,6 +11,7 @@ from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email, read_phone
 
 READERS = {"Email": read_email, "Phone": read_phone}  # of the properties that hold addresses
 
+ZONE_LENGTH = 64  # of a name; the longest there is has 32
 NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of `profile` says
 
 
@@ -95,6 +96,12 @@ def find_coordinates(profile: Mapping[str, Any]) -> tuple[float, float]:
     if abs(latitude) <= 90 and abs(longitude) <= 180:
         return latitude, longitude
     return math.nan, math.nan
+
+
+def find_zone_name(profile: Mapping[str, Any]) -> str:
+    """Return the property Tz; "" when it is no text that could name a time zone."""
+    name = profile.get("Tz")
+    return name if isinstance(name, str) and len(name) < ZONE_LENGTH else ""
 
 
 def _as_degrees(value: Any) -> float:

@@ -10,11 +10,13 @@ from sqlalchemy import Connection, select, update
 
 from tocsin.channels import ADDRESS_CHANNELS
 from tocsin.ingest.people import split_values
-from tocsin.ingest.profile import find_coordinates, find_reach, read_address, to_facts
+from tocsin.ingest.profile import find_coordinates, find_reach, find_zone_name, read_address, to_facts
 from tocsin.ingest.subscription import OPTED_OUT, find_suppressed
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.props import encode_props
+
+NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
 
 
 def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
@@ -39,7 +41,8 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
         for user, version, profile in people:
             reach = find_reach(profile, devices[user], suppressed)
             encoded = encode_props(to_facts(profile))
-            rows.append((account_id, user, version, *reach.values(), *find_coordinates(profile), encoded))
+            place = (*find_coordinates(profile), find_zone_name(profile))
+            rows.append((account_id, user, version, *reach.values(), *place, encoded))
     return rows
 
 

@@ -98,6 +98,18 @@ def check_endpoint(option: str, url: str) -> str:
     return url.rstrip("/")
 
 
+def is_at(endpoint: str, url: str) -> bool:
+    """Return whether a URL leads to the scheme, host and port of `endpoint`."""
+    ours, theirs = urlsplit(endpoint), urlsplit(url)
+    ports = [parts.port or (443 if parts.scheme == "https" else 80) for parts in (ours, theirs)]
+    return (ours.scheme, ours.hostname, ports[0]) == (theirs.scheme, theirs.hostname, ports[1])
+
+
+def move_to(endpoint: str, url: str) -> str:
+    """Return the same path and query at `endpoint`; the URL itself when it leads there already."""
+    return url if is_at(endpoint, url) else endpoint + url.partition("://")[2][len(urlsplit(url).netloc) :]
+
+
 def check_ca(pem: str) -> str:
     """Return the PEM text. Raises Misconfigured when it holds no certificate."""
     if pem and "-----BEGIN CERTIFICATE-----" not in pem:

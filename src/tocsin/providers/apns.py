@@ -229,6 +229,10 @@ class Apns:
     def __repr__(self) -> str:
         return f"Apns({self._topic!r}, {self._origin!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     @property
     def at_once(self) -> int:
         return self._pool.at_once

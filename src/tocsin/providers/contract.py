@@ -145,3 +145,8 @@ class Provider(Protocol):
         provider bounds its connections and requests in flight. hand_over: called before bytes can leave from which the
         vendor could act."""
         ...
+
+    def retire(self) -> None:
+        """Make room for another that takes this one's place: what is under way gets its answer, and after the last one
+        no connection or thread is left. A message that comes later is sent all the same."""
+        ...

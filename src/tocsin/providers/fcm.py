@@ -24,8 +24,10 @@ from tocsin.providers.answer_table import (
     AnswerRule,
     check_ca,
     check_endpoint,
+    is_at,
     judge_failure,
     judge_status,
+    move_to,
     read_retry_after,
     throttled,
     unavailable,
@@ -36,6 +38,7 @@ from tocsin.providers.oauth import Tokens
 from tocsin.providers.payload import Style, UnsendableError, make_fcm_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
+GOOGLE = "https://fcm.googleapis.com"
 SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
 FLOOR = 10.0  # seconds: FCM: never retry sooner
@@ -52,7 +55,9 @@ class FcmSettings(msgspec.Struct, frozen=True, kw_only=True):
     style: Annotated[
         Style, Meta(description="sdk: apps with CleverTap's SDK show the message; notification: Android shows it")
     ] = "sdk"
-    endpoint: Annotated[str, Meta(description="where FCM is")] = "https://fcm.googleapis.com"
+    endpoint: Annotated[str, Meta(description="where FCM is; tokens are asked for there too, if not at Google")] = (
+        GOOGLE
+    )
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     timeout: Annotated[float, Meta(description="seconds to wait for an answer, FCM asks for 10 at least")] = 30.0
 
@@ -175,7 +180,8 @@ class Fcm:
         assert isinstance(settings, FcmSettings)
         endpoint = check_endpoint("endpoint", settings.endpoint)
         self._account = account = _read_account(settings.service_account)
-        check_endpoint("token_uri in service_account", account.token_uri)
+        token_uri = check_endpoint("token_uri in service_account", account.token_uri)
+        self._token_uri = token_uri if is_at(GOOGLE, endpoint) else move_to(endpoint, token_uri)
         self._key = _read_key(account.private_key)
         self._url = f"{endpoint}/v1/projects/{account.project_id}/messages:send"
         self._timeout = settings.timeout
@@ -189,6 +195,10 @@ class Fcm:
 
     def __repr__(self) -> str:
         return f"Fcm({self._url!r})"
+
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
 
     @property
     def at_once(self) -> int:
@@ -228,7 +238,7 @@ class Fcm:
         assertion = jwt.encode(claims, self._key, algorithm="RS256", headers=headers)
         body = f"grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Ajwt-bearer&assertion={assertion}"
         form = ("Content-Type: application/x-www-form-urlencoded",)
-        return HttpPost(url=account.token_uri, headers=form, body=body.encode(), timeout=self._timeout)
+        return HttpPost(url=self._token_uri, headers=form, body=body.encode(), timeout=self._timeout)
 
 
 def _read_account(text: str) -> _Account:

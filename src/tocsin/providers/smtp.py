@@ -162,6 +162,12 @@ class Smtp:
     def __repr__(self) -> str:
         return f"Smtp({self._settings.host!r}, {self._settings.port})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._relay.retire()
+        if self._signer is not None:
+            self._signer.retire()
+
     @property
     def at_once(self) -> int:
         return 2 * self._settings.connections  # the next mail is written and signed while one is on its way

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from weakref import WeakSet
 
 import msgspec
 
@@ -40,12 +41,13 @@ class Pool:
     def __init__(self, ca: str, limits: PoolLimits) -> None:
         self._ca = ca
         self._limits = limits
-        self._line = CurlMulti(limits.connections, limits.streams)
+        self._line = self._make_line()
         self._leaving: list[CurlMulti] = []
         self._free = limits.in_flight  # requests that may start now; others wait for a turn
         self._turns: deque[asyncio.Future[None]] = deque()
         self._idle: list[Transfer] = []
         self._closed = False
+        self._retired = False
         self._renewed = 0.0
         self.generation = 0
 
@@ -78,6 +80,7 @@ class Pool:
             return answer
         finally:
             self._pass_on()
+            self._close_if_left()
 
     def _pass_on(self) -> None:
         """Let the next waiting request start in place of one that is done."""
@@ -94,6 +97,8 @@ class Pool:
             return VendorAnswer(failure="unsent", detail="the pool is closed"), False
         transfer = self._idle.pop() if self._idle else self._make_http()
         transfer.load(request, hand_over)
+        if self._line.retired:  # the pool has closed it, and is asked once more
+            self._line = self._make_line()
         line, generation = self._line, self.generation
         try:
             error = await line.start(transfer)
@@ -119,17 +124,31 @@ class Pool:
             return
         self.generation += 1
         self._renewed = now
-        old, self._line = self._line, CurlMulti(self._limits.connections, self._limits.streams)
+        old, self._line = self._line, self._make_line()
         self._leaving = [line for line in self._leaving if line.busy]
         if old.busy:
             self._leaving.append(old)
         old.retire()
+
+    def retire(self) -> None:
+        """Keep no connection from now on when the last answer is in. A later request is sent, over a new one."""
+        self._retired = True
+        self._close_if_left()
+
+    def _close_if_left(self) -> None:
+        if self._retired and self._free == self._limits.in_flight:
+            self._line.retire()
+            while self._idle:
+                self._idle.pop().curl.close()
 
     async def aclose(self) -> None:
         """Close every connection; a request in flight gets a failure."""
         self._closed = True
         for line in (self._line, *self._leaving):
             line.close("the pool was closed")
+
+    def _make_line(self) -> CurlMulti:
+        return CurlMulti(self._limits.connections, self._limits.streams)
 
     def _make_http(self) -> Transfer:
         return Transfer(self._ca, self._limits.idle).prepare_http(fresh_dns=self._limits.fresh_dns)
@@ -139,24 +158,24 @@ class Transport:
     """All pools of a process; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._open: list[Pool | SmtpPool] = []
+        self._open: WeakSet[Pool | SmtpPool] = WeakSet()  # without those that retired and were forgotten
 
     def pool(self, *, ca: str = "", limits: PoolLimits | None = None) -> Pool:
         """Return a new pool. ca: PEM text of the authorities to trust, empty for the machine's store."""
         pool = Pool(ca, limits or PoolLimits())
-        self._open.append(pool)
+        self._open.add(pool)
         return pool
 
     def relay(self, server: Server, *, ca: str = "", connections: int = 20) -> SmtpPool:
         """Return a new pool of connections to a mail relay; `ca` as for `pool`. Raises Misconfigured for a wrong
         `ca`."""
         relay = SmtpPool(server, ca, connections)
-        self._open.append(relay)
+        self._open.add(relay)
         return relay
 
     async def aclose(self) -> None:
-        """Close every pool. A pool stays open until then, even when its provider is replaced."""
-        for one in self._open:
+        """Close every pool."""
+        for one in list(self._open):
             await one.aclose()
         self._open.clear()
 

@@ -147,6 +147,10 @@ class Webhook:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     @property
     def at_once(self) -> int:
         return self._pool.at_once

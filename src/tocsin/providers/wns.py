@@ -23,8 +23,10 @@ from tocsin.providers.answer_table import (
     check_ca,
     check_endpoint,
     clip,
+    is_at,
     judge_failure,
     judge_status,
+    move_to,
     read_retry_after,
     throttled,
     unavailable,
@@ -59,8 +61,12 @@ class WnsSettings(msgspec.Struct, frozen=True, kw_only=True):
     tenant: Annotated[
         str, Meta(description="the Entra tenant; not for a package SID, which logs in the legacy way")
     ] = ""
-    token_endpoint: Annotated[str, Meta(description="where tokens are given, if not where Microsoft gives them")] = ""
-    endpoint: Annotated[str, Meta(description="an origin to allow channels of, beside *.notify.windows.com")] = ""
+    token_endpoint: Annotated[
+        str, Meta(description="where tokens are given, if not where Microsoft gives them or at endpoint")
+    ] = ""
+    endpoint: Annotated[
+        str, Meta(description="where to post instead of the channel, which goes along as X-Tocsin-Channel")
+    ] = ""
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
 
@@ -123,8 +129,17 @@ def is_allowed(channel: str, origin: str) -> bool:
     return _CHANNEL.fullmatch(channel) is not None
 
 
-def request(message: Push, body: bytes, now: float, token: str, timeout: float) -> HttpPost:
-    """Return the POST for one toast. body: its XML, from `toast.render`."""
+def place_of(channel: str, origin: str) -> tuple[str, str]:
+    """Return the URL that a channel's toast is posted to, and the channel when that is another: with an `origin` of
+    the operator's nothing goes to Microsoft."""
+    if not origin or channel.startswith(origin + "/"):
+        return channel, ""
+    return move_to(origin, channel), channel
+
+
+def request(message: Push, body: bytes, now: float, token: str, timeout: float, origin: str = "") -> HttpPost:
+    """Return the POST for one toast. body: its XML, from `toast.render`. origin: as for `place_of`."""
+    url, channel = place_of(message.address.value, origin)
     headers = (
         "Authorization: Bearer " + token,
         "Content-Type: text/xml",
@@ -132,8 +147,9 @@ def request(message: Push, body: bytes, now: float, token: str, timeout: float) 
         "X-WNS-RequestForStatus: true",
         "X-WNS-Tag: " + make_tag(message.collapse),
         f"X-WNS-TTL: {max(int(message.expires_at - now), 1)}",
+        *(("X-Tocsin-Channel: " + channel,) if channel else ()),
     )
-    return HttpPost(url=message.address.value, headers=headers, body=body, version="1.1", timeout=timeout)
+    return HttpPost(url=url, headers=headers, body=body, version="1.1", timeout=timeout)
 
 
 class Wns:
@@ -158,6 +174,10 @@ class Wns:
     def __repr__(self) -> str:
         return f"Wns({self._origin!r})"
 
+    def retire(self) -> None:
+        """See `Provider.retire`."""
+        self._pool.retire()
+
     @property
     def at_once(self) -> int:
         return self._pool.at_once
@@ -178,7 +198,9 @@ class Wns:
             token = await self._tokens.get(now)
             if isinstance(token, Receipt):
                 return token
-            answer = await self._pool.request(request(message, body, now, token, self._timeout), hand_over)
+            answer = await self._pool.request(
+                request(message, body, now, token, self._timeout, self._origin), hand_over
+            )
             if answer.status != 401 or attempt == 2:
                 break
             self._tokens.drop(token)
@@ -209,7 +231,10 @@ def _make_ask(settings: WnsSettings) -> _Ask:
     if not (legacy or settings.tenant or settings.token_endpoint):
         raise Misconfigured("tenant is needed, unless client_id is a package SID («ms-app://s-1-15-2-…»).")
     default = LEGACY if legacy else ENTRA.format(tenant=settings.tenant)
-    url = check_endpoint("token_endpoint", settings.token_endpoint or default)
+    origin = settings.endpoint.rstrip("/")
+    url = check_endpoint("token_endpoint", settings.token_endpoint or (move_to(origin, default) if origin else default))
+    if origin and not is_at(origin, url):
+        raise Misconfigured(f"token_endpoint has to be at {origin}: with an endpoint nothing goes anywhere else.")
     form = {
         "grant_type": "client_credentials",
         "client_id": settings.client_id,

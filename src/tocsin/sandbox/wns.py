@@ -1,8 +1,9 @@
-"""WNS: `POST /w/?token=…` over HTTP/1.1, with bearer tokens of either of Microsoft's endpoints.
+"""WNS: `POST /w/?token=…` or `/?token=…` over HTTP/1.1, with bearer tokens of either of Microsoft's endpoints.
 
 The channel selects the answer: a token that contains `expired` gets 410, `notfound` 404, `foreign` 403 (the
 channel of another app), `dropped` 200 with status dropped, `throttled` 200 with channelthrottled; with `offline` the
-device counts as not connected.
+device counts as not connected. A client that was pointed here sends the channel it has as `X-Tocsin-Channel`: that is
+the address of what was accepted.
 
 Source: Microsoft Learn, «Push notification service request and response headers (Windows Runtime apps)».
 """
@@ -34,7 +35,7 @@ TYPES = {
 }
 """The Content-Type that each X-WNS-Type requires."""
 
-_CHANNEL = re.compile(r"/w/\?token=([^&#\s]{1,2048})")
+_CHANNEL = re.compile(r"(?:/w)?/\?token=([^&#\s]{1,2048})")
 _RULES = {
     "x-wns-requestforstatus": re.compile(r"true|false"),
     "x-wns-ttl": re.compile(r"[1-9]\d{0,9}"),
@@ -62,7 +63,7 @@ class WnsRules:
 
     def is_message(self, head: Head) -> bool:
         """See VendorRules."""
-        return head.method == "POST" and head.target.startswith(CHANNEL_PATH)
+        return head.method == "POST" and _CHANNEL.match(head.target) is not None
 
     def is_grant(self, head: Head) -> bool:
         """See VendorRules."""
@@ -121,7 +122,7 @@ class WnsRules:
             return Ruling(_outcome("dropped" if dropped else "channelthrottled", connection))
         campaign = campaign_in(root) if root is not None else ""
         message = Accepted(
-            self._endpoint + request.head.target,
+            request.head.header("x-tocsin-channel") or self._endpoint + request.head.target,
             campaign or request.head.header("x-wns-tag") or "",
             request.head.public_headers(),
             request.body.decode("utf-8", "replace"),

@@ -6,18 +6,21 @@ The only place that speaks to either. Values always travel as bound parameters, 
 from __future__ import annotations
 
 import asyncio
+import functools
 import queue
+import secrets
 import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
+from tocsin.store.stopwatch import Stopwatch
 
 CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
 QUERY_SECONDS = 30.0
@@ -45,11 +48,11 @@ COLUMNS = {
     "profile": (
         *("account", "user", "version"),
         *PLATFORMS,
-        *("latitude", "longitude", "props"),
+        *("latitude", "longitude", "zone", "props"),
     ),
     "outcome": (
         *("account", "campaign", "chunk", "position", "user", "platform"),
-        *("channel", "outcome", "code", "tag_group", "day", "at"),
+        *("channel", "outcome", "code", "tag_group", "variant", "day", "at"),
     ),
 }
 
@@ -97,14 +100,31 @@ class Facts:
         return await loop.run_in_executor(self._threads, self.query_now, sql, parameters)
 
     def stream(self, sql: str, parameters: Mapping[str, Any]) -> Iterator[list[Row]]:
-        """Yield the rows of a query in blocks, in the calling thread: memory does not grow with the answer."""
-        with (
-            self._client() as client,
-            self._bounded(),
-            client.query_row_block_stream(sql, parameters=dict(parameters), settings=self._budget) as blocks,
-        ):
-            for block in blocks:
-                yield list(block)
+        """Yield the rows of a query in blocks, in the calling thread: memory does not grow with the answer.
+
+        The limit of time is for the waits for blocks together; how long the caller takes between them does not matter.
+        """
+        # The store's own limit goes on while the caller works, so the query has none, and is killed by its name.
+        name = secrets.token_hex(16)
+        watch = Stopwatch(self._seconds, functools.partial(self._kill, name))
+        budget = {**self._budget, "max_execution_time": 0}
+        with self._client() as client, self._bounded():
+            with watch.running():
+                found = client.query_row_block_stream(
+                    f"/* {name} */ {sql}", parameters=dict(parameters), settings=budget
+                )
+            with found as blocks:
+                while True:
+                    with watch.running():
+                        block = next(blocks, None)
+                    if block is None:
+                        return
+                    yield list(block)
+
+    def _kill(self, name: str) -> None:
+        """End the query that has this name in it, over a connection of its own: all others may be busy."""
+        with closing(connect(self.url)) as client:
+            client.command(f"KILL QUERY WHERE position(query, concat('{name[:16]}', '{name[16:]}')) > 0 ASYNC")
 
     def insert_now(self, table: str, rows: Sequence[Row]) -> None:
         """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT."""
@@ -190,6 +210,7 @@ class Facts:
             text = str(error)
             for code, bound in (
                 ("TIMEOUT_EXCEEDED", f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"),
+                ("QUERY_WAS_CANCELLED", f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"),
                 ("MEMORY_LIMIT_EXCEEDED", f"{self._megabytes} MB of memory (TOCSIN_QUERY_MEGABYTES)"),
             ):
                 if code in text:

@@ -41,6 +41,7 @@ GROUP BY account, name, day;
 -- android, ios, windows, email, sms, webpush: 0 never had one, 1 reachable there, 2 had one but is not (dead token, opted out).
 -- reach: the six as bits of those where a message would get to, so that counting them reads one byte a person.
 -- latitude, longitude: degrees, nan for those whose place is not known.
+-- zone: the user's own time zone as the profile names it, '' for none that is known; '?': this copy does not say.
 CREATE TABLE IF NOT EXISTS profile
 (
     account   LowCardinality(String),
@@ -54,6 +55,7 @@ CREATE TABLE IF NOT EXISTS profile
     webpush   UInt8,
     latitude  Float32 CODEC(NONE),
     longitude Float32 CODEC(NONE),
+    zone      LowCardinality(String) DEFAULT '?',
     props     JSON,
     reach     UInt8 MATERIALIZED (android = 1) + 2 * (ios = 1) + 4 * (windows = 1) + 8 * (email = 1)
         + 16 * (sms = 1) + 32 * (webpush = 1)
@@ -69,7 +71,11 @@ ALTER TABLE profile ADD COLUMN IF NOT EXISTS webpush UInt8 AFTER sms;
 ALTER TABLE profile MODIFY COLUMN reach UInt8 MATERIALIZED (android = 1) + 2 * (ios = 1) + 4 * (windows = 1)
     + 8 * (email = 1) + 16 * (sms = 1) + 32 * (webpush = 1);
 
--- What came of every recipient, written when it is final. `campaign` is 0 for a send by identity.
+-- Of a store from before there was this column; who has none in their copy is looked up in the ledger until `tocsin repair`.
+ALTER TABLE profile ADD COLUMN IF NOT EXISTS zone LowCardinality(String) DEFAULT '?' AFTER longitude;
+
+-- What came of every recipient, written when it is final. `campaign` is 0 for a send by identity,
+-- `variant` '' for a campaign without any.
 CREATE TABLE IF NOT EXISTS outcome
 (
     account   LowCardinality(String),
@@ -82,14 +88,23 @@ CREATE TABLE IF NOT EXISTS outcome
     outcome   LowCardinality(String),
     code      LowCardinality(String),
     tag_group LowCardinality(String),
+    variant   LowCardinality(String),
     day       Date,
     at        DateTime('UTC')
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (account, campaign, chunk, position);
 
+-- Of a store from before outcomes had it.
+ALTER TABLE outcome ADD COLUMN IF NOT EXISTS variant LowCardinality(String) AFTER tag_group;
+
 -- `Notification Sent` is an event like any other, so that a `where` can ask for it; its props as encode_props makes them.
+-- What the view selects is set each time a store is opened: an older one has another.
 CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_event TO event AS
+SELECT account, day, user, at FROM outcome WHERE 0;
+
+ALTER TABLE outcome_to_event MODIFY QUERY
+WITH if(variant = '', 'default', variant) AS shown
 SELECT
     account,
     'Notification Sent' AS name,
@@ -100,14 +115,14 @@ SELECT
     CAST(
         concat(
             '{"Campaign id":', toString(campaign), '.0',
-            ',"Variant":"\\u001fdefault\\u001f"',
+            ',"Variant":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(shown)), char(31))),
             ',"Channel":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(channel)), char(31))),
             ',"Platform":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(platform)), char(31))),
             ',"Tag group":', toJSONString(concat(char(31), normalizeUTF8NFC(caseFoldUTF8(tag_group)), char(31))), '}'),
         'JSON') AS props,
     concat(
         '{"Campaign id":', toString(campaign),
-        ',"Variant":"default"',
+        ',"Variant":', toJSONString(toString(shown)),
         ',"Channel":', toJSONString(toString(channel)),
         ',"Platform":', toJSONString(toString(platform)),
         ',"Tag group":', toJSONString(toString(tag_group)), '}') AS raw

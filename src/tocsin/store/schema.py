@@ -261,3 +261,14 @@ chunk = Table(
     Index("chunk_of_run", "run_id", "open"),
     Index("chunk_of_account", "account_id", "tag_group"),
 )
+
+# When a view or click of a message was first reported: the time of its event, however often it is reported again.
+interaction = Table(
+    "interaction",
+    metadata,
+    Column("chunk_id", RowId, primary_key=True, autoincrement=False),
+    Column("position", Integer, primary_key=True, autoincrement=False),
+    Column("kind", String(16), primary_key=True),
+    Column("account_id", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+)

@@ -41,6 +41,11 @@ class CurlMulti:
         """Whether transfers are in progress."""
         return bool(self._under_way)
 
+    @property
+    def retired(self) -> bool:
+        """Whether no new transfers may start."""
+        return self._retired
+
     def start(self, transfer: Transfer) -> asyncio.Future[pycurl.error | None]:
         """Start a transfer; return the future of libcurl's error, None for success."""
         loop = self._loop = self._loop or asyncio.get_running_loop()

@@ -52,7 +52,7 @@ class DkimSigner:
                 raise Misconfigured(f"{option} has to be a name of the DNS, not {value!r}.")
         self._key = _load(key)
         self._threads = ThreadPoolExecutor(THREADS, "dkim") if isinstance(self._key, RSAPrivateKey) else None
-        algorithm = "rsa-sha256" if self._threads else "ed25519-sha256"
+        algorithm = "rsa-sha256" if isinstance(self._key, RSAPrivateKey) else "ed25519-sha256"
         self._opening = f"v=1; a={algorithm}; c=relaxed/relaxed; d={domain};\r\n s={selector}; t="
 
     def __repr__(self) -> str:
@@ -66,6 +66,12 @@ class DkimSigner:
         else:
             signature = self._apply(digest)
         return letter.join(field + base64.b64encode(signature).decode())
+
+    def retire(self) -> None:
+        """End the threads when what they sign is signed; a later signature is made in the caller's own."""
+        threads, self._threads = self._threads, None
+        if threads:
+            threads.shutdown(wait=False)
 
     def _prepare(self, letter: Letter, now: float) -> tuple[bytes, str]:
         """Return the hash to be signed, and the field without the signature."""

@@ -34,6 +34,7 @@ class SmtpPool:
         self._busy: set[SmtpSession] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._closed = False
+        self._retired = False
 
     async def mail(self, envelope: MailTransfer, hand_over: Callable[[], None] = lambda: None) -> VendorAnswer:
         """Send one mail to one mailbox, at most once. When the relay has closed an idle connection the mail is
@@ -88,7 +89,7 @@ class SmtpPool:
     def _put_back(self, session: SmtpSession, *, keep: bool) -> None:
         """Keep a connection whose last mail was answered, else close it: after a time-out the late reply would be taken
         for the next mail's."""
-        if not keep or self._closed or session.carried >= self._mails or not session.is_clean():
+        if not keep or self._closed or self._retired or session.carried >= self._mails or not session.is_clean():
             session.close()
             return
         session.rested_at = time.monotonic()
@@ -104,6 +105,16 @@ class SmtpPool:
             session.close()
         again = bool(self._idle)
         self._sweep = asyncio.get_running_loop().call_later(self._idle_seconds, self._close_idle) if again else None
+
+    def retire(self) -> None:
+        """Close what is idle, and every other connection after its mail. A later mail is sent, over a new one."""
+        self._retired = True
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for session in self._idle:
+            session.close()
+        self._idle.clear()
 
     async def aclose(self) -> None:
         """Close every connection; a mail in progress gets a failure."""

@@ -1,0 +1,89 @@
+"""A facts store that an earlier version made: opened by this one it has today's columns, and what was in it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+# chDB takes one folder a process, so each store has a process of its own.
+LOOK = """
+import sys
+from tocsin.store.facts import open_facts
+
+facts = open_facts("chdb://" + sys.argv[1])
+account = {"account": "a"}
+for sql in (
+    "SELECT user, version, zone, reach FROM profile FINAL WHERE account = {account:String} ORDER BY user",
+    "SELECT outcome, variant FROM outcome FINAL WHERE account = {account:String} ORDER BY chunk",
+    "SELECT raw, props.Variant FROM event FINAL WHERE account = {account:String} ORDER BY id",
+):
+    print(facts.query_now(sql, account))
+facts.close()
+"""
+
+# The tables of 0.1.0 before there were `zone` and `variant`, as far as a row needs them.
+OLD = """
+import sys
+from tocsin.store.facts import connect
+
+client = connect("chdb://" + sys.argv[1])
+for statement in '''
+CREATE TABLE event (account LowCardinality(String), name LowCardinality(String), day Date, user UInt32,
+    at DateTime('UTC'), id UInt64, props JSON, raw String CODEC(ZSTD(3)))
+    ENGINE = ReplacingMergeTree ORDER BY (account, name, day, user, at, id);
+CREATE TABLE profile (account LowCardinality(String), user UInt32, version UInt32, android UInt8, ios UInt8,
+    windows UInt8, email UInt8, sms UInt8, webpush UInt8, latitude Float32 CODEC(NONE), longitude Float32 CODEC(NONE),
+    props JSON, reach UInt8 MATERIALIZED (android = 1)) ENGINE = ReplacingMergeTree(version) ORDER BY (account, user);
+CREATE TABLE outcome (account LowCardinality(String), campaign UInt32, chunk UInt64, position UInt16, user UInt32,
+    platform LowCardinality(String), channel LowCardinality(String), outcome LowCardinality(String),
+    code LowCardinality(String), tag_group LowCardinality(String), day Date, at DateTime('UTC'))
+    ENGINE = ReplacingMergeTree ORDER BY (account, campaign, chunk, position);
+CREATE MATERIALIZED VIEW outcome_to_event TO event AS
+    SELECT account, 'Notification Sent' AS name, day, user, at, chunk * 65536 + position AS id,
+    CAST('{"Variant":"\\\\u001fdefault\\\\u001f"}', 'JSON') AS props, '{"Variant":"default"}' AS raw
+    FROM outcome WHERE outcome = 'accepted';
+INSERT INTO profile (account, user, version, android, props) VALUES ('a', 1, 3, 1, '{}');
+INSERT INTO outcome (account, chunk, user, outcome) VALUES ('a', 1, 1, 'accepted')
+'''.split(";"):
+    client.command(statement)
+client.close()
+"""
+
+FILL = """
+import sys
+from tocsin.store.facts import open_facts
+
+facts = open_facts("chdb://" + sys.argv[1])
+from datetime import UTC, date, datetime
+at = (date(2027, 1, 15), datetime(2027, 1, 15, 8, tzinfo=UTC))
+facts.insert_now("profile", [("a", 2, 1, 1, 0, 0, 0, 0, 0, 0.0, 0.0, "Asia/Kolkata", "{}")])
+facts.insert_now("outcome", [("a", 7, 2, 0, 2, "ios", "push", "accepted", "", "", "Größe B", *at)])
+facts.command_now("INSERT INTO profile (account, user, version, props) VALUES ('a', 3, 1, '{}')")
+facts.close()
+"""
+
+
+def run(script: str, folder: Path) -> list[str]:
+    """The lines that a script prints of the store in a folder."""
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout.splitlines()
+
+
+def test_a_store_of_before(tmp_path: Path) -> None:
+    """Nobody's time zone is known until it is copied, whoever writes the row; what was sent has the variant that was
+    sent, from now on. Opened once more nothing changes."""
+    folder = tmp_path / "facts"
+    run(OLD, folder)
+    old = ["[(1, 3, '?', 1)]", "[('accepted', '')]", "[('{\"Variant\":\"default\"}', '\\x1fdefault\\x1f')]"]
+    assert run(LOOK, folder) == old
+    run(FILL, folder)
+    new = '{"Campaign id":7,"Variant":"Größe B","Channel":"push","Platform":"ios","Tag group":""}'
+    for _ in range(2):
+        profiles, outcomes, events = run(LOOK, folder)
+        assert profiles == "[(1, 3, '?', 1), (2, 1, 'Asia/Kolkata', 1), (3, 1, '?', 0)]"
+        assert outcomes == "[('accepted', ''), ('accepted', 'Größe B')]"
+        default = "('{\"Variant\":\"default\"}', '\\x1fdefault\\x1f')"
+        assert events == f"[{default}, ({new!r}, '\\x1fgrösse b\\x1f')]"
