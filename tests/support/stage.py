@@ -113,6 +113,7 @@ class StageWorker(Worker):
         clock: Callable[[], float] = lambda: stage.now  # noqa: E731
         super().__init__(stage.ledger, stage.facts, senders, stage.settings, b"s" * 32, clock, wakeup, folder)
         wakeup.worker = self
+        self.senders = senders
         self.leased = 0
 
     def _pass_on(self, chunks: Sequence[Chunk]) -> None:
@@ -174,6 +175,8 @@ class Stage:
 
     async def deliver(self) -> int:
         """Delivers what is due now, until there is nothing more or `kill`; answers how many chunks."""
+        if self._running is not None and self._running.cancelled():
+            self.worker = StageWorker(self, self.folder, self.worker.senders)
         self.worker.leased = 0
         self._running = asyncio.create_task(self.worker.run())
         done, _ = await asyncio.wait([self._running], timeout=60)

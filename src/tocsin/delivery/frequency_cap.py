@@ -15,6 +15,7 @@ from sqlalchemy import Connection, delete, func, select, text, update
 
 from tocsin.outcome import State
 from tocsin.policy import Cap
+from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.rows import among, insert_new, upsert_rows
 
@@ -108,19 +109,28 @@ def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) ->
     if rule.throttle is not None:
         for at, count in Counter(claim.at for claim in returned).items():
             _use(connection, rule, -count, at)
-    if rule.account is None and rule.campaign is None:
-        return
+    if rule.account is not None or rule.campaign is not None:
+        free_places(connection, rule.account_id, rule.channel, rule.message, returned)
+
+
+def free_places(connection: Connection, account_id: str, channel: str, message: str, claims: Iterable[Claim]) -> None:
+    """Free the places under the caps that claims of one run or request (`message`) may have."""
     by_platform: dict[int, list[int]] = defaultdict(list)
-    for claim in returned:
+    for claim in claims:
         by_platform[claim.platform].append(claim.user)
     for platform, users in by_platform.items():
         connection.execute(
             delete(table).where(
-                *(table.c.account_id == rule.account_id, table.c.channel == rule.channel),
-                *(table.c.message == rule.message, table.c.platform == platform),
+                *(table.c.account_id == account_id, table.c.channel == channel),
+                *(table.c.message == message, table.c.platform == platform),
                 among(connection, table.c.user_id, users),
             )
         )
+
+
+def name_message(chunk: Chunk) -> str:
+    """Return what a chunk's messages are under the caps: its run's, or its request's."""
+    return f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}"
 
 
 def forget_old_reservations(connection: Connection, now: float) -> None:

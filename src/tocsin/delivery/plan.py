@@ -13,7 +13,7 @@ from tocsin.campaign.quiet_hours import Quiet
 from tocsin.campaign.runs import read_stored_spec
 from tocsin.campaign.send import StoredRequest
 from tocsin.delivery.batch import BatchContext
-from tocsin.delivery.frequency_cap import CapRule
+from tocsin.delivery.frequency_cap import CapRule, name_message
 from tocsin.policy import Cap, Policy, load_policy
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
@@ -75,7 +75,7 @@ class Planner:
         rule = CapRule(
             account_id=chunk.account_id,
             channel=chunk.channel,
-            message=f"s{chunk.id}" if chunk.run_id is None else f"r{chunk.run_id}",
+            message=name_message(chunk),
             campaign_id=chunk.campaign_id,
             account=cap if respect and cap is not None and (cap.most or cap.dwell_minutes) else None,
             campaign=own if respect else None,

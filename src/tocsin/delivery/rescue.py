@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection
 
 from tocsin import queue
+from tocsin.delivery.frequency_cap import free_places, name_message
 from tocsin.delivery.handover import Evidence, forget, list_owners, read_evidence
 from tocsin.delivery.settle import SettleRules, rescue
 from tocsin.store.ledger import Ledger
@@ -48,6 +49,7 @@ def rescue_from(
     """Settle what one worker had claimed, by its notes, and end its leases. Return how many chunks that were."""
     chunks = queue.find_abandoned(connection, owner, now, alone=alone).get(holder, [])
     for chunk in chunks:
-        rescue(chunk, evidence, rules, now)
+        unsent = rescue(chunk, evidence, rules, now)
+        free_places(connection, chunk.account_id, chunk.channel, name_message(chunk), unsent)
     queue.set_free(connection, chunks)
     return len(chunks)

@@ -96,12 +96,18 @@ def rescue_recipient(
         settle_recipient(chunk, position, receipts, rules, now)
 
 
-def rescue(chunk: Chunk, evidence: Evidence | None, rules: SettleRules, now: float) -> None:
-    """Move everybody whom a lost worker had claimed; see `rescue_recipient`. None: no notes are to be believed."""
-    for position, state in enumerate(chunk.states):
-        if state == State.CLAIMED:
-            notes = None if evidence is None else evidence.get((chunk.id, position), ())
-            rescue_recipient(chunk, position, notes, rules, now)
+def rescue(chunk: Chunk, evidence: Evidence | None, rules: SettleRules, now: float) -> list[Claim]:
+    """Move everybody whom a lost worker had claimed; see `rescue_recipient`. Return those who certainly got nothing.
+    None: no notes are to be believed."""
+    claims = [
+        Claim(position, chunk.users[position], chunk.platforms[position])
+        for position, state in enumerate(chunk.states)
+        if state == State.CLAIMED
+    ]
+    for claim in claims:
+        notes = None if evidence is None else evidence.get((chunk.id, claim.position), ())
+        rescue_recipient(chunk, claim.position, notes, rules, now)
+    return find_unsent(chunk, claims)
 
 
 def find_unsent(chunk: Chunk, claims: Iterable[Claim]) -> list[Claim]:
