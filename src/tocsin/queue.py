@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
 from tocsin.store import schema
+from tocsin.store.sums import add_closed
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
@@ -259,8 +260,9 @@ def lease_next(
 
 
 def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
-    """Write the recipients of a `/1/send` request: (user, platform), user 0 for an unknown identity. Those without a
-    user or platform are final at once. Return False when the lease is lost."""
+    """Write the recipients of a `/1/send` request: (user, platform), user 0 for an unknown identity, and its body, in
+    which nobody is named any more. Those without a user or platform are final at once. Return False when the lease is
+    lost."""
     recipients = Recipients(pairs)
     columns = recipients.columns()
     chunk.users, chunk.platforms = recipients.users, columns["platforms"]
@@ -273,7 +275,7 @@ def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[i
     done = connection.execute(
         update(table)
         .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
-        .values(columns | dict(_columns(chunk)))
+        .values(columns | dict(_columns(chunk)) | {"request": chunk.request})
     )
     return done.rowcount == 1
 
@@ -322,7 +324,10 @@ def release(connection: Connection, chunk: Chunk, now: float, not_before: float 
         .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
         .values(open=0 if closed else 1, not_before=not_before or now, lease_owner=None, lease_until=None)
     )
-    if done.rowcount != 1 or not closed or chunk.run_id is None:
+    if done.rowcount != 1 or not closed:
+        return False
+    add_closed(connection, [chunk])
+    if chunk.run_id is None:
         return False
     return end_run(connection, chunk.run_id, now)
 

@@ -328,6 +328,7 @@ class Worker:
             return find_recipients(connection, chunk.account_id, list_keys(request.to), chunk.channel)
 
         pairs = await self._ledger.read(find)  # not in the writer, which others wait for
+        chunk.request = request.without_names()
         return await self._ledger.write(lambda connection: queue.freeze_request(connection, chunk, pairs))
 
 

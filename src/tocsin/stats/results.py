@@ -123,16 +123,6 @@ async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequen
 async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
     """Return {audience, *NUMBERS, viewed, clicked, converted} of the sends by identity, by tag group; those without one
     are «Not Tagged». converted: messages that the event of the account's policy followed in time."""
-    table = schema.chunk
-
-    def read(connection: Connection) -> list[tuple[str, dict[str, int]]]:
-        rows = connection.execute(
-            select(table.c.tag_group, func.sum(table.c.size), *(func.sum(table.c[name]) for name in NUMBERS))
-            .where(table.c.account_id == account_id, table.c.run_id.is_(None))
-            .group_by(table.c.tag_group)
-        )
-        return [(row[0], dict(zip(("audience", *NUMBERS), map(int, row[1:]), strict=True))) for row in rows]
-
     clicks = facts.query(
         "SELECT JSONExtractString(raw, 'Tag group') AS tag, name, uniqExact(id) FROM event "
         "WHERE account = {account:String} AND name IN {names:Array(String)} AND props.`Campaign id`.:Float64 = 0 "
@@ -140,9 +130,10 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
         {"account": account_id, "names": list(INTERACTIONS.values())},
     )
     policy = await ledger.read(lambda connection: load_policy(connection, account_id))
-    found, interactions = await asyncio.gather(ledger.read(read), clicks)
+    sums = ledger.read(lambda connection: counts.sum_numbers_by_tag_group(connection, account_id))
+    found, interactions = await asyncio.gather(sums, clicks)
     new = {"viewed": 0, "clicked": 0, "converted": 0}
-    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found}
+    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found.items()}
     if policy.conversion is not None:
         goal = Goal(policy.conversion.event_name, read_time(policy.conversion.conversion_time, "the account's policy"))
         for tag, count in (await count_conversions_by_tag(facts, account_id, goal)).items():
