@@ -82,9 +82,10 @@ async def _clean_run(ledger: Ledger, run_id: int, now: float, stop: asyncio.Even
     while not stop.is_set():
         piece = functools.partial(empty_chunks, run_id=run_id, after=last, limit=limit, now=now)
         emptied = await _write(ledger, piece, stop)
-        if not emptied:
+        total += len(emptied)
+        if len(emptied) < limit:
             break
-        last, total = emptied[-1], total + len(emptied)
+        last = emptied[-1]
     return total
 
 
@@ -138,12 +139,12 @@ def find_ended_runs(connection: Connection, account_id: str, before: float) -> l
 
 
 def empty_chunks(connection: Connection, run_id: int, after: int, limit: int, now: float) -> list[int]:
-    """Empty the next chunks of an ended run, those behind the id `after`. Return their ids; [] when there was none, and
-    the run is marked as cleaned."""
+    """Empty the next chunks of an ended run, those behind the id `after`. Return their ids; when they are fewer than
+    `limit`, the run is cleaned."""
     mine = (table.c.run_id == run_id, table.c.open == 0, table.c.id > after)
     found = list(connection.scalars(select(table.c.id).where(*mine).order_by(table.c.id).limit(limit)))
     if found:
         connection.execute(update(table).where(among(connection, table.c.id, found)).values(EMPTY))
-    else:
+    if len(found) < limit:
         connection.execute(update(run).where(run.c.id == run_id).values(cleaned_at=now))
     return found
