@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, func, select, text, update
 from sqlalchemy.engine import make_url
 from support.bounces import SECRET, Post
+from support.chunks import lease, must_lease, release, settle
 from support.stage import CONTENT, NOW, Stage, Vendor
 
 from tocsin import queue
@@ -96,8 +97,7 @@ class World:
 
     def lease(self, number: int) -> None:
         """Lease a chunk, look its people up, and let some of them be final."""
-        chunk = self.ledger.write_now(lambda connection: queue.lease_next(connection, "w", self.now, 60.0))
-        if chunk is None:
+        if (chunk := lease(self.ledger, now=self.now)) is None:
             return
         if chunk.request is not None and not chunk.users:
             pairs = [(user, "android") for user in range(1, 1 + number % 6)] + [(0, "")] * (number % 3 == 0)
@@ -112,9 +112,10 @@ class World:
         chunk = self.leased.pop(number % len(self.leased))
         later = number % 5 == 0
         if not later:
-            self._end(chunk, random.Random(number), share=100)
-        due = self.now if later else None
-        self.ledger.write_now(lambda connection: queue.release(connection, chunk, self.now, due))
+            self._end(
+                chunk, random.Random(number), share=100
+            )  # also when its lease is lost: then it counts for nothing
+        release(self.ledger, chunk, self.now if later else None, now=self.now)
 
     def clean(self, number: int) -> None:
         """One piece of a request's, and one of a run's, of any size."""
@@ -133,7 +134,8 @@ class World:
                 if to not in STATES[State.WAITING]:
                     chunk.move(position, State.CLAIMED)
                 chunk.move(position, to)
-        assert self.ledger.write_now(lambda connection: queue.settle(connection, chunk, self.now, 1e9))
+        if not settle(self.ledger, chunk, now=self.now):
+            return
         label = chunk.variant if chunk.run_id is not None else chunk.tag_group
         self.states[chunk.id] = chunk.campaign_id, label, bytes(chunk.states)
 
@@ -357,13 +359,12 @@ async def test_mails_that_were_cleaned(store: Ledger, facts: Facts) -> None:
     post = Post(store, facts)
     await post.move_in("1", "one@example.com")
     push_id = post.mail(1)[0]
-    chunk = store.write_now(lambda connection: queue.lease_next(connection, "w", NOW, 60.0))
-    assert chunk is not None
+    chunk = must_lease(store)
     chunk.move_all([0], State.CLAIMED)
     chunk.move_all([0], State.ACCEPTED)
     await record_outcomes(facts, [(post.account, chunk)])
-    store.write_now(lambda connection: queue.settle(connection, chunk, NOW, 60.0))
-    store.write_now(lambda connection: queue.release(connection, chunk, NOW, None))
+    assert settle(store, chunk)
+    release(store, chunk)
     kept = await post.feedback.find_mail(push_id)
     assert store.write_now(lambda connection: empty_chunks(connection, 1, 0, 10, NOW + LONG)) == [chunk.id]
     assert await post.feedback.find_mail(push_id) == kept
