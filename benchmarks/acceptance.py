@@ -101,9 +101,12 @@ def _check(ledger: Ledger, wanted: int) -> int:
 
 
 def _count_recipients(connection: Connection) -> int:
-    requests = select(schema.chunk.c.request).where(schema.chunk.c.request.is_not(None))
-    named = (msgspec.json.decode(text)["to"] for (text,) in connection.execute(requests))
-    return sum(len(names) for to in named for names in to.values())
+    """Return the recipients of all requests: of those that were looked up their size, of the others the names."""
+    table = schema.chunk
+    known = connection.scalar(select(func.sum(table.c.size)).where(table.c.request.is_not(None))) or 0
+    waiting = select(table.c.request).where(table.c.request.is_not(None), table.c.size == 0)
+    named = (msgspec.json.decode(text)["to"] for (text,) in connection.execute(waiting))
+    return int(known) + sum(len(names) for to in named for names in to.values())
 
 
 def _measure_beside(recipients: int, seconds: float) -> tuple[Load, int, float]:

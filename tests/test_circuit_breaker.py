@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import random
 from collections.abc import Iterable, Iterator
 
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 
 from tocsin.delivery.circuit_breaker import LONGEST_STOP, PROBES, BreakerRules, CircuitBreaker
 from tocsin.delivery.retry import RetryPolicy, decide
-from tocsin.delivery.slow_start import LONGEST_TURN, SlowStart
+from tocsin.delivery.slow_start import SlowStart
 from tocsin.outcome import Outcome, State
 from tocsin.providers.contract import Receipt, Scope
 
@@ -345,28 +344,23 @@ def allowed(peak: float, seconds: float, elapsed: float) -> float:
     return (first + last) / 2 * elapsed
 
 
-def turns(ramp: SlowStart, asked: Iterable[float]) -> Iterator[tuple[float, float]]:
-    """(when asked, when it may go)."""
-    for now in asked:
-        yield now, now + ramp.delay(now)
-
-
 @given(peaks, climbs, st.lists(st.floats(0, 3), max_size=300), st.integers(1, 50))
 def test_a_climb_stays_below_its_line(peak: int, seconds: float, gaps: list[float], crowd: int) -> None:
     """In the first t seconds of a climb no more messages go than the area under the line, and one second of its start:
     whoever asks, in crowds or one by one."""
-    ramp, now, gone = ramp_after(peak, seconds), NOW, []
+    ramp, now, began, gone = ramp_after(peak, seconds), NOW, None, 0
     high = max(peak, 20)
     for gap in gaps:
         now += gap * seconds / 60
-        for when, turn in turns(ramp, [now] * crowd):
-            if turn - when <= LONGEST_TURN:
-                gone.append(turn - NOW - gaps[0] * seconds / 60)
-            else:
-                assert turn <= NOW + gaps[0] * seconds / 60 + seconds + 1e-5
-    early = sorted(elapsed for elapsed in gone if elapsed < seconds - 1e-4)
-    for count, elapsed in enumerate(early, 1):
-        assert count <= allowed(high, seconds, elapsed + 1e-5) + max(high / 20, 1) + 0.01
+        room = ramp.room(now)
+        began = now if began is None else began
+        if not ramp.climbing:
+            assert now - began >= seconds
+            break
+        going = min(room, crowd)
+        ramp.take(going)
+        gone += going
+        assert gone <= allowed(high, seconds, now - began) + max(high / 20, 1) + 0.01
 
 
 @given(peaks, climbs)
@@ -374,25 +368,23 @@ def test_a_climb_ends(peak: int, seconds: float) -> None:
     """After its time the ramp is out of the way."""
     ramp = ramp_after(peak, seconds)
     assert ramp.climbing
-    assert ramp.delay(NOW) == 0
-    assert ramp.delay(NOW + seconds) == 0
+    assert ramp.room(NOW) >= 1
+    assert ramp.room(NOW + seconds) > 10_000
     assert not ramp.climbing
 
 
-def test_a_crowd_is_spread_over_the_line() -> None:
-    """Whoever is sent away comes back when there is room: the line is used, and few have to ask again and again."""
-    ramp, asked, gone = ramp_after(200, 60.0), 0, 0
-    crowd = [(NOW, number) for number in range(10_000)]
-    while crowd[0][0] < NOW + 60 - 1e-4:
-        now, number = heapq.heappop(crowd)
-        asked += 1
-        wait = ramp.delay(now)
-        if wait > LONGEST_TURN:
-            heapq.heappush(crowd, (now + wait, number))
-        else:
-            gone += now + wait < NOW + 60
-    assert allowed(200, 60, 60) * 0.95 <= gone <= allowed(200, 60, 60) + 10
-    assert asked <= 3 * len(crowd) + 3 * gone
+def test_the_line_is_used() -> None:
+    """Who comes at the next turn finds room then and not before; in a whole climb almost all of the line is used."""
+    ramp, now, gone = ramp_after(200, 60.0), NOW, 0
+    while now < NOW + 60 - 1e-3:
+        room = ramp.room(now)
+        ramp.take(room)
+        gone += room
+        turn = ramp.next_turn()
+        assert turn > now
+        assert ramp.room(max(now, turn - 1e-3)) == 0
+        now = turn + 1e-6
+    assert allowed(200, 60, 60) * 0.95 <= gone <= allowed(200, 60, 60) + 11
 
 
 def test_the_peak_is_of_the_last_stretch() -> None:
@@ -401,8 +393,8 @@ def test_the_peak_is_of_the_last_stretch() -> None:
 
     def climb(ramp: SlowStart, at: float) -> int:
         """Messages that may go in the last second but one of a climb, as many as ask."""
-        ramp.delay(at)
-        return sum(ramp.delay(at + 59) < 1e-6 for _ in range(1000))
+        ramp.room(at)
+        return ramp.room(at + 59)
 
     ramp = SlowStart(60.0)
     for _ in range(400):
@@ -413,7 +405,7 @@ def test_the_peak_is_of_the_last_stretch() -> None:
     assert climb(ramp, NOW + 10) == 20
     ramp.start()
     assert climb(ramp, NOW + 80) == 20
-    assert ramp.delay(NOW + 80 + 60) == 0
+    assert ramp.room(NOW + 80 + 60) > 10_000
     for second in (0, 100):
         for _ in range(1000 if second == 0 else 60):
             ramp.count(NOW + 200 + second)

@@ -14,7 +14,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.answer_table import move_to
-from tocsin.providers.contract import Address, Receipt
+from tocsin.providers.contract import Address, HandOver, Receipt, unnoted
 from tocsin.providers.transport import HttpPost, Pool, PoolLimits, Server, SmtpPool, Transport, VendorAnswer
 from tocsin.providers.wns import place_of
 
@@ -36,9 +36,9 @@ class NotingTransport(Transport):
         pool = super().pool(ca=ca, limits=limits)
         post = pool.request
 
-        async def noted(request: HttpPost) -> VendorAnswer:
+        async def noted(request: HttpPost, hand_over: HandOver = unnoted) -> VendorAnswer:
             self.told.append(request.url)
-            return await post(request)
+            return await post(request, hand_over)
 
         pool.request = noted  # type: ignore[method-assign]
         return pool

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tocsin.errors import Problem
-from tocsin.store.facts import Facts
+from tocsin.store.facts import Facts, read_script
 from tocsin.store.props import encode_props, escape_key, fold, path_of
 
 pytest_plugins = ("engines",)
@@ -197,6 +197,40 @@ def test_the_highest_version_of_a_profile_counts(facts: Facts) -> None:
         {"account": account, "p": path_of("version")},
     )
     assert found == [(3, "3")]
+
+
+def test_interactions_are_the_events_counted(facts: Facts) -> None:
+    """Views and clicks are counted by message as they come, whatever a client calls a campaign; a store from before
+    counts its events once, when it is opened."""
+    account = fresh()
+
+    def view(number: int, name: str, **given: Any) -> tuple[Any, ...]:
+        return (account, name, DAY, 1, AT, number, encode_props(given), json.dumps(given))
+
+    odd: tuple[Any, ...] = (None, "x", "77", -1, 1.5, 2**40, True, [77])
+    rows = [view(number, "Notification Viewed", **{"Campaign id": one}) for number, one in enumerate(odd)]
+    rows.append(view(90, "Notification Viewed"))
+    for number in range(6):
+        said = {"Campaign id": 77 * (number % 2), "Tag group": f"t{number % 3}", "Variant": "A"}
+        rows += [view(100 + number, name, **said) for name in ("Notification Viewed", "Notification Clicked", "Other")]
+    rows += [view(100, "Notification Viewed", **{"Campaign id": 0, "Tag group": "t0", "Variant": "A"})]
+    query = (
+        "SELECT campaign, name, tag_group, variant, uniqExactMerge(messages) FROM interaction "
+        "WHERE account = {account:String} GROUP BY ALL"
+    )
+    expected = {
+        (77 * (number % 2), name, f"t{number % 3}", "A", 1)
+        for name in ("Notification Viewed", "Notification Clicked")
+        for number in range(6)
+    }
+    for _ in range(2):
+        facts.insert_now("event", rows)
+        assert set(facts.query_now(query, {"account": account})) == expected
+    facts.command_now("TRUNCATE TABLE interaction")
+    for _ in range(2):
+        for statement in read_script():
+            facts.command_now(statement)
+        assert set(facts.query_now(query, {"account": account})) == expected
 
 
 def test_accepted_outcomes_are_events(facts: Facts) -> None:

@@ -63,7 +63,7 @@ async def test_what_is_accepted_is_queued_once(store: Ledger, orders: list[tuple
     async def put(number: int, tag: int, name: str, body: str) -> bool | int | None:
         key = read_key(account.id, name or None, PUSH, body.encode())
         try:
-            return await send_queue.put(QueuedSend(request(account, f"g{tag}", str(number)), key, "{}"))
+            return await send_queue.put(QueuedSend(request(account, f"g{tag}", str(number)), key))
         except Problem as problem:
             return problem.code
 

@@ -23,6 +23,7 @@ from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
+from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.sender_pool import SenderPool
@@ -84,6 +85,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     try:
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
+            tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),

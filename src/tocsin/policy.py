@@ -1,5 +1,5 @@
 """The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion."""
+conversion, its retention."""
 
 from __future__ import annotations
 
@@ -46,14 +46,27 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     conversion_time: Annotated[str, Meta(pattern="^[0-9]{1,4}[mHDWM]$")] = "1D"
 
 
+class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How long the ledger keeps the body and the recipients of a message after its end."""
+
+    days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
     control: Control = Control()
     conversion: Conversion | None = None
+    retention: Retention = Retention()
 
 
-KINDS: dict[str, Any] = {"caps": dict[str, Cap], "limits": Limits, "control": Control, "conversion": Conversion}
+KINDS: dict[str, Any] = {
+    "caps": dict[str, Cap],
+    "limits": Limits,
+    "control": Control,
+    "conversion": Conversion,
+    "retention": Retention,
+}
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 
 

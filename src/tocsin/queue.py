@@ -19,6 +19,7 @@ from sqlalchemy import Connection, insert, or_, select, update
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
 from tocsin.store import schema
+from tocsin.store.sums import add_closed
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
@@ -336,10 +337,10 @@ def settle(connection: Connection, chunks: Sequence[Chunk], now: float, lease_se
     new = [chunk for chunk in chunks if chunk.new]
     written = _update(
         connection,
-        f"users = {{}}, platforms = {{}}, size = {{}}, {_STATES}, {held}",
+        f"request = {{}}, users = {{}}, platforms = {{}}, size = {{}}, {_STATES}, {held}",
         [
             (
-                *(_little_endian(chunk.users[:]).tobytes(), chunk.platforms, len(chunk.platforms)),
+                *(chunk.request, _little_endian(chunk.users[:]).tobytes(), chunk.platforms, len(chunk.platforms)),
                 *(*_values(chunk), until, chunk.id, chunk.lease),
             )
             for chunk in new
@@ -384,11 +385,13 @@ def release(connection: Connection, chunks: Sequence[tuple[Chunk, float | None]]
     for chunk in closed:
         if not chunk.settled:
             raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    lost = _find_lost(connection, closed)  # before: afterwards nobody holds them
     _update(
         connection,
         "open = {}, not_before = {}, lease_owner = NULL, lease_until = NULL WHERE id = {} AND lease_owner = {}",
         [(int(not_before is not None), not_before or now, chunk.id, chunk.lease) for chunk, not_before in chunks],
     )
+    add_closed(connection, [chunk for chunk in closed if chunk.id not in lost])
     runs = {chunk.run_id: chunk.campaign_id for chunk in closed if chunk.run_id is not None}
     return [campaign for run_id, campaign in sorted(runs.items()) if end_run(connection, run_id, now)]
 
@@ -457,7 +460,10 @@ def _update(connection: Connection, assignments: str, rows: Sequence[tuple[Any, 
 
 def _find_lost(connection: Connection, chunks: Sequence[Chunk]) -> set[int]:
     found = connection.execute(
-        select(table.c.id, table.c.lease_owner).where(table.c.id.in_([chunk.id for chunk in chunks]))
+        select(table.c.id, table.c.lease_owner)
+        .where(table.c.id.in_([chunk.id for chunk in chunks]))
+        .order_by(table.c.id)
+        .with_for_update()
     )
     leases = {row.id: row.lease_owner for row in found}
     return {chunk.id for chunk in chunks if leases.get(chunk.id) != chunk.lease}

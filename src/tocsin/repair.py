@@ -34,7 +34,8 @@ async def copy_all_profiles(ledger: Ledger, facts: Facts, account_id: str) -> in
 
 async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int = 50) -> int:
     """Record the outcomes of every chunk of an account again, and «App Uninstalled» of every dead device. Return the
-    number of outcomes. page: chunks read at once."""
+    number of outcomes. What was cleaned has none any more: its outcomes are in facts alone. page: chunks read at
+    once."""
     table, device, total = schema.chunk, schema.device, 0
     every_chunk = select(table.c.id).where(table.c.account_id == account.id)
     async for found in _read_pages(ledger, every_chunk, page):

@@ -107,7 +107,7 @@ async def accept(
         expires_at=now + settings.message_hours * 3600,
         now=now,
     )
-    return await send_queue.put(QueuedSend(new, key, ANSWER))
+    return await send_queue.put(QueuedSend(new, key))
 
 
 async def _check_content(raw: bytes, channel: str, require_channel: bool) -> bytes:
@@ -143,9 +143,13 @@ def _read_tag(tag: str | None) -> str:
 
 
 class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON."""
+    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON. to: empty once its users are known."""
 
     to: dict[str, list[Any]]
     content: msgspec.Raw
     send_to_all_devices: bool = False
     respect_frequency_caps: bool = True
+
+    def without_names(self) -> str:
+        """Return it as JSON that names nobody: the chunk has the users by then, and would keep them twice."""
+        return msgspec.json.encode(msgspec.structs.replace(self, to={})).decode()

@@ -30,11 +30,10 @@ NOT_TAGGED = "Not Tagged"
 
 
 class QueuedSend(msgspec.Struct, frozen=True):
-    """A request to be queued. answer: what is stored under its key."""
+    """A request to be queued, and its key. Under the key no answer is stored: there is only one."""
 
     request: NewRequest
     key: IdempotencyKey | None = None
-    answer: str = ""
 
 
 class SendQueue:
@@ -101,7 +100,7 @@ class SendQueue:
         for entry in entries:
             request = entry.request
             try:
-                if entry.key is not None and keep(connection, entry.key, entry.answer, request.now) is not None:
+                if entry.key is not None and keep(connection, entry.key, "", request.now) is not None:
                     results.append(False)
                     continue
             except Problem as problem:

@@ -10,12 +10,12 @@ import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
 
-name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control", "conversion"]))
+name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control", "conversion", "retention"]))
 
 
 @click.group()
 def policy() -> None:
-    """Frequency caps, limits of endpoints and the control group of an account.
+    """Frequency caps, limits of endpoints, the control group and the retention of an account.
 
     Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
     """
@@ -34,6 +34,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15}
     control  {"percent": 5}
     conversion  {"event_name": "Charged", "conversion_time": "1D"}
+    retention  {"days": 30}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """

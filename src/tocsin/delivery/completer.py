@@ -55,6 +55,7 @@ class Completer:
         is_busy: Callable[[], bool],
         on_released: Callable[[], None],
         linger: float = LINGER_SECONDS,
+        block: int = BLOCK,
     ):
         self._ledger = ledger
         self._facts = facts
@@ -62,6 +63,7 @@ class Completer:
         self._is_busy = is_busy
         self._on_released = on_released
         self._linger = linger
+        self._block = block
         self._waiting: list[DeliveredChunk] = []
         self._closing: Sequence[DeliveredChunk] = ()
         self._changed = asyncio.Event()
@@ -117,7 +119,7 @@ class Completer:
         size = 0
         for count, done in enumerate(self._waiting):
             size += len(done.chunk.states)
-            if size >= BLOCK or count >= CHUNKS:
+            if size >= self._block or count >= CHUNKS:
                 return self._waiting[: count + 1]
         return self._waiting
 

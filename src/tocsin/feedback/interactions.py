@@ -6,17 +6,19 @@ envelope address of a mail. The signature is the permission; nobody logs in. Wha
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, select
 
 from tocsin import queue
-from tocsin.account import Account
+from tocsin.account import Account, list_accounts
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.push_id import read_push_id
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
+from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -57,16 +59,16 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
-    """Return the message of a signed id. Raise Problem 400 for an id that this server did not sign, or whose message it
-    does not have."""
+async def find_sent(ledger: Ledger, facts: Facts, secret: bytes, push_id: str) -> SentMessage:
+    """Return the message of a signed id, also when the ledger no longer keeps whom it went to. Raise Problem 400 for an
+    id that this server did not sign, or whose message it does not have."""
     chunk_id, position = read_push_id(secret, push_id)
 
-    def read(connection: Connection) -> SentMessage | None:
+    def read(connection: Connection) -> tuple[Chunk | None, SentMessage | None]:
         found = queue.load(connection, chunk_id)
         if found is None or position >= len(found.users):
-            return None
-        return SentMessage(
+            return found, None
+        return found, SentMessage(
             account=Account.load(connection, found.account_id),
             chunk_id=chunk_id,
             position=position,
@@ -78,10 +80,44 @@ async def find_sent(ledger: Ledger, secret: bytes, push_id: str) -> SentMessage:
             variant=found.variant,
         )
 
-    sent = await ledger.read(read)
+    chunk, sent = await ledger.read(read)
+    if sent is None and (chunk is None or not chunk.users):
+        sent = await _find_cleaned(ledger, facts, chunk, chunk_id, position)
     if sent is None:
         raise Problem("id is not of a message this server sent (at $.id)")
     return sent
+
+
+async def _find_cleaned(
+    ledger: Ledger, facts: Facts, chunk: Chunk | None, chunk_id: int, position: int
+) -> SentMessage | None:
+    """Return a message of a chunk that was cleaned, by its outcome in facts; None when there is none. chunk: without
+    its recipients; None when it was a request's, and its account is any: ids of chunks are unique over all."""
+    accounts = {one.id: one for one in await asyncio.to_thread(list_accounts, ledger)}
+    rows = await facts.query(
+        "SELECT account, user, channel, platform, tag_group FROM outcome WHERE account IN {accounts:Array(String)} "
+        "AND campaign = {campaign:UInt32} AND chunk = {chunk:UInt64} AND position = {position:UInt16} LIMIT 1",
+        {
+            "accounts": list(accounts) if chunk is None else [chunk.account_id],
+            "campaign": 0 if chunk is None else chunk.campaign_id,
+            "chunk": chunk_id,
+            "position": position,
+        },
+    )
+    if not rows:
+        return None
+    account_id, user, channel, platform, tag_group = rows[0]
+    return SentMessage(
+        account=accounts[account_id],
+        chunk_id=chunk_id,
+        position=position,
+        user=int(user),
+        campaign_id=0 if chunk is None else chunk.campaign_id,
+        channel=channel,
+        platform=platform,
+        tag_group=tag_group,
+        variant="" if chunk is None else chunk.variant,
+    )
 
 
 async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
@@ -91,7 +127,7 @@ async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: 
     The key of facts' `event` holds the time: with the same time a repeat writes the same row, and one view is one event
     to everybody who counts.
     """
-    sent = await find_sent(ledger, secret, push_id)
+    sent = await find_sent(ledger, facts, secret, push_id)
     at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, now))
     row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])

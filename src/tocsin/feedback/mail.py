@@ -61,7 +61,7 @@ class Feedback:
     async def find_mail(self, push_id: str) -> SentMessage:
         """Return the mail of a signed id. Raise Problem 404 for any other id, a push's too."""
         try:
-            sent = await find_sent(self._ledger, self._secret, push_id)
+            sent = await find_sent(self._ledger, self._facts, self._secret, push_id)
         except Problem:
             sent = None
         if sent is None or sent.channel != "email" or not sent.user:

@@ -86,9 +86,8 @@ async def read_variants(
 
     by_variant, names = await ledger.read(read)
     rows = await facts.query(
-        "SELECT JSONExtractString(raw, 'Variant') AS variant, name, uniqExact(id) FROM event "
-        "WHERE account = {account:String} AND name IN {names:Array(String)} "
-        "AND props.`Campaign id`.:Float64 = {campaign:UInt32} GROUP BY variant, name",
+        "SELECT variant, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
+        "AND campaign = {campaign:UInt32} AND name IN {names:Array(String)} GROUP BY variant, name",
         {"account": account_id, "names": list(INTERACTIONS.values()), "campaign": campaign_id},
     )
     found: dict[str, dict[str, int]] = {}
@@ -109,9 +108,8 @@ async def read_variants(
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
     """Return {viewed, clicked} by campaign, in messages. A message counts once, however often it is reported."""
     rows = await facts.query(
-        "SELECT toUInt32(props.`Campaign id`.:Float64) AS campaign, name, uniqExact(id) FROM event "
-        "WHERE account = {account:String} AND name IN {names:Array(String)} "
-        "AND campaign IN {campaigns:Array(UInt32)} GROUP BY campaign, name",
+        "SELECT campaign, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
+        "AND campaign IN {campaigns:Array(UInt32)} AND name IN {names:Array(String)} GROUP BY campaign, name",
         {"account": account_id, "names": list(INTERACTIONS.values()), "campaigns": list(campaign_ids)},
     )
     seen = {campaign: {"viewed": 0, "clicked": 0} for campaign in campaign_ids}
@@ -123,26 +121,16 @@ async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequen
 async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
     """Return {audience, *NUMBERS, viewed, clicked, converted} of the sends by identity, by tag group; those without one
     are «Not Tagged». converted: messages that the event of the account's policy followed in time."""
-    table = schema.chunk
-
-    def read(connection: Connection) -> list[tuple[str, dict[str, int]]]:
-        rows = connection.execute(
-            select(table.c.tag_group, func.sum(table.c.size), *(func.sum(table.c[name]) for name in NUMBERS))
-            .where(table.c.account_id == account_id, table.c.run_id.is_(None))
-            .group_by(table.c.tag_group)
-        )
-        return [(row[0], dict(zip(("audience", *NUMBERS), map(int, row[1:]), strict=True))) for row in rows]
-
     clicks = facts.query(
-        "SELECT JSONExtractString(raw, 'Tag group') AS tag, name, uniqExact(id) FROM event "
-        "WHERE account = {account:String} AND name IN {names:Array(String)} AND props.`Campaign id`.:Float64 = 0 "
-        "GROUP BY tag, name",
+        "SELECT tag_group, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
+        "AND campaign = 0 AND name IN {names:Array(String)} GROUP BY tag_group, name",
         {"account": account_id, "names": list(INTERACTIONS.values())},
     )
     policy = await ledger.read(lambda connection: load_policy(connection, account_id))
-    found, interactions = await asyncio.gather(ledger.read(read), clicks)
+    sums = ledger.read(lambda connection: counts.sum_numbers_by_tag_group(connection, account_id))
+    found, interactions = await asyncio.gather(sums, clicks)
     new = {"viewed": 0, "clicked": 0, "converted": 0}
-    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found}
+    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found.items()}
     if policy.conversion is not None:
         goal = Goal(policy.conversion.event_name, read_time(policy.conversion.conversion_time, "the account's policy"))
         for tag, count in (await count_conversions_by_tag(facts, account_id, goal)).items():

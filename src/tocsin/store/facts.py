@@ -272,16 +272,20 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
             f"The facts store at {_without_password(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
-    script = (Path(__file__).parent / "facts.sql").read_text()
-    lines = (line for line in script.splitlines() if not line.startswith("--"))
-    for statement in "\n".join(lines).split(";"):
-        if statement.strip():
-            client.command(statement)
+    for statement in read_script():
+        client.command(statement)
     _check_layout(client, url)
     facts = Facts(url, query_seconds, query_megabytes)
     facts._made = 1
     facts._idle.put(client)
     return facts
+
+
+def read_script() -> list[str]:
+    """Return the statements that make what is missing of the store, and leave alone what is there."""
+    script = (Path(__file__).parent / "facts.sql").read_text()
+    lines = (line for line in script.splitlines() if not line.startswith("--"))
+    return [statement for statement in "\n".join(lines).split(";") if statement.strip()]
 
 
 def _check_layout(client: Any, url: str) -> None:

@@ -128,3 +128,46 @@ SELECT
         ',"Tag group":', toJSONString(toString(tag_group)), '}') AS raw
 FROM outcome
 WHERE outcome = 'accepted';
+
+-- Messages that were viewed and clicked, kept on every insert, so that nobody counts the events. A message reported
+-- twice is one id. The ids of a campaign are many, so each is read without the others.
+CREATE TABLE IF NOT EXISTS interaction
+(
+    account   LowCardinality(String),
+    campaign  UInt32,
+    name      LowCardinality(String),
+    tag_group String,
+    variant   String,
+    messages  AggregateFunction(uniqExact, UInt64)
+)
+ENGINE = AggregatingMergeTree
+ORDER BY (account, campaign, name, tag_group, variant)
+SETTINGS index_granularity = 1;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_to_interaction TO interaction AS
+SELECT
+    account,
+    accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') AS campaign,
+    name,
+    JSONExtractString(raw, 'Tag group') AS tag_group,
+    JSONExtractString(raw, 'Variant') AS variant,
+    uniqExactState(id) AS messages
+FROM event
+WHERE name IN ('Notification Viewed', 'Notification Clicked')
+    AND accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') IS NOT NULL
+GROUP BY account, campaign, name, tag_group, variant;
+
+-- Of a store from before there was this table. Once it has rows, nothing is read here.
+INSERT INTO interaction
+SELECT
+    account,
+    accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') AS campaign,
+    name,
+    JSONExtractString(raw, 'Tag group') AS tag_group,
+    JSONExtractString(raw, 'Variant') AS variant,
+    uniqExactState(id) AS messages
+FROM event
+WHERE name IN ('Notification Viewed', 'Notification Clicked')
+    AND accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') IS NOT NULL
+    AND (SELECT count() FROM interaction) = 0
+GROUP BY account, campaign, name, tag_group, variant;

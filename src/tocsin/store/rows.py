@@ -35,6 +35,15 @@ def upsert_rows(
     connection.execute(statement, rows)
 
 
+def add_to_rows(
+    connection: Connection, table: Any, rows: list[dict[str, Any]], *, keys: Sequence[str], added: str
+) -> None:
+    """Insert rows, in the order given; where `keys` exist already, add to the column `added`."""
+    statement = _insert(connection)(table)
+    total = table.c[added] + statement.excluded[added]
+    connection.execute(statement.on_conflict_do_update(index_elements=list(keys), set_={added: total}), rows)
+
+
 def insert_new(connection: Connection, table: Any, row: dict[str, Any]) -> bool:
     """Insert a row unless its key exists; return whether it was inserted. Of two at once the second one waits."""
     key = next(iter(table.primary_key))

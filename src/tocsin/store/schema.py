@@ -20,12 +20,23 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    text,
 )
 
 metadata = MetaData()
 
 # SQLite gives a row id by itself only to INTEGER, PostgreSQL needs BIGINT to last.
 RowId = BigInteger().with_variant(Integer, "sqlite")
+
+# The rows of partial indexes. A query says it in the same words and without parameters, or neither engine takes them.
+COUNTED_REQUEST = "open = 1 AND run_id IS NULL AND size > 0"  # open, and its recipients are known
+ENDED_REQUEST = "open = 0 AND run_id IS NULL"
+UNCLEANED_RUN = "cleaned_at IS NULL"
+
+
+def _partial(name: str, *columns: str, where: str) -> Index:
+    return Index(name, *columns, sqlite_where=text(where), postgresql_where=text(where))
+
 
 secret = Table(
     "secret",
@@ -131,12 +142,12 @@ idempotency = Table(
     Column("account_id", String(32), primary_key=True),
     Column("name", String(255), primary_key=True),
     Column("digest", LargeBinary, nullable=False),  # of the path and the body
-    Column("answer", Text, nullable=False),  # JSON, "" while there is none
+    Column("answer", Text, nullable=False),  # JSON; "" while there is none, and of `/1/send`, which has only one
     Column("stored", Integer, nullable=False, server_default="0"),  # 1: the ledger has an upload, facts may not
     Column("created_at", Float, nullable=False, index=True),
 )
 
-# An account's own settings as JSON by name: caps, limits, control, conversion.
+# An account's own settings as JSON by name: caps, limits, control, conversion, retention.
 policy = Table(
     "policy",
     metadata,
@@ -224,7 +235,29 @@ run = Table(
     Column("ended_at", Float),  # every recipient is in a final state
     Column("local", String(16)),  # its wall-clock time, YYYY-MM-DDTHH:MM; NULL: a run from before there were any
     Column("number", Integer, nullable=False, server_default="1"),  # of a recurring campaign's runs
+    Column("cleaned_at", Float),  # its chunks hold no recipients any more, only their numbers
     Index("run_due", "state", "due_at"),
+    _partial("run_uncleaned", "account_id", "ended_at", where=UNCLEANED_RUN),
+)
+
+# Recipients of closed chunks by the state they ended in: of sends by identity by tag group, of runs by variant.
+tag_sum = Table(
+    "tag_sum",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("tag_group", String(256), primary_key=True),
+    Column("state", Integer, primary_key=True, autoincrement=False),
+    Column("recipients", BigInteger, nullable=False),
+)
+
+run_sum = Table(
+    "run_sum",
+    metadata,
+    Column("run_id", RowId, primary_key=True, autoincrement=False),
+    Column("variant", String(16), primary_key=True),
+    Column("state", Integer, primary_key=True, autoincrement=False),
+    Column("account_id", String(32), nullable=False),
+    Column("recipients", BigInteger, nullable=False),
 )
 
 chunk = Table(
@@ -239,14 +272,14 @@ chunk = Table(
     Column("priority", Integer, nullable=False),  # 0 before 1: transactional sends overtake campaigns
     Column("resend", Integer, nullable=False, server_default="0"),  # 1: what nobody knows about is sent again
     Column("open", Integer, nullable=False),  # 1 until every recipient is final and recorded
-    Column("not_before", Float, nullable=False),
+    Column("not_before", Float, nullable=False),  # of a closed one: when it was closed
     Column("expires_at", Float, nullable=False),
     Column("cut_off", Float),  # nothing is sent after it
     Column("variant", String(16), nullable=False, server_default=""),
     Column("started_at", Float),  # the first lease: the time of outcomes settled on the first try
     Column("lease_owner", String(64)),
     Column("lease_until", Float),
-    Column("request", Text),  # a `/1/send` body; its people are looked up by the worker, not before the answer
+    Column("request", Text),  # a `/1/send` body; the worker looks its people up, and leaves out their names then
     Column("users", LargeBinary, nullable=False),  # uint32 little-endian a recipient
     Column("platforms", LargeBinary, nullable=False),  # one byte a recipient
     Column("states", LargeBinary, nullable=False),  # one byte a recipient: outcome.State
@@ -258,8 +291,9 @@ chunk = Table(
     Column("suppressed", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
     Index("chunk_due", "open", "priority", "not_before"),
-    Index("chunk_of_run", "run_id", "open"),
-    Index("chunk_of_account", "account_id", "tag_group"),
+    _partial("chunk_of_run", "run_id", "open", where="run_id IS NOT NULL"),
+    _partial("chunk_counted", "account_id", "tag_group", where=COUNTED_REQUEST),
+    _partial("chunk_ended", "account_id", "not_before", where=ENDED_REQUEST),
 )
 
 # When a view or click of a message was first reported: the time of its event, however often it is reported again.
