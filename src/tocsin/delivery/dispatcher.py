@@ -22,24 +22,25 @@ from sqlalchemy.exc import OperationalError
 
 from tocsin import queue
 from tocsin.account import Account
+from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS, PLATFORM_CODES
 from tocsin.delivery.claim import (
     OpenLane,
     Window,
     address_window,
-    apply_caps,
     drop_late,
     find_claims,
     hold_in_quiet_hours,
     select_window,
 )
+from tocsin.delivery.claim_commit import ClaimCommit, Claimed
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
-from tocsin.delivery.frequency_cap import CapRule, Claim, LockNotAvailable, give_back, reserve
-from tocsin.delivery.handover import NoteFile
+from tocsin.delivery.frequency_cap import LockNotAvailable
+from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
 from tocsin.delivery.lane import Lane, Outgoing
-from tocsin.delivery.plan import DeliveryPlan, Planner
-from tocsin.delivery.recipients import DeadAddresses, Person, find_zones, load_people, mark_gone
+from tocsin.delivery.plan import LookUp, Planner
+from tocsin.delivery.recipients import Person, find_zones, load_people
 from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
@@ -47,7 +48,6 @@ from tocsin.delivery.settle import SettleRules, find_unsent, settle_messages
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import State
 from tocsin.providers.contract import Receipt
-from tocsin.providers.credential import Credential, read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
@@ -62,9 +62,6 @@ LONGEST_WAIT_SECONDS, MIN_WAIT_SECONDS = 5.0, 0.005
 LOCK_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
 
 
-Answer = tuple[Outgoing, Receipt | None]
-
-
 class Delivery(msgspec.Struct, frozen=True):
     """What every dispatcher of a worker shares. on_progress: called when one may take more chunks."""
 
@@ -77,71 +74,6 @@ class Delivery(msgspec.Struct, frozen=True):
     completer: Completer
     content_breaker: ContentBreaker
     on_progress: Callable[[], None]
-
-
-class HeldChunk(msgspec.Struct, eq=False):
-    """A leased chunk under way, and who waits for the answers to its messages. claims: places under the caps, by
-    position. missing: of recipients with several messages, how many are still out; partial: those answered meanwhile.
-    parked_since: since when there is no room for it, by the loop's clock."""
-
-    chunk: Chunk
-    plan: DeliveryPlan
-    on_answer: Callable[[HeldChunk], None]
-    in_flight: int = 0
-    answered: list[Answer] = []
-    claims: dict[int, Claim] = {}
-    missing: dict[int, int] = {}
-    partial: list[Answer] = []
-    parked_since: float = 0.0
-    lost: bool = False
-
-    def collect(self, message: Outgoing, receipt: Receipt | None) -> None:
-        """Take the receipt of one message; see `lane.Collector`."""
-        self.in_flight -= 1
-        if self.lost:
-            free_slots([message])
-        else:
-            self.answered.append((message, receipt))
-            self.on_answer(self)
-
-    @property
-    def waiting(self) -> bool:
-        """Whether recipients wait, due or not."""
-        return State.WAITING in self.chunk.states
-
-    def take_answers(self) -> list[Answer]:
-        """Return the receipts of recipients all of whose messages are answered."""
-        answered, self.answered = self.answered, []
-        if not self.missing:
-            return answered
-        for message, _ in answered:
-            if message.message.position in self.missing:
-                self.missing[message.message.position] -= 1
-        answered = self.partial + answered
-        whole = [one for one in answered if not self.missing.get(one[0].message.position)]
-        self.partial = [one for one in answered if self.missing.get(one[0].message.position)]
-        for message, _ in whole:
-            self.missing.pop(message.message.position, None)
-        return whole
-
-
-class Settlement(msgspec.Struct):
-    """What answers come to, until it is committed. settled: messages whose slots are free then."""
-
-    touched: dict[int, HeldChunk] = {}
-    settled: list[Outgoing] = []
-    gone: list[tuple[HeldChunk, DeadAddresses]] = []
-    unsent: list[tuple[CapRule, list[Claim]]] = []
-
-
-class Claimed(msgspec.Struct, frozen=True):
-    """What a commit did. windows: the messages claimed. removed: rows of devices that are dead by it. lost: chunks
-    whose lease is lost."""
-
-    windows: list[tuple[HeldChunk, Window]]
-    removed: Sequence[Row[Any]]
-    lost: set[int]
-    at: float
 
 
 class Dispatcher:
@@ -228,8 +160,13 @@ class Dispatcher:
     async def _look_up(self) -> tuple[Mapping[str, Lane], dict[int, Person]]:
         """Read the credentials; plan new chunks, find who their requests name, and read about these people."""
         new, self._new = self._new, []
+
+        def read(connection: Connection) -> LookUp:
+            planner = Planner(connection, self._account_id, self._d.settings, self._d.secret)
+            return planner.look_up(new, self._channel, self._account)
+
         try:
-            found = await self._d.ledger.read(functools.partial(self._read, new=new))
+            found = await self._d.ledger.read(read)
         except OperationalError:
             self._new = new + self._new
             raise
@@ -237,27 +174,9 @@ class Dispatcher:
         for chunk, plan in found.plans:
             if (pairs := found.named.get(chunk.id)) is not None:
                 queue.name_recipients(chunk, pairs, self._d.clock())
+                chunk.request = msgspec.json.decode(chunk.request or "", type=StoredRequest).without_names()
             self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer)
         return self._d.senders.lanes_of(found.credentials), found.people
-
-    def _read(self, connection: Connection, new: Sequence[Chunk]) -> LookUp:
-        settings = self._d.settings
-        planner = Planner(connection, self._account_id, settings, self._d.secret)
-        plans: list[tuple[Chunk, DeliveryPlan]] = []
-        for chunk in new:
-            try:
-                plans.append((chunk, planner.plan(chunk)))
-            except Exception:  # one that cannot be read must not hold up the others
-                log.exception("a chunk cannot be delivered", chunk=chunk.id)
-        named: dict[int, list[tuple[int, str]]] = {}
-        people: dict[int, Person] = {}
-        if asked := [chunk for chunk, _ in plans if chunk.request is not None and not chunk.users]:
-            found = planner.find_recipients(asked)
-            named = {chunk.id: pairs for chunk, pairs in zip(asked, found, strict=True)}
-            users = sorted({user for pairs in found for user, platform in pairs if platform})
-            people = load_people(connection, self._account_id, users[: settings.window], [CHANNELS[self._channel]])
-        account = self._account or Account.load(connection, self._account_id)
-        return LookUp(account, read_credentials(connection, self._account_id), plans, named, people)
 
     def _note_answer(self, held: HeldChunk) -> None:
         if not self._answers:
@@ -369,46 +288,21 @@ class Dispatcher:
 
     async def _commit(self, windows: Sequence[tuple[HeldChunk, Window]]) -> Claimed:
         """In one transaction settle what is answered and claim windows as far as caps allow."""
-        settlement, settings, now = self._settlement, self._d.settings, self._d.clock()
-        touched = settlement.touched | {held.chunk.id: held for held, _ in windows}
+        now, seconds = self._d.clock(), self._d.settings.lease_seconds
+        touched = self._settlement.touched | {held.chunk.id: held for held, _ in windows}
         touched |= {held.chunk.id: held for held in self._held.values() if held.chunk.changed or held.chunk.new}
         if not touched:
-            return Claimed([], [], set(), 0.0)
-        saved = [(held.chunk, bytearray(held.chunk.states), dict(held.chunk.notes)) for held in touched.values()]
-
-        def restore() -> None:
-            for chunk, states, notes in saved:
-                chunk.states[:], chunk.notes = states, dict(notes)
-
-        def commit(connection: Connection) -> Claimed:
-            restore()  # it may be run again, after a conflict with another process
-            for rule, unsent in settlement.unsent:
-                give_back(connection, rule, unsent)
-            stopped = queue.find_stopped(connection, {held.chunk.run_id for held in touched.values()})
-            for held in touched.values():
-                if held.chunk.run_id in stopped:
-                    held.chunk.finish_all(held.chunk.waiting(float("inf")), State.STOPPED, now)
-            going = [(held, window) for held, window in windows if held.chunk.run_id not in stopped]
-            going = _apply_caps(connection, going, now)
-            for held, window in going:
-                positions = {message.position for messages in window.values() for message in messages}
-                held.chunk.move_all(positions, State.CLAIMED)
-            removed: list[Row[Any]] = []
-            for held, gone in settlement.gone:
-                removed += mark_gone(connection, self._account_id, gone, now, held.chunk.campaign_id)
-            chunks = [held.chunk for held in touched.values()]
-            lost = queue.settle(connection, chunks, now, settings.lease_seconds)
-            return Claimed(going, removed, lost, now)
-
+            return Claimed([], [], set(), now)
+        commit = ClaimCommit(self._account_id, list(touched.values()), self._settlement, windows, now, seconds)
         while True:
             try:
                 # A claim has to outlive a power cut: what it claims may reach a vendor.
-                claimed = await self._d.ledger.write(commit, durable=bool(windows))
+                claimed = await self._d.ledger.write(commit.run, durable=bool(windows))
                 break
             except LockNotAvailable:
                 await asyncio.sleep(LOCK_SECONDS)
             except BaseException:
-                restore()
+                commit.restore()
                 raise
         for held in touched.values():
             held.chunk.new = held.chunk.changed = False
@@ -509,44 +403,8 @@ class Dispatcher:
         return any(held.in_flight for held in self._held.values())
 
 
-class LookUp(msgspec.Struct, frozen=True):
-    """What a dispatcher reads before it claims. named: recipients of new requests, by chunk."""
-
-    account: Account
-    credentials: Sequence[Credential]
-    plans: Sequence[tuple[Chunk, DeliveryPlan]]
-    named: Mapping[int, Sequence[tuple[int, str]]]
-    people: dict[int, Person]
-
-
-def free_slots(messages: Sequence[Outgoing]) -> None:
-    """Give back the slots of messages whose results are committed, or wanted by nobody."""
-    by_file: dict[int, tuple[NoteFile, list[int]]] = {}
-    for one in messages:
-        if one.notes is not None:
-            by_file.setdefault(id(one.notes), (one.notes, []))[1].append(one.slot)
-    for notes, slots in by_file.values():
-        notes.free(slots)
-
-
 def _count_messages(windows: Sequence[tuple[HeldChunk, Window]], lanes: Mapping[str, Lane]) -> list[tuple[Lane, int]]:
     counts = Counter[str]()
     for _, window in windows:
         counts.update({platform: len(messages) for platform, messages in window.items()})
     return [(lanes[platform], count) for platform, count in counts.items()]
-
-
-def _apply_caps(
-    connection: Connection, windows: Sequence[tuple[HeldChunk, Window]], now: float
-) -> list[tuple[HeldChunk, Window]]:
-    """Return what the caps leave of windows."""
-    capped = [
-        (held.plan.rule, find_claims(held.chunk, window, now)) for held, window in windows if held.plan.rule is not None
-    ]
-    if not capped:
-        return list(windows)
-    decisions = iter(reserve(connection, capped, now))
-    return [
-        (held, window if held.plan.rule is None else apply_caps(held.chunk, window, next(decisions), now))
-        for held, window in windows
-    ]

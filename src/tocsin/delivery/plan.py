@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 import msgspec
+import structlog
 from sqlalchemy import Connection
 
+from tocsin.account import Account
 from tocsin.campaign.addressees import find_recipients, list_keys
 from tocsin.campaign.quiet_hours import Quiet
 from tocsin.campaign.runs import read_stored_spec
 from tocsin.campaign.send import StoredRequest
+from tocsin.channels import CHANNELS
 from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.frequency_cap import CapRule, name_message
+from tocsin.delivery.recipients import Person, load_people
 from tocsin.policy import Cap, Policy, load_policy
+from tocsin.providers.credential import Credential, read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
+
+log = structlog.get_logger()
 
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 
@@ -37,6 +44,16 @@ class DeliveryPlan(msgspec.Struct, frozen=True):
     label: str = ""
 
 
+class LookUp(msgspec.Struct, frozen=True):
+    """What a dispatcher reads before it claims. named: recipients of new requests, by chunk."""
+
+    account: Account
+    credentials: Sequence[Credential]
+    plans: Sequence[tuple[Chunk, DeliveryPlan]]
+    named: Mapping[int, Sequence[tuple[int, str]]]
+    people: dict[int, Person]
+
+
 class Planner:
     """Makes the plans of the chunks of one account that were leased together, from few questions."""
 
@@ -46,6 +63,26 @@ class Planner:
         self._settings = settings
         self._secret = secret
         self._policy: Policy | None = None
+
+    def look_up(self, chunks: Sequence[Chunk], channel: str, account: Account | None) -> LookUp:
+        """Read the credentials; plan new chunks of a channel, find who their requests name, and read about as many of
+        these people as one window has. account: None when it is not known yet."""
+        plans: list[tuple[Chunk, DeliveryPlan]] = []
+        for chunk in chunks:
+            try:
+                plans.append((chunk, self.plan(chunk)))
+            except Exception:  # one that cannot be read must not hold up the others
+                log.exception("a chunk cannot be delivered", chunk=chunk.id)
+        named: dict[int, list[tuple[int, str]]] = {}
+        people: dict[int, Person] = {}
+        if asked := [chunk for chunk, _ in plans if chunk.request is not None and not chunk.users]:
+            found = self.find_recipients(asked)
+            named = {chunk.id: pairs for chunk, pairs in zip(asked, found, strict=True)}
+            users = sorted({user for pairs in found for user, platform in pairs if platform})
+            window = users[: self._settings.window]
+            people = load_people(self._connection, self._account_id, window, [CHANNELS[channel]])
+        account = account or Account.load(self._connection, self._account_id)
+        return LookUp(account, read_credentials(self._connection, self._account_id), plans, named, people)
 
     def plan(self, chunk: Chunk) -> DeliveryPlan:
         """Return the plan of a chunk: from its request, or from its campaign; with the account's caps."""
