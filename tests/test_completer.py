@@ -92,8 +92,9 @@ async def test_a_block_closed_twice_counts_once(own_ledger: Ledger, facts: Facts
 @pytest.mark.parametrize(
     ("count", "busy", "linger", "sizes"),
     [
-        (3, False, 60.0, [3]),  # nobody else is busy: at once
+        (3, False, 60.0, [3]),  # of a campaign, and nobody else is busy: at once
         (BLOCK + 2, True, 60.0, [BLOCK, 2]),  # full: at once; the rest when it ends
+        (BLOCK, True, 60.0, [BLOCK]),  # just full
         (3, True, 0.0, [3]),  # waited long enough
     ],
 )
@@ -110,6 +111,7 @@ async def test_blocks(
     done = await make_done(stage, count)
     completer = Blocks(stage, facts, busy=busy, linger=linger)
     for one in done:
+        one.chunk.request = None
         completer.put(one)
     running = asyncio.create_task(completer.run())
     async with asyncio.timeout(30):
@@ -122,3 +124,19 @@ async def test_blocks(
     assert completer.sizes == sizes
     assert await count_open(stage) == 0
     assert await stage.count("outcome") == count
+
+
+async def test_requests_wait_for_each_other(own_ledger: Ledger, facts: Facts) -> None:
+    """Requests are recorded together though nothing else is on its way, and at once when the worker ends."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    done = await make_done(stage, 2)
+    completer = Blocks(stage, facts, busy=False, linger=60.0)
+    running = asyncio.create_task(completer.run())
+    for one in done:
+        completer.put(one)
+        for _ in range(20):
+            await asyncio.sleep(0)
+    assert completer.sizes == []
+    completer.end()
+    await running
+    assert completer.sizes == [2]

@@ -7,7 +7,7 @@ import asyncio
 import functools
 import random
 import uuid
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -69,6 +69,7 @@ class Worker:
         self._load = load or LoadMeter()
         self.ready = asyncio.Event()
         self._stopping = False
+        self._full = False  # something may be due that there was no room for
         self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), wakeup.notify)
@@ -81,15 +82,15 @@ class Worker:
             clock,
             self._completer,
             ContentBreaker(),
-            wakeup.notify,
+            self._note_progress,
         )
         policy = RetryPolicy(settings.retry_floor, settings.retries)
         self._rules = SettleRules(policy, every_device=True, random=random.Random().random)  # noqa: S311 - jitter
 
     @property
     def busy(self) -> bool:
-        """Whether it holds chunks."""
-        return bool(self._dispatchers) or self._completer.busy
+        """Whether chunks are being delivered."""
+        return bool(self._dispatchers)
 
     def stop(self) -> None:
         """Claim nothing more; what is with a vendor is waited for and settled."""
@@ -146,6 +147,7 @@ class Worker:
         for (_, _, urgent), dispatcher in self._dispatchers.items():
             loads[urgent].append(dispatcher.load)
         held = sum(chunks for one in loads.values() for chunks, _ in one)
+        self._full = True
         if held >= HELD or self._completer.behind:
             return 0
         requests = (1 if heavy else REQUESTS) - sum(ready for _, ready in loads[True])
@@ -164,8 +166,15 @@ class Worker:
             return 0
         # Losing a lease in a power cut loses nothing: the chunk is leased again.
         chunks = await self._ledger.write(lease, durable=False)
+        counts = Counter(chunk.request is not None for chunk in chunks)
+        self._full = requests <= counts[True] or campaigns <= counts[False]
         self._pass_on(chunks)
         return len(chunks)
+
+    def _note_progress(self) -> None:
+        """Lease more, if it was for want of room that nothing more was leased."""
+        if self._full:
+            self._wakeup.notify()
 
     def _pass_on(self, chunks: Sequence[Chunk]) -> None:
         """Give leased chunks to their dispatchers."""
@@ -187,7 +196,7 @@ class Worker:
         await dispatcher.run()
         del self._dispatchers[key]
         self._completer.notify_idle()
-        self._wakeup.notify()
+        self._note_progress()
 
     async def _find_pause(self, now: float) -> float:
         """Return the seconds until something may be due, if nobody says so before."""
