@@ -35,6 +35,7 @@ from tocsin.idempotency import forget_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
+from tocsin.store.notification import listen
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -79,6 +80,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         stores.ledger, settings.senders, time.time, BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     )
     url = f"http://{host}:{port}"
+    listening = asyncio.create_task(listen(stores.ledger, wakeup.notify))
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None
     worker: Worker | None = None
@@ -97,6 +99,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         await _wait(stop, tasks)
     finally:
         await _stop(server, worker, tasks, stop, wakeup, settings)
+        listening.cancel()
         await sender_pool.aclose()
 
 

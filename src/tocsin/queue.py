@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import Connection, Select, insert, or_, select, update
 
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
 from tocsin.store import schema
+from tocsin.store.clock import ledger_now
+from tocsin.store.lock import lock_runs
+from tocsin.store.notification import notify
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
@@ -185,6 +188,7 @@ def insert_run_chunks(
     rows.sort(key=lambda row: row[0])
     if rows:
         connection.execute(insert(table), [row for _, row in rows])
+        notify(connection)
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -217,6 +221,7 @@ def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> N
     marks = ", ".join([mark] * len(names))
     sql = f"INSERT INTO chunk ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own columns
     connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
+    notify(connection)
 
 
 def lease_next(
@@ -225,20 +230,14 @@ def lease_next(
     """Lease the most urgent open chunk that is due and that nobody holds. Return None when there is none.
 
     priority: TRANSACTIONAL or CAMPAIGN chunks only. When the last holder fell silent, what it had claimed may have been
-    sent: it becomes unknown and is never sent again, unless the chunk says `resend`.
+    sent: it becomes unknown and is never sent again, unless the chunk says `resend`. now: when chunks are due; leases
+    go by `ledger_now`.
     """
-    due = [table.c.open == 1, table.c.not_before <= now]
-    if priority is not None:
-        due.append(table.c.priority == priority)
-    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < now)
-    found = connection.execute(
-        select(table)
-        .where(*due, free)
-        .order_by(table.c.priority, table.c.not_before, table.c.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    ).first()
-    if found is None:
+    for one in (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,):
+        found = connection.execute(_select_free(connection, one, now).with_for_update(skip_locked=True)).first()
+        if found is not None:
+            break
+    else:
         return None
     chunk = _unpack(found)
     chunk.started_at = chunk.started_at or now
@@ -252,10 +251,22 @@ def lease_next(
         update(table)
         .where(table.c.id == chunk.id)
         .values(
-            lease_owner=chunk.lease, lease_until=now + lease_seconds, started_at=chunk.started_at, **_columns(chunk)
+            lease_owner=chunk.lease,
+            lease_until=ledger_now(connection, now) + lease_seconds,
+            started_at=chunk.started_at,
+            **_columns(chunk),
         )
     )
     return chunk
+
+
+def _select_free(connection: Connection, priority: int, now: float) -> Select[Any]:
+    """Select the first chunk of a priority that is due and that nobody holds. One range of the index `chunk_due`, in
+    its order, whatever else waits."""
+    due = (table.c.priority == priority, table.c.not_before <= now)
+    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < ledger_now(connection, now))
+    query = select(table).where(schema.chunk_is_open, *due, free)
+    return query.order_by(table.c.not_before, table.c.id).limit(1)
 
 
 def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:
@@ -284,15 +295,17 @@ def settle(connection: Connection, chunk: Chunk, now: float, lease_seconds: floa
     done = connection.execute(
         update(table)
         .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
-        .values(lease_until=now + lease_seconds, **_columns(chunk))
+        .values(lease_until=ledger_now(connection, now) + lease_seconds, **_columns(chunk))
     )
     return done.rowcount == 1
 
 
-def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
+def renew(connection: Connection, chunk: Chunk, now: float, lease_seconds: float) -> bool:
     """Renew a lease. Return False when it is lost."""
     done = connection.execute(
-        update(table).where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease).values(lease_until=until)
+        update(table)
+        .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
+        .values(lease_until=ledger_now(connection, now) + lease_seconds)
     )
     return done.rowcount == 1
 
@@ -300,7 +313,9 @@ def renew(connection: Connection, chunk: Chunk, until: float) -> bool:
 def count_in_flight(connection: Connection, campaign_id: int) -> int:
     """Return how many recipients of a campaign are claimed: with a vendor now, or about to be."""
     runs = select(schema.run.c.id).where(schema.run.c.campaign_id == campaign_id)
-    held = select(table.c.states).where(table.c.run_id.in_(runs), table.c.open == 1, table.c.lease_owner.is_not(None))
+    held = select(table.c.states).where(
+        table.c.run_id.in_(runs), schema.chunk_is_open, table.c.lease_owner.is_not(None)
+    )
     return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
@@ -317,6 +332,8 @@ def release(connection: Connection, chunk: Chunk, now: float, not_before: float 
     closed = not_before is None
     if closed and not chunk.settled:
         raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    if closed and chunk.run_id is not None:
+        lock_runs(connection, [chunk.run_id])
     done = connection.execute(
         update(table)
         .where(table.c.id == chunk.id, table.c.lease_owner == chunk.lease)
@@ -331,8 +348,8 @@ def end_run(connection: Connection, run_id: int, now: float) -> bool:
     """End a run that has no open chunk; a stopped one stays «stopped». Return whether it ended now."""
     run = schema.run
     # Two workers that close the last two chunks at once must not each see the other's still open.
-    connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
-    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, table.c.open == 1).limit(1)) is not None:
+    lock_runs(connection, [run_id])
+    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, schema.chunk_is_open).limit(1)) is not None:
         return False
     connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
     return (
@@ -348,7 +365,7 @@ def release_dead(connection: Connection, owner: str) -> int:
     many."""
     return connection.execute(
         update(table)
-        .where(table.c.open == 1, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
+        .where(schema.chunk_is_open, table.c.lease_owner.is_not(None), ~table.c.lease_owner.startswith(owner))
         .values(lease_until=0.0)
     ).rowcount
 

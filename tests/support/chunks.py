@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from support.database_clock import follow_clock
 from tocsin import queue
 from tocsin.queue import Chunk
 from tocsin.store.ledger import Ledger
@@ -11,6 +12,7 @@ LEASE = 60.0
 
 
 def lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk | None:
+    follow_clock(store, lambda: now)
     return store.write_now(lambda connection: queue.lease_next(connection, owner, now, LEASE))
 
 
@@ -21,6 +23,7 @@ def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
 
 
 def settle(store: Ledger, chunk: Chunk, owner: str = "one", now: float = NOW) -> bool:
+    follow_clock(store, lambda: now)
     return store.write_now(lambda connection: queue.settle(connection, chunk, now, LEASE))
 
 

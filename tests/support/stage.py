@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import select
 
+from support.database_clock import follow_clock
 from tocsin import queue
 from tocsin.account import create_account
 from tocsin.audience.members import count_reachable
@@ -83,6 +84,7 @@ class Stage:
 
     def __init__(self, ledger: Ledger, facts: Facts, vendors: dict[str, Vendor], options: Settings = SETTINGS):
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
+        follow_clock(ledger, lambda: self.now)
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
         self.lanes = Script(vendors, lambda: self.now)
         self.send_queue = SendQueue(ledger)

@@ -19,6 +19,7 @@ from tocsin.delivery.recorder import record_outcomes
 from tocsin.queue import Chunk
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_runs
 
 log = structlog.get_logger()
 
@@ -111,7 +112,8 @@ class Completer:
 
         def release(connection: Connection) -> list[int]:
             now, ended = self._clock(), []
-            for done in block:
+            lock_runs(connection, {done.chunk.run_id for done in block if done.chunk.run_id is not None})
+            for done in sorted(block, key=lambda done: done.chunk.id):
                 due = done.chunk.next_due() if recorded else again
                 if queue.release(connection, done.chunk, now, due):
                     ended.append(done.chunk.campaign_id)

@@ -11,24 +11,20 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from tocsin.outcome import State
 from tocsin.policy import Cap
 from tocsin.store import schema
+from tocsin.store.lock import lock_caps
 from tocsin.store.rows import among, insert_new, upsert_rows
 
 DAY, MINUTE = 86_400.0, 60.0
 LONGEST = 90 * DAY
 SLOT = 10  # seconds of one slot of the throttle
 SLOTS = 300 // SLOT + 1  # summed: the oldest is only partly within the five minutes, and counts as a whole
-LOCK = 0x746F6373  # of PostgreSQL's advisory locks: one claim under caps at a time
 
 table, rate_window = schema.reservation, schema.rate_window
-
-
-class LockNotAvailable(Exception):  # noqa: N818 - a moment later it will do
-    """Another process holds the lock of the caps. Waiting for it inside a transaction could be a deadlock."""
 
 
 class CapRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -61,14 +57,8 @@ class CapDecision(msgspec.Struct, frozen=True):
 
 
 def reserve(connection: Connection, rule: CapRule, claims: Sequence[Claim], now: float) -> CapDecision:
-    """Reserve a place for each claim that the caps allow. Return the others.
-
-    Raises LockNotAvailable; the transaction has to be rolled back then.
-    """
-    if connection.dialect.name == "postgresql" and not connection.scalar(
-        text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}
-    ):
-        raise LockNotAvailable
+    """Reserve a place for each claim that the caps allow. Return the others. Of two processes one waits."""
+    lock_caps(connection, rule.account_id)
     dropped: dict[int, State] = {}
     if rule.account is not None or rule.campaign is not None:
         before = _read_before(connection, rule, {claim.user for claim in claims}, now)
@@ -97,6 +87,7 @@ def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) ->
     returned = list(claims)
     if not returned:
         return
+    lock_caps(connection, rule.account_id)
     if rule.throttle is not None:
         for at, count in Counter(claim.at for claim in returned).items():
             _use(connection, rule, -count, at)

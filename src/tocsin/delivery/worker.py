@@ -36,7 +36,7 @@ from tocsin.delivery.claim import (
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.concurrency import Slot, WorkerPool
 from tocsin.delivery.content_breaker import ContentBreaker
-from tocsin.delivery.frequency_cap import CapRule, Claim, LockNotAvailable, give_back, reserve
+from tocsin.delivery.frequency_cap import CapRule, Claim, give_back, reserve
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.plan import DeliveryPlan, read_plan
 from tocsin.delivery.recipients import DeadAddresses, find_zones, load_people, mark_gone
@@ -54,7 +54,6 @@ from tocsin.store.ledger import Ledger
 log = structlog.get_logger()
 
 POLL_SECONDS = 0.5
-LOCK_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
 REST_FACTOR = 3  # after a request's chunk under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
 # Which chunks a task looks for, in this order, by its slot and whether the API is under heavy load.
@@ -190,9 +189,11 @@ class Worker:
         """Renew the lease while vendors and stores are waited for. When it is lost, the next commit finds out."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
-            until = self._clock() + self._settings.lease_seconds
+            now, seconds = self._clock(), self._settings.lease_seconds
             try:
-                ours = await self._ledger.write(functools.partial(queue.renew, chunk=chunk, until=until))
+                ours = await self._ledger.write(
+                    functools.partial(queue.renew, chunk=chunk, now=now, lease_seconds=seconds)
+                )
             except Exception:
                 log.exception("lease not renewed", chunk=chunk.id)
                 continue
@@ -270,7 +271,11 @@ class Worker:
         of the devices that are dead by this commit.
         """
 
+        before = bytes(chunk.states), dict(chunk.notes)
+
         def commit(connection: Connection) -> tuple[Window | None, Sequence[Row[Any]]]:
+            # As if for the first time: the ledger may have broken an earlier run off.
+            chunk.states[:], chunk.notes = before[0], dict(before[1])
             claimed = window
             if rule is not None:
                 give_back(connection, rule, unsent)
@@ -286,11 +291,7 @@ class Worker:
             ours = queue.settle(connection, chunk, now, self._settings.lease_seconds)
             return (claimed if ours else None), removed
 
-        while True:
-            try:
-                return await self._ledger.write(commit)
-            except LockNotAvailable:
-                await asyncio.sleep(LOCK_SECONDS)
+        return await self._ledger.write(commit)
 
     async def _send_window(
         self, chunk: Chunk, plan: DeliveryPlan, window: Window, senders: Mapping[str, Sender]

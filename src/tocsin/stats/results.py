@@ -219,9 +219,9 @@ def scheduled_on(due_at: float, zone: Any) -> int:
 
 def backlog(connection: Connection, now: float) -> Mapping[str, float]:
     """Return {chunks, overdue}: the open chunks, and the seconds that the oldest due run has waited to start."""
-    table, run = schema.chunk, schema.run
+    run = schema.run
     oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled"))
     return {
-        "chunks": float(connection.scalar(select(func.count()).where(table.c.open == 1)) or 0),
+        "chunks": float(connection.scalar(select(func.count()).where(schema.chunk_is_open)) or 0),
         "overdue": max(0.0, now - oldest) if oldest is not None else 0.0,
     }

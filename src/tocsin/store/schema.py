@@ -20,6 +20,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
+    text,
 )
 
 metadata = MetaData()
@@ -257,7 +259,14 @@ chunk = Table(
     Column("failed", Integer, nullable=False),
     Column("suppressed", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
-    Index("chunk_due", "open", "priority", "not_before"),
+    Index(
+        *("chunk_due", "priority", "not_before", "id"),
+        postgresql_where=text("open = 1"),
+        sqlite_where=text("open = 1"),
+    ),
     Index("chunk_of_run", "run_id", "open"),
     Index("chunk_of_account", "account_id", "tag_group"),
 )
+
+# «open = 1» as a condition, written out: a bound value would not find the partial index.
+chunk_is_open = chunk.c.open == literal_column("1")
