@@ -11,9 +11,7 @@ from sqlalchemy import text
 
 from tocsin.store.ledger import Ledger
 
-WAITING = text(
-    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-)
+WAITING = text("SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 
 
 def wait_until_blocked(ledger: Ledger, count: int, *unless: Future[Any]) -> None:
