@@ -19,6 +19,7 @@ from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 ENGINES = ("sqlite", "postgresql")
+NewLedger = Callable[[], contextlib.AbstractContextManager[Ledger]]
 TABLES = ", ".join(f'"{name}"' for name in schema.metadata.tables)
 
 
@@ -105,16 +106,38 @@ def _new_postgres(*, durable: bool) -> Iterator[Postgres]:
         server.close()
 
 
-@pytest.fixture(params=ENGINES)
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    """A ledger of its own for one test, on each engine in turn."""
+@contextlib.contextmanager
+def _new_url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """The URL of a new ledger on the engine that the fixture is for."""
     if request.param == "sqlite":
-        yield f"sqlite:///{tmp_path / 'ledger.db'}"
+        yield f"sqlite:///{folder / 'ledger.db'}"
         return
     server: Postgres = request.getfixturevalue("postgres")
     url = server.new_database()
     yield url
     server.take_back(url)
+
+
+@pytest.fixture(params=ENGINES)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A ledger of its own for one test, on each engine in turn."""
+    with _new_url(request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(params=ENGINES)
+def new_ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewLedger:
+    """Opens a ledger of its own for one example of a law, on each engine in turn."""
+
+    @contextlib.contextmanager
+    def new() -> Iterator[Ledger]:
+        with (
+            _new_url(request, tmp_path_factory.mktemp("law")) as url,
+            contextlib.closing(open_ledger(url)) as ledger,
+        ):
+            yield ledger
+
+    return new
 
 
 @pytest.fixture

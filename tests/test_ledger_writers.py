@@ -7,7 +7,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -212,7 +212,7 @@ def test_nothing_is_queued_behind_the_closing_mark(ledger_url: str, threads: Thr
     late = LateQueue(0.3)
     before, store._queue = store._queue, late
     for _ in range(WRITERS):
-        before.put((lambda _connection: None, ledger_module.Future()))  # on to the late one
+        before.put((lambda _connection: None, Future()))  # on to the late one
     writing = threads.submit(store._enqueue, put("one"))
     assert late.late.wait(30)
     closing = threads.submit(store.close)
