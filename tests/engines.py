@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from conftest import ROOMY, Server
 from support.database_clock import MOVABLE
 
 from tocsin.store import schema
@@ -89,6 +90,15 @@ def postgres() -> Iterator[Postgres]:
     away those of earlier sessions."""
     with _new_postgres(durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server of this session whose ledger is PostgreSQL, beside conftest's `server`."""
+    environment = ROOMY | {"TOCSIN_LEDGER_URL": postgres.new_database()}
+    server = Server(tmp_path_factory.mktemp("postgres-server"), environment)
+    yield server
+    assert server.stop() == 0
 
 
 @pytest.fixture
