@@ -10,11 +10,11 @@ from __future__ import annotations
 import array
 import secrets
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, insert, or_, select, update
+from sqlalchemy import Connection, Select, insert, select, update
 
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
@@ -233,9 +233,8 @@ def lease_next(
     sent: it becomes unknown and is never sent again, unless the chunk says `resend`. now: when chunks are due; leases
     go by `ledger_now`.
     """
-    for one in (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,):
-        found = connection.execute(_select_free(connection, one, now).with_for_update(skip_locked=True)).first()
-        if found is not None:
+    for query in _list_leasable(connection, (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,), now):
+        if (found := connection.execute(query.limit(1).with_for_update(skip_locked=True)).first()) is not None:
             break
     else:
         return None
@@ -260,13 +259,24 @@ def lease_next(
     return chunk
 
 
-def _select_free(connection: Connection, priority: int, now: float) -> Select[Any]:
-    """Select the first chunk of a priority that is due and that nobody holds. One range of the index `chunk_due`, in
-    its order, whatever else waits."""
+def _list_leasable(connection: Connection, priorities: Iterable[int], now: float) -> Iterator[Select[Any]]:
+    """Yield the questions for chunks that may be leased, the most urgent first."""
+    for priority in priorities:
+        yield _select_silent(connection, now).where(table.c.priority == priority)
+        yield _select_free(priority, now)
+
+
+def _select_free(priority: int, now: float) -> Select[Any]:
+    """Select the due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order."""
+    free = (schema.chunk_is_open, table.c.lease_owner.is_(None))
     due = (table.c.priority == priority, table.c.not_before <= now)
-    free = or_(table.c.lease_owner.is_(None), table.c.lease_until < ledger_now(connection, now))
-    query = select(table).where(schema.chunk_is_open, *due, free)
-    return query.order_by(table.c.not_before, table.c.id).limit(1)
+    return select(table).where(*free, *due).order_by(table.c.not_before, table.c.id)
+
+
+def _select_silent(connection: Connection, now: float) -> Select[Any]:
+    """Select the due chunks whose holder fell silent, among those that are held: the index `chunk_held`."""
+    silent = (table.c.lease_owner.is_not(None), table.c.lease_until < ledger_now(connection, now))
+    return select(table).where(schema.chunk_is_open, *silent, table.c.not_before <= now).order_by(table.c.id)
 
 
 def freeze_request(connection: Connection, chunk: Chunk, pairs: Sequence[tuple[int, str]]) -> bool:

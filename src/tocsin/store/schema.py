@@ -261,8 +261,13 @@ chunk = Table(
     Column("created_at", Float, nullable=False),
     Index(
         *("chunk_due", "priority", "not_before", "id"),
-        postgresql_where=text("open = 1"),
-        sqlite_where=text("open = 1"),
+        postgresql_where=text("open = 1 AND lease_owner IS NULL"),
+        sqlite_where=text("open = 1 AND lease_owner IS NULL"),
+    ),
+    Index(
+        *("chunk_held", "id"),
+        postgresql_where=text("lease_owner IS NOT NULL"),
+        sqlite_where=text("lease_owner IS NOT NULL"),
     ),
     Index("chunk_of_run", "run_id", "open"),
     Index("chunk_of_account", "account_id", "tag_group"),
