@@ -1,5 +1,5 @@
-"""What may be leased is found by an index of the open chunks that nobody holds, in their order; what is held by an index
-of its own."""
+"""What may be leased is found by an index of the open chunks that nobody holds, in their order; what is held by an
+index of its own."""
 
 from alembic import op
 from sqlalchemy import text
