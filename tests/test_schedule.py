@@ -383,14 +383,14 @@ class Days:
 
 
 @pytest.fixture
-async def days(own_ledger: Ledger, facts: Facts) -> Days:
+async def days(store: Ledger, facts: Facts) -> Days:
     vendor = Vendor()
     stage = Stage(
-        own_ledger, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, late_minutes=30.0, message_hours=48.0)
+        store, facts, {"android": vendor}, msgspec.structs.replace(SETTINGS, late_minutes=30.0, message_hours=48.0)
     )
     stage.now = utc("2026-03-28T00:00")
     table = schema.account
-    own_ledger.write_now(
+    store.write_now(
         lambda c: c.execute(update(table).where(table.c.id == stage.account.id).values(timezone="Europe/Berlin"))
     )
     stage.account = msgspec.structs.replace(stage.account, timezone="Europe/Berlin")

@@ -7,7 +7,9 @@ import email.policy
 from typing import Any
 
 import pytest
-from conftest import Caller, Sandbox, people, token, wait_for
+from conftest import Caller, Sandbox, Server, people, token, wait_for
+
+pytest_plugins = ("engines",)
 
 CREATE, RESULT = "/1/targets/create.json", "/1/targets/result.json"
 PATHS = {"push": "/1/send/push.json", "email": "/1/send/email.json"}
@@ -27,6 +29,13 @@ SPELLINGS = [
     ("objectId", "objectId", "_asdnkansdjknaskdjnasjkndja"),
     ("objectid", "objectId", "-adffajjdfoaiaefiohnefwprjf"),
 ]
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, server: Server) -> Server:
+    """The shared server, on each ledger in turn."""
+    other: Server = request.getfixturevalue("postgres_server") if request.param == "postgresql" else server
+    return other
 
 
 def known(spelling: str, kind: str, name: str) -> list[dict[str, Any]]:

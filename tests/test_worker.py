@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select, update
@@ -23,9 +25,19 @@ from tocsin.providers.contract import Message, Push, Receipt, Scope
 from tocsin.stats.results import count_tag_groups
 from tocsin.store import schema
 from tocsin.store.facts import Facts
-from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from engines import NewLedger
 
 pytest_plugins = ("engines",)
+
+
+@pytest.fixture
+def own_ledger(store: Ledger) -> Ledger:
+    """A ledger of its own for one test, on each engine in turn."""
+    return store
+
 
 SLOW_DEVICE = Receipt(outcome=Outcome.THROTTLED, code="429", retry_after=60.0, scope=Scope.DEVICE)
 
@@ -319,7 +331,9 @@ ANSWERS = st.sampled_from(
 SAME = {"ACCEPTED": "accepted", "GONE": "gone", "REFUSED": "refused", "UNKNOWN": "unknown", "EXPIRED": "expired"}
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12 if THOROUGH else 7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     st.lists(ANSWERS, max_size=25),
     st.lists(ANSWERS, max_size=25),
@@ -328,7 +342,7 @@ SAME = {"ACCEPTED": "accepted", "GONE": "gone", "REFUSED": "refused", "UNKNOWN":
     st.booleans(),
 )
 async def test_outcomes_add_up_to_the_audience(
-    tmp_path_factory: pytest.TempPathFactory,
+    new_ledger: NewLedger,
     facts: Facts,
     android: list[Receipt | Outcome],
     ios: list[Receipt | Outcome],
@@ -337,8 +351,7 @@ async def test_outcomes_add_up_to_the_audience(
     every: bool,
 ) -> None:
     """Whatever the vendors answer, everybody ends in one state, is recorded once, and the numbers are the audience."""
-    ledger = open_ledger(f"sqlite:///{Path(tmp_path_factory.mktemp('law')) / 'ledger.db'}")
-    try:
+    with new_ledger() as ledger:
         vendors = {"android": Vendor(*android), "ios": Vendor(*ios)}
         stage = Stage(ledger, facts, vendors, msgspec.structs.replace(SETTINGS, window=window))
         await stage.people(people, devices=2, kinds=("fcm", "apns", "wns"))
@@ -354,5 +367,3 @@ async def test_outcomes_add_up_to_the_audience(
         assert await stage.sent_events() == states.count("ACCEPTED") == result.get("sent", 0)
         assert states.count("NO_PROVIDER") == people
         assert all(count <= 1 for vendor in vendors.values() for count in vendor.accepted.values())
-    finally:
-        ledger.close()

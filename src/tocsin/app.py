@@ -36,6 +36,7 @@ from tocsin.idempotency import forget_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
+from tocsin.store.notification import listen
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -79,6 +80,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
     url = f"http://{host}:{port}"
+    listening = asyncio.create_task(listen(stores.ledger, wakeups.notify_all))
     tasks: list[asyncio.Task[None]] = []
     server: Server | None = None
     worker: Worker | None = None
@@ -104,6 +106,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         await _wait(stop, tasks)
     finally:
         await _stop(server, worker, tasks, stop, wakeups, settings)
+        listening.cancel()
         await sender_pool.aclose()
 
 

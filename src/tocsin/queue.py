@@ -14,11 +14,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select, update
 
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
 from tocsin.store import schema
+from tocsin.store.clock import ledger_now
+from tocsin.store.lock import lock_runs
+from tocsin.store.notification import notify
 from tocsin.store.sums import add_closed
 
 SIZE = 1000
@@ -223,6 +226,7 @@ def insert_run_chunks(
     rows.sort(key=lambda row: row[0])
     if rows:
         connection.execute(insert(table), [row for _, row in rows])
+        notify(connection)
 
 
 class NewRequest(msgspec.Struct, frozen=True, kw_only=True):
@@ -255,6 +259,7 @@ def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> N
     marks = ", ".join([mark] * len(names))
     sql = f"INSERT INTO chunk ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own columns
     connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
+    notify(connection)
 
 
 def lease_due(
@@ -262,47 +267,51 @@ def lease_due(
 ) -> list[Chunk]:
     """Lease the most urgent open chunks that are due and that nobody holds, at most `limit`.
 
-    priority: TRANSACTIONAL or CAMPAIGN chunks only.
+    priority: TRANSACTIONAL or CAMPAIGN chunks only. now: when chunks are due; leases go by `ledger_now`.
     """
-    due = [table.c.open == 1, table.c.not_before <= now, table.c.lease_owner.is_(None)]
-    if priority is not None:
-        due.append(table.c.priority == priority)
-    found = connection.execute(
-        select(table)
-        .where(*due)
-        .order_by(table.c.priority, table.c.not_before, table.c.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    chunks = [_unpack(row) for row in found]
+    chunks: list[Chunk] = []
+    for one in (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,):
+        query = _select_free(one, now).limit(limit - len(chunks)).with_for_update(skip_locked=True)
+        chunks += [_unpack(row) for row in connection.execute(query)]
+        if len(chunks) >= limit:
+            break
     lease = f"{owner}.{secrets.token_hex(8)}"
     for chunk in chunks:
         chunk.started_at = chunk.started_at or now
         chunk.lease = lease
+    until = _lease_until(connection)
     _update(
         connection,
-        "lease_owner = {}, lease_until = {}, started_at = {} WHERE id = {}",
-        [(lease, now + lease_seconds, chunk.started_at, chunk.id) for chunk in chunks],
+        f"lease_owner = {{}}, lease_until = {until}, started_at = {{}} WHERE id = {{}}",
+        [(lease, _lease_value(connection, now, lease_seconds), chunk.started_at, chunk.id) for chunk in chunks],
     )
     return chunks
+
+
+def _select_free(priority: int, now: float) -> Select[Any]:
+    """Select the due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order."""
+    free = (schema.chunk_is_open, table.c.lease_owner.is_(None))
+    due = (table.c.priority == priority, table.c.not_before <= now)
+    return select(table).where(*free, *due).order_by(table.c.not_before, table.c.id)
 
 
 def find_abandoned(connection: Connection, owner: str, now: float, *, alone: bool) -> dict[str, list[Chunk]]:
     """Return the chunks whose holder fell silent, by the holder, and lock them. alone: one process has this ledger to
     itself (SQLite), so all other holders are dead."""
-    silent = table.c.lease_until < now
-    if alone:
-        silent = or_(silent, ~table.c.lease_owner.startswith(owner))
-    found = connection.execute(
-        select(table)
-        .where(table.c.open == 1, table.c.lease_owner.is_not(None), silent)
-        .order_by(table.c.id)
-        .with_for_update(skip_locked=True)
-    )
+    found = connection.execute(_select_silent(connection, owner, now, alone=alone).with_for_update(skip_locked=True))
     abandoned: dict[str, list[Chunk]] = {}
     for row in found:
         abandoned.setdefault(row.lease_owner.partition(".")[0], []).append(_unpack(row))
     return abandoned
+
+
+def _select_silent(connection: Connection, owner: str, now: float, *, alone: bool) -> Select[Any]:
+    """Select the open chunks whose holder fell silent, among those that are held: the index `chunk_held`."""
+    silent: ColumnElement[bool] = table.c.lease_until < ledger_now(connection, now)
+    if alone:
+        silent = or_(silent, ~table.c.lease_owner.startswith(owner))
+    held = (schema.chunk_is_open, table.c.lease_owner.is_not(None))
+    return select(table).where(*held, silent).order_by(table.c.id)
 
 
 def set_free(connection: Connection, chunks: Sequence[Chunk]) -> None:
@@ -332,8 +341,9 @@ def name_recipients(chunk: Chunk, pairs: Sequence[tuple[int, str]], now: float) 
 def settle(connection: Connection, chunks: Sequence[Chunk], now: float, lease_seconds: float) -> set[int]:
     """Write the states and notes of chunks, and renew their leases. Return the ids of those whose lease is lost:
     nothing of them may be sent."""
-    held = "lease_until = {} WHERE id = {} AND lease_owner = {}"
-    until = now + lease_seconds
+    held = f"lease_until = {_lease_until(connection)} WHERE id = {{}} AND lease_owner = {{}}"
+    until = _lease_value(connection, now, lease_seconds)
+    chunks = sorted(chunks, key=lambda chunk: chunk.id)
     new = [chunk for chunk in chunks if chunk.new]
     written = _update(
         connection,
@@ -354,17 +364,33 @@ def settle(connection: Connection, chunks: Sequence[Chunk], now: float, lease_se
     return set() if written == len(chunks) else _find_lost(connection, chunks)
 
 
-def renew(connection: Connection, chunks: Sequence[Chunk], until: float) -> set[int]:
+def renew(connection: Connection, chunks: Sequence[Chunk], now: float, lease_seconds: float) -> set[int]:
     """Renew leases. Return the ids of those that are lost."""
-    values = [(until, chunk.id, chunk.lease) for chunk in chunks]
-    written = _update(connection, "lease_until = {} WHERE id = {} AND lease_owner = {}", values)
+    until = _lease_value(connection, now, lease_seconds)
+    written = _update(
+        connection,
+        f"lease_until = {_lease_until(connection)} WHERE id = {{}} AND lease_owner = {{}}",
+        [(until, chunk.id, chunk.lease) for chunk in sorted(chunks, key=lambda chunk: chunk.id)],
+    )
     return set() if written == len(chunks) else _find_lost(connection, chunks)
+
+
+def _lease_until(connection: Connection) -> str:
+    """Return the expression for the end of a lease, with `{}` for `_lease_value`: by the database's clock where several
+    hosts share it, see `store/clock.py`."""
+    return "extract(epoch FROM clock_timestamp()) + {}" if connection.dialect.name == "postgresql" else "{}"
+
+
+def _lease_value(connection: Connection, now: float, lease_seconds: float) -> float:
+    return lease_seconds if connection.dialect.name == "postgresql" else now + lease_seconds
 
 
 def count_in_flight(connection: Connection, campaign_id: int) -> int:
     """Return how many recipients of a campaign are claimed: with a vendor now, or about to be."""
     runs = select(schema.run.c.id).where(schema.run.c.campaign_id == campaign_id)
-    held = select(table.c.states).where(table.c.run_id.in_(runs), table.c.open == 1, table.c.lease_owner.is_not(None))
+    held = select(table.c.states).where(
+        table.c.run_id.in_(runs), schema.chunk_is_open, table.c.lease_owner.is_not(None)
+    )
     return sum(bytes(states).count(State.CLAIMED) for states in connection.scalars(held))
 
 
@@ -385,6 +411,8 @@ def release(connection: Connection, chunks: Sequence[tuple[Chunk, float | None]]
     for chunk in closed:
         if not chunk.settled:
             raise ValueError(f"chunk {chunk.id} has recipients under way and cannot be closed")
+    lock_runs(connection, {chunk.run_id for chunk, _ in chunks if chunk.run_id is not None})
+    chunks = sorted(chunks, key=lambda one: one[0].id)
     lost = _find_lost(connection, closed)  # before: afterwards nobody holds them
     _update(
         connection,
@@ -400,8 +428,8 @@ def end_run(connection: Connection, run_id: int, now: float) -> bool:
     """End a run that has no open chunk; a stopped one stays «stopped». Return whether it ended now."""
     run = schema.run
     # Two workers that close the last two chunks at once must not each see the other's still open.
-    connection.execute(select(run.c.id).where(run.c.id == run_id).with_for_update())
-    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, table.c.open == 1).limit(1)) is not None:
+    lock_runs(connection, [run_id])
+    if connection.scalar(select(table.c.id).where(table.c.run_id == run_id, schema.chunk_is_open).limit(1)) is not None:
         return False
     connection.execute(update(run).where(run.c.id == run_id, run.c.state == "running").values(state="completed"))
     return (

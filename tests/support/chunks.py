@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Connection
 
+from support.database_clock import follow_clock
 from tocsin import queue
 from tocsin.delivery.handover import Evidence
 from tocsin.delivery.rescue import rescue_from
@@ -36,6 +37,7 @@ def take_over(
 
 def lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk | None:
     """Take over from silent workers, without their notes, and lease the next chunk."""
+    follow_clock(store, lambda: now)
     take_over(store, owner, now)
     chunks = store.write_now(lambda connection: queue.lease_due(connection, owner, now, LEASE))
     return chunks[0] if chunks else None
@@ -48,6 +50,7 @@ def must_lease(store: Ledger, owner: str = "one", now: float = NOW) -> Chunk:
 
 
 def settle(store: Ledger, chunk: Chunk, owner: str = "one", now: float = NOW) -> bool:
+    follow_clock(store, lambda: now)
     return not store.write_now(lambda connection: queue.settle(connection, [chunk], now, LEASE))
 
 

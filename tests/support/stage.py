@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import msgspec
 from sqlalchemy import select
 
+from support.database_clock import follow_clock
 from tocsin import queue
 from tocsin.account import create_account
 from tocsin.audience.members import count_reachable
@@ -134,6 +135,7 @@ class Stage:
         rules: BreakerRules = NO_RULES,
     ):
         self.ledger, self.facts, self.now, self.settings = ledger, facts, NOW, options
+        follow_clock(ledger, lambda: self.now)
         self.account = create_account(ledger, "stage", "UTC", NOW)[0]
         self.folder = Path(tempfile.mkdtemp(prefix="tocsin-stage-"))
         self.lanes = Script(vendors, lambda: self.now, rules, 2 * options.window)

@@ -14,6 +14,7 @@ from tocsin.errors import Problem
 from tocsin.policy import Limits, load_policy
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_account
 from tocsin.store.rows import upsert_rows
 
 # A caller who keeps to one request a second arrives a few milliseconds early now and then.
@@ -70,8 +71,7 @@ class Throttle:
 
     def _enter_together(self, connection: Connection, account_id: str, place: str) -> None:
         """Enter for all processes at once; those of one account take turns at its row."""
-        account = schema.account
-        connection.execute(select(account.c.id).where(account.c.id == account_id).with_for_update())
+        lock_account(connection, account_id)
         now = float(connection.scalar(text("SELECT extract(epoch FROM clock_timestamp())")) or 0)
         per_second, at_once = self._limits(load_policy(connection, account_id).limits)
         mine = (table.c.account_id == account_id, table.c.name == self._name)

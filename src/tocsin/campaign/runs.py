@@ -13,6 +13,8 @@ from tocsin.campaign.schedule import begins_at, next_local
 from tocsin.campaign.spec import _STORED, LATEST_ID, Spec
 from tocsin.errors import Problem
 from tocsin.store import schema
+from tocsin.store.lock import lock_campaign, lock_chunks
+from tocsin.store.notification import notify
 
 # state of a run → the states it may go to
 RUN_STATES: Mapping[str, tuple[str, ...]] = {
@@ -32,7 +34,8 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
     epoch seconds, are unique over all accounts and fit signed 32 bits, for clients parse them as such."""
     table = schema.campaign
     if connection.dialect.name == "postgresql":  # SQLite has one writer
-        connection.execute(text("LOCK TABLE campaign IN EXCLUSIVE MODE"))
+        # Not EXCLUSIVE: that would wait for whoever has locked a campaign's row.
+        connection.execute(text("LOCK TABLE campaign IN SHARE ROW EXCLUSIVE MODE"))
     last = connection.scalar(select(func.max(table.c.id))) or 0
     campaign_id = max(int(now), last + 1)
     if campaign_id > LATEST_ID:
@@ -80,6 +83,7 @@ def _insert_run(
             number=number,
         )
     )
+    notify(connection)
 
 
 class CampaignSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -206,14 +210,18 @@ def move_run(connection: Connection, run_id: int, to: str, **values: Any) -> boo
 def stop_campaign(connection: Connection, account_id: str, campaign_id: int, now: float) -> str:
     """Stop every scheduled or running run of a campaign; return the state the campaign was in. A repeat changes
     nothing. Messages that a worker has claimed are still sent: workers see the state at their next claim."""
+    lock_campaign(connection, account_id, campaign_id)  # another process may be beginning a run and adding the next
     found = find_campaign(connection, account_id, campaign_id)
     run, chunk = schema.run, schema.chunk
-    for row in connection.execute(select(run.c.id, run.c.state).where(run.c.campaign_id == campaign_id)).all():
+    runs = select(run.c.id, run.c.state).where(run.c.campaign_id == campaign_id).order_by(run.c.id)
+    for row in connection.execute(runs.with_for_update()).all():
         if row.state == "scheduled":
             move_run(connection, row.id, "stopped", ended_at=now)
         elif row.state == "running":
             move_run(connection, row.id, "stopped")
+            lock_chunks(connection, row.id)
             # Chunks that wait for a retry or their users' local time are due now, for a worker to settle as stopped.
-            waiting = update(chunk).where(chunk.c.run_id == row.id, chunk.c.open == 1)
+            waiting = update(chunk).where(chunk.c.run_id == row.id, schema.chunk_is_open)
             connection.execute(waiting.values(not_before=now))
+            notify(connection)
     return found.state

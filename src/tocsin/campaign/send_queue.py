@@ -20,6 +20,7 @@ from tocsin.idempotency import IdempotencyKey, keep
 from tocsin.queue import NewRequest
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_account
 from tocsin.store.rows import insert_new
 
 MAX_REQUESTS = 1024  # under way at once; a connection has one
@@ -95,6 +96,7 @@ class SendQueue:
     ) -> list[bool | Exception]:
         """Insert the requests that were not queued before, and add their tag groups to `tags`. Return for each whether
         it was inserted, or its Problem."""
+        tags.clear()  # an earlier run of this transaction was broken off
         results: list[bool | Exception] = []
         new: list[NewRequest] = []
         for entry in entries:
@@ -126,7 +128,7 @@ def _add_tag_group(connection: Connection, account_id: str, tag: str, now: float
     if connection.scalar(select(func.count()).where(mine, table.c.name == tag)):
         return True
     # Two processes that add a group at the same time must not both take the last place.
-    connection.execute(select(schema.account.c.id).where(schema.account.c.id == account_id).with_for_update())
+    lock_account(connection, account_id)
     if (connection.scalar(select(func.count()).where(mine)) or 0) >= TAG_GROUPS:
         return False
     insert_new(connection, table, {"account_id": account_id, "name": tag, "created_at": now})

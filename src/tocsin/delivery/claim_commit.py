@@ -54,7 +54,7 @@ class ClaimCommit:
             chunk.states[:], chunk.notes = states, dict(notes)
 
     def run(self, connection: Connection) -> Claimed:
-        """Do it all. Raises LockNotAvailable."""
+        """Do it all."""
         self.restore()
         now = self._now
         for rule, unsent in self._settlement.unsent:

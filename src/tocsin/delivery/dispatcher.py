@@ -36,7 +36,6 @@ from tocsin.delivery.claim import (
 from tocsin.delivery.claim_commit import ClaimCommit, Claimed
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
-from tocsin.delivery.frequency_cap import LockNotAvailable
 from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.plan import LookUp, Planner
@@ -59,7 +58,6 @@ SETTLE_SECONDS = 0.05  # answers of this time are settled together; nobody waits
 PARKED_SECONDS = 1.0  # without room for a chunk, before others of the queue are taken in its place
 TROUBLE_SECONDS = 0.5  # before what failed is tried again
 LONGEST_WAIT_SECONDS, MIN_WAIT_SECONDS = 5.0, 0.005
-LOCK_SECONDS = 0.02  # before a claim that met another process at the caps is tried again
 
 
 class Delivery(msgspec.Struct, frozen=True):
@@ -294,16 +292,12 @@ class Dispatcher:
         if not touched:
             return Claimed([], [], set(), now)
         commit = ClaimCommit(self._account_id, list(touched.values()), self._settlement, windows, now, seconds)
-        while True:
-            try:
-                # A claim has to outlive a power cut: what it claims may reach a vendor.
-                claimed = await self._d.ledger.write(commit.run, durable=bool(windows))
-                break
-            except LockNotAvailable:
-                await asyncio.sleep(LOCK_SECONDS)
-            except BaseException:
-                commit.restore()
-                raise
+        try:
+            # A claim has to outlive a power cut: what it claims may reach a vendor.
+            claimed = await self._d.ledger.write(commit.run, durable=bool(windows))
+        except BaseException:
+            commit.restore()
+            raise
         for held in touched.values():
             held.chunk.new = held.chunk.changed = False
         return claimed

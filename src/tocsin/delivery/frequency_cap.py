@@ -11,25 +11,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Connection, delete, func, select, text, update
+from sqlalchemy import Connection, delete, func, select, update
 
 from tocsin.outcome import State
 from tocsin.policy import Cap
 from tocsin.queue import Chunk
 from tocsin.store import schema
+from tocsin.store.lock import lock_caps
 from tocsin.store.rows import among, insert_new, upsert_rows
 
 DAY, MINUTE = 86_400.0, 60.0
 LONGEST = 90 * DAY
 SLOT = 10  # seconds of one slot of the throttle
 SLOTS = 300 // SLOT + 1  # summed: the oldest is only partly within the five minutes, and counts as a whole
-LOCK = 0x746F6373  # of PostgreSQL's advisory locks: one claim under caps at a time
 
 table, rate_window = schema.reservation, schema.rate_window
-
-
-class LockNotAvailable(Exception):  # noqa: N818 - a moment later it will do
-    """Another process holds the lock of the caps. Waiting for it inside a transaction could be a deadlock."""
 
 
 class CapRule(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,12 +61,9 @@ def reserve(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Clai
     """Reserve a place for each claim that the caps allow, in this order. Return who is left out, by rule. All rules are
     of one account and channel.
 
-    Raises LockNotAvailable; the transaction has to be rolled back then.
+    Waits for other transactions that claim under the account's caps.
     """
-    if connection.dialect.name == "postgresql" and not connection.scalar(
-        text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": LOCK}
-    ):
-        raise LockNotAvailable
+    lock_caps(connection, asked[0][0].account_id)
     before = _read_before(connection, asked, now)
     room, until = _find_room(connection, [rule for rule, _ in asked], now)
     decisions: list[CapDecision] = []
@@ -115,6 +108,7 @@ def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) ->
 
 def free_places(connection: Connection, account_id: str, channel: str, message: str, claims: Iterable[Claim]) -> None:
     """Free the places under the caps that claims of one run or request (`message`) may have."""
+    lock_caps(connection, account_id)
     by_platform: dict[int, list[int]] = defaultdict(list)
     for claim in claims:
         by_platform[claim.platform].append(claim.user)

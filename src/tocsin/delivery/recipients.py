@@ -17,6 +17,7 @@ from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_unsubscribe
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
+from tocsin.store.lock import lock_account
 from tocsin.store.rows import among, upsert_rows
 
 ALL_CHANNELS = tuple(CHANNELS.values())
@@ -134,6 +135,8 @@ def mark_gone(
     """
     device = schema.device
     removed: list[Row[Any]] = []
+    if gone:
+        lock_account(connection, account_id)  # an upload may be moving the same devices, in another order
     for user, addresses in gone.items():
         for device_id, address, code in addresses:
             if address.kind == "email":

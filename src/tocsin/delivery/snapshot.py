@@ -27,6 +27,7 @@ from tocsin.queue import Recipients, Share
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_campaign
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     count = sum(map(len, shares.values()))
 
     def write(connection: Connection) -> bool:
+        lock_campaign(connection, run.account_id, run.campaign_id)  # another process may be stopping it
         values = {"ended_at": now} if late else {"frozen_at": now, "audience": count}
         if not move_run(connection, run.id, "missed" if late else "running", **values):
             return False  # stopped, or begun by another process, in the meantime

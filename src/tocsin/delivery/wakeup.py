@@ -32,3 +32,8 @@ class Wakeups:
     def __init__(self) -> None:
         self.runs = Wakeup()
         self.chunks = Wakeup()
+
+    def notify_all(self) -> None:
+        """Wake both: another process has added something."""
+        self.runs.notify()
+        self.chunks.notify()

@@ -203,7 +203,7 @@ class Worker:
         if not self._ledger.embedded:
             return POLL_SECONDS
         table = schema.chunk
-        nearest = select(func.min(table.c.not_before)).where(table.c.open == 1, table.c.lease_owner.is_(None))
+        nearest = select(func.min(table.c.not_before)).where(schema.chunk_is_open, table.c.lease_owner.is_(None))
         due = await self._ledger.read(lambda connection: connection.scalar(nearest))
         longest = LONGEST_POLL_SECONDS
         return longest if due is None else min(max(due - now, POLL_SECONDS / 10), longest)
@@ -214,11 +214,12 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             self._senders.check()
-            until = self._clock() + self._settings.lease_seconds
             chunks = [chunk for one in self._dispatchers.values() for chunk in one.list_chunks()]
             chunks += self._completer.list_chunks()
             try:
-                renew = functools.partial(queue.renew, chunks=chunks, until=until)
+                renew = functools.partial(
+                    queue.renew, chunks=chunks, now=self._clock(), lease_seconds=self._settings.lease_seconds
+                )
                 await self._ledger.write(renew, durable=False)
                 await self._rescue()
             except Exception:

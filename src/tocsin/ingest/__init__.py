@@ -138,9 +138,9 @@ def _store(
         for user, record in zip(users, records, strict=True)
         if not isinstance(record, EventRecord) or user in people.created
     ]
-    people.save(changed)
-    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, records, users), now)
     opted_out = [user for user, record in zip(users, records, strict=True) if is_unsubscribed(record)]
+    people.save([*changed, *opted_out])
+    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, records, users), now)
     return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
 
 

@@ -12,15 +12,15 @@ from tocsin.ingest.profile import apply_changes, wants
 from tocsin.ingest.profile_copy import copy_profiles
 from tocsin.store import schema
 from tocsin.store.facts import Row
+from tocsin.store.lock import lock_account
 
 
 def opt_out_of_email(connection: Connection, account_id: str, user: int, now: float) -> Sequence[Row]:
     """Set `MSG-email` to false in the profile, as an upload of it would, and return the user's row for the facts
     store's `profile`. A user who has opted out before is not changed but copied all the same, for a crash may have lost
     the copy. Return nothing for an unknown user."""
-    table, accounts = schema.user, schema.account
-    # The lock that `People.load` takes: on PostgreSQL another process may be uploading for this account.
-    connection.execute(select(accounts.c.id).where(accounts.c.id == account_id).with_for_update())
+    table = schema.user
+    lock_account(connection, account_id)  # another process may be uploading for it
     mine = (table.c.account_id == account_id, table.c.id == user)
     found = connection.scalar(select(table.c.profile).where(*mine))
     if found is None:

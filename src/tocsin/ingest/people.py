@@ -36,7 +36,6 @@ class People:
         self._users: dict[IdentityKey, int] = {}
         self._kinds: dict[int, set[str]] = defaultdict(set)
         self._profiles: dict[int, dict[str, Any]] = {}
-        self._versions: dict[int, int] = {}
         self.created: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
@@ -68,9 +67,8 @@ class People:
         table = schema.user
         for part in split_values(ids):
             where = (table.c.account_id == self._account, table.c.id.in_(part))
-            for row in self._connection.execute(select(table.c.id, table.c.profile, table.c.version).where(*where)):
+            for row in self._connection.execute(select(table.c.id, table.c.profile).where(*where)):
                 self._profiles[row.id] = msgspec.json.decode(row.profile)
-                self._versions[row.id] = row.version
 
     def apply(self, record: Record) -> int:
         """Find or create the user of a record, link its identities, apply its changes in memory; return the user."""
@@ -109,7 +107,8 @@ class People:
                 self._link(new, user)
 
     def save(self, touched: Sequence[int]) -> None:
-        """Write what `apply` changed. Every touched user, and every user whose devices moved, gets a new version."""
+        """Write what `apply` changed. Every touched user, and every user whose devices moved, gets a new version, which
+        the database counts: `copy_profiles` reads it back in the same transaction."""
         self._load_former_owners()
         self._save_users([*touched, *sorted(self.moved)])
         names = schema.identity
@@ -153,7 +152,6 @@ class People:
         self._last_user += 1
         self.created.add(self._last_user)
         self._profiles[self._last_user] = {}
-        self._versions[self._last_user] = 0
         return self._last_user
 
     def _link(self, key: IdentityKey, user: int) -> None:
@@ -171,13 +169,12 @@ class People:
     def _save_users(self, touched: Sequence[int]) -> None:
         rows: list[dict[str, Any]] = []
         for user in dict.fromkeys(touched):
-            self._versions[user] += 1
             rows.append(
                 {
                     "account_id": self._account,
                     "id": user,
                     "profile": msgspec.json.encode(self._profiles[user]).decode(),
-                    "version": self._versions[user],
+                    "version": 1,
                     "updated_at": self._now,
                     "created_at": self._now,
                 }
@@ -189,7 +186,8 @@ class People:
                 update(schema.account).where(schema.account.c.id == self._account).values(last_user=self._last_user)
             )
         if changed := [row for row in rows if row["id"] not in self.created]:
-            upsert_rows(self._connection, table, changed, keys=("account_id", "id"), kept=("created_at",))
+            same = {"keys": ("account_id", "id"), "kept": ("created_at",), "counted": ("version",)}
+            upsert_rows(self._connection, table, changed, **same)
 
     def _move_devices(self) -> None:
         device = schema.device

@@ -14,6 +14,7 @@ from tocsin.ingest.profile import find_coordinates, find_reach, find_zone_name, 
 from tocsin.ingest.subscription import OPTED_OUT, find_suppressed
 from tocsin.store import schema
 from tocsin.store.facts import Row
+from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
 
 NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
@@ -47,8 +48,10 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
 
 
 def bump_versions(connection: Connection, account_id: str, users: Sequence[int]) -> None:
-    """Increment the versions of users whose devices changed, so that their next copy replaces the last one."""
+    """Increment the versions of users whose devices changed, so that their next copy replaces the last one. The copy
+    is made in the same transaction: until then nobody else changes these users."""
     table = schema.user
+    lock_account(connection, account_id)
     for part in split_values(users):
         connection.execute(
             update(table)

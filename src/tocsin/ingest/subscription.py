@@ -17,6 +17,7 @@ from tocsin.ingest.profile import READERS, to_facts
 from tocsin.ingest.record import EventRecord, Record
 from tocsin.store import schema
 from tocsin.store.facts import Facts
+from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
 from tocsin.store.rows import among, upsert_rows
 
@@ -81,6 +82,7 @@ def apply_address_changes(
     connection: Connection, account_id: str, changes: Sequence[AddressChange], now: float
 ) -> None:
     """Insert and delete opt-outs; of two changes of one address the last counts."""
+    lock_account(connection, account_id)
     last = {(one.kind, one.address): one.opts_out for one in changes}
     rows = [
         {"account_id": account_id, "kind": kind, "address": address, "since": now}

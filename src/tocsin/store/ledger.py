@@ -1,17 +1,27 @@
 """The ledger: one relational store, SQLite on one machine and PostgreSQL beyond it.
 
-Work on the ledger is a function of a connection. `read` runs it in a thread of its own; `write` queues it for the one
-writer, which commits everything that waits in one transaction: many requests share one fsync (group commit). Each
-piece of work has its own savepoint: when one fails, the others of its transaction are committed all the same.
+Work on the ledger is a function of a connection. `read` runs it in a thread of its own, `write` queues it for a writer.
+
+On SQLite there is one writer, which commits everything that waits in one transaction: many requests share one fsync
+(group commit). Each piece of work has its own savepoint: when one fails, the others of its transaction are committed
+all the same.
+
+On PostgreSQL there are WRITERS, side by side, and a transaction for each piece of work, which so holds the locks of
+nobody else; the server shares its fsyncs among them. Pieces that are written without waiting for each other are in no
+order. Where the database breaks a transaction off because of another one (a deadlock, a serialization failure) the work
+is run again: it must leave nothing behind in memory that a second run would trip over. The order in which locks are
+taken is in `store/lock.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import queue
+import random
 import secrets
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,10 +31,11 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError, IntegrityError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
+from tocsin.store.lock import lock_migration
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -32,7 +43,13 @@ _Write = tuple[Work[Any], Future[Any], bool]  # durable
 
 WRITES_A_COMMIT = 128  # more would make the first of them wait for the last
 READERS = 8
-LOCK_SECONDS = 15  # how long SQLite waits for another process (`account create` beside `serve`)
+WRITERS = 4  # transactions side by side on PostgreSQL; SQLite takes one
+LOCK_SECONDS = (
+    15  # how long a write waits for another one; on SQLite for another process (`account create` beside `serve`)
+)
+BROKEN_OFF = ("40P01", "40001")  # PostgreSQL: deadlock_detected, serialization_failure. Nothing of it was committed.
+TRIES = 6  # of work that is broken off
+RETRY_SECONDS = 0.01  # before the second try, at most; doubled before each further one
 
 
 class Ledger:
@@ -44,9 +61,12 @@ class Ledger:
         self._writer = _engine(url, writing=True)
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="ledger-reader")
         self._closed = False
+        self._gate = threading.Lock()  # nothing is queued behind the marks that end the writers
         self._queue: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._write_all, name="ledger-writer", daemon=True)
-        self._thread.start()
+        target, count = (self._write_all, 1) if self.embedded else (self._write_apart, WRITERS)
+        self._writers = [threading.Thread(target=target, name="ledger-writer", daemon=True) for _ in range(count)]
+        for thread in self._writers:
+            thread.start()
 
     @property
     def embedded(self) -> bool:
@@ -63,14 +83,14 @@ class Ledger:
         return await asyncio.get_running_loop().run_in_executor(self._readers, self.read_now, work)
 
     def write_now(self, work: Work[T]) -> T:
-        """Run `work` on the writer and wait until it is committed and durable. Blocks: not for the event loop.
+        """Run `work` on a writer and wait until it is committed and durable. Blocks: not for the event loop.
 
-        Raises what `work` raises, after its savepoint is rolled back, and RuntimeError once the ledger is closed.
+        Raises what `work` raises, after what it wrote is rolled back, and RuntimeError once the ledger is closed.
         """
         return self._enqueue(work).result()
 
     async def write(self, work: Work[T], *, durable: bool = True) -> T:
-        """Run `work` on the writer, as `write_now` does, without blocking the event loop.
+        """Run `work` on a writer, as `write_now` does, without blocking the event loop.
 
         Not durable: every process sees it at once and no crash of one loses it, but a power cut may. Such a commit
         waits for no disk.
@@ -79,18 +99,22 @@ class Ledger:
 
     def close(self) -> None:
         """Commit the writes that were accepted, then close every connection."""
-        self._closed = True
-        self._queue.put(None)
+        with self._gate:
+            self._closed = True
+            for _ in self._writers:
+                self._queue.put(None)
         self._readers.shutdown()
-        self._thread.join()
+        for thread in self._writers:
+            thread.join()
         self._reader.dispose()
         self._writer.dispose()
 
     def _enqueue(self, work: Work[T], durable: bool = True) -> Future[T]:
-        if self._closed:
-            raise RuntimeError("the ledger is closed")
         done: Future[T] = Future()
-        self._queue.put((work, done, durable))
+        with self._gate:
+            if self._closed:
+                raise RuntimeError("the ledger is closed")
+            self._queue.put((work, done, durable))
         return done
 
     def _write_all(self) -> None:
@@ -120,13 +144,40 @@ class Ledger:
                         results.append((done, None, error))
         except Exception as error:  # the commit itself failed: none of the batch is durable
             results = [(done, None, error) for _, done, _ in batch]
-        for done, value, failure in results:
-            if not done.set_running_or_notify_cancel():
-                continue  # the caller was cancelled; its work is committed all the same
-            if failure is None:
-                done.set_result(value)
+        for result in results:
+            _answer(*result)
+
+    def _write_apart(self) -> None:
+        while (item := self._queue.get()) is not None:
+            work, done, durable = item
+            try:
+                value = self._run(work, durable)
+            except Exception as error:
+                _answer(done, None, error)
             else:
-                done.set_exception(failure)
+                _answer(done, value, None)
+
+    def _run(self, work: Work[T], durable: bool) -> T:
+        """Run work in a transaction of its own, again when the database breaks it off."""
+        for failures in range(TRIES):
+            try:
+                with self._writer.connect().execution_options(durable=durable) as connection, connection.begin():
+                    return work(connection)
+            except DBAPIError as error:
+                if getattr(error.orig, "sqlstate", None) not in BROKEN_OFF or failures == TRIES - 1:
+                    raise
+            # At random: the one that it met waits too, and both would meet again.
+            time.sleep(random.uniform(0.0, RETRY_SECONDS * 2**failures))  # noqa: S311 - jitter, no secret
+        raise AssertionError("the last try returns or raises")
+
+
+def _answer(done: Future[Any], value: Any, failure: BaseException | None) -> None:
+    if not done.set_running_or_notify_cancel():
+        return  # the caller was cancelled; its work is committed all the same
+    if failure is None:
+        done.set_result(value)
+    else:
+        done.set_exception(failure)
 
 
 def open_ledger(url: str) -> Ledger:
@@ -172,12 +223,13 @@ def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the tables up to a revision of `migrations/`, in one transaction."""
+    """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     engine = _engine(url, writing=True)
     try:
         with engine.begin() as connection:
+            lock_migration(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     finally:
@@ -189,14 +241,11 @@ def _engine(url: str, *, writing: bool) -> Engine:
     if location.get_backend_name() != "sqlite":
         if location.drivername == "postgresql":
             location = location.set(drivername="postgresql+psycopg")
-        engine = create_engine(location, pool_size=1 if writing else 8, pool_pre_ping=True)
-
-        @event.listens_for(engine, "begin")
-        def begin_on_server(connection: Connection) -> None:
-            if not connection.get_execution_options().get("durable", True):
-                connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
-
-        return engine
+        server = create_engine(location, pool_size=WRITERS if writing else READERS, pool_pre_ping=True)
+        if writing:
+            event.listen(server, "connect", _bound_waits)
+            event.listen(server, "begin", _wait_for_no_disk)
+        return server
     engine = create_engine(location, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -208,9 +257,25 @@ def _engine(url: str, *, writing: bool) -> Engine:
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
         if writing:  # FULL: an acknowledged write survives a power cut
-            durable = connection.get_execution_options().get("durable", True)
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if _is_durable(connection) else 'NORMAL'}")
         # IMMEDIATE: a writer that starts as a reader and upgrades would fail with «database is locked» at once.
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _is_durable(connection: Connection) -> bool:
+    return bool(connection.get_execution_options().get("durable", True))
+
+
+def _wait_for_no_disk(connection: Connection) -> None:
+    """Let a transaction that need not be durable commit without the server's disk."""
+    if not _is_durable(connection):
+        connection.exec_driver_sql("SET LOCAL synchronous_commit TO OFF")
+
+
+def _bound_waits(connection: Any, _record: object) -> None:
+    """Let no statement wait for another transaction's lock longer than LOCK_SECONDS: a process that is stopped inside a
+    transaction keeps what it has locked."""
+    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    connection.commit()

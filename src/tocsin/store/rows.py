@@ -23,11 +23,22 @@ def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnEle
 
 
 def upsert_rows(
-    connection: Connection, table: Any, rows: list[dict[str, Any]], *, keys: Sequence[str], kept: Sequence[str] = ()
+    connection: Connection,
+    table: Any,
+    rows: list[dict[str, Any]],
+    *,
+    keys: Sequence[str],
+    kept: Sequence[str] = (),
+    counted: Sequence[str] = (),
 ) -> None:
-    """Insert rows; of those whose `keys` exist already, update every column but `kept`."""
+    """Insert rows; of those whose `keys` exist already, update every column but `kept`. What is `counted` is inserted
+    as given, and incremented in a row that exists."""
     statement = _insert(connection)(table)
-    changed = {name: statement.excluded[name] for name in rows[0] if name not in keys and name not in kept}
+    changed = {
+        name: table.c[name] + 1 if name in counted else statement.excluded[name]
+        for name in rows[0]
+        if name not in keys and name not in kept
+    }
     if changed:
         statement = statement.on_conflict_do_update(index_elements=list(keys), set_=changed)
     else:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    literal_column,
     text,
 )
 
@@ -290,7 +291,8 @@ chunk = Table(
     Column("failed", Integer, nullable=False),
     Column("suppressed", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
-    Index("chunk_due", "open", "priority", "not_before"),
+    _partial("chunk_due", "priority", "not_before", "id", where="open = 1 AND lease_owner IS NULL"),
+    _partial("chunk_held", "id", where="lease_owner IS NOT NULL"),
     _partial("chunk_of_run", "run_id", "open", where="run_id IS NOT NULL"),
     _partial("chunk_counted", "account_id", "tag_group", where=COUNTED_REQUEST),
     _partial("chunk_ended", "account_id", "not_before", where=ENDED_REQUEST),
@@ -306,3 +308,6 @@ interaction = Table(
     Column("account_id", String(32), nullable=False),
     Column("at", Float, nullable=False),
 )
+
+# «open = 1» as a condition, written out: a bound value would not find the partial index.
+chunk_is_open = chunk.c.open == literal_column("1")
