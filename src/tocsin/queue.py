@@ -126,24 +126,34 @@ class Chunk(msgspec.Struct):
         self.notes[position] = msgspec.structs.replace(note, not_before=min(until, self.expires_at))
         self.changed = True
 
-    def waiting(self, now: float) -> list[int]:
-        """Return the positions that may be claimed now."""
+    def waiting(self, now: float, limit: int = SIZE) -> list[int]:
+        """Return the first positions that may be claimed now, at most `limit`."""
         if not self.notes:
-            return [position for position, state in enumerate(self.states) if not state]
+            if (start := self.states.find(State.WAITING)) < 0:
+                return []
+            part = self.states[start : start + limit]
+            if not any(part):  # the usual case, in a tenth of the time
+                return list(range(start, start + len(part)))
+            return [position for position, state in enumerate(self.states) if not state][:limit]
         return [
             position
             for position, state in enumerate(self.states)
             if state == State.WAITING and (position not in self.notes or self.notes[position].not_before <= now)
-        ]
+        ][:limit]
 
     def next_due(self) -> float | None:
         """Return when the next waiting recipient may be claimed; None when none waits."""
-        times = [
-            self.notes[position].not_before if position in self.notes else 0.0
-            for position, state in enumerate(self.states)
-            if state == State.WAITING
-        ]
+        waiting = self.states.count(State.WAITING)
+        times = [note.not_before for position, note in self.notes.items() if self.states[position] == State.WAITING]
+        if len(times) < waiting:
+            return 0.0
         return min(times) if times else None
+
+    @property
+    def platform(self) -> int | None:
+        """The platform code of all recipients; None when they have several."""
+        codes = self.platforms
+        return codes[0] if codes and codes.count(codes[0]) == len(codes) else None
 
     @property
     def settled(self) -> bool:

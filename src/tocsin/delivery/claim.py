@@ -47,14 +47,15 @@ def select_window(
     platform. Recipients without a provider or with a refused content become final; those of a paused lane wait for it,
     and those of a full lane stay due.
     """
-    waiting = chunk.waiting(now)
     rooms: dict[int, int] = {}
-    for code in set(chunk.platforms):
+    for code in set(chunk.platforms) if chunk.platform is None else (chunk.platform,):
         lane = lanes.get(PLATFORM_CODES[code])
         closed = lane is None or lane.paused_until > now or is_refused(PLATFORM_CODES[code])
         rooms[code] = -1 if closed or lane is None else lane.room
+    if len(rooms) == 1 and min(rooms.values()) >= 0:
+        return chunk.waiting(now, min(size, *rooms.values()))
     window: list[int] = []
-    for position in waiting:
+    for position in chunk.waiting(now):
         code = chunk.platforms[position]
         if rooms[code] < 0:
             _pass_over(chunk, position, lanes, is_refused, now)

@@ -257,8 +257,8 @@ class Dispatcher:
             size = min(left, max(held.plan.window - held.in_flight, 0))
             positions = select_window(chunk, views, is_refused, size, now)
             left -= len(positions)
-            taken = Counter(PLATFORM_CODES[chunk.platforms[position]] for position in positions)
-            for platform, count in taken.items():
+            for code, count in _count_platforms(chunk, positions).items():
+                platform = PLATFORM_CODES[code]
                 views[platform] = OpenLane(0.0, views[platform].room - count)
             if positions:
                 selected.append((held, positions))
@@ -268,8 +268,13 @@ class Dispatcher:
 
     def _note_rest(self, held: HeldChunk, positions: Sequence[int], now: float, blocked: Counter[str]) -> None:
         """Note who of a chunk is due and has no room, and when others are due."""
-        chunk, chosen = held.chunk, set(positions)
-        rest = Counter(chunk.platforms[position] for position in chunk.waiting(now) if position not in chosen)
+        chunk = held.chunk
+        if chunk.notes or chunk.platform is None:
+            chosen = set(positions)
+            rest = _count_platforms(chunk, [position for position in chunk.waiting(now) if position not in chosen])
+        else:
+            left = chunk.states.count(State.WAITING) - len(positions)
+            rest = {chunk.platform: left} if left else {}
         if held.in_flight + len(positions) < held.plan.window:  # else its own answers make room
             for code, count in rest.items():
                 blocked[PLATFORM_CODES[code]] += count
@@ -395,6 +400,13 @@ class Dispatcher:
 
     def _is_out(self) -> bool:
         return any(held.in_flight for held in self._held.values())
+
+
+def _count_platforms(chunk: Chunk, positions: Sequence[int]) -> Mapping[int, int]:
+    """Return how many of some recipients are of each platform code."""
+    if chunk.platform is not None:
+        return {chunk.platform: len(positions)} if positions else {}
+    return Counter(chunk.platforms[position] for position in positions)
 
 
 def _count_messages(windows: Sequence[tuple[HeldChunk, Window]], lanes: Mapping[str, Lane]) -> list[tuple[Lane, int]]:

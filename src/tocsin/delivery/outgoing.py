@@ -25,12 +25,15 @@ from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()
 
-# How many messages of a lane are in flight in one process: enough for PACE at the vendor's latency, and no more: on
-# loopback a message costs 57 µs with 32 in flight and 92 µs with 256.
-PACE = 10_000.0  # messages a second
+# How many messages of a lane are in flight in one process: GAIN times what the rate and the vendor's latency need, and
+# no more: on loopback a message costs 57 µs with 32 in flight and 92 µs with 256. So while the vendor is what limits the
+# rate, the number doubles; when we are, it stays. The latency is the quickest of SAMPLE answers with few in flight, for
+# with many they wait for us; it is measured again every PROBE_SECONDS (as BBR does for a path of the network).
 LEAST_AT_ONCE = 32
 MOST_AT_ONCE = 1500
-SAMPLE = 64  # answers; the quickest of them is the vendor's latency, the others may have waited for us
+SAMPLE = 64
+GAIN = 2.0
+PROBE_SECONDS = 10.0
 # A message that takes longer than so many times the vendor's latency, and than SLOW_SECONDS, takes nobody's place.
 SLOW_FACTOR, SLOW_SECONDS = 8.0, 0.05
 SWEEP_SECONDS = 0.02
@@ -76,8 +79,10 @@ class OutgoingLane:
         self._most = min(provider.at_once, MOST_AT_ONCE) if provider is not None else LEAST_AT_ONCE
         self._at_once = min(LEAST_AT_ONCE, self._most)
         self._latency = 0.0
-        self._quickest = float("inf")  # of the answers since `_latency` was set
-        self._timed = 0
+        self._probed_at = 0.0  # when the latency was measured; 0: it is being measured
+        self._quickest = float("inf")  # of the sample
+        self._timed = 0  # answers of the sample
+        self._sample_began = 0.0
         self._started: dict[int, float] = {}  # by slot, oldest first; without those that are slow
         self._slow: set[int] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -174,16 +179,25 @@ class OutgoingLane:
         finally:
             if self._started.pop(slot, None) is None:
                 self._slow.discard(slot)
-        self._adapt(time.monotonic() - started)
+        self._adapt(started, time.monotonic())
         return receipt
 
-    def _adapt(self, seconds: float) -> None:
-        self._quickest = min(self._quickest, seconds)
+    def _adapt(self, started: float, ended: float) -> None:
+        """Take one answer into the sample, and after SAMPLE of them decide how many may be in flight."""
+        if not self._timed:
+            self._sample_began = started
+        self._quickest = min(self._quickest, ended - started)
         self._timed += 1
         if self._timed < SAMPLE:
             return
-        self._latency, self._quickest, self._timed = self._quickest, float("inf"), 0
-        self._at_once = int(min(max(self._latency * PACE, LEAST_AT_ONCE), self._most))
+        if not self._probed_at:
+            self._latency, self._probed_at = self._quickest, ended
+        self._latency = min(self._latency, self._quickest)
+        rate = self._timed / (ended - self._sample_began)
+        self._at_once = int(min(max(rate * self._latency * GAIN, LEAST_AT_ONCE), self._most))
+        if ended - self._probed_at > PROBE_SECONDS:
+            self._at_once, self._probed_at = min(LEAST_AT_ONCE, self._most), 0.0
+        self._quickest, self._timed = float("inf"), 0
         self._tell()
         self._start_tasks()
 
