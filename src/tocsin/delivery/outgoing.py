@@ -26,9 +26,9 @@ from tocsin.providers.transport import Transport
 log = structlog.get_logger()
 
 # How many messages of a lane are in flight in one process: GAIN times what the rate and the vendor's latency need, and
-# no more: on loopback a message costs 57 µs with 32 in flight and 92 µs with 256. So while the vendor is what limits the
-# rate, the number doubles; when we are, it stays. The latency is the quickest of SAMPLE answers with few in flight, for
-# with many they wait for us; it is measured again every PROBE_SECONDS (as BBR does for a path of the network).
+# no more, for on loopback a message costs 57 µs with 32 in flight and 92 µs with 256. While the vendor limits the rate
+# the number doubles; when we do, it stays. The latency is the quickest of SAMPLE answers with few in flight: with many
+# they wait for us. It is measured again every PROBE_SECONDS (as BBR does for a path of the network).
 LEAST_AT_ONCE = 32
 MOST_AT_ONCE = 1500
 SAMPLE = 64

@@ -7,10 +7,13 @@ from typing import Annotated, ClassVar
 from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
-import jwt
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from jwt.algorithms import ECAlgorithm
+from jwt.api_jws import PyJWS
+from jwt.utils import der_to_raw_signature
 from msgspec import Meta
 
 from tocsin.channels import AddressKind, Platform
@@ -147,9 +150,26 @@ def request(message: Push, body: bytes, origin: str, topic: str, token: str, tim
     return HttpPost(url=url, headers=headers, body=body, timeout=timeout)
 
 
+class _RepeatableES256(ECAlgorithm):
+    """ES256 whose signature of the same text is the same (RFC 6979)."""
+
+    def sign(self, msg: bytes, key: EllipticCurvePrivateKey) -> bytes:
+        signature = key.sign(msg, ECDSA(SHA256(), deterministic_signing=True))
+        return der_to_raw_signature(signature, key.curve)
+
+
+_SIGNATURES = PyJWS()
+_SIGNATURES.unregister_algorithm("ES256")
+_SIGNATURES.register_algorithm("ES256", _RepeatableES256(ECAlgorithm.SHA256))
+
+
 class ApnsSigner:
     """The provider token of one key: Apple wants the same one on all connections, no second new one within 20 minutes
-    and none older than an hour. `now` is epoch seconds."""
+    and none older than an hour. `now` is epoch seconds.
+
+    All sender processes make the same token without asking each other: it is issued at a multiple of 35 minutes, and
+    signed without a random number (RFC 6979).
+    """
 
     def __init__(self, settings: ApnsSettings) -> None:
         try:
@@ -162,29 +182,36 @@ class ApnsSigner:
         self._key_id = settings.key_id
         self._team_id = settings.team_id
         self._token = ""
-        self._minted = 0.0
+        self._issued = 0.0
+        self._shown = 0.0  # since when it is used
+        self._refused = False  # the token of this time: another one is made
         self._held = 0.0
 
     def __repr__(self) -> str:
         return f"ApnsSigner({self._key_id!r})"
 
     def token(self, now: float) -> str:
-        """Return the current token; make a new one after 35 minutes."""
-        age = abs(now - self._minted)  # a clock set back makes a token from the future, which APNs refuses too
-        if not self._token or (age >= MINT_SECONDS and now >= self._held) or age >= LAST_SECONDS:
-            headers = {"kid": self._key_id, "typ": None}
-            self._token = jwt.encode({"iss": self._team_id, "iat": int(now)}, self._key, "ES256", headers=headers)
-            self._minted = now
+        """Return the current token; make a new one when it is 35 minutes old, and used for 20."""
+        age = abs(now - self._issued)  # a clock set back makes a token from the future, which APNs refuses too
+        old = age >= MINT_SECONDS and now - self._shown >= CHURN_SECONDS and now >= self._held
+        if not self._token or old or age >= LAST_SECONDS:
+            self._issued = now if self._refused else now // MINT_SECONDS * MINT_SECONDS
+            self._token = self._sign(int(self._issued))
+            self._shown, self._refused = now, False
         return self._token
+
+    def _sign(self, issued: int) -> str:
+        claims = msgspec.json.encode({"iss": self._team_id, "iat": issued})
+        return _SIGNATURES.encode(claims, self._key, "ES256", headers={"kid": self._key_id, "typ": None})
 
     def replace(self, token: str, now: float) -> bool:
         """Discard `token`, which APNs calls expired; return True when the message may be sent again with another. False
         when ours is younger than 20 minutes, or APNs has just had too many: then a clock is wrong, and another token
         would not help."""
         if token == self._token:
-            if now - self._minted < CHURN_SECONDS or now < self._held:
+            if now - self._shown < CHURN_SECONDS or now < self._held:
                 return False
-            self._token = ""
+            self._token, self._refused = "", True
         return True
 
     def hold(self, now: float) -> None:
@@ -223,7 +250,7 @@ class Apns:
         self._topic = settings.topic
         self._timeout = settings.timeout
         self.signer = share_signer(settings, self._origin, transport)
-        limits = PoolLimits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
+        limits = PoolLimits(connections=2, streams=1000, in_flight=1200, idle=3600, fresh_dns=True)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:
