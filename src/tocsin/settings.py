@@ -60,12 +60,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(description="Let `upload` raise App Launched and the like, for callers without an SDK; else code 513."),
     ] = False
     window: Annotated[
-        int, Meta(ge=1, le=1000, description="Recipients of one chunk handed to the vendors before the next commit.")
+        int, Meta(ge=1, le=1000, description="Recipients that one commit claims; twice as many may wait in a sender.")
     ] = 512
     senders: Annotated[
         int, Meta(ge=0, le=64, description="Processes that send for one worker; 0: it sends by itself.")
     ] = 2
-    chunks_at_once: Annotated[int, Meta(ge=1, le=64, description="Chunks one worker delivers side by side.")] = 4
+    chunks_at_once: Annotated[
+        int, Meta(ge=1, le=64, description="Chunks of campaigns that one worker sends from side by side.")
+    ] = 4
     lease_seconds: Annotated[
         float, Meta(gt=1, description="How long a worker may be silent before another takes its chunk.")
     ] = 60.0
