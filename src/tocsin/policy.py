@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, bindparam, delete, select
 
 from tocsin.channels import CHANNELS
 from tocsin.errors import Misconfigured
@@ -70,10 +70,14 @@ KINDS: dict[str, Any] = {
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 
 
+_OF_ACCOUNT = select(schema.policy.c.name, schema.policy.c.value).where(
+    schema.policy.c.account_id == bindparam("account")
+)
+
+
 def load_policy(connection: Connection, account_id: str) -> Policy:
     """Return what the account has set; the defaults elsewhere."""
-    table = schema.policy
-    rows = connection.execute(select(table.c.name, table.c.value).where(table.c.account_id == account_id))
+    rows = connection.execute(_OF_ACCOUNT, {"account": account_id})
     return Policy(**{name: _DECODERS[name].decode(value) for name, value in rows if name in KINDS})
 
 

@@ -14,7 +14,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, insert, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    Select,
+    bindparam,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
@@ -281,8 +292,8 @@ def lease_due(
     """
     chunks: list[Chunk] = []
     for one in (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,):
-        query = _select_free(one, now).limit(limit - len(chunks)).with_for_update(skip_locked=True)
-        chunks += [_unpack(row) for row in connection.execute(query)]
+        asked = {"priority": one, "now": now, "most": limit - len(chunks)}
+        chunks += [_unpack(row) for row in connection.execute(_FREE, asked)]
         if len(chunks) >= limit:
             break
     lease = f"{owner}.{secrets.token_hex(8)}"
@@ -298,11 +309,15 @@ def lease_due(
     return chunks
 
 
-def _select_free(priority: int, now: float) -> Select[Any]:
-    """Select the due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order."""
-    free = (schema.chunk_is_open, table.c.lease_owner.is_(None))
-    due = (table.c.priority == priority, table.c.not_before <= now)
-    return select(table).where(*free, *due).order_by(table.c.not_before, table.c.id)
+# The due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order.
+_FREE = (
+    select(table)
+    .where(schema.chunk_is_open, table.c.lease_owner.is_(None))
+    .where(table.c.priority == bindparam("priority"), table.c.not_before <= bindparam("now", type_=Float))
+    .order_by(table.c.not_before, table.c.id)
+    .limit(bindparam("most", type_=Integer))
+    .with_for_update(skip_locked=True)
+)
 
 
 def find_abandoned(connection: Connection, owner: str, now: float, *, alone: bool) -> dict[str, list[Chunk]]:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from tocsin.channels import CHANNELS, DEVICE_KINDS
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.store import schema
-from tocsin.store.rows import among
+from tocsin.store.rows import among, among_named, pack_values
 
 TO_KINDS = {"fbid": "FBID", "gpid": "GPID", "email": "Email", "identity": "identity", "objectid": "objectId"}
 TO_LIMIT = 1000
@@ -94,17 +95,20 @@ def _platforms_of(connection: Connection, account_id: str, users: Sequence[int],
             if msgspec.json.decode(profile).get(row.property):
                 platforms[user].extend(row.platforms)
         return platforms
-    device = schema.device
-    rows = connection.execute(
-        select(device.c.user_id, device.c.kind)
-        .where(device.c.account_id == account_id, among(connection, device.c.user_id, users), device.c.kind != "email")
-        .distinct()
-        .order_by(device.c.user_id, device.c.kind)
-    )
+    asked = {"account": account_id, "users": pack_values(connection, users)}
+    rows = connection.execute(_select_kinds(connection.dialect.name), asked)
     for user, kind in rows:
         if (platform := DEVICE_KINDS[kind].platform) in row.platforms:
             platforms[user].append(platform)
     return platforms
+
+
+@functools.cache
+def _select_kinds(dialect: str) -> Select[Any]:
+    device = schema.device
+    mine = (device.c.account_id == bindparam("account"), among_named(dialect, device.c.user_id, "users"))
+    query = select(device.c.user_id, device.c.kind).where(*mine, device.c.kind != "email").distinct()
+    return query.order_by(device.c.user_id, device.c.kind)
 
 
 def _also(key: IdentityKey) -> tuple[IdentityKey, ...]:

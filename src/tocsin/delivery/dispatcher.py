@@ -54,7 +54,7 @@ from tocsin.store.ledger import Ledger
 
 log = structlog.get_logger()
 
-SETTLE_SECONDS = 0.05  # answers of this time are settled together; nobody waits for that
+SETTLE_SECONDS = 0.1  # answers of this time are settled together; nobody waits for that
 PARKED_SECONDS = 1.0  # without room for a chunk, before others of the queue are taken in its place
 TROUBLE_SECONDS = 0.5  # before what failed is tried again
 LONGEST_WAIT_SECONDS, MIN_WAIT_SECONDS = 5.0, 0.005
@@ -141,7 +141,10 @@ class Dispatcher:
 
     async def _deliver_some(self) -> None:
         """Settle what is answered, claim what there is room for, and hand it over."""
-        lanes, people = await self._look_up()
+        if self._new or any(held.waiting for held in self._held.values()):
+            lanes, people = await self._look_up()
+        else:  # nothing to claim
+            lanes, people = {}, {}
         self._settle()
         windows = [] if self._stopping else await self._find_windows(lanes, people)
         reserved = _count_messages(windows, lanes)

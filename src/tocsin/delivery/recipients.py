@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 
 from tocsin.account import Account
 from tocsin.campaign.local_time import read_zone
@@ -18,7 +19,7 @@ from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.lock import lock_account
-from tocsin.store.rows import among, upsert_rows
+from tocsin.store.rows import among, among_named, pack_values, upsert_rows
 
 ALL_CHANNELS = tuple(CHANNELS.values())
 
@@ -40,13 +41,10 @@ def load_people(
     connection: Connection, account_id: str, users: Sequence[int], channels: Collection[Channel] = ALL_CHANNELS
 ) -> dict[int, Person]:
     """Return the people of one window by user id, with their addresses on these channels."""
-    table = schema.user
-    rows = connection.execute(
-        select(table.c.id, table.c.profile).where(
-            table.c.account_id == account_id, among(connection, table.c.id, users)
-        )
-    )
-    people = {user: Person(profile) for user, profile in rows}
+    asked = {"account": account_id, "users": pack_values(connection, users)}
+    people = {
+        user: Person(profile) for user, profile in connection.execute(_select_users(connection.dialect.name), asked)
+    }
     for channel in channels:
         if channel.property:
             _add_address(connection, account_id, people.values(), channel)
@@ -95,14 +93,8 @@ _ZONES = msgspec.json.Decoder(_Zoned)
 
 
 def _add_devices(connection: Connection, account_id: str, people: Mapping[int, Person]) -> None:
-    device = schema.device
-    columns = (device.c.id, device.c.user_id, device.c.kind, device.c.token, device.c.registered_at, OPTED_OUT)
-    found = connection.execute(
-        select(*columns)
-        .where(device.c.account_id == account_id, among(connection, device.c.user_id, people), device.c.kind != "email")
-        .where(device.c.gone_at.is_(None))
-        .order_by(device.c.registered_at.desc(), device.c.id.desc())
-    )
+    asked = {"account": account_id, "users": pack_values(connection, people)}
+    found = connection.execute(_select_devices(connection.dialect.name), asked)
     declined = {
         user
         for user, person in people.items()
@@ -114,6 +106,22 @@ def _add_devices(connection: Connection, account_id: str, people: Mapping[int, P
             person.opted_out.add(platform)
         else:
             person.addresses.setdefault(platform, []).append((device_id, Address(kind, token, registered_at)))
+
+
+@functools.cache
+def _select_users(dialect: str) -> Select[Any]:
+    table = schema.user
+    mine = table.c.account_id == bindparam("account")
+    return select(table.c.id, table.c.profile).where(mine, among_named(dialect, table.c.id, "users"))
+
+
+@functools.cache
+def _select_devices(dialect: str) -> Select[Any]:
+    device = schema.device
+    columns = (device.c.id, device.c.user_id, device.c.kind, device.c.token, device.c.registered_at, OPTED_OUT)
+    mine = (device.c.account_id == bindparam("account"), among_named(dialect, device.c.user_id, "users"))
+    live = (device.c.kind != "email", device.c.gone_at.is_(None))
+    return select(*columns).where(*mine, *live).order_by(device.c.registered_at.desc(), device.c.id.desc())
 
 
 def find_addresses(person: Person | None, platform: str, *, every_device: bool) -> list[tuple[int, Address]] | State:

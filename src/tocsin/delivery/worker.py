@@ -40,6 +40,7 @@ REQUESTS = 256  # leased at once, and not yet claimed
 HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only
 REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
+_NEAREST = select(func.min(schema.chunk.c.not_before)).where(schema.chunk_is_open, schema.chunk.c.lease_owner.is_(None))
 Clock = Callable[[], float]
 
 
@@ -69,10 +70,11 @@ class Worker:
         self._load = load or LoadMeter()
         self.ready = asyncio.Event()
         self._stopping = False
+        self._released, self._next_due = True, 0.0
         self._full = False  # something may be due that there was no room for
         self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), wakeup.notify)
+        self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), self._note_release)
         self._delivery = Delivery(
             ledger,
             facts,
@@ -127,17 +129,17 @@ class Worker:
     async def _lease_all(self) -> None:
         """Lease what is due and pass it on, until `stop`."""
         while not self._stopping:
-            started, count = self._clock(), 0
+            started = self._clock()
             heavy = self._load.is_heavy(started)
             try:
                 count = await self._lease_some(started, heavy=heavy)
-                pause = 0.0 if count else await self._find_pause(started)
+                pause = 0.0 if self._full and count else await self._find_pause(started)
             except Exception:
                 log.exception("nothing can be leased")
-                pause = TROUBLE_SECONDS
+                count, pause = 0, TROUBLE_SECONDS
             if heavy and count:
                 await asyncio.sleep(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
-            elif not count:
+            elif pause:
                 await self._wakeup.wait(POLL_SECONDS if heavy else pause)
 
     async def _lease_some(self, now: float, *, heavy: bool) -> int:
@@ -202,11 +204,16 @@ class Worker:
         """Return the seconds until something may be due, if nobody says so before."""
         if not self._ledger.embedded:
             return POLL_SECONDS
-        table = schema.chunk
-        nearest = select(func.min(table.c.not_before)).where(schema.chunk_is_open, table.c.lease_owner.is_(None))
-        due = await self._ledger.read(lambda connection: connection.scalar(nearest))
-        longest = LONGEST_POLL_SECONDS
-        return longest if due is None else min(max(due - now, POLL_SECONDS / 10), longest)
+        if self._released or now >= self._next_due:
+            self._released = False
+            due = await self._ledger.read(lambda connection: connection.scalar(_NEAREST))
+            self._next_due = float("inf") if due is None else due
+        return min(max(self._next_due - now, POLL_SECONDS / 10), LONGEST_POLL_SECONDS)
+
+    def _note_release(self) -> None:
+        """Chunks were put back: some may be due again before those that wait already."""
+        self._released = True
+        self._wakeup.notify()
 
     async def _keep_leases(self) -> None:
         """Renew the leases while vendors and stores are waited for, and take over from workers that fell silent. When

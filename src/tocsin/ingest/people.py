@@ -7,17 +7,18 @@ phone). An objectId is a device: it belongs to the user named on it last, and it
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 
 from tocsin.ingest.profile import apply_changes, split_push_choice
 from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
 from tocsin.store import schema
-from tocsin.store.rows import among, upsert_rows
+from tocsin.store.rows import among_named, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
@@ -264,15 +265,19 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityK
     values: dict[str, list[str]] = defaultdict(list)
     for kind, value in keys:
         values[kind].append(value)
-    table, found = schema.identity, {}
+    found: dict[IdentityKey, int] = {}
     for kind, wanted in values.items():
-        rows = connection.execute(
-            select(table.c.value, table.c.user_id).where(
-                table.c.account_id == account_id, table.c.kind == kind, among(connection, table.c.value, wanted)
-            )
-        )
+        asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, wanted)}
+        rows = connection.execute(_select_users(connection.dialect.name), asked)
         found.update({(kind, value): user for value, user in rows})
     return found
+
+
+@functools.cache
+def _select_users(dialect: str) -> Select[Any]:
+    table = schema.identity
+    mine = (table.c.account_id == bindparam("account"), table.c.kind == bindparam("kind"))
+    return select(table.c.value, table.c.user_id).where(*mine, among_named(dialect, table.c.value, "wanted"))
 
 
 def _upsert_identities(connection: Connection, account_id: str, linked: dict[IdentityKey, int]) -> None:

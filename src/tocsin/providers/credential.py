@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, bindparam, select
 
 from tocsin.errors import Problem
 from tocsin.providers import BY_NAME
@@ -18,14 +18,14 @@ def require_provider(connection: Connection, account_id: str, channel: str) -> N
         raise Problem(f"No {channel} provider is set for this account; `tocsin provider set {channel}` sets one")
 
 
+_OF_ACCOUNT = select(
+    *(schema.provider.c.name, schema.provider.c.settings, schema.provider.c.changed_at, schema.provider.c.trusted)
+).where(schema.provider.c.account_id == bindparam("account"))
+
+
 def read_credentials(connection: Connection, account_id: str) -> list[Credential]:
     """Return all credentials of an account."""
-    table = schema.provider
-    rows = connection.execute(
-        select(table.c.name, table.c.settings, table.c.changed_at, table.c.trusted).where(
-            table.c.account_id == account_id
-        )
-    )
+    rows = connection.execute(_OF_ACCOUNT, {"account": account_id})
     return [Credential(account_id, name, settings, at, bool(trusted)) for name, settings, at, trusted in rows]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, bindparam, column, func, select
+from sqlalchemy import BindParameter, ColumnElement, Connection, Text, bindparam, column, func, select, type_coerce
 from sqlalchemy.dialects.postgresql import ARRAY
 
 
@@ -15,11 +15,23 @@ def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnEle
 
     All values are one bound parameter: parsing thousands of placeholders costs more than the query.
     """
-    wanted = list(values)
-    if connection.dialect.name == "postgresql":
-        return of == func.any(bindparam(None, wanted, type_=ARRAY(of.type), unique=True))  # type: ignore[no-any-return]
-    each = func.json_each(msgspec.json.encode(wanted).decode()).table_valued(column("value"))
+    return among_named(connection.dialect.name, of, bindparam(None, pack_values(connection, values), unique=True))
+
+
+def among_named(dialect: str, of: Any, values: str | BindParameter[Any]) -> ColumnElement[bool]:
+    """Return the same condition for a statement that is made once: `values` is the name of its parameter, see
+    `pack_values`. Making a statement costs SQLAlchemy as much as running a small one costs SQLite."""
+    bound = bindparam(values) if isinstance(values, str) else values
+    if dialect == "postgresql":
+        return of == func.any(type_coerce(bound, ARRAY(of.type)))  # type: ignore[no-any-return]
+    each = func.json_each(type_coerce(bound, Text)).table_valued(column("value"))
     return of.in_(select(each.c.value))  # type: ignore[no-any-return]
+
+
+def pack_values(connection: Connection, values: Collection[Any]) -> Any:
+    """Return values as the parameter of `among_named`."""
+    wanted = list(values)
+    return wanted if connection.dialect.name == "postgresql" else msgspec.json.encode(wanted).decode()
 
 
 def upsert_rows(
