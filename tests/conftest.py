@@ -246,6 +246,11 @@ class Sandbox(Process):
             after = page[-1]["id"]
         return found
 
+    def read_refused(self) -> list[dict[str, str]]:
+        """The newest messages that a script answered with an error."""
+        refused: list[dict[str, str]] = self.control.get("/refused")[1]["messages"]
+        return refused
+
     def fault(self, **script: Any) -> None:
         status, answer = self.control.post("/faults", script)
         assert status == 200, answer

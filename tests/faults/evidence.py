@@ -31,17 +31,23 @@ def count_sent(caller: Caller, campaign: int, body: dict[str, Any]) -> int:
 
 def read_states(ledger_url: str, account_id: str, campaign: int) -> dict[int, State]:
     """Where each recipient of a campaign stands in the ledger, by user; the campaign has one platform a user."""
+    return {user: state for user, (state, _) in read_recipients(ledger_url, account_id, campaign).items()}
 
-    def read(connection: Connection) -> dict[int, State]:
+
+def read_recipients(ledger_url: str, account_id: str, campaign: int) -> dict[int, tuple[State, str]]:
+    """The same, with the code that the ledger keeps beside the state."""
+
+    def read(connection: Connection) -> dict[int, tuple[State, str]]:
         table = schema.chunk
         query = select(table.c.id).where(table.c.account_id == account_id, table.c.campaign_id == campaign)
-        states: dict[int, State] = {}
+        states: dict[int, tuple[State, str]] = {}
         for one in connection.scalars(query).all():
             chunk = queue.load(connection, one)
             assert chunk is not None
-            for user, byte in zip(chunk.users, chunk.states, strict=True):
+            for position, (user, byte) in enumerate(zip(chunk.users, chunk.states, strict=True)):
                 assert user not in states, f"user {user} is in the campaign twice"
-                states[user] = State(byte)
+                note = chunk.notes.get(position)
+                states[user] = State(byte), note.code if note is not None else ""
         return states
 
     with contextlib.closing(open_ledger(ledger_url)) as ledger:

@@ -65,6 +65,11 @@ def read_accepted(sandbox: Sandbox) -> dict[int, Counter[str]]:
     return found
 
 
+def read_refused(sandbox: Sandbox) -> str:
+    """Everything that arrived and was answered with an error, in which one may look for an address."""
+    return "\n".join(f"{one['target']} {one['body']}" for one in sandbox.read_refused())
+
+
 def count_accepted(sandbox: Sandbox) -> int:
     return sum(one["accepted"] for one in sandbox.counts().values())
 

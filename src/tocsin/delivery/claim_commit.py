@@ -76,6 +76,16 @@ class ClaimCommit:
         return Claimed(windows, removed, lost, now)
 
 
+def is_durable(*, claims: bool, settles: bool, embedded: bool) -> bool:
+    """Return whether a commit has to outlive a power cut of the ledger's machine. embedded: which is this machine.
+
+    What is claimed may reach a vendor. What is settled has its notes freed; a server's crash that undid the settlement
+    would leave recipients claimed without a note, as if they had never been handed over. On this machine the cut ends
+    the trust in the notes as well.
+    """
+    return claims or (settles and not embedded)
+
+
 def _apply_caps(
     connection: Connection, windows: Sequence[tuple[HeldChunk, Window]], now: float
 ) -> list[tuple[HeldChunk, Window]]:

@@ -33,7 +33,7 @@ from tocsin.delivery.claim import (
     hold_in_quiet_hours,
     select_window,
 )
-from tocsin.delivery.claim_commit import ClaimCommit, Claimed
+from tocsin.delivery.claim_commit import ClaimCommit, Claimed, is_durable
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
@@ -300,9 +300,10 @@ class Dispatcher:
         if not touched:
             return Claimed([], [], set(), now)
         commit = ClaimCommit(self._account_id, list(touched.values()), self._settlement, windows, now, seconds)
+        settles, embedded = bool(self._settlement.settled), self._d.ledger.embedded
+        durable = is_durable(claims=bool(windows), settles=settles, embedded=embedded)
         try:
-            # A claim has to outlive a power cut: what it claims may reach a vendor.
-            claimed = await self._d.ledger.write(commit.run, durable=bool(windows))
+            claimed = await self._d.ledger.write(commit.run, durable=durable)
         except BaseException:
             commit.restore()
             raise

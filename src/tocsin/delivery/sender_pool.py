@@ -18,7 +18,7 @@ import structlog
 
 from tocsin.delivery.batch import Batch, BatchContext
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
-from tocsin.delivery.handover import HandoverFolder, NoteFile, Step
+from tocsin.delivery.handover import HandoverFolder, HandoverNote, NoteFile, Step
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.outgoing import LEAST_AT_ONCE, Answers, OutgoingLanes, make_provider, name_lane
 from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
@@ -91,12 +91,13 @@ class MessagesUnderWay:
         answers = Answers()
         for slot in self._by_slot:
             note = self.notes.read_one(slot)
-            if note.receipt is not None and note.receipt.outcome is Outcome.ACCEPTED:
+            receipt = judge_loss(note)
+            if receipt.outcome is Outcome.ACCEPTED:
                 answers.accepted.append(slot)
-            elif note.receipt is not None or note.step is Step.HANDED_OVER:
-                answers.answered.append((slot, note.receipt or LOST))
+            elif note.step is Step.CLAIMED:
+                answers.held.append((slot, receipt))
             else:
-                answers.held.append((slot, NOT_SENT))
+                answers.answered.append((slot, receipt))
         self.report(answers)
 
     @property
@@ -111,6 +112,11 @@ class MessagesUnderWay:
         message, _ = self._by_slot.pop(slot)
         self._in_flight[name_lane(message.lane.credential)] -= 1
         return message
+
+
+def judge_loss(note: HandoverNote) -> Receipt:
+    """Return what is certain about a message whose sender is dead and whose worker lives."""
+    return note.receipt or (NOT_SENT if note.step is Step.CLAIMED else LOST)
 
 
 def make_batch(messages: Sequence[Outgoing], *, urgent: bool) -> Batch:

@@ -14,6 +14,8 @@ MESSAGES_KEPT = 200_000
 BYTES_KEPT = 256 * 1024 * 1024
 """Limits of the log, bytes as JSON; past either the oldest messages are dropped."""
 
+REFUSED_KEPT = 2_000
+
 GENERATION = 2_000_000
 """Messages between two duplicates: up to so many they are always detected, past twice as many never."""
 
@@ -29,6 +31,14 @@ class Accepted(msgspec.Struct, frozen=True):
     campaign: str
     headers: dict[str, str]
     body: msgspec.Raw | str
+
+
+class RefusedByFault(msgspec.Struct, frozen=True):
+    """A message that arrived and was answered with a script's error, unread. target: of the request, or the mailbox."""
+
+    vendor: Vendor
+    target: str
+    body: str
 
 
 class Counts(msgspec.Struct):
@@ -56,6 +66,7 @@ class AcceptedLog:
 
     def __init__(self) -> None:
         self.counts: dict[Vendor, Counts] = {vendor: Counts() for vendor in VENDORS}
+        self.refused: deque[RefusedByFault] = deque(maxlen=REFUSED_KEPT)
         self._log: deque[tuple[int, Vendor, bytes]] = deque()
         self._bytes = 0
         self._last = 0
@@ -82,6 +93,11 @@ class AcceptedLog:
         """Count a message that was answered with an error."""
         self.counts[vendor].refused += 1
 
+    def refuse_by_fault(self, vendor: Vendor, target: str, body: bytes) -> None:
+        """Count and keep a message that a script answers with an error."""
+        self.refuse(vendor)
+        self.refused.append(RefusedByFault(vendor, target, body.decode("utf-8", "replace")))
+
     def connect(self, vendor: Vendor) -> None:
         """Count a connection."""
         self.counts[vendor].connections += 1
@@ -104,6 +120,7 @@ class AcceptedLog:
     def forget(self) -> None:
         """Drop the messages, the keys of duplicates and the counts."""
         self._log.clear()
+        self.refused.clear()
         self._bytes = 0
         self._newer.clear()
         self._older.clear()

@@ -35,6 +35,7 @@ class ControlApi:
         self._routes = {
             ("GET", "/counts"): self._counts,
             ("GET", "/messages"): self._messages,
+            ("GET", "/refused"): self._refused,
             ("DELETE", "/messages"): self._forget_messages,
             ("GET", "/faults"): self._show_faults,
             ("POST", "/faults"): self._add_faults,
@@ -73,6 +74,9 @@ class ControlApi:
             raise Problem(f"The query does not fit: {error}.") from None
         content = self._record.page(page.vendor or None, page.after, page.limit)
         return VendorReply(200, (("content-type", "application/json; charset=UTF-8"),), content)
+
+    def _refused(self, query: str, body: bytes) -> VendorReply:
+        return json_reply(200, {"messages": list(self._record.refused)})
 
     def _forget_messages(self, query: str, body: bytes) -> VendorReply:
         self._record.forget()

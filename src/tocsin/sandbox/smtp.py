@@ -247,7 +247,7 @@ class SmtpConnection(asyncio.Protocol):
             self._pause()
             return
         if fault and fault.kind is Kind.STATUS:
-            self._state.record.refuse("smtp")
+            self._state.record.refuse_by_fault("smtp", " ".join(envelope.recipients), mail)
             self._finish(failure_reply(fault))
             return
         fields = read_fields(mail)

@@ -83,7 +83,7 @@ class VendorConnection:
             return VendorReply(0, end=End.HANG)
         if fault and kind is Kind.STATUS:
             if not grant:
-                self._record.refuse(self._vendor)
+                self._record.refuse_by_fault(self._vendor, request.head.target, request.body)
             return self._failure(fault)
         ruling = self._rules.judge(request)
         if ruling.accepted:
