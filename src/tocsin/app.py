@@ -20,6 +20,7 @@ from tocsin.api import ENDPOINTS as API_ENDPOINTS
 from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
@@ -29,7 +30,7 @@ from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeups
-from tocsin.delivery.worker import POLL_SECONDS, Worker
+from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.mail import Feedback
 from tocsin.idempotency import forget_old
@@ -164,6 +165,9 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
                 await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             if await snapshot_due_runs(stores.ledger, stores.facts, time.time(), settings):
                 wakeups.chunks.notify()
+            if stores.ledger.embedded:  # who adds a run says so: only the time has to be looked at
+                due = await stores.ledger.read(find_next_due)
+                pause = LONGEST_POLL_SECONDS if due is None else min(max(due - time.time(), 0.05), LONGEST_POLL_SECONDS)
         except Exception:
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS

@@ -339,6 +339,12 @@ def _select_silent(connection: Connection, owner: str, now: float, *, alone: boo
     return select(table).where(*held, silent).order_by(table.c.id)
 
 
+def is_holding(connection: Connection, owner: str) -> bool:
+    """Return whether a worker, dead or alive, holds chunks."""
+    held = (table.c.lease_owner.is_not(None), table.c.lease_owner.startswith(owner))
+    return connection.scalar(select(table.c.id).where(*held).limit(1)) is not None
+
+
 def set_free(connection: Connection, chunks: Sequence[Chunk]) -> None:
     """Write what became of abandoned chunks, and let them be leased at once."""
     _update(

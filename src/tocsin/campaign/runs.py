@@ -192,6 +192,16 @@ def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[Ca
     ).all()
 
 
+def find_next_due(connection: Connection, limit: int = 50) -> float | None:
+    """Return when the next scheduled run is due, or is tried again; None when none is scheduled. Looks at the first
+    `limit`."""
+    run = schema.run
+    rows = connection.execute(
+        select(run.c.due_at, run.c.retry_at).where(run.c.state == "scheduled").order_by(run.c.due_at).limit(limit)
+    )
+    return min((max(due, retry or 0.0) for due, retry in rows), default=None)
+
+
 def postpone_run(connection: Connection, run_id: int, until: float) -> None:
     """Hide a run that could not begin from `find_due` until then, so that it does not hold up others."""
     connection.execute(update(schema.run).where(schema.run.c.id == run_id).values(retry_at=until))

@@ -30,10 +30,9 @@ def rescue_abandoned(ledger: Ledger, folder: Path, owner: str, rules: SettleRule
                 lambda connection: rescue_from(connection, holder, evidence, rules, clock(), owner=owner, alone=alone)  # noqa: B023 - called at once
             )
             log.warning("took over from a lost worker", chunks=chunks, notes_believed=evidence is not None)
-    if alone:  # elsewhere other workers may still have chunks of theirs
-        for other in list_owners(folder):
-            if other != owner:
-                forget(folder, other)
+    for other in list_owners(folder):
+        if other != owner and not ledger.read_now(lambda connection: queue.is_holding(connection, other)):  # noqa: B023
+            forget(folder, other)
 
 
 def rescue_from(
