@@ -10,6 +10,7 @@ from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
 AUDIENCE = 4000
 WINDOW = 64
 CHUNKS_AT_ONCE = 4
+UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, and a kill may come between
 
 
 @pytest.fixture
@@ -25,17 +26,16 @@ def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:
 
 @pytest.mark.timeout(300)
 def test_killed_server_loses_and_doubles_nobody(own_server: Server, sandbox: Sandbox) -> None:
-    """A campaign of 4,000 survives three kills: the outcomes add up, and only what was in flight is unknown."""
+    """A campaign of 4,000 and three kills: the outcomes add up; of the unknown the vendors have seen 99 in 100."""
     caller = own_server.account()
     own_server.use_sandbox(caller, sandbox)
     caller.upload(*people(AUDIENCE, wns_port=sandbox.port + 3))
     campaign = caller.create()
 
-    server, kills = own_server, 0
+    server = own_server
     for share in (0.15, 0.4, 0.7):
         wait_for(lambda: accepted_and_doubled(sandbox)[0] >= AUDIENCE * share)  # noqa: B023 - called at once
         server.kill()
-        kills += 1
         server = server.again()
     result = caller.result(campaign)
     again = Caller(server.port, caller.headers).result(campaign)
@@ -48,7 +48,9 @@ def test_killed_server_loses_and_doubles_nobody(own_server: Server, sandbox: San
     assert result["audience"] == sum(result[name] for name in ("sent", "unknown", "failed", "suppressed"))
     assert (result["failed"], result["suppressed"]) == (0, 0)
     assert result["sent"] <= accepted <= result["sent"] + result["unknown"]
-    assert 0 < result["unknown"] <= kills * WINDOW * CHUNKS_AT_ONCE
+    assert result["unknown"] > 0
+    unseen = result["sent"] + result["unknown"] - accepted
+    assert unseen <= max(UNSEEN, result["unknown"] / 100)
 
 
 def test_stopped_server_drains(own_server: Server, sandbox: Sandbox) -> None:

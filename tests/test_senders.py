@@ -1,4 +1,4 @@
-"""Senders: the processes that send. They come and go with the server; one that dies takes only its window along."""
+"""Senders: the processes that send. They come and go with the server; one that dies takes only what is on the wire."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import SMALL_AT_ONCE, SMALL_WINDOW, Caller, Sandbox, Server, people, wait_for
+from conftest import Caller, Sandbox, Server, people, wait_for
 
-IN_FLIGHT = SMALL_WINDOW * (SMALL_AT_ONCE + 1)  # and the place for urgent chunks
+UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, and a kill may come between
 
 
 def children(pid: int) -> list[int]:
@@ -44,7 +44,8 @@ def accepted(sandbox: Sandbox) -> int:
 @pytest.mark.timeout(200)
 @pytest.mark.parametrize("on_crash", ["report", "resend"])
 def test_a_sender_dies(start_small: Callable[[int], Server], sandbox: Sandbox, on_crash: str) -> None:
-    """The server goes on with a new one. What the dead one had under way is unknown, or sent again."""
+    """The server goes on with a new one. What the dead one had on the wire is unknown, or sent again; what it had not
+    handed over another sends."""
     for vendor in ("fcm", "apns", "wns"):
         sandbox.fault(vendor=vendor, kind="delay", seconds=1)
     server = start_small(2)
@@ -64,9 +65,10 @@ def test_a_sender_dies(start_small: Callable[[int], Server], sandbox: Sandbox, o
         assert result["sent"] == 600
         assert accepted(sandbox) - sum(one["duplicates"] for one in counts) == 600
     else:
-        assert 0 < result["unknown"] <= IN_FLIGHT
+        assert result["unknown"] > 0
+        assert result["sent"] + result["unknown"] == 600
         assert sum(one["duplicates"] for one in counts) == 0
-        assert result["sent"] <= accepted(sandbox) <= 600
+        assert 600 - UNSEEN <= accepted(sandbox) <= 600
     assert server.stop() == 0
 
 

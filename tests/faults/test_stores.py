@@ -16,7 +16,7 @@ import msgspec
 import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 from evidence import count_sent, read_states
-from siege import ENVIRONMENT, ON_THE_WIRE, PUSH
+from siege import ENVIRONMENT, IN_FLIGHT, PUSH
 from support.stage import SETTINGS, Stage, Vendor
 from vendors import count_accepted, count_doubled
 
@@ -132,7 +132,7 @@ def fill_disk_and_recover(patient: Patient, log: Path) -> None:
         assert count_accepted(patient.sandbox) < AUDIENCE / 2, "it sends without having it written down"
         assert patient.caller.post("/1/send/push.json", REQUEST)[0] >= 500, "it acknowledges what it cannot keep"
     assert patient.answers["/metrics"] == {200}
-    patient.recover(ON_THE_WIRE)
+    patient.recover(IN_FLIGHT)
 
 
 def test_a_full_disk(tmp_path: Path, start_server: Callable[..., Server], sandbox: Sandbox) -> None:
@@ -146,7 +146,7 @@ def test_a_full_disk_with_the_log_on_it(tmp_path: Path, start_server: Callable[.
     patient = Patient(start_server(tmp_path, ENVIRONMENT), sandbox)
     with full_disk(patient.server.process.pid):
         patient.suffer(tmp_path / "log")
-    patient.recover(ON_THE_WIRE)
+    patient.recover(IN_FLIGHT)
 
 
 def test_postgresql_crashes(
@@ -159,7 +159,7 @@ def test_postgresql_crashes(
     assert 200 not in patient.answers["/healthz"]
     assert patient.caller.post("/1/send/push.json", REQUEST)[0] >= 500
     own_postgres.start()
-    patient.recover(ON_THE_WIRE)
+    patient.recover(IN_FLIGHT)
 
 
 def test_metrics_without_a_ledger(tmp_path: Path, start_server: Callable[..., Server], own_postgres: Postgres) -> None:

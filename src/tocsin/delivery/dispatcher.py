@@ -132,7 +132,7 @@ class Dispatcher:
             except Exception:  # a bug: the leases run out, and the chunks are taken again
                 log.exception("delivery interrupted", account=self._account_id, chunks=len(self._held))
                 for held in self._held.values():
-                    held.lost = True
+                    held.lost, held.keep_seconds = True, 2 * self._d.settings.lease_seconds
                 self._held.clear()
                 self._new.clear()
             self._d.on_progress()

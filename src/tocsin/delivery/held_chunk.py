@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -21,7 +22,8 @@ Answer = tuple[Outgoing, Receipt | None]
 class HeldChunk(msgspec.Struct, eq=False):
     """A leased chunk under way, and who waits for the answers to its messages. claims: places under the caps, by
     position. missing: of recipients with several messages, how many are still out; partial: those answered meanwhile.
-    parked_since: since when there is no room for it, by the loop's clock."""
+    parked_since: since when there is no room for it, by the loop's clock. keep_seconds: of a chunk that was lost by a
+    bug, until it is certainly rescued; for so long its notes are what is known of it."""
 
     chunk: Chunk
     plan: DeliveryPlan
@@ -33,11 +35,14 @@ class HeldChunk(msgspec.Struct, eq=False):
     partial: list[Answer] = []
     parked_since: float = 0.0
     lost: bool = False
+    keep_seconds: float = 0.0
 
     def collect(self, message: Outgoing, receipt: Receipt | None) -> None:
         """Take the receipt of one message; see `lane.Collector`."""
         self.in_flight -= 1
-        if self.lost:
+        if self.lost and self.keep_seconds:
+            asyncio.get_running_loop().call_later(self.keep_seconds, free_slots, [message])
+        elif self.lost:
             free_slots([message])
         else:
             self.answered.append((message, receipt))

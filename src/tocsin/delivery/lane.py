@@ -160,7 +160,8 @@ class Lane:
         answered: Sequence[tuple[Outgoing, Receipt]],
         held: Sequence[tuple[Outgoing, Receipt]],
     ) -> None:
-        """Take what a sender reports. answered: the vendor's other answers. held: messages it never heard of."""
+        """Take what a sender reports. answered: the vendor's other answers. held: messages without one, for a
+        reason of ours."""
         now = self._clock()
         self.in_flight -= len(accepted) + len(answered) + len(held)
         if accepted:

@@ -87,17 +87,18 @@ class MessagesUnderWay:
             lane.receive(accepted.get(lane, ()), answered.get(lane, ()), held.get(lane, ()))
 
     def report_loss(self) -> None:
-        """Pass on what the notes say of every message whose sender is dead."""
+        """Pass on what the notes say of every message whose sender is dead. Only answers of the vendor are weighed by
+        the lane: those that a death of ours has lost are no silence of the vendor's."""
         answers = Answers()
         for slot in self._by_slot:
             note = self.notes.read_one(slot)
             receipt = judge_loss(note)
             if receipt.outcome is Outcome.ACCEPTED:
                 answers.accepted.append(slot)
-            elif note.step is Step.CLAIMED:
-                answers.held.append((slot, receipt))
-            else:
+            elif note.step is Step.ANSWERED:
                 answers.answered.append((slot, receipt))
+            else:
+                answers.held.append((slot, receipt))
         self.report(answers)
 
     @property
