@@ -28,9 +28,9 @@ class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     lower it. in_flight: requests at once; others wait, and a request's timeout starts after the wait. idle: seconds
     after which an unused connection is not used again. fresh_dns: look the host up for every connection."""
 
-    connections: int = 12
+    connections: int = 4
     streams: int = 100
-    in_flight: int = 1200
+    in_flight: int = 400
     idle: int = 118
     fresh_dns: bool = False
 
