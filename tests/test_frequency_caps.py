@@ -199,6 +199,41 @@ async def test_false_skips_and_does_not_count(own_ledger: Ledger, facts: Facts) 
     assert states(stage) == ["ACCEPTED", "ACCEPTED", "ACCEPTED", "FREQUENCY_CAP"]
 
 
+async def test_a_stop_takes_nobodys_place(own_ledger: Ledger, facts: Facts) -> None:
+    """Who was not sent to, because the campaign was stopped, gets the next one."""
+
+    async def stop(_message: Message) -> Outcome:
+        await own_ledger.write(lambda c: stop_campaign(c, stage.account.id, stopped, stage.now))
+        return Outcome.ACCEPTED
+
+    stage = Stage(own_ledger, facts, {"android": Vendor(stop)}, OPTIONS)
+    set_caps(stage, push={"most": 1, "days": 1})
+    await stage.people(4)
+    stopped = await stage.campaign()
+    await stage.deliver()
+    await stage.campaign()
+    await stage.deliver()
+    assert states(stage) == ["ACCEPTED", *["STOPPED"] * 3, "FREQUENCY_CAP", *["ACCEPTED"] * 3]
+
+
+async def test_a_doubt_keeps_its_place(own_ledger: Ledger, facts: Facts) -> None:
+    """Somebody who may have the message, and waits to be sent to again, gets no other one meanwhile; nor afterwards,
+    when the second try is refused."""
+    stage = Stage(own_ledger, facts, {"android": Vendor(Outcome.UNKNOWN, Outcome.REFUSED)}, OPTIONS)
+    set_caps(stage, push={"most": 1, "days": 1})
+    await stage.people(1)
+    await stage.campaign(on_crash="resend")
+    await stage.deliver()
+    assert states(stage) == ["WAITING"]
+    await stage.campaign()
+    await stage.deliver()
+    assert states(stage) == ["WAITING", "FREQUENCY_CAP"]
+    await stage.deliver_all()
+    await stage.campaign()
+    await stage.deliver()
+    assert states(stage) == ["REFUSED", "FREQUENCY_CAP", "FREQUENCY_CAP"]
+
+
 async def test_two_platforms_are_one_message(own_ledger: Ledger, facts: Facts) -> None:
     stage = Stage(own_ledger, facts, {"android": Vendor(), "ios": Vendor()}, OPTIONS)
     set_caps(stage, push={"most": 1, "days": 1})

@@ -278,10 +278,10 @@ def test_a_dead_sender_is_no_silence_of_the_vendor(tmp_path: Path) -> None:
         under_way = MessagesUnderWay(notes, 1000)
         pending = [PendingMessage(position, 0, Address("fcm", "x")) for position in range(300)]
         messages = [Outgoing(lane, "android", context, one, collected) for one in pending]
-        slots = under_way.claim(messages)
+        under_way.claim(messages)
         lane.in_flight = len(messages)
-        for slot in slots[:200]:
-            notes.hand_over(slot)
+        for one in messages[:200]:
+            notes.hand_over(one.slot)
         under_way.report_loss()
     assert Counter(receipt.outcome for receipt in collected if receipt is not None) == {
         Outcome.UNKNOWN: 200,

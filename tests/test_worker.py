@@ -237,6 +237,27 @@ async def test_a_worker_that_stops_claims_nothing_more(own_ledger: Ledger, facts
     assert await stage.states() == ["ACCEPTED"] + ["WAITING"] * 4
 
 
+async def test_what_is_sent_a_day_later_is_of_that_day(own_ledger: Ledger, facts: Facts) -> None:
+    """After a stop in the middle the rest goes a day later, and its outcomes and events say so."""
+
+    async def stop(_message: Message) -> Outcome:
+        stage.worker.stop()
+        return Outcome.ACCEPTED
+
+    stage = Stage(own_ledger, facts, {"android": Vendor(stop)})
+    await stage.people(3)
+    await stage.campaign()
+    await stage.deliver()
+    stage.now += 86_400 - 100  # the message lives for a day
+    await own_ledger.write(lambda c: c.execute(update(schema.chunk).values(expires_at=stage.now + 3600)))
+    await stage.deliver()
+    assert await stage.states() == ["ACCEPTED"] * 3
+    for day, count in ((NOW, 1), (stage.now, 2)):
+        at = f"toUnixTimestamp(at) = {int(day)}"
+        assert await stage.count("outcome", at) == count
+        assert await stage.count("event", f"name = 'Notification Sent' AND {at}") == count
+
+
 async def test_outcomes_recorded_twice_are_one(own_ledger: Ledger, facts: Facts) -> None:
     """Recording a chunk again, as after a crash, adds neither an outcome nor an event."""
     stage = Stage(own_ledger, facts, {"android": Vendor(Outcome.REFUSED)})

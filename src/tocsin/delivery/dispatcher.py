@@ -129,15 +129,25 @@ class Dispatcher:
             except OperationalError:  # the ledger is away: what is in memory is as it was
                 log.exception("delivery waits for the ledger", account=self._account_id)
                 await asyncio.sleep(TROUBLE_SECONDS)
-            except Exception:  # a bug: the leases run out, and the chunks are taken again
+            except Exception:  # a bug
                 log.exception("delivery interrupted", account=self._account_id, chunks=len(self._held))
-                for held in self._held.values():
-                    held.lost, held.keep_seconds = True, 2 * self._d.settings.lease_seconds
-                self._held.clear()
-                self._new.clear()
+                self._abandon()
             self._d.on_progress()
             if self._held and not self._new:
                 await self._wait()
+
+    def _abandon(self) -> None:
+        """Drop everything: the leases run out, and the chunks are taken again. For so long the notes of what was sent
+        are kept."""
+        keep = 2 * self._d.settings.lease_seconds
+        sent = self._settlement.settled
+        for held in self._held.values():
+            held.lost, held.keep_seconds = True, keep
+            sent += [message for message, _ in (*held.answered, *held.partial)]
+        asyncio.get_running_loop().call_later(keep, free_slots, sent)
+        self._settlement, self._answers = Settlement(), 0
+        for one in (self._held, self._new, self._answered):
+            one.clear()
 
     async def _deliver_some(self) -> None:
         """Settle what is answered, claim what there is room for, and hand it over."""

@@ -17,9 +17,10 @@ import os
 import shutil
 import struct
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
@@ -100,7 +101,7 @@ class NoteFile:
 
     def hand_over(self, slot: int) -> None:
         """Note that bytes of a message may leave from now on."""
-        self._bytes[slot * _SLOT + _STEP] = 1
+        self._bytes[slot * _SLOT + _STEP] = Step.HANDED_OVER
 
     def answer(self, slot: int, receipt: Receipt) -> None:
         """Note what came of a message."""
@@ -228,7 +229,7 @@ def _read_note(step: int, device_id: int, code: bytes) -> HandoverNote:
     return HandoverNote(Step.ANSWERED, device_id, Receipt(outcome=outcome, code=code.decode("utf-8", "replace")))
 
 
-def _open_lock(folder: Path):  # type: ignore[no-untyped-def]
+def _open_lock(folder: Path) -> BinaryIO:
     return (folder / LOCK).open("r+b")
 
 
@@ -240,7 +241,9 @@ def _lock(descriptor: int) -> bool:
     return True
 
 
-def _wait_for(ready, deadline: float) -> bool:  # type: ignore[no-untyped-def]
+def _wait_for(ready: Callable[[], bool], deadline: float) -> bool:
+    """Return whether something is ready before a deadline. Blocks, in a thread of the worker's: a lock of another
+    process can only be asked for."""
     while not ready():
         if time.monotonic() > deadline:
             return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -230,6 +230,3 @@ class Lane:
             detail=receipt.detail,
             todo=ADVICE.get(reason, "nothing, it goes on by itself").format(name=name),
         )
-
-
-Lanes = Mapping[str, Lane]  # of an account, by platform; a platform without one has no provider set

@@ -54,18 +54,14 @@ class MessagesUnderWay:
         free = self._at_once.get(name, LEAST_AT_ONCE) + self._ahead - self._in_flight[name]
         return max(0, min(free, self.notes.room - SPARE_SLOTS))
 
-    def claim(self, messages: Sequence[Outgoing]) -> list[int]:
-        """Take a slot for each message; return them."""
-        now, notes, by_slot = time.monotonic(), self.notes, self._by_slot
-        slots: list[int] = []
+    def claim(self, messages: Sequence[Outgoing]) -> None:
+        """Take a slot for each message."""
+        now, notes = time.monotonic(), self.notes
         for one in messages:
-            slot = notes.claim(one.context.chunk_id, one.message.position, one.message.device_id)
-            one.slot, one.notes = slot, notes
-            by_slot[slot] = one, now
-            slots.append(slot)
+            one.slot, one.notes = notes.claim(one.context.chunk_id, one.message.position, one.message.device_id), notes
+            self._by_slot[one.slot] = one, now
         if messages:
             self._in_flight[name_lane(messages[0].lane.credential)] += len(messages)
-        return slots
 
     def report(self, answers: Answers) -> None:
         """Pass on what a sender reports, to the lane of each message."""

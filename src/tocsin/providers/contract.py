@@ -6,7 +6,6 @@ A provider never raises for a result of delivery: every answer of a vendor is a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
 from typing import Any, ClassVar, Protocol
 
@@ -14,7 +13,21 @@ import msgspec
 
 from tocsin.channels import AddressKind, Platform
 from tocsin.outcome import Outcome
+from tocsin.providers.http.transfer import HandOver, unnoted
 from tocsin.providers.transport import Transport
+
+__all__ = [
+    "Address",
+    "HandOver",
+    "Mail",
+    "Message",
+    "Notice",
+    "Provider",
+    "Push",
+    "Receipt",
+    "Scope",
+    "unnoted",
+]
 
 
 class Address(msgspec.Struct, frozen=True, array_like=True):
@@ -115,14 +128,6 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     retry_after: float | None = None
     scope: Scope = Scope.MESSAGE
     suspect: bool = False
-
-
-# Called once the bytes of a message may leave: after it, nobody can say that the vendor has not got it.
-HandOver = Callable[[], None]
-
-
-def unnoted() -> None:
-    """Note nothing: for a message whose hand-over nobody will ask for."""
 
 
 class Provider(Protocol):

@@ -9,13 +9,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
 from weakref import WeakSet
 
 import msgspec
 
 from tocsin.providers.http.multi import CurlMulti
-from tocsin.providers.http.transfer import HttpPost, MailTransfer, Transfer, VendorAnswer, is_loopback
+from tocsin.providers.http.transfer import (
+    HandOver,
+    HttpPost,
+    MailTransfer,
+    Transfer,
+    VendorAnswer,
+    is_loopback,
+    unnoted,
+)
 from tocsin.providers.mail.pool import Server, SmtpPool
 
 __all__ = ["HttpPost", "MailTransfer", "Pool", "PoolLimits", "Server", "SmtpPool", "Transport", "VendorAnswer"]
@@ -56,7 +63,7 @@ class Pool:
         """How many requests may be in flight."""
         return self._limits.in_flight
 
-    async def request(self, request: HttpPost, hand_over: Callable[[], None] = lambda: None) -> VendorAnswer:
+    async def request(self, request: HttpPost, hand_over: HandOver = unnoted) -> VendorAnswer:
         """Send one POST, at most once: it is sent again only when the peer has said that it did not process the
         first. hand_over: called before a byte of its body can leave."""
         if not request.url.startswith("https://") and not is_loopback(request.url):
@@ -91,7 +98,7 @@ class Pool:
                 return
         self._free += 1
 
-    async def _attempt(self, request: HttpPost, hand_over: Callable[[], None]) -> tuple[VendorAnswer, bool]:
+    async def _attempt(self, request: HttpPost, hand_over: HandOver) -> tuple[VendorAnswer, bool]:
         """Return the answer, and whether the peer has said that it did not process the request."""
         if self._closed:
             return VendorAnswer(failure="unsent", detail="the pool is closed"), False

@@ -17,6 +17,14 @@ from typing import Literal
 import msgspec
 import pycurl
 
+# Called once the bytes of a message may leave: after it, nobody can say that the peer has not got it.
+HandOver = Callable[[], None]
+
+
+def unnoted() -> None:
+    """Note nothing: for a message whose hand-over nobody will ask for."""
+
+
 ANSWER_BYTES = 64 * 1024  # of an answer's body are kept, the rest is read and dropped
 CONNECT_SECONDS = 10.0
 AGENT = "tocsin"
@@ -126,7 +134,7 @@ class Transfer:
         self.curl = curl = pycurl.Curl()
         self._body = b""
         self._handed = 0  # bytes of the body that libcurl has read, in the attempt in progress
-        self._hand_over: Callable[[], None] = lambda: None
+        self._hand_over: HandOver = unnoted
         self._url = ""
         self._headers: tuple[tuple[str, ...], str] = ((), "")
         self._timeout = 0.0
@@ -161,7 +169,7 @@ class Transfer:
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
         return self
 
-    def load(self, request: HttpPost, hand_over: Callable[[], None]) -> None:
+    def load(self, request: HttpPost, hand_over: HandOver) -> None:
         """Set the handle up for one POST; options that are as before are not set again. hand_over: called before
         libcurl gets a byte of the body."""
         curl = self.curl

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
 
 from tocsin.errors import Misconfigured
-from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
+from tocsin.providers.http.transfer import HandOver, MailTransfer, VendorAnswer, unnoted
 from tocsin.providers.mail.session import Server, SessionRefused, SmtpSession
 from tocsin.providers.mail.wire import ConnectionLost
 
@@ -36,7 +35,7 @@ class SmtpPool:
         self._closed = False
         self._retired = False
 
-    async def mail(self, envelope: MailTransfer, hand_over: Callable[[], None] = lambda: None) -> VendorAnswer:
+    async def mail(self, envelope: MailTransfer, hand_over: HandOver = unnoted) -> VendorAnswer:
         """Send one mail to one mailbox, at most once. When the relay has closed an idle connection the mail is
         certainly unsent, and goes over a new one. hand_over: called before the end of the mail can leave."""
         async with self._gate:
@@ -51,7 +50,7 @@ class SmtpPool:
             return answer
 
     async def _send(
-        self, session: SmtpSession, envelope: MailTransfer, hand_over: Callable[[], None], *, fresh: bool = False
+        self, session: SmtpSession, envelope: MailTransfer, hand_over: HandOver, *, fresh: bool = False
     ) -> tuple[VendorAnswer, bool]:
         """Return the answer, and whether a new connection may be tried: after 421, a refused session, or a connection
         that ended with the mail unsent, but not after a time-out."""

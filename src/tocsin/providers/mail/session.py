@@ -8,12 +8,11 @@ from __future__ import annotations
 import base64
 import contextlib
 import ssl
-from collections.abc import Callable
 from typing import Literal
 
 import msgspec
 
-from tocsin.providers.http.transfer import MailTransfer, VendorAnswer
+from tocsin.providers.http.transfer import HandOver, MailTransfer, VendorAnswer
 from tocsin.providers.mail.wire import ConnectionLost, SmtpReply, SmtpStream
 
 ONE_WRITE = 16 * 1024  # bytes of a mail that is written together with its final dot
@@ -83,7 +82,7 @@ class SmtpSession:
         if server.username:
             await self._log_in(wire)
 
-    async def mail(self, envelope: MailTransfer, hand_over: Callable[[], None]) -> VendorAnswer:
+    async def mail(self, envelope: MailTransfer, hand_over: HandOver) -> VendorAnswer:
         """Send one mail. Raises ConnectionLost; `judge` then says what is known about the mail. hand_over: called
         before the end of the mail is written."""
         wire = self._wire
@@ -161,7 +160,7 @@ class SmtpSession:
                 await wire.read()
         return refused
 
-    def _write_mail(self, wire: SmtpStream, data: bytes, hand_over: Callable[[], None]) -> None:
+    def _write_mail(self, wire: SmtpStream, data: bytes, hand_over: HandOver) -> None:
         try:
             if len(data) <= ONE_WRITE:
                 hand_over()
