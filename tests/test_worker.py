@@ -101,6 +101,30 @@ async def test_a_retry_counts_once(own_ledger: Ledger, facts: Facts) -> None:
     assert (await stage.count("outcome"), await stage.sent_events()) == (1, 1)
 
 
+class Hurried(Stage):
+    """A stage whose clock goes on by half a minute whenever somebody looks at it."""
+
+    @property
+    def now(self) -> float:
+        self._now += 30.0
+        return self._now
+
+    @now.setter
+    def now(self, value: float) -> None:
+        self._now = value
+
+
+async def test_a_retry_that_is_due_at_once_has_its_lane(own_ledger: Ledger, facts: Facts) -> None:
+    """On a machine so busy that the wait is over when the answer is settled, the recipient is tried again; nobody is
+    told that there is no provider."""
+    options = msgspec.structs.replace(SETTINGS, message_hours=24.0)
+    stage = Hurried(own_ledger, facts, {"android": Vendor(Outcome.UNAVAILABLE)}, options)
+    await stage.people(1)
+    campaign = await stage.campaign()
+    await stage.deliver_all()
+    assert await stage.result(campaign) == {"audience": 1, "sent": 1}
+
+
 async def test_tries_run_out(own_ledger: Ledger, facts: Facts) -> None:
     """Unavailable on the first try and on every retry is expired, and counts as failed."""
     vendor = Vendor(*[Outcome.UNAVAILABLE] * 99)

@@ -151,12 +151,14 @@ class Dispatcher:
 
     async def _deliver_some(self) -> None:
         """Settle what is answered, claim what there is room for, and hand it over."""
+        self._settle()
+        lanes: Mapping[str, Lane] = {}
+        windows: list[tuple[HeldChunk, Window]] = []
         if self._new or any(held.waiting for held in self._held.values()):
             lanes, people = await self._look_up()
-        else:  # nothing to claim
-            lanes, people = {}, {}
-        self._settle()
-        windows = [] if self._stopping else await self._find_windows(lanes, people)
+            windows = [] if self._stopping else await self._find_windows(lanes, people)
+        else:  # nobody waits, for room or for a time
+            self._blocked, self._due = [], float("inf")
         reserved = _count_messages(windows, lanes)
         for lane, count in reserved:
             lane.reserved += count
