@@ -218,6 +218,7 @@ def test_tag_groups_sum_to_their_messages(server: Server, sending: Caller, sandb
     for message in sandbox.messages("fcm")[:7]:
         sending.post(TRACK + "clicked", {"id": message["body"]["message"]["data"]["wzrk_pid"]})
     sending.upload({"type": "event", "identity": "user-0", "evtName": "Bought", "evtData": {}})
+    wait_for(lambda: ask()["total"]["converted"] == 22)  # facts hear of what was sent a moment after the ledger
     answer = ask()
     groups = answer["tag_groups"]
     assert set(groups) == {*names[:20], "Not Tagged"}

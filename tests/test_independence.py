@@ -99,8 +99,8 @@ async def test_a_refused_content_is_not_tried_on_everybody(own_ledger: Ledger, f
     bad = await stage.campaign()
     await stage.deliver_all()
 
-    tried = len(vendor.got)
-    assert REFUSALS_IN_A_ROW <= tried <= REFUSALS_IN_A_ROW + stage.settings.window
+    tried, ahead = len(vendor.got), 2 * stage.settings.window  # those are with a sender when the last refusal comes
+    assert REFUSALS_IN_A_ROW <= tried < REFUSALS_IN_A_ROW + ahead
     assert await stage.result(bad) == {"audience": 200, "failed": 200}
 
     vendor.answers.clear()
