@@ -105,20 +105,6 @@ async def test_a_failing_ledger_refuses_and_recovers(store: Ledger) -> None:
     assert len(stored(store, account)) == 1
 
 
-def test_too_many_are_turned_away(store: Ledger) -> None:
-    """In number and in bytes; a place that is given back can be taken again."""
-    send_queue = SendQueue(store, max_requests=2, max_bytes=100)
-    with send_queue.admit(10), send_queue.admit(10):
-        with pytest.raises(Problem) as caught, send_queue.admit(10):
-            pass
-        assert (caught.value.status, caught.value.retry_after) == (429, 1)
-    with send_queue.admit(60):
-        with pytest.raises(Problem), send_queue.admit(41):
-            pass
-        with send_queue.admit(40):
-            pass
-
-
 @pytest.mark.parametrize(
     "body",
     [

@@ -13,11 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 import structlog
-from granian.constants import Interfaces
+from granian.constants import HTTPModes, Interfaces
+from granian.http import HTTP1Settings
 from granian.server.embed import Server
+from starlette.types import ASGIApp
 
 from tocsin.api import ENDPOINTS as API_ENDPOINTS
 from tocsin.api import Context, Endpoint, build_router
+from tocsin.api.bodies import SHARE, Bodies
+from tocsin.api.health import Health
+from tocsin.api.operator import HEALTH, METRICS
+from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.runs import find_next_due
@@ -44,6 +50,8 @@ log = structlog.get_logger()
 
 Role = Literal["all", "api", "worker", "scheduler"]
 ENDPOINTS: tuple[Endpoint, ...] = (*API_ENDPOINTS, *PAGES)  # every route of the server
+BACKLOG = 4096  # connections that wait to be served; the kernel's net.core.somaxconn may allow fewer
+HEADER_BYTES = 64 * 1024  # of a request's head
 READY_SECONDS = 15.0
 LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
 SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the API waits for those that look people up
@@ -80,10 +88,10 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
     rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
-    url = f"http://{host}:{port}"
     listening = asyncio.create_task(listen(stores.ledger, wakeups.notify_all))
     tasks: list[asyncio.Task[None]] = []
-    server: Server | None = None
+    url = f"http://{host}:{port}"
+    servers: list[Server] = []
     worker: Worker | None = None
     try:
         if role in ("all", "scheduler"):
@@ -98,15 +106,14 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
             context = _make_context(stores, settings, wakeups, load, secret, write_address(data, url))
-            server, serving = await _start_api(context, host, port)
-            tasks.append(serving)
+            await _start_listening(context, host, port, servers, tasks)
         if worker is not None:
             await _wait(worker.ready, tasks)
         _settle_memory()
         print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
         await _wait(stop, tasks)
     finally:
-        await _stop(server, worker, tasks, stop, wakeups, settings)
+        await _stop(servers, worker, tasks, stop, wakeups, settings)
         listening.cancel()
         await sender_pool.aclose()
 
@@ -127,6 +134,10 @@ def _make_context(
         uploads=Throttle(
             *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
+        sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
+        reads=Places(settings.requests_at_once, settings.reads_at_once),
+        bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
+        health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),
         feedback=Feedback(ledger, facts, secret),
         load=load,
@@ -137,12 +148,38 @@ def _make_context(
     )
 
 
-async def _start_api(context: Context, host: str, port: int) -> tuple[Server, asyncio.Task[None]]:
-    """Serve the API and the dashboard; return when the port is open. Raises Misconfigured when it cannot be."""
+async def _start_listening(
+    context: Context, host: str, port: int, servers: list[Server], tasks: list[asyncio.Task[None]]
+) -> None:
+    """Serve the API and the dashboard, and the operator's pages where they have a port of their own."""
+    public = ENDPOINTS
+    if operator_port := context.settings.operator_port:
+        app = build_router(context, (HEALTH, METRICS))
+        server, serving = await _listen(app, "127.0.0.1", operator_port, context.settings)
+        servers.append(server)
+        tasks.append(serving)
+        public = tuple(endpoint for endpoint in ENDPOINTS if endpoint is not METRICS)
+    server, serving = await _listen(build_router(context, public), host, port, context.settings)
+    servers.append(server)
+    tasks.append(serving)
+
+
+async def _listen(app: ASGIApp, host: str, port: int, settings: Settings) -> tuple[Server, asyncio.Task[None]]:
+    """Serve an application; return when the port is open. Raises Misconfigured when it cannot be."""
     if await _is_open(host, port):
         raise Misconfigured(f"Port {port} of {host} is taken; give another --port.")
-    app = build_router(context, ENDPOINTS)
-    server = Server(app, address=host, port=port, interface=Interfaces.ASGI, log_enabled=False, websockets=False)
+    server = Server(
+        *(app, host, port),
+        interface=Interfaces.ASGI,
+        http=HTTPModes.http1,  # HTTP/2's header table unfolds kilobytes to gigabytes; a proxy speaks HTTP/1.1 to us
+        http1_settings=HTTP1Settings(
+            header_read_timeout=int(settings.header_seconds * 1000), max_buffer_size=HEADER_BYTES
+        ),
+        backlog=BACKLOG,
+        backpressure=settings.connections,
+        log_enabled=False,
+        websockets=False,
+    )
     serving: asyncio.Task[None] = asyncio.create_task(server.serve())
     deadline = time.monotonic() + READY_SECONDS
     while not await _is_open(host, port):
@@ -194,7 +231,7 @@ async def _wait(event: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _stop(
-    server: Server | None,
+    servers: list[Server],
     worker: Worker | None,
     tasks: list[asyncio.Task[None]],
     stop: asyncio.Event,
@@ -203,7 +240,7 @@ async def _stop(
 ) -> None:
     """Stop the API first, so that nothing new is accepted; then the scheduler; then the worker, which drains."""
     stop.set()
-    if server is not None:
+    for server in servers:
         server.stop()  # type: ignore[no-untyped-call]
     if worker is not None:
         worker.stop()

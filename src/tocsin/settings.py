@@ -37,6 +37,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     body_limit: Annotated[
         int, Meta(ge=1, le=1 << 30, description="Largest request body in bytes; a larger one is answered 413.")
     ] = 5 * 1024 * 1024
+    body_megabytes: Annotated[
+        int, Meta(ge=1, description="Memory that the bodies of all requests may take, in MB; of one account a quarter.")
+    ] = 256
+    body_seconds: Annotated[float, Meta(gt=0, le=3600, description="Seconds one body may take to arrive.")] = 30.0
+    connections: Annotated[
+        int, Meta(ge=16, le=65_536, description="Connections served at one time; further ones wait for one to end.")
+    ] = 2048
+    header_seconds: Annotated[
+        float,
+        Meta(ge=1, le=3600, description="Seconds a connection may rest, or take for the head of a request."),
+    ] = 10.0
+    operator_port: Annotated[
+        int,
+        Meta(ge=0, le=65_535, description="Port of the loopback for health and metrics; 0: they are beside the API."),
+    ] = 0
+    requests_at_once: Annotated[
+        int, Meta(ge=4, description="`send` requests under way at one time in a process; of one account a quarter.")
+    ] = 1024
+    reads_at_once: Annotated[
+        int, Meta(ge=1, description="Requests of one account that read, under way at one time in a process.")
+    ] = 16
     create_per_second: Annotated[
         float, Meta(gt=0, description="`targets/create.json` requests one account may make in a second.")
     ] = 1.0

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, read_body
+from tocsin.api.http import answer
 from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import LIMIT, read_report
 
@@ -20,7 +20,7 @@ async def take_bounce(context: Context, request: Request) -> Response:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "message/rfc822":
         raise Problem("Content-Type must be message/rfc822")
-    report = await asyncio.to_thread(read_report, await read_body(request, LIMIT))
+    report = await asyncio.to_thread(read_report, await context.read_body(request, limit=LIMIT))
     taken = await context.feedback.take_report(report, context.clock())
     return answer({"status": "success", **msgspec.structs.asdict(taken)})
 

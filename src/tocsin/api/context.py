@@ -11,7 +11,10 @@ import msgspec
 from starlette.requests import Request
 
 from tocsin.account import Account, list_accounts
-from tocsin.api.http import read_json
+from tocsin.api.bodies import HELD, STRANGERS, Bodies
+from tocsin.api.health import Health
+from tocsin.api.http import read_object
+from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.campaign.send_queue import SendQueue
@@ -31,6 +34,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     authenticator: Authenticator
     creates: Throttle
     uploads: Throttle
+    sends: Places
+    reads: Places
+    bodies: Bodies
+    health: Health
     send_queue: SendQueue
     feedback: Feedback
     load: LoadMeter
@@ -47,8 +54,19 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     async def read(self, request: Request) -> tuple[Account, dict[str, Any]]:
-        """Return the account of a request, and its body as an object. Raises Problem 401, 413 or 400."""
-        return await self.authenticate(request), await read_json(request, self.settings.body_limit)
+        """Return the account of a request, and its body as an object; the request holds one of the account's places
+        for reads until it ends. Raises Problem 401, 413, 429 or 400."""
+        account = await self.authenticate(request)
+        self.reads.take(account.id, request.scope[HELD])
+        return account, await self.read_json(request, account.id)
+
+    async def read_body(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> bytes:
+        """Return the body. limit: in bytes; 0 for the one of the settings. Raises Problem as Bodies.read does."""
+        return await self.bodies.read(request, limit or self.settings.body_limit, owner)
+
+    async def read_json(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> dict[str, Any]:
+        """Return the body as an object. Raises Problem as Bodies.read does, or 400 with the place."""
+        return read_object(await self.read_body(request, owner, limit), request.scope["path"])
 
     async def authenticate_locally(self, request: Request) -> Account:
         """Return the account that a command of this machine names. It proves itself with the token of the data folder,

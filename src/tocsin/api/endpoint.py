@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 
 import msgspec
 import structlog
@@ -12,9 +13,11 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin import metrics
+from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.http import refuse
 from tocsin.errors import Problem
+from tocsin.store.deadline import begin_deadline
 
 log = structlog.get_logger()
 
@@ -87,8 +90,9 @@ class _Application:
         self._allow = ", ".join([*endpoint.methods, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        await _send(self._endpoint.path, await self._respond(request), scope, receive, send)
+        with ExitStack() as scope[HELD]:
+            response = await self._respond(Request(scope, receive))
+        await _send(self._endpoint.path, response, scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
         endpoint = self._endpoint
@@ -96,6 +100,7 @@ class _Application:
         if handler is None:
             return self._respond_without(request)
         try:
+            begin_deadline(self._context.settings.query_seconds)
             return await handler(self._context, request)
         except Problem as problem:
             return endpoint.on_problem(request, problem)

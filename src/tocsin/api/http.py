@@ -14,7 +14,6 @@ from tocsin.errors import Problem
 
 MEDIA_TYPE = "application/json;charset=utf-8"
 NESTING = 32
-READ_ON = 8  # times the limit, then the connection is dropped in the middle
 JSON_TYPE = re.compile(r"\s*application/json\s*(;.*)?", re.IGNORECASE)
 CODE_INVALID_JSON = 78
 CODE_RECIPIENTS = 84
@@ -40,35 +39,6 @@ def refuse(_: Request, problem: Problem) -> Response:
     """Return a Problem in the one shape of errors."""
     headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else None
     return Response(problem.encode(), problem.status, headers, MEDIA_TYPE)
-
-
-def read_length(request: Request) -> int:
-    """Return the bytes that a body has by its own word; 0 when it does not say, or says nonsense."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Return the body, never with more than `limit` bytes of it in memory. Raises Problem 413, after reading on for a
-    while: many callers look for an answer only when they have sent everything."""
-    parts, size, more = [], 0, True
-    while more and size <= limit * READ_ON:
-        # Not by `request.stream()`: asyncio registers every async generator, which costs more than the reading.
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise Problem("The connection ended before the body did")
-        part, more = message.get("body", b""), message.get("more_body", False)
-        size += len(part)
-        if size <= limit:
-            parts.append(part)
-    if size > limit:
-        raise Problem(f"The body is larger than {limit} bytes", code=413, status=413)
-    return b"".join(parts)
-
-
-async def read_json(request: Request, limit: int) -> dict[str, Any]:
-    """Return the body as an object. Raises Problem 413, or 400 with the place."""
-    return read_object(await read_body(request, limit), request.scope["path"])
 
 
 def require_json_type(request: Request) -> None:

@@ -2,36 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Mapping
-
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.endpoint import get, post
-from tocsin.api.http import answer, read_json
+from tocsin.api.http import answer
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
 from tocsin.repair import copy_all_profiles, record_again
-from tocsin.stats.results import backlog
 
 
 async def check_health(context: Context, _: Request) -> Response:
-    """Return 200 when both stores answer; an exception of theirs is a 500."""
-    await context.ledger.read(lambda connection: backlog(connection, context.clock()))
-    await context.facts.query("SELECT 1", {})
+    """Return 200 while both stores answer, as they were found a second ago at most. Raises Problem 503."""
+    await context.health.check()
     return answer({"status": "success"})
 
 
 async def show_metrics(context: Context, _: Request) -> Response:
     """Return the Prometheus text format; the backlog is NaN while the ledger cannot be read."""
-    waiting: Mapping[str, float] = {"chunks": math.nan, "overdue": math.nan}
-    with contextlib.suppress(SQLAlchemyError):  # without a ledger the rest is wanted most
-        waiting = await context.ledger.read(lambda connection: backlog(connection, context.clock()))
+    waiting = await context.health.read_backlog()  # without a ledger the rest is wanted most
     metrics.CHUNKS_OPEN.set(waiting["chunks"])
     metrics.RUNS_OVERDUE.set(waiting["overdue"])
     return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
@@ -50,15 +41,16 @@ async def repair(context: Context, request: Request) -> Response:
 
 async def explain_locally(context: Context, request: Request) -> Response:
     account = await context.authenticate_locally(request)
-    body = await read_json(request, context.settings.body_limit)
+    body = await context.read_json(request, account.id)
     found = await explain_where(context.ledger, context.facts, account, body, context.clock())
     return answer({"status": "success", **found})
 
 
-ENDPOINTS = [
-    get("/healthz", check_health),
-    get("/metrics", show_metrics),
+HEALTH = get("/healthz", check_health)
+METRICS = get("/metrics", show_metrics)
+LOCAL = [
     post("/local/upload", upload_locally),
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
 ]
+ENDPOINTS = [HEALTH, METRICS, *LOCAL]

@@ -11,9 +11,10 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import CODE_UNEXPECTED, answer, read_body, read_length, read_object, replay, require_json_type
+from tocsin.api.http import CODE_UNEXPECTED, answer, read_object, replay, require_json_type
 from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem
@@ -29,15 +30,15 @@ BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status
 async def send(context: Context, request: Request, channel: str) -> Response:
     """Queue one request durably. Raises Problem 429 while too many wait, else as documented for `/1/send`."""
     now, path = context.clock(), f"/1/send/{channel}.json"
-    with context.send_queue.admit(read_length(request)):
-        account = await context.authenticate(request)
-        require_json_type(request)
-        raw = await read_body(request, context.settings.body_limit)
-        if channel in BY_NAME:
-            await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
-        key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
-        asked = read_plain(raw) or read_asked(read_object(raw, path))
-        new = await accept(context.send_queue, account, channel, asked, now, context.settings, key)
+    account = await context.authenticate(request)
+    require_json_type(request)
+    context.sends.take(account.id, request.scope[HELD])
+    raw = await context.read_body(request, account.id)
+    if channel in BY_NAME:
+        await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
+    key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
+    asked = read_plain(raw) or read_asked(read_object(raw, path))
+    new = await accept(context.send_queue, account, channel, asked, now, context.settings, key)
     context.load.count(sum(map(len, asked.to.values())), now)
     if not context.load.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
         context.wakeups.chunks.notify()

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, encode, read_body, read_object, replay, require_json_type
+from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
 from tocsin.campaign.local_time import read_day
@@ -68,7 +68,7 @@ async def show_all(context: Context, request: Request) -> Response:
 
 
 async def _create(context: Context, request: Request, account: Account) -> Response:
-    raw = await read_body(request, context.settings.body_limit)
+    raw = await context.read_body(request, account.id)
     body, now = read_object(raw, request.scope["path"]), context.clock()
     key = read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)
     if key is not None:

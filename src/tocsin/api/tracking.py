@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, read_json
+from tocsin.api.http import answer
 from tocsin.errors import Problem
 from tocsin.feedback.interactions import INTERACTIONS, record_interaction
 
@@ -19,7 +19,7 @@ async def track(context: Context, request: Request) -> Response:
     kind = request.path_params["kind"]
     if kind not in INTERACTIONS:
         raise Problem("Not Found", code=404, status=404)
-    body = await read_json(request, BODY_BYTES)
+    body = await context.read_json(request, limit=BODY_BYTES)
     push_id = body.get("id")
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")

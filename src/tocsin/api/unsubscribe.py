@@ -18,7 +18,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint
-from tocsin.api.http import read_body, refuse
+from tocsin.api.http import refuse
 from tocsin.errors import Problem
 
 FORM_BYTES = 4096
@@ -79,7 +79,7 @@ async def ask(context: Context, request: Request) -> Response:
 async def unsubscribe(context: Context, request: Request) -> Response:
     """Take the consent to e-mail of whoever got this mail. Raises Problem 400 for another body than RFC 8058's form."""
     push_id = request.path_params["push_id"]
-    body = await read_body(request, FORM_BYTES)
+    body = await context.read_body(request, limit=FORM_BYTES)
     sent = await context.feedback.find_mail(push_id)
     if not is_one_click(request.headers.get("content-type", ""), body):
         raise Problem("The body must be the form List-Unsubscribe=One-Click (RFC 8058)")

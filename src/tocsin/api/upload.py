@@ -9,7 +9,7 @@ from tocsin import ingest, metrics
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, encode, read_body, read_object, replay, require_json_type
+from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.errors import Problem
 from tocsin.idempotency import BUSY_SECONDS, complete, keep, read_key, release
 
@@ -24,7 +24,7 @@ async def upload(context: Context, request: Request) -> Response:
 
 async def upload_as(context: Context, request: Request, account: Account, *, system: bool) -> Response:
     """Take records for an account. system: they may be events that an SDK raises. Raises Problem 400, 409, 413, 422."""
-    raw = await read_body(request, context.settings.body_limit)
+    raw = await context.read_body(request, account.id)
     body = read_object(raw, request.scope["path"])
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
     key = None if dry_run else read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)

@@ -1,6 +1,6 @@
 """The queue in front of the ledger for `/1/send`: requests that arrive together are one insert and one commit.
 
-What waits is bounded in number and in bytes; beyond that a request gets 429 before its body is read.
+What waits is bounded by who calls: each request under way holds a place.
 """
 
 from __future__ import annotations
@@ -8,8 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -23,8 +22,6 @@ from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.rows import insert_new
 
-MAX_REQUESTS = 1024  # under way at once; a connection has one
-MAX_BYTES = 256 * 1024 * 1024  # of their bodies
 REQUESTS_A_COMMIT = 128  # with more, the first would wait long for the last
 TAG_GROUPS = 20  # of an account
 NOT_TAGGED = "Not Tagged"
@@ -40,28 +37,11 @@ class QueuedSend(msgspec.Struct, frozen=True):
 class SendQueue:
     """Collects requests and commits them in batches, one batch at a time."""
 
-    def __init__(self, ledger: Ledger, max_requests: int = MAX_REQUESTS, max_bytes: int = MAX_BYTES):
+    def __init__(self, ledger: Ledger):
         self._ledger = ledger
-        self._max_requests = max_requests
-        self._max_bytes = max_bytes
-        self._requests = 0
-        self._bytes = 0
         self._waiting: deque[tuple[QueuedSend, asyncio.Future[bool]]] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._tags: set[tuple[str, str]] = set()  # (account, group) known to be in the ledger
-
-    @contextmanager
-    def admit(self, size: int) -> Iterator[None]:
-        """Count a request of `size` bytes (its Content-Length) as under way. Raise Problem 429 beyond the bounds."""
-        if self._requests >= self._max_requests or self._bytes + size > self._max_bytes:
-            raise Problem("Too many requests are waiting; try again", code=429, status=429, retry_after=1)
-        self._requests += 1
-        self._bytes += size
-        try:
-            yield
-        finally:
-            self._requests -= 1
-            self._bytes -= size
 
     async def put(self, entry: QueuedSend) -> bool:
         """Commit a request to the ledger. Return False when its key says that it was queued before. Raise Problem 422

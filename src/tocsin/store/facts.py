@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import queue
 import secrets
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -20,9 +21,16 @@ from urllib.parse import urlsplit
 
 from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
+from tocsin.store.deadline import time_left
 from tocsin.store.stopwatch import Stopwatch
+from tocsin.store.turns import Turns
 
-CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
+# Questions, inserts, audiences and health have lines of their own: none waits for another kind. chDB shares its threads
+# among them anyway.
+QUESTIONS, INSERTS, STREAMS, CHECKS = 4, 2, 2, 1
+EACH, WAITING = 2, 1024  # questions of one account at a time, and more of them that may wait
+CHECK_SECONDS = 2.0
+THREADS = max((os.cpu_count() or 2) - 1, 1)  # of one question: a core is left for the others
 QUERY_SECONDS = 30.0
 QUERY_MEGABYTES = 2048
 ROWS_AN_INSERT = 50_000
@@ -67,11 +75,11 @@ class Facts:
         self.url = url
         self.bound(query_seconds, query_megabytes)
         self.embedded = url.startswith("chdb:")
-        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
-        self._made = 0
-        self._lock = threading.Lock()
-        # Threads of its own: slow questions must not hold up the ledger's.
-        self._threads = ThreadPoolExecutor(CONNECTIONS, thread_name_prefix="facts")
+        self._questions = _Line(url, "question", QUESTIONS)
+        self._inserts = _Line(url, "insert", INSERTS)
+        self._streams = _Line(url, "stream", STREAMS)
+        self._checks = _Line(url, "check", CHECKS)
+        self._turns = Turns(QUESTIONS, EACH, WAITING)
         self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
 
@@ -82,6 +90,7 @@ class Facts:
             "max_execution_time": query_seconds,
             "max_memory_usage": query_megabytes * 1024 * 1024,
             "max_query_size": STATEMENT_BYTES,
+            "max_threads": THREADS,
             "max_ast_elements": STATEMENT_BYTES,
             **IN_STAGES,
         }
@@ -91,13 +100,37 @@ class Facts:
 
         Raises Problem 503 when it needs more time or memory than a query may.
         """
-        with self._client() as client, self._bounded():
-            return list(client.query(sql, parameters=dict(parameters), settings=self._budget).result_rows)
+        return self._ask(self._questions, sql, parameters, time_left(self._seconds))
 
     async def query(self, sql: str, parameters: Mapping[str, Any]) -> list[Row]:
-        """Return the rows of a query, as `query_now` does."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, self.query_now, sql, parameters)
+        """Return the rows of a query, as `query_now` does, when it is its account's turn. Raises Problem 429 when too
+        many of the account wait, and 503 at the request's deadline."""
+        try:
+            async with asyncio.timeout(time_left(self._seconds)) as waiting:
+                async with self._turns.take(str(parameters.get("account", ""))):
+                    waiting.reschedule(None)
+                    seconds = time_left(self._seconds)
+                    line = self._questions
+                    found: list[Row] = await line.run(self._ask, line, sql, parameters, seconds)
+                    return found
+        except TimeoutError:
+            raise self._too_long() from None
+
+    async def check(self) -> None:
+        """Raise what keeps the store from answering. Takes CHECK_SECONDS at most, and waits for no question."""
+        async with asyncio.timeout(CHECK_SECONDS):
+            await self._checks.run(self._ask, self._checks, "SELECT 1", {}, CHECK_SECONDS)
+
+    def _ask(self, line: _Line, sql: str, parameters: Mapping[str, Any], seconds: float) -> list[Row]:
+        if not seconds:
+            raise self._too_long()
+        budget = {**self._budget, "max_execution_time": seconds}
+        with line.client(2 * self._seconds) as client, self._bounded():
+            return list(client.query(sql, parameters=dict(parameters), settings=budget).result_rows)
+
+    def _too_long(self) -> Problem:
+        bound = f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"
+        return Problem(f"The question needs more than {bound}; ask for less", code=503, status=503)
 
     def stream(self, sql: str, parameters: Mapping[str, Any]) -> Iterator[list[Row]]:
         """Yield the rows of a query in blocks, in the calling thread: memory does not grow with the answer.
@@ -108,7 +141,7 @@ class Facts:
         name = secrets.token_hex(16)
         watch = Stopwatch(self._seconds, functools.partial(self._kill, name))
         budget = {**self._budget, "max_execution_time": 0}
-        with self._client() as client, self._bounded():
+        with self._streams.client(2 * self._seconds) as client, self._bounded():
             with watch.running():
                 found = client.query_row_block_stream(
                     f"/* {name} */ {sql}", parameters=dict(parameters), settings=budget
@@ -128,13 +161,13 @@ class Facts:
 
     def insert_now(self, table: str, rows: Sequence[Row]) -> None:
         """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT."""
-        with self._client() as client:
+        with self._inserts.client(2 * self._seconds) as client:
             for start in range(0, len(rows), ROWS_AN_INSERT):
                 client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
 
     def command_now(self, sql: str) -> None:
         """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
-        with self._client() as client:
+        with self._questions.client(2 * self._seconds) as client:
             client.command(sql)
 
     async def insert(self, table: str, rows: Sequence[Row]) -> None:
@@ -157,10 +190,10 @@ class Facts:
             return
 
         def write() -> None:
-            with self._client() as client:
+            with self._inserts.client(2 * self._seconds) as client:
                 client.insert(table, columns, column_names=COLUMNS[table], column_oriented=True)
 
-        await asyncio.get_running_loop().run_in_executor(self._threads, write)
+        await self._inserts.run(write)
 
     async def _insert_waiting(self, table: str) -> None:
         try:
@@ -194,13 +227,12 @@ class Facts:
                 done.set_exception(failure)
 
     async def _insert_in_thread(self, table: str, rows: Sequence[Row]) -> None:
-        await asyncio.get_running_loop().run_in_executor(self._threads, self.insert_now, table, rows)
+        await self._inserts.run(self.insert_now, table, rows)
 
     def close(self) -> None:
         """Wait for what runs in the threads, then close every connection."""
-        self._threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().close()
+        for line in (self._questions, self._inserts, self._streams, self._checks):
+            line.close()
 
     @contextmanager
     def _bounded(self) -> Iterator[None]:
@@ -209,30 +241,60 @@ class Facts:
         except Exception as error:
             text = str(error)
             for code, bound in (
-                ("TIMEOUT_EXCEEDED", f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"),
-                ("QUERY_WAS_CANCELLED", f"{self._seconds:g} seconds (TOCSIN_QUERY_SECONDS)"),
+                ("TIMEOUT_EXCEEDED", ""),
+                ("QUERY_WAS_CANCELLED", ""),
                 ("MEMORY_LIMIT_EXCEEDED", f"{self._megabytes} MB of memory (TOCSIN_QUERY_MEGABYTES)"),
             ):
                 if code in text:
+                    if not bound:
+                        raise self._too_long() from None
                     raise Problem(f"The question needs more than {bound}; ask for less", code=503, status=503) from None
             raise
 
+
+class _Line:
+    """Up to `size` connections for one kind of work, and as many threads. They are made when they are first needed."""
+
+    def __init__(self, url: str, name: str, size: int):
+        self._url = url
+        self._size = size
+        self._made = 0
+        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
+        self._lock = threading.Lock()
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"facts-{name}")
+
+    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+        """Return what `work` returns, run in a thread of the line."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
+
+    def add(self, client: Any) -> None:
+        """Take over a connection that is open already."""
+        self._made += 1
+        self._idle.put(client)
+
     @contextmanager
-    def _client(self) -> Iterator[Any]:
-        client = self._take()
+    def client(self, patience: float) -> Iterator[Any]:
+        """Yield a connection. patience: seconds to wait for one."""
+        client = self._take(patience)
         try:
             yield client
         finally:
             self._idle.put(client)
 
-    def _take(self) -> Any:
+    def close(self) -> None:
+        """Wait for what runs, then close every connection."""
+        self._threads.shutdown()
+        while not self._idle.empty():
+            self._idle.get().close()
+
+    def _take(self, patience: float) -> Any:
         with self._lock:
-            make = self._idle.empty() and self._made < CONNECTIONS
+            make = self._idle.empty() and self._made < self._size
             self._made += make
         if not make:
-            return self._idle.get(timeout=self._seconds * 2)
+            return self._idle.get(timeout=patience)
         try:
-            return connect(self.url)
+            return connect(self._url)
         except BaseException:
             with self._lock:
                 self._made -= 1
@@ -276,8 +338,7 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
         client.command(statement)
     _check_layout(client, url)
     facts = Facts(url, query_seconds, query_megabytes)
-    facts._made = 1
-    facts._idle.put(client)
+    facts._questions.add(client)
     return facts
 
 
