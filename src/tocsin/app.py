@@ -34,7 +34,7 @@ from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.sender_pool import SenderPool
-from tocsin.delivery.snapshot import snapshot_due_runs
+from tocsin.delivery.snapshot import Snapshots
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
@@ -192,6 +192,13 @@ async def _listen(app: ASGIApp, host: str, port: int, settings: Settings) -> tup
 async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: asyncio.Event) -> None:
     """Snapshot due runs until `stop` is set; a failure is logged and the run stays due. Delete what is no longer needed
     every SWEEP_SECONDS."""
+
+    def note_end(begun: bool) -> None:
+        wakeups.runs.notify()
+        if begun:
+            wakeups.chunks.notify()
+
+    snapshots = Snapshots(stores.ledger, stores.facts, settings, note_end)
     swept = 0.0
     while not stop.is_set():
         pause = POLL_SECONDS
@@ -200,15 +207,15 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
                 swept = time.monotonic()
                 await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
                 await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
-            if await snapshot_due_runs(stores.ledger, stores.facts, time.time(), settings):
-                wakeups.chunks.notify()
-            if stores.ledger.embedded:  # who adds a run says so: only the time has to be looked at
+            await snapshots.begin_due(time.time())
+            if stores.ledger.embedded and not snapshots.busy:  # who adds a run says so: only the time is looked at
                 due = await stores.ledger.read(find_next_due)
                 pause = LONGEST_POLL_SECONDS if due is None else min(max(due - time.time(), 0.05), LONGEST_POLL_SECONDS)
         except Exception:
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS
         await wakeups.runs.wait(pause)
+    await snapshots.finish()
 
 
 def _settle_memory() -> None:

@@ -21,9 +21,11 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    func,
     insert,
     or_,
     select,
+    text,
     update,
 )
 
@@ -37,6 +39,7 @@ from tocsin.store.sums import add_closed
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
+ACCOUNTS = 1000  # whose turn is looked for at a time
 ON_TIME = 60.0  # seconds after a chunk's `started_at` in which it is the time of what happened to a recipient
 
 table = schema.chunk
@@ -296,6 +299,50 @@ def lease_due(
         chunks += [_unpack(row) for row in connection.execute(_FREE, asked)]
         if len(chunks) >= limit:
             break
+    _lease(connection, chunks, owner, now, lease_seconds)
+    return chunks
+
+
+def lease_in_turns(
+    connection: Connection,
+    owner: str,
+    now: float,
+    lease_seconds: float,
+    *,
+    priority: int,
+    limit: int,
+    rooms: Mapping[str, int],
+    turns: dict[str, None],
+) -> list[Chunk]:
+    """Lease due chunks that nobody holds, at most `limit`, as `lease_due` does while that is all there are; of a
+    backlog every account gets its share, the one that was served longest ago first.
+
+    rooms: how many more of an account may be leased; those who are not in it have room for `limit`. turns: the accounts
+    that were served, the last one last; kept by the caller from call to call.
+    """
+    asked = {"priority": priority, "now": now, "most": limit}
+    due = connection.scalar(_COUNT_FREE, asked) or 0
+    if due < limit and all(room > 0 for room in rooms.values()):
+        return lease_due(connection, owner, now, lease_seconds, priority=priority, limit=limit)
+    waiting = connection.scalars(_WAITING_ACCOUNTS, {"priority": priority}).all()
+    order = {account_id: place for place, account_id in enumerate(turns, start=1)}
+    some = sorted((one for one in waiting if rooms.get(one, 1) > 0), key=lambda one: order.get(one, 0))
+    share, chunks = max(limit // max(len(some), 1), 1), list[Chunk]()
+    for account_id in some:
+        most = min(share, limit - len(chunks), rooms.get(account_id, limit))
+        if most <= 0:
+            break
+        own = {"account": account_id, "priority": priority, "now": now, "most": most}
+        found = [_unpack(row) for row in connection.execute(_FREE_OF_ACCOUNT, own)]
+        if found:
+            turns.pop(account_id, None)
+            turns[account_id] = None
+        chunks += found
+    _lease(connection, chunks, owner, now, lease_seconds)
+    return chunks
+
+
+def _lease(connection: Connection, chunks: Sequence[Chunk], owner: str, now: float, lease_seconds: float) -> None:
     lease = f"{owner}.{secrets.token_hex(8)}"
     for chunk in chunks:
         chunk.started_at = chunk.started_at or now
@@ -306,7 +353,6 @@ def lease_due(
         f"lease_owner = {{}}, lease_until = {until}, started_at = {{}} WHERE id = {{}}",
         [(lease, _lease_value(connection, now, lease_seconds), chunk.started_at, chunk.id) for chunk in chunks],
     )
-    return chunks
 
 
 # The due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order.
@@ -317,6 +363,24 @@ _FREE = (
     .order_by(table.c.not_before, table.c.id)
     .limit(bindparam("most", type_=Integer))
     .with_for_update(skip_locked=True)
+)
+_FREE_OF_ACCOUNT = _FREE.where(table.c.account_id == bindparam("account"))  # a range of `chunk_due_of_account`
+_COUNT_FREE = select(func.count()).select_from(
+    select(table.c.id)
+    .where(schema.chunk_is_open, table.c.lease_owner.is_(None))
+    .where(table.c.priority == bindparam("priority"), table.c.not_before <= bindparam("now", type_=Float))
+    .limit(bindparam("most", type_=Integer))
+    .subquery()
+)
+# Each account once: from one to the next by the index, past its backlog.
+_WAITING_ACCOUNTS = text(
+    f"""WITH RECURSIVE waiting(account_id) AS (
+        SELECT min(account_id) FROM chunk WHERE {schema.FREE_CHUNK} AND priority = :priority
+        UNION ALL
+        SELECT (SELECT min(account_id) FROM chunk
+                WHERE {schema.FREE_CHUNK} AND priority = :priority AND account_id > waiting.account_id)
+        FROM waiting WHERE waiting.account_id IS NOT NULL)
+    SELECT account_id FROM waiting WHERE account_id IS NOT NULL LIMIT {ACCOUNTS}"""  # noqa: S608 - our own texts
 )
 
 

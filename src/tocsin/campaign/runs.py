@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
@@ -180,16 +180,21 @@ def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) 
     return _STORED.decode(stored or "")
 
 
-def find_due(connection: Connection, now: float, limit: int = 10) -> Sequence[CampaignRow]:
-    """Return scheduled runs whose time has come, the earliest first: (id, account_id, campaign_id, due_at, local,
-    number)."""
+def find_due(
+    connection: Connection, now: float, limit: int = 10, without: Collection[str] = ()
+) -> Sequence[CampaignRow]:
+    """Return scheduled runs whose time has come, of each account its earliest, the earliest first: (id, account_id,
+    campaign_id, due_at, local, number). without: accounts that are left out."""
     run = schema.run
-    return connection.execute(
-        select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at, run.c.local, run.c.number)
+    turn = func.row_number().over(partition_by=run.c.account_id, order_by=(run.c.due_at, run.c.id)).label("turn")
+    due = (
+        select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at, run.c.local, run.c.number, turn)
         .where(run.c.state == "scheduled", run.c.due_at <= now, func.coalesce(run.c.retry_at, 0.0) <= now)
-        .order_by(run.c.due_at)
-        .limit(limit)
-    ).all()
+        .where(run.c.account_id.not_in(without))
+        .subquery()
+    )
+    columns = [due.c[name] for name in ("id", "account_id", "campaign_id", "due_at", "local", "number")]
+    return connection.execute(select(*columns).where(due.c.turn == 1).order_by(due.c.due_at).limit(limit)).all()
 
 
 def find_next_due(connection: Connection, limit: int = 50) -> float | None:

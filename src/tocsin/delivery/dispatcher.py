@@ -55,6 +55,7 @@ from tocsin.store.ledger import Ledger
 log = structlog.get_logger()
 
 SETTLE_SECONDS = 0.1  # answers of this time are settled together; nobody waits for that
+LOOK_UP_BYTES = 64 * 1024  # of requests whose people are found at once; the others of the machine go between
 PARKED_SECONDS = 1.0  # without room for a chunk, before others of the queue are taken in its place
 TROUBLE_SECONDS = 0.5  # before what failed is tried again
 LONGEST_WAIT_SECONDS, MIN_WAIT_SECONDS = 5.0, 0.005
@@ -172,7 +173,7 @@ class Dispatcher:
 
     async def _look_up(self) -> tuple[Mapping[str, Lane], dict[int, Person]]:
         """Read the credentials; plan new chunks, find who their requests name, and read about these people."""
-        new, self._new = self._new, []
+        new, self._new = _take_some(self._new)
 
         def read(connection: Connection) -> LookUp:
             planner = Planner(connection, self._account_id, self._d.settings, self._d.secret)
@@ -416,6 +417,16 @@ class Dispatcher:
 
     def _is_out(self) -> bool:
         return any(held.in_flight for held in self._held.values())
+
+
+def _take_some(chunks: list[Chunk]) -> tuple[list[Chunk], list[Chunk]]:
+    """Divide new chunks into those that are looked up now and the rest: by the size of their requests, at least one."""
+    size = 0
+    for place, chunk in enumerate(chunks):
+        size += len(chunk.request or "")
+        if size > LOOK_UP_BYTES and place:
+            return chunks[:place], chunks[place:]
+    return chunks, []
 
 
 def _count_platforms(chunk: Chunk, positions: Sequence[int]) -> Mapping[int, int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -31,24 +31,68 @@ from tocsin.store.lock import lock_campaign
 
 log = structlog.get_logger()
 
+AT_ONCE = 4  # accounts whose runs are begun side by side
 RETRY_SECONDS = 30.0  # before a run that could not begin is tried again
 Pairs = Iterable[tuple[int, str]]
 
 
-async def snapshot_due_runs(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
-    """Begin the runs that are due. Return how many began.
+class Snapshots:
+    """Begins the runs that are due, side by side and one of an account at a time: an audience that takes long to ask
+    for holds up only its own account.
 
     The audience is asked for once; its chunks, the run's state and numbers, and the next run of a recurring campaign
-    are one transaction. A run that is later than `late_minutes` is missed.
+    are one transaction. A run that is later than `late_minutes` is missed. on_end: called with whether a run began.
     """
-    begun = 0
-    for run in await ledger.read(lambda connection: find_due(connection, now)):
+
+    def __init__(self, ledger: Ledger, facts: Facts, settings: Settings, on_end: Callable[[bool], None]):
+        self._ledger, self._facts, self._settings = ledger, facts, settings
+        self._on_end = on_end
+        self._tasks: dict[str, asyncio.Task[bool]] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether runs are being begun."""
+        return bool(self._tasks)
+
+    async def begin_due(self, now: float) -> None:
+        """Start with the runs that are due, of accounts of which none is being begun."""
+        limit, without = AT_ONCE - len(self._tasks), list(self._tasks)
+        if not limit:
+            return
+        for run in await self._ledger.read(lambda connection: find_due(connection, now, limit, without)):
+            task = self._tasks[run.account_id] = asyncio.create_task(self._begin(run, now))
+            task.add_done_callback(functools.partial(self._end, run.account_id))
+
+    async def finish(self) -> int:
+        """Wait until what was started has ended. Return how many runs began."""
+        return sum(await asyncio.gather(*self._tasks.values()))
+
+    async def _begin(self, run: CampaignRow, now: float) -> bool:
         try:
-            begun += await _snapshot(ledger, facts, run, now, settings)
+            return await _snapshot(self._ledger, self._facts, run, now, self._settings)
         except Exception:
             log.exception("campaign cannot begin", account=run.account_id, campaign=run.campaign_id)
-            await ledger.write(functools.partial(postpone_run, run_id=run.id, until=now + RETRY_SECONDS))
-    return begun
+            await self._ledger.write(functools.partial(postpone_run, run_id=run.id, until=now + RETRY_SECONDS))
+            return False
+
+    def _end(self, account_id: str, task: asyncio.Task[bool]) -> None:
+        del self._tasks[account_id]
+        if task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            log.error("campaign cannot begin, and cannot be put off", account=account_id, exc_info=error)
+        self._on_end(error is None and task.result())
+
+
+async def snapshot_due_runs(ledger: Ledger, facts: Facts, now: float, settings: Settings) -> int:
+    """Begin the runs that are due, and wait for them. Return how many began."""
+    ended: list[bool] = []
+    snapshots, before = Snapshots(ledger, facts, settings, ended.append), -1
+    while len(ended) > before:
+        before = len(ended)
+        await snapshots.begin_due(now)
+        await snapshots.finish()
+    return sum(ended)
 
 
 async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, settings: Settings) -> bool:

@@ -8,7 +8,7 @@ import functools
 import random
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -36,8 +36,8 @@ log = structlog.get_logger()
 POLL_SECONDS = 0.5  # what another process put into the queue is found after so long
 LONGEST_POLL_SECONDS = 5.0  # where no other process does
 TROUBLE_SECONDS = 0.5
-REQUESTS = 256  # leased at once, and not yet claimed
-HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only
+REQUESTS = 256  # leased at once, and of one account not yet claimed
+HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only; of one account half of them
 REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
 _NEAREST = select(func.min(schema.chunk.c.not_before)).where(schema.chunk_is_open, schema.chunk.c.lease_owner.is_(None))
@@ -72,6 +72,7 @@ class Worker:
         self._stopping = False
         self._released, self._next_due = True, 0.0
         self._full = False  # something may be due that there was no room for
+        self._turns: dict[int, dict[str, None]] = {TRANSACTIONAL: {}, CAMPAIGN: {}}
         self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), self._note_release)
@@ -145,33 +146,51 @@ class Worker:
     async def _lease_some(self, now: float, *, heavy: bool) -> int:
         """Lease what there is room for. Return how many chunks that were. Under heavy load requests are taken one at a
         time and with pauses, so that callers of the API get their answers."""
-        loads: dict[bool, list[tuple[int, int]]] = {True: [], False: []}
-        for (_, _, urgent), dispatcher in self._dispatchers.items():
-            loads[urgent].append(dispatcher.load)
-        held = sum(chunks for one in loads.values() for chunks, _ in one)
+        most = {TRANSACTIONAL: 1 if heavy else REQUESTS, CAMPAIGN: self._settings.chunks_at_once}
+        rooms, held = self._find_rooms(most)
         self._full = True
         if held >= HELD or self._completer.behind:
             return 0
-        requests = (1 if heavy else REQUESTS) - sum(ready for _, ready in loads[True])
-        campaigns = self._settings.chunks_at_once - sum(ready for _, ready in loads[False])
-        wanted = [(TRANSACTIONAL, requests), (CAMPAIGN, campaigns)]
         seconds = self._settings.lease_seconds
 
-        def lease(connection: Connection) -> list[Chunk]:
-            chunks: list[Chunk] = []
-            for priority, limit in wanted:
-                if limit > 0:
-                    chunks += queue.lease_due(connection, self.owner, now, seconds, priority=priority, limit=limit)
-            return chunks
+        def lease(connection: Connection) -> dict[int, list[Chunk]]:
+            found: dict[int, list[Chunk]] = {}
+            for priority, limit in most.items():
+                found[priority] = queue.lease_in_turns(
+                    connection,
+                    self.owner,
+                    now,
+                    seconds,
+                    priority=priority,
+                    limit=limit,
+                    rooms=rooms[priority],
+                    turns=self._turns[priority],
+                )
+            return found
 
-        if requests <= 0 and campaigns <= 0:
-            return 0
         # Losing a lease in a power cut loses nothing: the chunk is leased again.
-        chunks = await self._ledger.write(lease, durable=False)
-        counts = Counter(chunk.request is not None for chunk in chunks)
-        self._full = requests <= counts[True] or campaigns <= counts[False]
+        found = await self._ledger.write(lease, durable=False)
+        none_left = all(len(found[priority]) < limit for priority, limit in most.items())
+        self._full = not none_left or any(room <= 0 for one in rooms.values() for room in one.values())
+        chunks = [chunk for some in found.values() for chunk in some]
         self._pass_on(chunks)
         return len(chunks)
+
+    def _find_rooms(self, most: Mapping[int, int]) -> tuple[dict[int, dict[str, int]], int]:
+        """Return how many more chunks there is room for, by priority and account, for the accounts that have some; and
+        how many are held. most: chunks of one account that are not claimed yet, by priority."""
+        rooms: dict[int, dict[str, int]] = {TRANSACTIONAL: {}, CAMPAIGN: {}}
+        held = Counter[str]()
+        for (account_id, _, urgent), dispatcher in self._dispatchers.items():
+            chunks, unclaimed = dispatcher.load
+            priority = TRANSACTIONAL if urgent else CAMPAIGN
+            left = rooms[priority].get(account_id, most[priority])
+            rooms[priority][account_id] = left - unclaimed
+            held[account_id] += chunks
+        for account_id, chunks in held.items():
+            if chunks >= HELD // 2:
+                rooms[TRANSACTIONAL][account_id] = rooms[CAMPAIGN][account_id] = 0
+        return rooms, held.total()
 
     def _note_progress(self) -> None:
         """Lease more, if it was for want of room that nothing more was leased."""

@@ -27,7 +27,7 @@ from tocsin.store.turns import Turns
 
 # Questions, inserts, audiences and health have lines of their own: none waits for another kind. chDB shares its threads
 # among them anyway.
-QUESTIONS, INSERTS, STREAMS, CHECKS = 4, 2, 2, 1
+QUESTIONS, INSERTS, STREAMS, CHECKS = 4, 2, 4, 1
 EACH, WAITING = 2, 1024  # questions of one account at a time, and more of them that may wait
 CHECK_SECONDS = 2.0
 THREADS = max((os.cpu_count() or 2) - 1, 1)  # of one question: a core is left for the others

@@ -33,6 +33,7 @@ RowId = BigInteger().with_variant(Integer, "sqlite")
 COUNTED_REQUEST = "open = 1 AND run_id IS NULL AND size > 0"  # open, and its recipients are known
 ENDED_REQUEST = "open = 0 AND run_id IS NULL"
 UNCLEANED_RUN = "cleaned_at IS NULL"
+FREE_CHUNK = "open = 1 AND lease_owner IS NULL"
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -291,7 +292,8 @@ chunk = Table(
     Column("failed", Integer, nullable=False),
     Column("suppressed", Integer, nullable=False),
     Column("created_at", Float, nullable=False),
-    _partial("chunk_due", "priority", "not_before", "id", where="open = 1 AND lease_owner IS NULL"),
+    _partial("chunk_due", "priority", "not_before", "id", where=FREE_CHUNK),
+    _partial("chunk_due_of_account", "priority", "account_id", "not_before", "id", where=FREE_CHUNK),
     _partial("chunk_held", "id", where="lease_owner IS NOT NULL"),
     _partial("chunk_of_run", "run_id", "open", where="run_id IS NOT NULL"),
     _partial("chunk_counted", "account_id", "tag_group", where=COUNTED_REQUEST),

@@ -68,8 +68,11 @@ class Turns:
             if self._busy[account_id] >= self._each:
                 continue
             queue = self._queues.pop(account_id)
-            self._enter(account_id)
-            queue.popleft().set_result(None)
+            while queue and (called := queue.popleft()).cancelled():
+                pass  # its caller is gone, and has not noticed yet
+            if not called.cancelled():
+                self._enter(account_id)
+                called.set_result(None)
             if queue:
                 self._queues[account_id] = queue  # to the end: the others come first
 
