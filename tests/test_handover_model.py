@@ -196,7 +196,7 @@ def test_a_dead_senders_notes_are_believed_by_its_worker() -> None:
     """Who was not handed over is held back, with a receipt that no vendor has to do with."""
     outcomes = {name: RECEIPTS[f"lost, {name}"].outcome for name in NOTES}
     assert outcomes == {
-        "claimed": Outcome.UNAVAILABLE,
+        "claimed": Outcome.THROTTLED,
         "handed over": Outcome.UNKNOWN,
         "taken": Outcome.ACCEPTED,
         "turned away": Outcome.THROTTLED,

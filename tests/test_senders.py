@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
+
+from tocsin.delivery import sender_pool
+from tocsin.delivery.batch import BatchContext, PendingMessage
+from tocsin.delivery.handover import HandoverFolder
+from tocsin.delivery.lane import Lane, Outgoing
+from tocsin.delivery.retry import Decision, RetryPolicy, decide
+from tocsin.delivery.sender_pool import LOST, NOT_SENT, TOO_LONG, SenderProcess
+from tocsin.outcome import State
+from tocsin.providers.contract import Address, Receipt
+from tocsin.providers.credential import Credential
 
 UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, and a kill may come between
 
@@ -111,3 +123,51 @@ def test_no_sender_outlives_its_server(start_small: Callable[[int], Server], san
     else:
         server.kill()
     wait_for(lambda: not any(b"tocsin.delivery.sender" in command(one) for one in senders))
+
+
+class Receipts:
+    """Who waits for messages; what came of each."""
+
+    def __init__(self) -> None:
+        self.by_position: dict[int, Receipt | None] = {}
+        self.all = asyncio.Event()
+
+    def collect(self, message: Outgoing, receipt: Receipt | None) -> None:
+        self.by_position[message.message.position] = receipt
+        if len(self.by_position) == 3:
+            self.all.set()
+
+
+async def test_a_sender_that_says_nothing_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose message it hangs in rendering is refused, and not tried on the next sender; the others beside it are not
+    lost: they go again, as if nothing had been."""
+    monkeypatch.setattr(sender_pool, "SILENT_SECONDS", 0.1)
+    monkeypatch.setattr(sender_pool, "TROUBLE_SECONDS", 0.0)
+    folder = HandoverFolder(tmp_path, "me")
+    came_back = asyncio.Event()
+    sender = SenderProcess(folder, 8, came_back.set)
+    await sender.start()
+    came_back.clear()
+    [pid] = children(os.getpid())
+    os.kill(pid, signal.SIGSTOP)
+    credential = Credential("a", "webhook", "{}", 1.0)
+    lane, receipts = Lane(credential, [sender], time.time), Receipts()
+    context = BatchContext("a", 1, b"{}", "", "", 0.0, "", b"")
+    address = Address(kind="sms", value="1")
+    messages = [Outgoing(lane, "sms", context, PendingMessage(position, 0, address), receipts) for position in range(3)]
+    sender.claim(messages)
+    lane.send([(sender, messages)], urgent=False)
+    assert messages[1].notes is not None
+    messages[1].notes.render(messages[1].slot)
+    messages[2].notes.hand_over(messages[2].slot)  # type: ignore[union-attr]
+    async with asyncio.timeout(30):
+        while not receipts.all.is_set():
+            sender.check()
+            await asyncio.sleep(0.02)
+        await came_back.wait()
+    assert receipts.by_position == {0: NOT_SENT, 1: TOO_LONG, 2: LOST}
+    assert lane.paused_until == 0.0
+    rules = RetryPolicy(10.0, 0)
+    assert decide(NOT_SENT, 0, 1.0, 100.0, rules, 0.5) == Decision(State.WAITING, 0, 2.0)
+    await sender.aclose()
+    folder.close(settled=False)

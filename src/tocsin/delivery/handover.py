@@ -34,6 +34,8 @@ POLL_SECONDS = 0.02
 
 _MAGIC = b"tocsin01"
 _HEADER = struct.Struct("<8s40sI12x")
+_RENDERED = struct.Struct("<I")  # in the header's last bytes: the slot whose message is being rendered
+_RENDERED_AT = 52
 _CLAIM = struct.Struct("<QQIBB")  # chunk, device, position, step, length of the code
 _SLOT = 64
 _STEP = 20  # where in a slot
@@ -98,6 +100,16 @@ class NoteFile:
         for slot in slots:
             _CLAIM.pack_into(self._bytes, slot * _SLOT, 0, 0, 0, 0, 0)
         self._free.extend(slots)
+
+    def render(self, slot: int) -> None:
+        """Note which message is being rendered; 0: none is."""
+        _RENDERED.pack_into(self._bytes, _RENDERED_AT, slot)
+
+    @property
+    def rendered(self) -> int:
+        """The slot of the message that is being rendered, or was when its sender died; 0: none."""
+        (slot,) = _RENDERED.unpack_from(self._bytes, _RENDERED_AT)
+        return int(slot)
 
     def hand_over(self, slot: int) -> None:
         """Note that bytes of a message may leave from now on."""

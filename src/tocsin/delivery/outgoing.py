@@ -115,6 +115,11 @@ class OutgoingLane:
             self._sweeper.cancel()
 
     @property
+    def busy(self) -> bool:
+        """Whether a message is under way."""
+        return bool(self._tasks)
+
+    @property
     def _allowed(self) -> int:
         return min(self._at_once + len(self._slow), self._most)
 
@@ -169,7 +174,11 @@ class OutgoingLane:
     ) -> Receipt:
         if self._provider is None:
             return Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
-        message = render(context, platform, pending)
+        self._notes.render(slot)
+        try:
+            message = render(context, platform, pending)
+        finally:
+            self._notes.render(0)
         self._started[slot] = started = time.monotonic()
         try:
             receipt = await self._provider.send(message, now, functools.partial(self._notes.hand_over, slot))
@@ -229,6 +238,11 @@ class OutgoingLanes:
             provider = self._make(credential)
             lane = self._lanes[name] = OutgoingLane(credential, provider, self._notes, self._report, self._clock)
         return lane
+
+    @property
+    def busy(self) -> bool:
+        """Whether a message of any lane is under way."""
+        return any(lane.busy for lane in self._lanes.values())
 
     async def aclose(self) -> None:
         """End every task."""

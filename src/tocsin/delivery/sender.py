@@ -31,6 +31,7 @@ from tocsin.providers.transport import Transport
 log = structlog.get_logger()
 
 BUFFER_BYTES = 4 * 1024 * 1024
+ALIVE_SECONDS = 2.0  # between two reports, if only to say that this process still turns
 GATHER_SECONDS = 0.004  # answers of this time are one report
 LENGTH = struct.Struct(">I")
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux
@@ -67,6 +68,7 @@ async def _serve(sock: socket.socket, notes: NoteFile) -> None:
     async with Transport() as transport:
         lanes = OutgoingLanes(functools.partial(make_provider, transport), notes, reporter.open, time.time)
         reporter.send()  # «ready»
+        alive = asyncio.create_task(_stay_heard(lanes, reporter))
         while frame := await read_frame(reader):
             request = decoder.decode(frame)
             lane = lanes.get(request.credential)
@@ -74,7 +76,16 @@ async def _serve(sock: socket.socket, notes: NoteFile) -> None:
                 lane.hold(request.hold_until)
             else:
                 lane.put(request.batch)
+        alive.cancel()
         os._exit(0)
+
+
+async def _stay_heard(lanes: OutgoingLanes, reporter: Reporter) -> None:
+    """Report now and then while messages are under way: who says nothing for long hangs in one of them."""
+    while True:
+        await asyncio.sleep(ALIVE_SECONDS)
+        if lanes.busy:
+            reporter.open()
 
 
 class Reporter:

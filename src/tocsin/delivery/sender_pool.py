@@ -31,11 +31,14 @@ from tocsin.providers.transport import Transport
 log = structlog.get_logger()
 
 HANG_SECONDS = 900.0  # for one message; a sender that needs longer hangs, and is ended
+SILENT_SECONDS = 15.0  # of a sender that has messages and says nothing: it hangs in the rendering of one
+CHECK_SECONDS = 3.0
 READY_SECONDS = 30.0
 SPARE_SLOTS = 2048  # for recipients with more devices than there is room for
 TROUBLE_SECONDS = 1.0  # before a sender that ended is started again
 LOST = Receipt(outcome=Outcome.UNKNOWN, code="sender lost")
-NOT_SENT = Receipt(outcome=Outcome.UNAVAILABLE, code="sender lost")
+NOT_SENT = Receipt(outcome=Outcome.THROTTLED, code="sender lost", retry_after=1.0)  # spends no try
+TOO_LONG = Receipt(outcome=Outcome.REFUSED, code="template: took too long")
 
 
 class MessagesUnderWay:
@@ -82,13 +85,14 @@ class MessagesUnderWay:
         for lane in dict.fromkeys((*accepted, *answered, *held)):
             lane.receive(accepted.get(lane, ()), answered.get(lane, ()), held.get(lane, ()))
 
-    def report_loss(self) -> None:
+    def report_loss(self, *, hung: bool = False) -> None:
         """Pass on what the notes say of every message whose sender is dead. Only answers of the vendor are weighed by
-        the lane: those that a death of ours has lost are no silence of the vendor's."""
-        answers = Answers()
+        the lane: those that a death of ours has lost are no silence of the vendor's. hung: it was ended because it said
+        nothing, so the message that it was rendering is not tried again."""
+        answers, culprit = Answers(), self.notes.rendered if hung else 0
         for slot in self._by_slot:
             note = self.notes.read_one(slot)
-            receipt = judge_loss(note)
+            receipt = TOO_LONG if slot == culprit and note.step is Step.CLAIMED else judge_loss(note)
             if receipt.outcome is Outcome.ACCEPTED:
                 answers.accepted.append(slot)
             elif note.step is Step.ANSWERED:
@@ -143,6 +147,8 @@ class SenderProcess:
         self._old: list[NoteFile] = []  # of dead processes, until their messages are settled
         self._task: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
+        self._heard = 0.0  # when it last reported, in monotonic seconds
+        self._hung = False
 
     async def start(self) -> None:
         """Start the process, and return when it is up. Raises TimeoutError."""
@@ -174,10 +180,15 @@ class SenderProcess:
         return all(notes.unused for notes in (*up, *self._old))
 
     def check(self) -> None:
-        """End the process when a message has been under way for HANG_SECONDS, and forget notes that are settled."""
-        if self._under_way is not None and self._under_way.oldest < time.monotonic() - HANG_SECONDS:
-            log.error("a sender hangs and is ended")
-            self._kill()
+        """End the process when it hangs: a message has been under way for HANG_SECONDS, or nothing was heard of any for
+        SILENT_SECONDS. Forget notes that are settled."""
+        if self._under_way is not None:
+            now, oldest = time.monotonic(), self._under_way.oldest
+            silent = now - max(self._heard, oldest) > SILENT_SECONDS
+            if silent or now - oldest > HANG_SECONDS:
+                log.error("a sender hangs and is ended", rendering=bool(self._under_way.notes.rendered))
+                self._hung = silent
+                self._kill()
         for notes in [one for one in self._old if one.unused]:
             self._old.remove(notes)
             notes.remove()
@@ -210,8 +221,10 @@ class SenderProcess:
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
         decoder = msgspec.msgpack.Decoder(Answers)
         under_way = MessagesUnderWay(notes, self._ahead)
+        self._hung = False
         try:
             while frame := await read_frame(reader):
+                self._heard = time.monotonic()
                 if self._under_way is None:
                     self._under_way, self._writer = under_way, writer
                     self._ready.set()
@@ -224,7 +237,7 @@ class SenderProcess:
             await self._process.wait()
             if len(under_way):
                 log.error("a sender died; its notes say what it had sent", messages=len(under_way))
-            under_way.report_loss()
+            under_way.report_loss(hung=self._hung)
             self._old.append(notes)
 
     def _kill(self) -> None:
@@ -319,6 +332,7 @@ class SenderPool:
         self._make = make or functools.partial(make_provider, self._transport)
         self._senders: list[SenderProcess | LocalSender] = []
         self._lanes: dict[str, Lane] = {}
+        self._checking: asyncio.Task[None] | None = None
 
     async def start(self, folder: HandoverFolder, on_change: Callable[[], None]) -> None:
         """Start the senders, and return when they are up. on_change: called when one comes back. Raises
@@ -327,6 +341,7 @@ class SenderPool:
             processes = [SenderProcess(folder, self._ahead, on_change) for _ in range(self._count)]
             self._senders.extend(processes)
             await asyncio.gather(*(one.start() for one in processes))
+            self._checking = asyncio.create_task(self._check_regularly())
         else:
             self._senders.append(LocalSender(folder.make_file(), self._ahead, self._make, self._clock))
 
@@ -347,13 +362,18 @@ class SenderPool:
         """Whether no slot of a hand-over note is taken: the result of every message is committed."""
         return all(sender.settled for sender in self._senders)
 
-    def check(self) -> None:
-        """End senders that hang. Called now and then."""
-        for sender in self._senders:
-            sender.check()
+    async def _check_regularly(self) -> None:
+        """End senders that hang."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            for sender in self._senders:
+                sender.check()
 
     async def stop(self) -> None:
         """End every sender. What a lane knows of its vendor stays."""
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
         senders = list(self._senders)
         self._senders.clear()
         for sender in senders:

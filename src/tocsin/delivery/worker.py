@@ -239,7 +239,6 @@ class Worker:
         a lease is lost, the next commit finds out."""
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
-            self._senders.check()
             chunks = [chunk for one in self._dispatchers.values() for chunk in one.list_chunks()]
             chunks += self._completer.list_chunks()
             try:
