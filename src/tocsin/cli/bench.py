@@ -144,6 +144,26 @@ def ingest(records: int, as_json: bool) -> None:
     report("ingest", {"records": records}, measure_ingest(records), as_json=as_json)
 
 
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(0.5, 60), default=5, show_default=True)
+@click.option(
+    "--mixtures", type=click.IntRange(0, 500), default=5, show_default=True, help="Random ones, of 2 to 4 acts."
+)
+@click.option("--seed", type=int, default=1, show_default=True, help="Of the mixtures.")
+@json_option
+def neighbours(seconds: float, mixtures: int, seed: int, as_json: bool) -> None:
+    """Four calls of one account, alone and beside each thing that another account or a stranger may do to the server.
+
+    Example: tocsin bench neighbours --seconds 5 --mixtures 20 --json
+    """
+    find_benchmarks()
+    from benchmarks.neighbours import measure_neighbours
+    from benchmarks.reading import report
+
+    readings = measure_neighbours(seconds, mixtures, seed)
+    report("neighbours", {"seconds": seconds, "mixtures": mixtures, "seed": seed}, readings, as_json=as_json)
+
+
 def find_benchmarks() -> None:
     """Make `benchmarks` importable. Raises Misconfigured outside a checkout."""
     root = Path(__file__).resolve().parents[3]
