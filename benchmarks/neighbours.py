@@ -36,8 +36,8 @@ class Neighbours:
         self._number = itertools.count()
 
     def measure(self, seconds: float) -> dict[str, list[float]]:
-        """Return the seconds of each of the quiet account's calls, sorted, over so many seconds. Those that were refused
-        count in `refused`."""
+        """Return the seconds of each of the quiet account's calls, sorted, over so many seconds; `refused` counts those
+        that were refused."""
         found: dict[str, list[float]] = {name: [] for name in CALLS}
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -118,7 +118,7 @@ def measure_neighbours(seconds: float, mixtures: int, seed: int) -> list[Reading
     """Measure the four calls alone, beside each act, and beside random mixtures of them, `seconds` each."""
     readings: list[Reading] = []
     dice = random.Random(seed)  # noqa: S311 - a draw to repeat, no secret
-    rounds = [(name, (name,)) for name in ACTS]
+    rounds: list[tuple[str, tuple[str, ...]]] = [(name, (name,)) for name in ACTS]
     rounds += [(f"mixture {n}", tuple(dice.sample(sorted(ACTS), dice.randint(2, 4)))) for n in range(mixtures)]
     with two_accounts() as both:
         both.measure(1.0)
