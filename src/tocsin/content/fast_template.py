@@ -40,15 +40,12 @@ class ProfileValues(Mapping[str, Any]):
 
     def __init__(self, profile: Mapping[str, Any]):
         self._profile = profile
+        self._spelled: dict[str, str] | None = None  # keys by their lower case, once one was looked for
 
     def __getitem__(self, key: str) -> Any:
         if key in self._profile:
             return self._profile[key]
-        wanted = str(key).lower()
-        for name, value in self._profile.items():
-            if name.lower() == wanted:
-                return value
-        raise KeyError(key)
+        return self._profile[self._spell(str(key).lower())]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._profile)
@@ -61,10 +58,16 @@ class ProfileValues(Mapping[str, Any]):
         profile = self._profile
         if key in profile:
             return profile[key]
-        for name in profile:
-            if name.lower() == folded:
-                return profile[name]
-        return None
+        try:
+            return profile[self._spell(folded)]
+        except KeyError:
+            return None
+
+    def _spell(self, folded: str) -> str:
+        """Return a key as the profile spells it; of two the first. Raise KeyError for none."""
+        if self._spelled is None:
+            self._spelled = {name.lower(): name for name in reversed(list(self._profile))}
+        return self._spelled[folded]
 
 
 class Field(msgspec.Struct, frozen=True):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from tocsin.content.content import Addressing, Content, read_text
 from tocsin.content.mail_body import Body
-from tocsin.content.template import compile_template, fill
+from tocsin.content.template import CompiledTemplate, compile_template
 from tocsin.errors import Problem
 from tocsin.providers.contract import Mail
 
@@ -46,14 +46,19 @@ class MailForm:
         self._subject = compile_template("subject", content.subject)
         self._body = Body(content.body)
 
-    def render(self, values: Mapping[str, Any], envelope: Addressing) -> Mail:
+    def templates(self) -> Iterator[CompiledTemplate]:
+        """Return the templates."""
+        yield self._subject
+        yield from self._body.templates()
+
+    def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Mail:
         """Return the mail for one mailbox. Raises what Liquid and its filters raise."""
         html, text = self._body.render(values)
         return Mail(
             id=envelope.id,
             campaign=envelope.campaign,
             address=envelope.address,
-            subject=" ".join(fill(self._subject, values).split()),  # a value may hold a line break, a header may not
+            subject=" ".join(self._subject.fill(values).split()),  # a value may hold a line break, a header may not
             html=html,
             text=text,
             sender_name=self._content.sender_name,
