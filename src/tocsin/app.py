@@ -20,6 +20,7 @@ from tocsin.api import ENDPOINTS as API_ENDPOINTS
 from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.dashboard import PAGES
@@ -128,6 +129,7 @@ def _make_context(
             *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
         send_queue=SendQueue(ledger),
+        compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, secret),
         load=load,
         wakeups=wakeups,

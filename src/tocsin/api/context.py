@@ -14,6 +14,7 @@ from tocsin.account import Account, list_accounts
 from tocsin.api.http import read_json
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeups
@@ -32,6 +33,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     creates: Throttle
     uploads: Throttle
     send_queue: SendQueue
+    compile_pool: CompilePool
     feedback: Feedback
     load: LoadMeter
     wakeups: Wakeups
