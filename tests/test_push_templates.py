@@ -9,8 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from liquid.template import BoundTemplate
 
-from tocsin.content.fast_template import FastTemplate, ProfileValues, read_fast_template
+from tocsin.content.fast_template import FastTemplate, read_fast_template
 from tocsin.content.liquid_environment import OUTPUT_BYTES, parse
+from tocsin.content.profile_values import ProfileValues
 from tocsin.content.template import compile_template
 
 KEYS = ("Name", "name", "NAME", "Straße", "Customer Type", "a1", "_x", "n-o", "é")

@@ -80,7 +80,15 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
     # In a thread: templates are compiled and tried out.
     spec = await context.compile_pool.run(
         account.id,
-        partial(read_spec, body, account, now, segments, require_channel=context.settings.require_android_channel),
+        partial(
+            read_spec,
+            body,
+            account,
+            now,
+            segments,
+            require_channel=context.settings.require_android_channel,
+            unsubscribe_link=bool(context.settings.public_url),
+        ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
     estimates = {} if body.get("skip_estimate") else await _estimate(context, account, spec, now)

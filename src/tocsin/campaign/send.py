@@ -93,9 +93,8 @@ async def accept(
     for field in NOT_YET:
         if getattr(asked, field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
-    content = await _check_content(
-        _AskedContent(bytes(asked.content), channel, settings.require_android_channel), account.id, compile_pool
-    )
+    rules = settings.require_android_channel, bool(settings.public_url)
+    content = await _check_content(_AskedContent(bytes(asked.content), channel, *rules), account.id, compile_pool)
     request = StoredRequest(
         to=asked.to,
         content=msgspec.Raw(content),
@@ -136,6 +135,7 @@ class _AskedContent(NamedTuple):
     raw: bytes
     channel: str
     require_channel: bool
+    unsubscribe_link: bool
 
     def compile(self) -> bytes:
         """Return the content as it is kept. Raise Problem."""
@@ -143,7 +143,13 @@ class _AskedContent(NamedTuple):
             content = msgspec.json.decode(self.raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise Problem(f"Invalid JSON payload: {error}", code=78) from None
-        return msgspec.json.encode(read_content(content, self.channel, require_channel=self.require_channel))
+        read = read_content(
+            content,
+            self.channel,
+            require_channel=self.require_channel,
+            unsubscribe_link=self.unsubscribe_link,
+        )
+        return msgspec.json.encode(read)
 
 
 _KNOWN: dict[_AskedContent, bytes] = {}

@@ -15,17 +15,17 @@ from tocsin.errors import Problem
 __all__ = ["Addressing", "Content", "Renderer", "Unrenderable", "read_content"]
 
 
-def read_content(raw: Any, channel: str, *, require_channel: bool = False) -> Content:
+def read_content(raw: Any, channel: str, *, require_channel: bool = False, unsubscribe_link: bool = True) -> Content:
     """Return the `content` of a request, checked for its channel, its templates compiled and tried out. Raise Problem,
     with the documented code and sentence where there is one. require_channel: an Android block must name a notification
-    channel (code 9)."""
+    channel (code 9). unsubscribe_link: a mail can have one."""
     if raw is None:
         raw = {}
     if not isinstance(raw, dict):
         raise Problem("content must be an object (at $.content)")
     match channel:
         case "email":
-            content = read_mail(raw)
+            content = read_mail(raw, unsubscribe_link)
         case "sms":
             content = read_sms(raw)
         case "webpush":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Hashable
+from datetime import datetime
 from typing import Any
 
 from liquid import Environment, Markup, soft_str
@@ -106,6 +107,9 @@ def date(value: Any, form: Any, *, environment: Environment) -> Any:
         raise FilterArgumentError(f"the form of a date has more than {DATE_LETTERS} letters", token=None)
     if isinstance(value, str) and len(value) > DATE_LETTERS:
         return value
+    if isinstance(value, datetime):  # python-liquid remembers one moment of two zones as one time
+        made = value.strftime(str(form))
+        return Markup(made) if environment.autoescape and isinstance(form, Markup) else made
     return misc.date(value, form, environment=environment)
 
 

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 from liquid import Environment, RenderContext, TokenStream
 from liquid.ast import Node
 from liquid.builtin.expressions import LoopExpression
+from liquid.builtin.output import Output, OutputNode
+from liquid.builtin.tags.echo_tag import EchoTag
 from liquid.builtin.tags.for_tag import ForTag
 from liquid.builtin.tags.inline_comment_tag import InlineCommentTag
 from liquid.builtin.tags.liquid_tag import LiquidTag
@@ -23,6 +25,7 @@ from liquid.token import TOKEN_EXPRESSION, TOKEN_TAG, Token
 from tocsin.content.filters import FILTERS
 from tocsin.content.lexer import lex, split_lines
 from tocsin.content.metering import MeteredContext, meter
+from tocsin.content.profile_values import show_value
 
 OUTPUT_BYTES = 2 * 1024 * 1024
 ROUNDS = 1000  # of a loop, and of loops in one another
@@ -86,6 +89,21 @@ def _bound_loop(node: Node) -> Node:
     return node
 
 
+class _ShownValue(OutputNode):
+    """{{ … }}, with values as `show_value` shows them."""
+
+    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
+        return buffer.write(show_value(self.expression.evaluate(context), html=context.autoescape))
+
+
+class _Output(Output):
+    node_class = _ShownValue
+
+
+class _Echo(EchoTag):
+    node_class = _ShownValue  # type: ignore[assignment]  # it needs nothing of an EchoNode
+
+
 class _For(ForTag):
     def parse(self, stream: TokenStream) -> Node:
         return _bound_loop(super().parse(stream))
@@ -133,7 +151,7 @@ class _LimitedEnvironment(Environment):
 
     def setup_tags_and_filters(self, *, extra: bool = False) -> None:
         super().setup_tags_and_filters(extra=extra)
-        for tag in (_For, _Tablerow, _Liquid, _InlineComment):
+        for tag in (_Output, _Echo, _For, _Tablerow, _Liquid, _InlineComment):
             self.add_tag(tag)
         for name in ("include", "render"):  # there are no files to take from
             del self.tags[name]

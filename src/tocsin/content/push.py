@@ -10,7 +10,15 @@ import msgspec
 from tocsin.channels import PUSH_PLATFORMS, Platform
 from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, read_block
 from tocsin.content.content import Addressing, Content, read_text
-from tocsin.content.template import CompiledTemplate, compile_template, is_template
+from tocsin.content.template import (
+    CompiledTemplate,
+    CompiledValue,
+    compile_template,
+    compile_value,
+    fill_value,
+    find_templates,
+    is_template,
+)
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Push
 from tocsin.providers.payload import APNS_BYTES, FCM_BYTES, measure_json, measure_payload
@@ -90,24 +98,30 @@ class _CompiledBlock:
 
     def __init__(self, platform: str, block: Mapping[str, Any]):
         self._platform = platform
-        self._values = dict(block)
-        self.templates = {
-            key: compile_template(key, value, place=f"$.content.platform_specific.{platform}.{key}")
-            for key, value in block.items()
-            if is_template(value)
-        }
-        self._empty = _make_fields(platform, self._values | dict.fromkeys(self.templates, ""))
+        self._fixed: dict[str, Any] = {}
+        self._compiled: dict[str, CompiledValue] = {}
+        self.templates: list[CompiledTemplate] = []
+        for key, value in block.items():
+            compiled = compile_value(key, value, f"$.content.platform_specific.{platform}.{key}")
+            if found := list(find_templates(compiled)):
+                self.templates += found
+                self._compiled[key] = compiled
+            else:
+                self._fixed[key] = value
+        self._keys = list(block)
+        self._empty = self._make(None)
 
     def fill(self, values: Mapping[str, Any]) -> _BlockFields:
         """Return the fields for one profile."""
-        if not self.templates:
-            return self._empty
-        filled = {key: template.fill(values) for key, template in self.templates.items()}
-        return _make_fields(self._platform, self._values | filled)
+        return self._make(values) if self.templates else self._empty
 
     def fill_empty(self) -> _BlockFields:
         """Return the fields with "" in the place of each template."""
         return self._empty
+
+    def _make(self, values: Mapping[str, Any] | None) -> _BlockFields:
+        filled = self._fixed | {key: fill_value(value, values) for key, value in self._compiled.items()}
+        return _make_fields(self._platform, {key: filled[key] for key in self._keys})
 
 
 class PushForm:
@@ -125,7 +139,7 @@ class PushForm:
         yield self._title
         yield self._body
         for block in self._blocks.values():
-            yield from block.templates.values()
+            yield from block.templates
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
         """Return the push for one device."""

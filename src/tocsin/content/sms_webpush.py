@@ -8,7 +8,14 @@ from typing import Any
 import msgspec
 
 from tocsin.content.content import Addressing, Content, Unrenderable, read_text
-from tocsin.content.template import CompiledTemplate, compile_template, is_template
+from tocsin.content.template import (
+    CompiledTemplate,
+    CompiledValue,
+    compile_template,
+    compile_value,
+    fill_value,
+    find_templates,
+)
 from tocsin.errors import Problem
 from tocsin.providers.contract import Notice
 
@@ -52,8 +59,11 @@ class NoticeForm:
         self._channel = content.channel
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
-        self._blocks: dict[str, dict[str, CompiledTemplate | Any]] = {
-            name: {key: _compile(name, key, value) for key, value in block.items()}
+        self._blocks: dict[str, dict[str, CompiledValue]] = {
+            name: {
+                key: compile_value(key, value, f"$.content.platform_specific.{name}.{key}")
+                for key, value in block.items()
+            }
             for name, block in content.platforms.items()
         }
 
@@ -62,20 +72,14 @@ class NoticeForm:
         yield self._title
         yield self._body
         for block in self._blocks.values():
-            yield from (value for value in block.values() if isinstance(value, CompiledTemplate))
+            yield from find_templates(block)
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Notice:
         """Return the notice for one address. Raise Unrenderable when it is larger than gateways or browsers take."""
         content: dict[str, Any] = {"body": self._body.fill(values)}
         if self._channel == "webpush":
             content["title"] = self._title.fill(values)
-            content["platform_specific"] = {
-                name: {
-                    key: value.fill(values) if isinstance(value, CompiledTemplate) else value
-                    for key, value in block.items()
-                }
-                for name, block in self._blocks.items()
-            }
+            content["platform_specific"] = {name: fill_value(block, values) for name, block in self._blocks.items()}
             if (size := len(msgspec.json.encode(content))) > WEBPUSH_BYTES:
                 raise Unrenderable(f"{size} bytes, and browsers take {WEBPUSH_BYTES}")
         elif len(content["body"]) > SMS_LETTERS:
@@ -89,9 +93,3 @@ class NoticeForm:
             content=content,
             expires_at=envelope.expires_at,
         )
-
-
-def _compile(browser: str, key: str, value: Any) -> CompiledTemplate | Any:
-    if not is_template(value):
-        return value
-    return compile_template(key, value, place=f"$.content.platform_specific.{browser}.{key}")
