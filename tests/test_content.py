@@ -305,11 +305,14 @@ def test_our_keys_cannot_be_forged() -> None:
 
 def test_reserved_keys_are_refused() -> None:
     """Keys that belong to a vendor are refused on its platform, and are the caller's own on another."""
-    for key in ("from", "message_type", "gcm", "google.", "google.sent_time"):
-        assert f"{key} is a reserved key" in refuse_block("android", **{key: "x"})
+    reserved = ("from", "message_type", "gcm", "gcm.notification.title", "google.", "googled", "notification.title")
+    for key in reserved:
+        sentence = refuse_block("android", **{key: "x"})
+        assert f"{key} is a reserved key" in sentence
+        assert sentence.endswith(f"(at $.content.platform_specific.android.{key})")
         assert push({}, "ios", **{key: "x"}).data[key] == "x"
     assert "aps is a reserved key" in refuse_block("ios", aps={"alert": "x"})
-    assert push({}, "android", aps="x", googled="x").data["googled"] == "x"
+    assert push({}, "android", aps="x", gcms="x").data["gcms"] == "x"
 
 
 def test_wrong_blocks_are_refused() -> None:

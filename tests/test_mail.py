@@ -26,7 +26,7 @@ from tocsin.content import Renderer, read_content
 from tocsin.content.content import Addressing
 from tocsin.content.mail_body import Body
 from tocsin.content.plain_text import tidy, to_text
-from tocsin.content.template import ProfileValues, compile_template, fill
+from tocsin.content.template import ProfileValues, compile_template
 from tocsin.errors import Misconfigured
 from tocsin.providers.contract import Address, Mail
 from tocsin.providers.mail import mime
@@ -299,7 +299,7 @@ TEMPLATES = [
 def test_text_is_what_a_reader_sees(template: str, value: str) -> None:
     """The HTML is what Liquid renders, and the text what a reader of that HTML would see."""
     values = {"Profile": ProfileValues({"V": value})}
-    whole = fill(compile_template("body", template, html=True), values)
+    whole = compile_template("body", template, html=True).fill(values)
     html, text = Body(template).render(values)
     assert html == whole
     assert tidy(text) == to_text(whole)

@@ -26,6 +26,7 @@ from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.dashboard import PAGES
@@ -139,6 +140,7 @@ def _make_context(
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),
+        compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, secret),
         load=load,
         wakeups=wakeups,

@@ -17,6 +17,7 @@ from tocsin import queue
 from tocsin.account import create_account
 from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_campaign, insert_campaign
 from tocsin.campaign.send import accept, read_asked
 from tocsin.campaign.send_queue import SendQueue
@@ -167,7 +168,7 @@ class Stage:
 
     async def send(self, to: dict[str, list[Any]], channel: str = "push", **fields: Any) -> None:
         body = {"to": to, "content": CONTENT} | fields
-        await accept(self.send_queue, self.account, channel, read_asked(body), self.now, self.settings)
+        await accept(self.send_queue, self.account, channel, read_asked(body), self.now, self.settings, CompilePool())
 
     async def lease(self, owner: str = "other") -> Chunk | None:
         chunks = await self.ledger.write(

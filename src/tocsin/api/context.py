@@ -17,6 +17,7 @@ from tocsin.api.http import read_object
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeups
@@ -39,6 +40,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     bodies: Bodies
     health: Health
     send_queue: SendQueue
+    compile_pool: CompilePool
     feedback: Feedback
     load: LoadMeter
     wakeups: Wakeups

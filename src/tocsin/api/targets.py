@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
+from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection
@@ -78,8 +78,17 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
     # In a thread: templates are compiled and tried out.
-    spec = await asyncio.to_thread(
-        read_spec, body, account, now, segments, require_channel=context.settings.require_android_channel
+    spec = await context.compile_pool.run(
+        account.id,
+        partial(
+            read_spec,
+            body,
+            account,
+            now,
+            segments,
+            require_channel=context.settings.require_android_channel,
+            unsubscribe_link=bool(context.settings.public_url),
+        ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
     estimates = {} if body.get("skip_estimate") else await _estimate(context, account, spec, now)

@@ -3,15 +3,15 @@ which users the identities are is looked up by the worker."""
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import Meta
 
 from tocsin.account import Account
 from tocsin.campaign.addressees import TO_KINDS, TO_LIMIT, check_to
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send_queue import NOT_TAGGED, QueuedSend, SendQueue
 from tocsin.campaign.spec import OnCrash
 from tocsin.content import read_content
@@ -85,6 +85,7 @@ async def accept(
     asked: SendJson,
     now: float,
     settings: Settings,
+    compile_pool: CompilePool,
     key: IdempotencyKey | None = None,
 ) -> bool:
     """Queue one request. Return False when it was queued before, by its key. Raise Problem with the documented codes:
@@ -92,7 +93,8 @@ async def accept(
     for field in NOT_YET:
         if getattr(asked, field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
-    content = await _check_content(bytes(asked.content), channel, settings.require_android_channel)
+    rules = settings.require_android_channel, bool(settings.public_url)
+    content = await _check_content(_AskedContent(bytes(asked.content), channel, *rules), account.id, compile_pool)
     request = StoredRequest(
         to=asked.to,
         content=msgspec.Raw(content),
@@ -111,30 +113,46 @@ async def accept(
     return await send_queue.put(QueuedSend(new, key))
 
 
-async def _check_content(raw: bytes, channel: str, require_channel: bool) -> bytes:
+async def _check_content(asked: _AskedContent, account_id: str, compile_pool: CompilePool) -> bytes:
     """Return the content as it is kept. Templates are compiled and tried out in a thread, and remembered as good: most
     requests say the same. A short content without templates is checked at once, in less time than a thread takes."""
+    raw = asked.raw
     if len(raw) > KNOWN_BYTES:
-        return await asyncio.to_thread(_compile, raw, channel, require_channel)
-    if (known := _KNOWN.get((raw, channel, require_channel))) is None:
+        return await compile_pool.run(account_id, asked.compile)
+    if (known := _KNOWN.get(asked)) is None:
         if len(raw) <= PLAIN_BYTES and b"{{" not in raw and b"{%" not in raw and rb"\u00" not in raw:
-            return _compile(raw, channel, require_channel)
-        known = await asyncio.to_thread(_compile, raw, channel, require_channel)
-        _KNOWN[raw, channel, require_channel] = known
+            return asked.compile()
+        known = await compile_pool.run(account_id, asked.compile)
+        _KNOWN[asked] = known
         while len(_KNOWN) > KNOWN_CONTENTS:
             del _KNOWN[next(iter(_KNOWN))]
     return known
 
 
-_KNOWN: dict[tuple[bytes, str, bool], bytes] = {}
+class _AskedContent(NamedTuple):
+    """A content as it came, and what decides whether it is right."""
+
+    raw: bytes
+    channel: str
+    require_channel: bool
+    unsubscribe_link: bool
+
+    def compile(self) -> bytes:
+        """Return the content as it is kept. Raise Problem."""
+        try:
+            content = msgspec.json.decode(self.raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise Problem(f"Invalid JSON payload: {error}", code=78) from None
+        read = read_content(
+            content,
+            self.channel,
+            require_channel=self.require_channel,
+            unsubscribe_link=self.unsubscribe_link,
+        )
+        return msgspec.json.encode(read)
 
 
-def _compile(raw: bytes, channel: str, require_channel: bool) -> bytes:
-    try:
-        content = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise Problem(f"Invalid JSON payload: {error}", code=78) from None
-    return msgspec.json.encode(read_content(content, channel, require_channel=require_channel))
+_KNOWN: dict[_AskedContent, bytes] = {}
 
 
 def _read_tag(tag: str | None) -> str:

@@ -137,6 +137,7 @@ def read_spec(
     segments: Segments | None = None,
     *,
     require_channel: bool = False,
+    unsubscribe_link: bool = True,
 ) -> Spec:
     """Return the campaign of a create request; `segments` are the saved ones it may name. Raise Problem, of name,
     content, when and where in this order, which is the documented one."""
@@ -148,10 +149,11 @@ def read_spec(
         raise Problem(f"name is longer than {NAME_BYTES} bytes (at $.name)")
     if channel not in CHANNELS:
         raise Problem(f"target_mode must be one of {', '.join(CHANNELS)} (at $.target_mode)")
-    variants = _read_variants(asked.variants or (), channel, require_channel=require_channel)
+    rules = {"require_channel": require_channel, "unsubscribe_link": unsubscribe_link}
+    variants = _read_variants(asked.variants or (), channel, rules)
     content = variants[0].content if variants else None
     if content is None:
-        content = read_content(body.get("content"), channel, require_channel=require_channel)
+        content = read_content(body.get("content"), channel, **rules)
     when = read_schedule(body, account.zone, now)
     query = _read_audience(body, segments or {})
     for field in NOT_YET:
@@ -199,13 +201,13 @@ def _read_control(group: ControlJson | CustomControlJson | None) -> float:
     return group.percentage if group else 0.0
 
 
-def _read_variants(those: Sequence[VariantJson], channel: str, *, require_channel: bool) -> tuple[Variant, ...]:
+def _read_variants(those: Sequence[VariantJson], channel: str, rules: Mapping[str, bool]) -> tuple[Variant, ...]:
     """Return the variants. Raise Problem when two have one name, or they do not sum to 100 percent."""
     found: list[Variant] = []
     for index, one in enumerate(those):
         if one.name in [other.name for other in found]:
             raise Problem(f"a variant needs a name of its own (at $.variants[{index}].name)")
-        content = read_content(one.content, channel, require_channel=require_channel)
+        content = read_content(one.content, channel, **rules)
         found.append(Variant(one.name, content, one.percentage))
     if found and abs(sum(one.percentage for one in found) - 100) > 1e-6:
         raise Problem("the percentages of the variants must sum to 100 (at $.variants)")

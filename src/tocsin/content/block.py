@@ -13,8 +13,10 @@ KEYS = 100
 KEY_BYTES = 120
 ACTIONS = 3  # buttons that Android shows
 CHANNEL_NEEDED = "Notification channel is required for devices having Android 8.0 or above"
-# FCM answers 400 for these in `data`; APNs reads `aps` itself.
-RESERVED_KEYS = {"android": ("from", "message_type", "gcm", "google."), "ios": ("aps",), "windows": ()}
+# FCM answers 400 for these in `data`, or reads them itself (its reference: `from`, `message_type`, «google.»,
+# «gcm.notification.»; its page of errors: `from`, `gcm`, «google»); APNs reads `aps` itself.
+RESERVED_KEYS = {"android": ("from", "message_type", "gcm"), "ios": ("aps",), "windows": ()}
+RESERVED_STARTS = {"android": ("google", "gcm.", "notification."), "ios": (), "windows": ()}
 # Keys that become a field of the message; every other key reaches the app as it is.
 FIELDS: dict[str, frozenset[str]] = {
     "android": frozenset(
@@ -60,8 +62,8 @@ def read_block(given: str, block: Any, require_channel: bool) -> tuple[Platform,
     for key, value in block.items():
         if not 0 < len(key.encode()) <= KEY_BYTES:
             raise Problem(f"a key is empty or longer than {KEY_BYTES} bytes (at {place})")
-        if any(key == word or (word.endswith(".") and key.startswith(word)) for word in RESERVED_KEYS[name]):
-            raise Problem(f"{key} is a reserved key (at {place}.{key})")
+        if key in RESERVED_KEYS[name] or key.startswith(RESERVED_STARTS[name]):
+            raise Problem(f"{key} is a reserved key of the vendor (at {place}.{key})")
         _check_value(name, key, value, f"{place}.{key}")
     if name == "android" and require_channel and not block.get("wzrk_cid"):
         raise Problem(CHANNEL_NEEDED, code=9)

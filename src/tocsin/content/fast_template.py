@@ -6,12 +6,11 @@ It takes a tenth of the time of python-liquid and has the same result; a test co
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
 
 import msgspec
-from liquid import escape
 from liquid.exceptions import OutputStreamLimitError
+
+from tocsin.content.profile_values import ProfileValues, show_value
 
 _SPACE = r"[ \t\n]*"
 _FIELD = re.compile(
@@ -33,38 +32,6 @@ _RESERVED_WORDS = re.compile(
     "and|as|blank|cols|contains|continue|else|empty|false|first|for|if|in|last|limit|nil|not|null|offset|or|required|"
     "reversed|size|true|with"
 )
-
-
-class ProfileValues(Mapping[str, Any]):
-    """The profile as templates see it. A key is looked up as it is spelled, then without regard to case."""
-
-    def __init__(self, profile: Mapping[str, Any]):
-        self._profile = profile
-
-    def __getitem__(self, key: str) -> Any:
-        if key in self._profile:
-            return self._profile[key]
-        wanted = str(key).lower()
-        for name, value in self._profile.items():
-            if name.lower() == wanted:
-                return value
-        raise KeyError(key)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._profile)
-
-    def __len__(self) -> int:
-        return len(self._profile)
-
-    def find(self, key: str, folded: str) -> Any:
-        """Return a value, None where there is none: a template shows nothing for both. folded: `key` in lower case."""
-        profile = self._profile
-        if key in profile:
-            return profile[key]
-        for name in profile:
-            if name.lower() == folded:
-                return profile[name]
-        return None
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -101,17 +68,7 @@ def show(field: Field, profile: ProfileValues, *, html: bool) -> str:
     value = profile.find(field.key, field.folded)
     if field.default is not None and (value is None or value is False or value == "" or value in ([], {})):
         return field.default
-    text = value if isinstance(value, str) else _make_text(value)
-    return str(escape(text)) if html else text
-
-
-def _make_text(value: Any) -> str:
-    """Return a value as Liquid renders it."""
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "".join([str(one) for one in value]) if isinstance(value, list) else str(value)
+    return str(show_value(value, html=html))
 
 
 def read_fast_template(text: str, *, html: bool, limit: int) -> FastTemplate | None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from html import escape
 from typing import Any
 
-from tocsin.content.content import Addressing, Content, read_text
+from tocsin.content.content import Addressing, Content, Unrenderable, read_text
 from tocsin.content.mail_body import Body
-from tocsin.content.template import compile_template, fill
+from tocsin.content.template import CompiledTemplate, compile_template
 from tocsin.errors import Problem
 from tocsin.providers.contract import Mail
 
 MAIL_BYTES = 1024 * 1024
 SUBJECT_BYTES = 900  # a header line may have 998
+UNSUBSCRIBE = "*|UNSUBSCRIBE|*"  # CleverTap's tag for the recipient's own link
 
 
-def read_mail(raw: Mapping[str, Any]) -> Content:
-    """Return the `content` of a mail. Raises Problem for a field that is missing, too long or not one line, and for cc
-    and bcc."""
+def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
+    """Return the `content` of a mail. Raises Problem for a field that is missing, too long or not one line, for cc and
+    bcc, and for UNSUBSCRIBE without an `unsubscribe_link`."""
     content = Content(
         subject=read_text(raw, "subject"),
         body=read_text(raw, "body"),
@@ -35,6 +37,10 @@ def read_mail(raw: Mapping[str, Any]) -> Content:
             raise Problem(f"{key} is longer than {SUBJECT_BYTES} bytes (at $.content.{key})")
     if len(content.body.encode()) > MAIL_BYTES:
         raise Problem(f"body is longer than {MAIL_BYTES} bytes (at $.content.body)")
+    if UNSUBSCRIBE in content.body and not unsubscribe_link:
+        raise Problem(
+            f"{UNSUBSCRIBE} needs a public address: the operator has to set TOCSIN_PUBLIC_URL (at $.content.body)"
+        )
     return content
 
 
@@ -45,15 +51,26 @@ class MailForm:
         self._content = content
         self._subject = compile_template("subject", content.subject)
         self._body = Body(content.body)
+        self._has_link = UNSUBSCRIBE in content.body
 
-    def render(self, values: Mapping[str, Any], envelope: Addressing) -> Mail:
+    def templates(self) -> Iterator[CompiledTemplate]:
+        """Return the templates."""
+        yield self._subject
+        yield from self._body.templates()
+
+    def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Mail:
         """Return the mail for one mailbox. Raises what Liquid and its filters raise."""
         html, text = self._body.render(values)
+        if self._has_link:
+            if not envelope.unsubscribe:
+                raise Unrenderable(f"{UNSUBSCRIBE} needs TOCSIN_PUBLIC_URL")
+            html = html.replace(UNSUBSCRIBE, escape(envelope.unsubscribe))
+            text = text.replace(UNSUBSCRIBE, envelope.unsubscribe)
         return Mail(
             id=envelope.id,
             campaign=envelope.campaign,
             address=envelope.address,
-            subject=" ".join(fill(self._subject, values).split()),  # a value may hold a line break, a header may not
+            subject=" ".join(self._subject.fill(values).split()),  # a value may hold a line break, a header may not
             html=html,
             text=text,
             sender_name=self._content.sender_name,

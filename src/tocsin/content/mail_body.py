@@ -7,11 +7,12 @@ parser leaves alone, and then the tags in place of the marks.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from tocsin.content.plain_text import tidy, to_text
-from tocsin.content.template import TAG, Template, compile_template, fill
+from tocsin.content.lexer import find_tags
+from tocsin.content.plain_text import TEXT_LETTERS, tidy, to_text
+from tocsin.content.template import CompiledTemplate, compile_template, is_template
 from tocsin.errors import Problem
 
 _MARKS = "\ue000\ue001"  # private use characters: no text has them
@@ -29,30 +30,41 @@ class Body:
         self._text = _make_text_template(source)
         self._has_blocks = "{%" in source
 
+    def templates(self) -> Iterator[CompiledTemplate]:
+        """Return the templates of HTML and text."""
+        yield self._html
+        if self._text is not None:
+            yield self._text
+
     def render(self, values: Mapping[str, Any]) -> tuple[str, str]:
         """Return HTML and text for one profile. Values are escaped in the HTML and unchanged in the text. Raises what
         Liquid and its filters raise."""
-        html = fill(self._html, values)
+        html = self._html.fill(values)
         if self._text is None:
-            return html, to_text(html)
-        text = fill(self._text, values)
-        return html, tidy(text) if self._has_blocks else text  # blocks leave empty lines behind
+            return html, to_text(html[:TEXT_LETTERS])
+        text = self._text.fill(values)
+        # Blocks leave empty lines behind.
+        return html, tidy(text[:TEXT_LETTERS]) if self._has_blocks else text
 
 
-def _make_text_template(source: str) -> Template | None:
+def _make_text_template(source: str) -> CompiledTemplate | None:
     """Return the template of the plain text, None when the text has to be made from the rendered HTML."""
+    if not is_template(source):
+        text = to_text(source)  # with tags in it, if they were written as entities
+        return CompiledTemplate(text, "body", "$.content.body", len(text))
     if _HTML_FILTER.search(source) or any(mark in source for mark in _MARKS):
         return None
+    marked: list[str] = []
     tags: list[str] = []
-
-    def mark(found: re.Match[str]) -> str:
-        tags.append(found[0])
-        return f"\ue000{len(tags) - 1}\ue001"
-
-    marked = to_text(TAG.sub(mark, source))
-    if "{{" in marked or "{%" in marked:  # written as entities, they would become tags
+    end = 0
+    for tag in find_tags(source):
+        marked += [source[end : tag.start], f"\ue000{len(tags)}\ue001"]
+        tags.append(source[tag.start : tag.end])
+        end = tag.end
+    text = to_text("".join([*marked, source[end:]]))
+    if "{{" in text or "{%" in text:  # written as entities, or between {% raw %}, they would become tags
         return None
     try:
-        return compile_template("body", _MARK.sub(lambda found: tags[int(found[1])], marked))
+        return compile_template("body", _MARK.sub(lambda found: tags[int(found[1])], text))
     except Problem:  # a tag began within what a reader sees and ended elsewhere
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -10,13 +10,21 @@ import msgspec
 from tocsin.channels import PUSH_PLATFORMS, Platform
 from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, read_block
 from tocsin.content.content import Addressing, Content, read_text
-from tocsin.content.template import Template, compile_template, fill, is_template
+from tocsin.content.template import (
+    CompiledTemplate,
+    CompiledValue,
+    compile_template,
+    compile_value,
+    fill_value,
+    find_templates,
+    is_template,
+)
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address, Push
 from tocsin.providers.payload import APNS_BYTES, FCM_BYTES, measure_json, measure_payload
 from tocsin.providers.toast import TOAST_BYTES, measure_toast
 
-__all__ = ["CHANNEL_NEEDED", "SOURCE_BYTES", "PushForm", "read_push"]
+__all__ = ["CHANNEL_NEEDED", "SOURCE_BYTES", "PushForm", "check_room", "read_push"]
 
 # Title, body and one platform's block of a request, at most: four times a vendor's message, since a template may hold a
 # text for each language. What a device gets is shortened to what its vendor takes.
@@ -46,14 +54,18 @@ def read_push(raw: Mapping[str, Any], require_channel: bool) -> Content:
         size = texts + len(msgspec.json.encode(platforms.get(name, {})))
         if size > SOURCE_BYTES:
             raise Problem(f"content is {size} bytes for {name}; at most {SOURCE_BYTES} are taken (at $.content)")
-    content = Content(title=title, body=body, platforms=platforms)
-    form = PushForm(content)
-    for name, block in platforms.items():
-        _check_room(name, block, form, min(texts, TEXT_BYTES))
-    return content
+    return Content(title=title, body=body, platforms=dict(platforms))
 
 
-def _check_room(name: Platform, block: Mapping[str, Any], form: PushForm, needed: int) -> None:
+def check_room(content: Content, form: PushForm) -> None:
+    """Raise Problem 400 for a push that no device of a platform could get."""
+    needed = min(len(content.title.encode()) + len(content.body.encode()), TEXT_BYTES)
+    for name in PUSH_PLATFORMS:
+        if name in content.platforms:
+            _check_block(name, content.platforms[name], form, needed)
+
+
+def _check_block(name: Platform, block: Mapping[str, Any], form: PushForm, needed: int) -> None:
     """Raise Problem 400 for a block that leaves title and body fewer than `needed` bytes of what the vendor takes, even
     with its templates empty: no device could get it."""
     vendor, limit = LIMITS[name]
@@ -86,22 +98,30 @@ class _CompiledBlock:
 
     def __init__(self, platform: str, block: Mapping[str, Any]):
         self._platform = platform
-        self._values = dict(block)
-        self._templates: dict[str, Template] = {
-            key: compile_template(key, value) for key, value in block.items() if is_template(value)
-        }
-        self._empty = _make_fields(platform, self._values | dict.fromkeys(self._templates, ""))
+        self._fixed: dict[str, Any] = {}
+        self._compiled: dict[str, CompiledValue] = {}
+        self.templates: list[CompiledTemplate] = []
+        for key, value in block.items():
+            compiled = compile_value(key, value, f"$.content.platform_specific.{platform}.{key}")
+            if found := list(find_templates(compiled)):
+                self.templates += found
+                self._compiled[key] = compiled
+            else:
+                self._fixed[key] = value
+        self._keys = list(block)
+        self._empty = self._make(None)
 
     def fill(self, values: Mapping[str, Any]) -> _BlockFields:
         """Return the fields for one profile."""
-        if not self._templates:
-            return self._empty
-        filled = {key: fill(template, values) for key, template in self._templates.items()}
-        return _make_fields(self._platform, self._values | filled)
+        return self._make(values) if self.templates else self._empty
 
     def fill_empty(self) -> _BlockFields:
         """Return the fields with "" in the place of each template."""
         return self._empty
+
+    def _make(self, values: Mapping[str, Any] | None) -> _BlockFields:
+        filled = self._fixed | {key: fill_value(value, values) for key, value in self._compiled.items()}
+        return _make_fields(self._platform, {key: filled[key] for key in self._keys})
 
 
 class PushForm:
@@ -114,10 +134,17 @@ class PushForm:
             name: _CompiledBlock(name, content.platforms.get(name, {})) for name in PUSH_PLATFORMS
         }
 
+    def templates(self) -> Iterator[CompiledTemplate]:
+        """Return the templates of all platforms."""
+        yield self._title
+        yield self._body
+        for block in self._blocks.values():
+            yield from block.templates
+
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
         """Return the push for one device."""
         fields = self._blocks[platform].fill(values)
-        return _make_push(fields, fill(self._title, values), fill(self._body, values), envelope)
+        return _make_push(fields, self._title.fill(values), self._body.fill(values), envelope)
 
     def measure(self, platform: Platform) -> int:
         """Return the bytes of the message without title and body, and with the block's templates empty."""

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
 
 from tocsin.content.content import Addressing, Content, Unrenderable, read_text
-from tocsin.content.template import Template, compile_template, fill, is_template
+from tocsin.content.template import (
+    CompiledTemplate,
+    CompiledValue,
+    compile_template,
+    compile_value,
+    fill_value,
+    find_templates,
+)
 from tocsin.errors import Problem
 from tocsin.providers.contract import Notice
 
@@ -52,29 +59,27 @@ class NoticeForm:
         self._channel = content.channel
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
-        self._blocks: dict[str, dict[str, Template | Any]] = {
-            name: {key: compile_template(key, value) if is_template(value) else value for key, value in block.items()}
+        self._blocks: dict[str, dict[str, CompiledValue]] = {
+            name: {
+                key: compile_value(key, value, f"$.content.platform_specific.{name}.{key}")
+                for key, value in block.items()
+            }
             for name, block in content.platforms.items()
-        }
-        self._templates = {
-            (name, key)
-            for name, block in content.platforms.items()
-            for key, value in block.items()
-            if is_template(value)
         }
 
-    def render(self, values: Mapping[str, Any], envelope: Addressing) -> Notice:
+    def templates(self) -> Iterator[CompiledTemplate]:
+        """Return the templates of all browsers."""
+        yield self._title
+        yield self._body
+        for block in self._blocks.values():
+            yield from find_templates(block)
+
+    def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Notice:
         """Return the notice for one address. Raise Unrenderable when it is larger than gateways or browsers take."""
-        content: dict[str, Any] = {"body": fill(self._body, values)}
+        content: dict[str, Any] = {"body": self._body.fill(values)}
         if self._channel == "webpush":
-            content["title"] = fill(self._title, values)
-            content["platform_specific"] = {
-                name: {
-                    key: fill(value, values) if (name, key) in self._templates else value
-                    for key, value in block.items()
-                }
-                for name, block in self._blocks.items()
-            }
+            content["title"] = self._title.fill(values)
+            content["platform_specific"] = {name: fill_value(block, values) for name, block in self._blocks.items()}
             if (size := len(msgspec.json.encode(content))) > WEBPUSH_BYTES:
                 raise Unrenderable(f"{size} bytes, and browsers take {WEBPUSH_BYTES}")
         elif len(content["body"]) > SMS_LETTERS:
