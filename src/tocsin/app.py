@@ -39,12 +39,14 @@ from tocsin.delivery.snapshot import Snapshots
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
+from tocsin.feedback.interactions import forget_old_reports
 from tocsin.feedback.mail import Feedback
-from tocsin.idempotency import forget_old
+from tocsin.idempotency import forget_all_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
 from tocsin.store.notification import listen
+from tocsin.store.open_files import describe_shortage, raise_open_files
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -70,6 +72,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
+    if shortage := describe_shortage(raise_open_files()):
+        log.warning("few open files", what=shortage)
     with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
         stores = Stores(settings)
@@ -98,6 +102,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
             tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
+            tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),
@@ -192,8 +197,7 @@ async def _listen(app: ASGIApp, host: str, port: int, settings: Settings) -> tup
 
 
 async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: asyncio.Event) -> None:
-    """Snapshot due runs until `stop` is set; a failure is logged and the run stays due. Delete what is no longer needed
-    every SWEEP_SECONDS."""
+    """Snapshot due runs until `stop` is set; a failure is logged and the run stays due."""
 
     def note_end(begun: bool) -> None:
         wakeups.runs.notify()
@@ -201,14 +205,9 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
             wakeups.chunks.notify()
 
     snapshots = Snapshots(stores.ledger, stores.facts, settings, note_end)
-    swept = 0.0
     while not stop.is_set():
         pause = POLL_SECONDS
         try:
-            if time.monotonic() > swept + SWEEP_SECONDS:
-                swept = time.monotonic()
-                await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
-                await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             await snapshots.begin_due(time.time())
             if stores.ledger.embedded and not snapshots.busy:  # who adds a run says so: only the time is looked at
                 due = await stores.ledger.read(find_next_due)
@@ -218,6 +217,20 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
             pause = TROUBLE_SECONDS
         await wakeups.runs.wait(pause)
     await snapshots.finish()
+
+
+async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
+    """Delete what has an age every SWEEP_SECONDS until `stop` is set: keys of requests, places under caps, first
+    reports. A failure is logged, and the next sweep does what was left."""
+    while not stop.is_set():
+        try:
+            await forget_all_old(stores.ledger, time.time())
+            await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
+            await forget_old_reports(stores.ledger, time.time(), settings.report_days)
+        except Exception:
+            log.exception("sweep interrupted")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), SWEEP_SECONDS)
 
 
 def _settle_memory() -> None:
