@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import queue
+import re
 import secrets
 import threading
 from collections import defaultdict
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit
 
 from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
+from tocsin.settings import hide_passwords
 from tocsin.store.stopwatch import Stopwatch
 
 CONNECTIONS = 4  # queries side by side; chDB shares its threads among them anyway
@@ -56,8 +58,16 @@ COLUMNS = {
     ),
 }
 
+# «Code: 469. DB::Exception: Constraint … is violated … (VIOLATED_CONSTRAINT)»
+_CODE = re.compile(r"[Cc]ode: (\d+)")
+_NAME = re.compile(r"\(([A-Z][A-Z_]{3,})\)")
+
 Row = tuple[Any, ...]
 Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
+
+
+class FactsError(Exception):
+    """The facts store refused a statement. Its own sentence, which may quote values, is left out."""
 
 
 class Facts:
@@ -221,7 +231,8 @@ class Facts:
     def _client(self) -> Iterator[Any]:
         client = self._take()
         try:
-            yield client
+            with _values_hidden():
+                yield client
         finally:
             self._idle.put(client)
 
@@ -237,6 +248,18 @@ class Facts:
             with self._lock:
                 self._made -= 1
             raise
+
+
+@contextmanager
+def _values_hidden() -> Iterator[None]:
+    """Leave only code and name of the store's errors: their sentences quote the rows and parameters they are about."""
+    try:
+        yield
+    except Exception as error:
+        if found := _CODE.search(str(error)):
+            name = (_NAME.findall(str(error)) or ["no name"])[-1]
+            raise FactsError(f"facts: code {found[1]}, {name}") from None
+        raise
 
 
 def connect(url: str) -> Any:
@@ -267,9 +290,9 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
     try:
         client = connect(url)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = hide_passwords(" ".join(str(error).split()))[:200]
         raise Misconfigured(
-            f"The facts store at {_without_password(url)} cannot be opened ({reason}). A chDB folder belongs "
+            f"The facts store at {hide_passwords(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
     for statement in read_script():
@@ -293,12 +316,7 @@ def _check_layout(client: Any, url: str) -> None:
         found = {row[0] for row in client.query(f"DESCRIBE TABLE {table}").result_rows}
         if missing := set(columns) - found:
             raise Misconfigured(
-                f"The facts store at {_without_password(url)} was made by another version of Tocsin: its table {table} "
+                f"The facts store at {hide_passwords(url)} was made by another version of Tocsin: its table {table} "
                 f"lacks {', '.join(sorted(missing))}. Give TOCSIN_FACTS_URL a new place, run `tocsin repair` for "
                 "profiles and outcomes, and `tocsin import` for events."
             )
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":…@")
