@@ -52,4 +52,4 @@ async def upload_as(context: Context, request: Request, account: Account, *, sys
     return answer(text)
 
 
-ENDPOINTS = [post("/1/upload", upload)]
+ENDPOINTS = [post("/1/upload", upload, right="upload")]
