@@ -23,7 +23,7 @@ async def track(context: Context, request: Request) -> Response:
     push_id = body.get("id")
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
-    await record_interaction(context.ledger, context.facts, context.secret, kind, push_id, context.clock())
+    await record_interaction(context.ledger, context.facts, context.signed_ids, kind, push_id, context.clock())
     return answer({"status": "success"})
 
 

@@ -15,13 +15,16 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
 
-from tocsin.ingest.profile import apply_changes, split_push_choice
+from tocsin.channels import CHANNELS
+from tocsin.ingest.profile import apply_changes, split_push_choice, wants
 from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
+from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
 from tocsin.store.rows import among_named, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
+EMAIL = CHANNELS["email"]
 VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
 DEVICE_ID_BYTES = 256  # a token with a longer objectId is rejected (530), so there is no device with a choice
@@ -38,6 +41,7 @@ class People:
         self._kinds: dict[int, set[str]] = defaultdict(set)
         self._profiles: dict[int, dict[str, Any]] = {}
         self.created: set[int] = set()
+        self._returned: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
@@ -80,6 +84,8 @@ class People:
             before = self._profiles[user]
             self._profiles[user] = apply_changes(before, self._split_push_choice(record))
             self._move_addresses(before, user)
+            if not wants(before, EMAIL) and wants(self._profiles[user], EMAIL):
+                self._returned.add(user)
         elif isinstance(record, TokenRecord):
             self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
@@ -122,6 +128,7 @@ class People:
             self._move_devices()
         self._save_tokens()
         self._save_push_choices()
+        note_returns(self._connection, self._account, self._returned, self._now)
 
     def _resolve(self, record: Record) -> int:
         for kind in RESOLUTION_ORDER:
