@@ -27,17 +27,21 @@ from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.idempotency import forget_old
+from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
 from tocsin.store.notification import listen
+from tocsin.store.signing_key import FIRST, read_signing_keys
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -65,6 +69,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         forget_address(data)
         stores = Stores(settings)
         try:
+            if role in ("all", "worker"):
+                stores.ledger.read_now(lambda connection: check_stored(connection, settings.secret_key))
             await _run_roles(data, host, port, role, settings, stores)
         finally:
             stores.close()
@@ -77,7 +83,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     wakeups, load = Wakeups(), LoadMeter()
-    secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
+    message_secret = await asyncio.to_thread(read_secret, stores.ledger, FIRST)
+    keys = await asyncio.to_thread(read_signing_keys, stores.ledger, time.time())
     rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
     url = f"http://{host}:{port}"
@@ -91,13 +98,16 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
         if role in ("all", "worker"):
             worker = Worker(
-                *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),
+                *(stores.ledger, stores.facts, sender_pool, settings, Secrets(message_secret, keys[0].value)),
+                *(time.time, wakeups.chunks),
                 folder=data / "handover",
                 load=load,
             )
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            context = _make_context(stores, settings, wakeups, load, secret, write_address(data, url))
+            context = _make_context(
+                stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)
+            )
             server, serving = await _start_api(context, host, port)
             tasks.append(serving)
         if worker is not None:
@@ -112,14 +122,14 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
 
 
 def _make_context(
-    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, secret: bytes, local_token: str
+    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, signed_ids: SignedIds, local_token: str
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
     return Context(
         ledger=ledger,
         facts=facts,
         settings=settings,
-        authenticator=Authenticator(ledger),
+        authenticator=Authenticator(ledger, settings.refused_logins),
         creates=Throttle(
             *(ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),
@@ -128,10 +138,10 @@ def _make_context(
             *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
         send_queue=SendQueue(ledger),
-        feedback=Feedback(ledger, facts, secret),
+        feedback=Feedback(ledger, facts, signed_ids),
         load=load,
         wakeups=wakeups,
-        secret=secret,
+        signed_ids=signed_ids,
         local_token=local_token,
         clock=time.time,
     )
