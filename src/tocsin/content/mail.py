@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from email.utils import getaddresses
 from typing import Any
 
 from tocsin.content.content import Addressing, Content, read_text
 from tocsin.content.mail_body import Body
 from tocsin.content.template import compile_template, fill
 from tocsin.errors import Problem
+from tocsin.ingest.record import read_email
 from tocsin.providers.contract import Mail
 
 MAIL_BYTES = 1024 * 1024
@@ -33,9 +35,17 @@ def read_mail(raw: Mapping[str, Any]) -> Content:
             raise Problem(f"{key} must be one line (at $.content.{key})")
         if len(value.encode()) > SUBJECT_BYTES:
             raise Problem(f"{key} is longer than {SUBJECT_BYTES} bytes (at $.content.{key})")
+    if content.reply_to and not is_mailbox(content.reply_to):
+        raise Problem("reply_to must be an address, such as Shop <shop@example.com> (at $.content.reply_to)")
     if len(content.body.encode()) > MAIL_BYTES:
         raise Problem(f"body is longer than {MAIL_BYTES} bytes (at $.content.body)")
     return content
+
+
+def is_mailbox(text: str) -> bool:
+    """Return whether a text is one address, with or without a name before it."""
+    found = getaddresses([text]) if text.isprintable() else []
+    return len(found) == 1 and bool(read_email(found[0][1]))
 
 
 class MailForm:
