@@ -19,6 +19,7 @@ from sqlalchemy import text
 from tocsin.delivery.sender_pool import make_environment
 from tocsin.errors import Misconfigured
 from tocsin.providers.answer_table import check_endpoint
+from tocsin.providers.webhook import WebhookSettings
 from tocsin.settings import Settings, hide_passwords, read_settings, show_value
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -97,6 +98,16 @@ def test_errors_hide_them(work: Any) -> None:
     with pytest.raises(Misconfigured) as refused:
         work()
     assert SECRET not in str(refused.value)
+
+
+def test_words_of_settings_hide_them() -> None:
+    """What a webhook's settings say of themselves shows its URL without the token that gateways put there."""
+    secret = "whsec_" + "A" * 32
+    url = f"https://gateway.example.com/sms?from=shop&token={SECRET}"
+    shown = repr(WebhookSettings(url=url, secret=secret))
+    assert "gateway.example.com/sms?from=shop" in shown
+    assert SECRET not in shown
+    assert secret not in shown
 
 
 def shown_in_a_log(error: BaseException) -> str:

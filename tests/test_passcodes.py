@@ -110,5 +110,8 @@ def test_commands_of_passcodes(server: Server, caller: Caller) -> None:
     assert (shop["label"], shop["rights"], shop["revoked_at"]) == ("shop", ["send", "read"], None)
     assert shop["expires_at"] > shop["created_at"]
     assert code not in listed.stdout
+    told = runner.invoke(tocsin, ["doctor", "--data", str(server.data)]).stdout
+    assert f"{caller.account_id}: its passcode 'shop' ends at " in told
+    assert "'first'" not in told
     refused = runner.invoke(tocsin, ["account", "passcode", "add", *place, "--label", "x", "--right", "everything"])
     assert refused.exit_code == 2

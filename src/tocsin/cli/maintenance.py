@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,10 @@ from tocsin.store.data_folder import find_running
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
+
+    from tocsin.account import Passcode
+
+SOON_DAYS = 14  # before a passcode ends, `doctor` says so
 
 
 @click.command()
@@ -58,7 +64,7 @@ def doctor(data: Path) -> None:
     """
     from sqlalchemy import select
 
-    from tocsin.account import list_accounts
+    from tocsin.account import list_accounts, list_passcodes
     from tocsin.providers import BY_NAME
     from tocsin.store import schema
     from tocsin.store.stores import open_ledger_only
@@ -79,6 +85,9 @@ def doctor(data: Path) -> None:
         table = schema.provider
         rows = ledger.read_now(lambda connection: connection.execute(select(table.c.account_id, table.c.name)).all())
         say(*ledger.read_now(_judge_keys))
+        for account in accounts:
+            for sentence in _tell_ends(list_passcodes(ledger, account.id), time.time()):
+                say(True, f"{account.id}: {sentence}")
         for account in accounts:
             names = {name for account_id, name in rows if account_id == account.id}
             missing = sorted(set(BY_NAME) - names)
@@ -104,6 +113,14 @@ def rotate_key(data: Path) -> None:
     with open_ledger_only(data) as ledger:
         keys = ledger.write_now(lambda connection: rotate_signing_key(connection, now))
     print_json({"status": "success", "keys_read": len(keys), "next": "start the server again"})
+
+
+def _tell_ends(passcodes: Sequence[Passcode], now: float) -> Iterator[str]:
+    """Yield a sentence for each passcode that ends within SOON_DAYS: its caller needs another one before."""
+    for one in passcodes:
+        if one.revoked_at is None and one.expires_at is not None and 0 < one.expires_at - now < SOON_DAYS * 86_400:
+            end = datetime.fromtimestamp(one.expires_at, UTC).isoformat(sep=" ", timespec="minutes")
+            yield f"its passcode {one.label!r} ends at {end}"
 
 
 def _judge_keys(connection: Connection) -> tuple[bool, str]:
