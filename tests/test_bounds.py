@@ -24,7 +24,8 @@ from tocsin.campaign.spec import LABEL_BYTES, SPEC_BYTES, read_spec
 from tocsin.delivery.cleaner import clean
 from tocsin.delivery.push_id import sign_push_id
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import DAY, REPORT_DAYS, forget_old_reports, record_interaction
+from tocsin.feedback.interactions import DAY, TRACK_DAYS, forget_old_reports, record_interaction
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.idempotency import (
     ANSWER_BYTES,
     ANSWERS_BYTES,
@@ -45,10 +46,12 @@ from tocsin.policy import set_policy
 from tocsin.store import schema
 from tocsin.store.facts import COLUMNS, Facts
 from tocsin.store.ledger import Ledger, migrate, open_ledger
+from tocsin.store.signing_key import SigningKey
 
 pytest_plugins = ("engines",)
 
 SECRET = b"s" * 32
+IDS = SignedIds([SigningKey(SECRET)])
 ROOT = Path(__file__).parent.parent
 
 
@@ -395,7 +398,8 @@ async def test_reports_end(store: Ledger, facts: Facts) -> None:
     assert len(chunks) == 3
 
     async def report(chunk: int, days: float) -> None:
-        await record_interaction(store, facts, SECRET, "viewed", sign_push_id(SECRET, chunk, 0), NOW + days * DAY)
+        push_id = sign_push_id(SECRET, chunk, 0, "track")
+        await record_interaction(store, facts, IDS, "viewed", push_id, NOW + days * DAY)
 
     async def views() -> int:
         return await stage.count("event", "name = 'Notification Viewed'")
@@ -411,10 +415,10 @@ async def test_reports_end(store: Ledger, facts: Facts) -> None:
     assert await views() == 3
     assert store.read_now(lambda connection: connection.scalar(kept)) == 3
     for chunk in chunks:
-        with pytest.raises(Problem, match="older than 90 days") as refusal:
-            await report(chunk, REPORT_DAYS + 0.01)
+        with pytest.raises(Problem, match="more than 90 days ago") as refusal:
+            await report(chunk, TRACK_DAYS + 0.01)
         assert refusal.value.status == 410
-    assert await forget_old_reports(store, NOW + (REPORT_DAYS + 2) * DAY, REPORT_DAYS) >= 3
+    assert await forget_old_reports(store, NOW + (TRACK_DAYS + 2) * DAY, TRACK_DAYS) >= 3
     assert store.read_now(lambda connection: connection.scalar(kept)) == 0
 
 

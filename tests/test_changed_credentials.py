@@ -20,12 +20,14 @@ from tocsin.content import read_content
 from tocsin.delivery.batch import Batch, BatchContext, PendingMessage
 from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.outgoing import Answers, OutgoingLane, OutgoingLanes, make_provider
+from tocsin.delivery.push_id import Secrets
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.credential import Credential
 
 pytest_plugins = ("support.bench",)
 
+SECRETS = Secrets(b"message", b"signing")
 CHANGES = 50 if THOROUGH else 12
 EVERY = pytest.mark.parametrize("name", list(BY_NAME))
 CHANNEL_OF = {"smtp": "email", "sms": "sms", "webpush": "webpush"}
@@ -71,7 +73,7 @@ class Track:
         message = self.bench.message(name)
         channel = CHANNEL_OF.get(name, "push")
         content = msgspec.json.encode(read_content(CONTENTS[channel], channel))
-        context = BatchContext("a", 1, content, "1_20260101", "c", time.time() + 3600, "https://example.com", b"secret")
+        context = BatchContext("a", 1, content, "1_20260101", "c", time.time() + 3600, "https://example.com", SECRETS)
         slots = [self.notes.claim(1, number, 0) for number in range(count)]
         pending = [PendingMessage(number, 0, message.address) for number in range(count)]
         lane.put(Batch(BY_NAME[name].platform, [context], [0] * count, slots, pending))

@@ -227,7 +227,11 @@ def test_settings_that_cannot_work(options: dict[str, Any]) -> None:
     "keys", [{"p256dh": "x"}, "text", {"p256dh": 1, "auth": 2}, {"p256dh": "x" * 2048, "auth": "y"}], ids=str
 )
 def test_a_browser_needs_both_keys(caller: Caller, keys: Any) -> None:
-    record = {"type": "token", "objectId": "b", "tokenData": {"id": "x", "type": "chrome", "keys": keys}}
+    record = {
+        "type": "token",
+        "objectId": "b",
+        "tokenData": {"id": "https://push.example/x", "type": "chrome", "keys": keys},
+    }
     answer = caller.post("/1/upload", {"d": [record]})[1]
     assert (answer["status"], answer["unprocessed"][0]["code"]) == ("fail", 535)
 

@@ -22,11 +22,13 @@ from tocsin.delivery.claim import (
 )
 from tocsin.delivery.frequency_cap import CapDecision
 from tocsin.delivery.plan import DeliveryPlan
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.queue import Chunk, Note
 
+SECRETS = Secrets(b"message", b"signing")
 NOW = 1_800_000_000.0
 LATER = NOW + 60
 ANDROID, IOS = PLATFORM_CODES.index("android"), PLATFORM_CODES.index("ios")
@@ -51,7 +53,7 @@ def make_chunk(states: bytes, platforms: bytes | None = None, *, expires_at: flo
 
 
 def make_plan(*, every_device: bool = False, personal: bool = False) -> DeliveryPlan:
-    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", b"secret")
+    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", SECRETS)
     return DeliveryPlan(context, every_device, personal, 512)
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, func, select, text, update
 from sqlalchemy.engine import make_url
-from support.bounces import SECRET, Post
+from support.bounces import IDS, SECRET, Post
 from support.chunks import lease, must_lease, release, settle
 from support.stage import CONTENT, NOW, Stage, Vendor
 
@@ -329,10 +329,10 @@ async def test_views_of_cleaned_messages_count(stage: Stage) -> None:
     await clean_all(stage)
     for place in places[:1] + places:
         sign = sign_push_id(SECRET, *place)
-        await record_interaction(stage.ledger, stage.facts, SECRET, "viewed", sign, stage.now + LONG)
+        await record_interaction(stage.ledger, stage.facts, IDS, "viewed", sign, stage.now + LONG)
     with pytest.raises(Problem, match="not of a message"):
         await record_interaction(
-            *(stage.ledger, stage.facts, SECRET, "viewed", sign_push_id(SECRET, places[-1][0], 7), stage.now)
+            *(stage.ledger, stage.facts, IDS, "viewed", sign_push_id(SECRET, places[-1][0], 7), stage.now)
         )
     assert (await stage.result(campaign))["viewed"] == 6
     variants = (await read_breakdown(stage.ledger, stage.facts, stage.account.id, campaign))["variants"]
@@ -367,11 +367,11 @@ async def test_mails_that_were_cleaned(store: Ledger, facts: Facts) -> None:
     await record_outcomes(facts, [(post.account, chunk)])
     assert settle(store, chunk)
     release(store, chunk)
-    kept = await post.feedback.find_mail(push_id)
+    kept = await post.feedback.find_link(push_id, NOW + LONG)
     assert store.write_now(lambda connection: empty_chunks(connection, post.account.id, 1, 0, 10, NOW + LONG)) == [
         chunk.id
     ]
-    assert await post.feedback.find_mail(push_id) == msgspec.structs.replace(kept, cleaned=True)
+    assert await post.feedback.find_link(push_id, NOW + LONG) == msgspec.structs.replace(kept, cleaned=True)
     await post.feedback.unsubscribe(push_id, NOW + LONG)
     assert await post.reach() == 2
     assert len(await post.events("Channel Unsubscribed")) == 1

@@ -97,6 +97,17 @@ def test_diagram_is_the_table() -> None:
     assert set(drawn) == allowed
 
 
+def test_threats_have_their_tests() -> None:
+    """Every row of threats.md names tests, and each of them is there; SECURITY.md names nobody to write to."""
+    rows = [line for line in (ROOT / "docs" / "threats.md").read_text().splitlines() if line.startswith("| ")]
+    named = [re.findall(r"`(test_\w+)`", row.split("|")[3]) for row in rows if not row.startswith("| threat")]
+    written = "".join(path.read_text() for path in ROOT.glob("tests/**/test_*.py"))
+    known = set(re.findall(r"^(?:async )?def (test_\w+)", written, re.MULTILINE))
+    assert all(named)
+    assert {name for names in named for name in names} <= known
+    assert "@" not in (ROOT / "SECURITY.md").read_text()
+
+
 def test_links_lead_somewhere() -> None:
     """Every relative link of the documents names a file."""
     for document in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]:

@@ -35,6 +35,7 @@ from tocsin.delivery.handover import (
 from tocsin.delivery.held_chunk import HeldChunk
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.plan import DeliveryPlan
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import MessagesUnderWay
 from tocsin.delivery.settle import SettleRules, rescue_recipient
@@ -42,6 +43,7 @@ from tocsin.outcome import Outcome, State
 from tocsin.providers.contract import Address, Receipt
 from tocsin.providers.credential import Credential
 
+SECRETS = Secrets(b"message", b"signing")
 RULES = SettleRules(RetryPolicy(floor=10.0, retries=2), every_device=True, random=lambda: 0.5)
 WRITER = """
 import sys, time
@@ -273,7 +275,7 @@ def test_a_dead_sender_is_no_silence_of_the_vendor(tmp_path: Path) -> None:
     credential = Credential("a", "fcm", "{}", 0.0)
     lane = Lane(credential, [], lambda: NOW, BreakerRules())
     collected = Collected()
-    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", b"secret")
+    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", SECRETS)
     with contextlib.closing(NoteFile(tmp_path / "notes", read_boot_id())) as notes:
         under_way = MessagesUnderWay(notes, 1000)
         pending = [PendingMessage(position, 0, Address("fcm", "x")) for position in range(300)]
@@ -293,7 +295,7 @@ def test_a_dead_sender_is_no_silence_of_the_vendor(tmp_path: Path) -> None:
 async def test_notes_of_a_chunk_lost_by_a_bug_are_kept(tmp_path: Path) -> None:
     """Its recipients are claimed in the ledger until it is rescued. Without their notes a server killed meanwhile would
     have never handed them over. When the lease itself was lost, somebody has rescued it already."""
-    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", b"secret")
+    context = BatchContext("a", 1, b"{}", "1_20270115", "tocsin-1", NOW + 3600, "", SECRETS)
     lane = Lane(Credential("a", "fcm", "{}", 0.0), [], lambda: NOW)
     with contextlib.closing(NoteFile(tmp_path / "notes", read_boot_id())) as notes:
         for keep_seconds in (0.02, 0.0):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from support.bounces import IDS, SECRET
 from support.members import count_members
 from support.stage import NOW, Stage, Vendor
 
@@ -20,7 +21,7 @@ from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
-SECRET, DAY = b"s" * 32, 86_400.0
+DAY = 86_400.0
 SENT_ON, NEXT_DAY = 20270115, 20270116  # the days of NOW and of the day after, in UTC
 
 
@@ -47,7 +48,7 @@ async def test_reported_again_and_again_is_one(
     other = open_again()
 
     async def report(push_id: str, at: float, ledger: Ledger = store) -> None:
-        await record_interaction(ledger, facts, SECRET, kind, push_id, at)
+        await record_interaction(ledger, facts, IDS, kind, push_id, at)
 
     async def asked(**more: Any) -> int:
         where = read_where({"event_name": INTERACTIONS[kind], "from": 20200101, "to": 20991231} | more)

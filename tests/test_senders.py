@@ -17,6 +17,7 @@ from tocsin.delivery import sender_pool
 from tocsin.delivery.batch import BatchContext, PendingMessage
 from tocsin.delivery.handover import HandoverFolder
 from tocsin.delivery.lane import Lane, Outgoing
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.retry import Decision, RetryPolicy, decide
 from tocsin.delivery.sender_pool import LOST, NOT_SENT, TOO_LONG, SenderProcess
 from tocsin.outcome import State
@@ -152,7 +153,7 @@ async def test_a_sender_that_says_nothing_is_ended(tmp_path: Path, monkeypatch: 
     os.kill(pid, signal.SIGSTOP)
     credential = Credential("a", "webhook", "{}", 1.0)
     lane, receipts = Lane(credential, [sender], time.time), Receipts()
-    context = BatchContext("a", 1, b"{}", "", "", 0.0, "", b"")
+    context = BatchContext("a", 1, b"{}", "", "", 0.0, "", Secrets(b"message", b"signing"))
     address = Address(kind="sms", value="1")
     messages = [Outgoing(lane, "sms", context, PendingMessage(position, 0, address), receipts) for position in range(3)]
     sender.claim(messages)

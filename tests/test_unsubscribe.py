@@ -12,11 +12,13 @@ import pytest
 from conftest import Caller, Sandbox, Server, people
 from hypothesis import given
 from hypothesis import strategies as st
-from support.bounces import Post, mail_all
+from support.bounces import SECRET, Post, mail_all
 
 from tocsin.api.unsubscribe import FORM_BYTES, is_one_click
 from tocsin.delivery.push_id import sign_push_id, unsubscribe_url
 from tocsin.errors import Misconfigured, Problem
+from tocsin.feedback.bounce_report import Recipient, Report
+from tocsin.feedback.mail import LINK_DAYS, REPORT_DAYS
 from tocsin.settings import read_settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -24,6 +26,7 @@ from tocsin.store.ledger import Ledger
 pytest_plugins = ("engines",)
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+FOREIGN = sign_push_id(b"x" * 32, 1, 0, "unsubscribe")
 ONE_CLICK = b"List-Unsubscribe=One-Click"
 BROWSER = {"Accept": "text/html,application/xhtml+xml;q=0.9"}
 
@@ -121,15 +124,67 @@ async def test_unsubscribing_a_hundred_times(post: Post) -> None:
 
 
 async def test_back_and_away_again(post: Post) -> None:
-    """Who came back and uses an old link leaves again; a link of another mail is another event."""
+    """The link of a mail from before somebody came back leaves them in and says why; a later mail's takes them off."""
     await post.move_in("u", "u@example.com")
-    first, second = post.mail(1)[0], post.mail(1)[0]
-    willing = {"type": "profile", "identity": "u", "profileData": {"MSG-email": True}}
-    for mail, count in ((first, 1), (first, 1), (second, 2)):
-        await post.feedback.unsubscribe(mail, post.now)
-        assert (await post.reach(), len(await post.events("Channel Unsubscribed"))) == (2, count)
-        await post.upload(willing)
-        assert await post.reach() == 1
+    first, later = post.mail(1)[0], post.mail(1)[0]
+    post.close(first, post.now + 10)
+    await post.feedback.unsubscribe(first, post.now + 20)
+    await post.feedback.unsubscribe(first, post.now + 21)
+    assert (await post.reach(), len(await post.events("Channel Unsubscribed"))) == (2, 1)
+    post.now += 100
+    await post.upload({"type": "profile", "identity": "u", "profileData": {"MSG-email": True}})
+    for ask in (post.feedback.unsubscribe, post.feedback.find_link):
+        with pytest.raises(Problem, match="subscribed again") as refused:
+            await ask(first, post.now + 1)
+        assert refused.value.status == 410
+    assert (await post.reach(), len(await post.events("Channel Unsubscribed"))) == (1, 1)
+    await post.feedback.unsubscribe(later, post.now + 2)
+    assert (await post.reach(), len(await post.events("Channel Unsubscribed"))) == (2, 2)
+    await post.feedback.unsubscribe(first, post.now + 3)  # who is gone is gone
+    assert (await post.reach(), len(await post.events("Channel Unsubscribed"))) == (2, 2)
+
+
+async def test_a_yes_every_night_ends_no_link(post: Post) -> None:
+    """Only who had left can come back: a source that says «yes» again and again is no news."""
+    await post.move_in("u", "u@example.com")
+    mail = post.mail(1)[0]
+    post.close(mail, post.now)
+    post.now += 100
+    for _ in range(2):
+        await post.upload({"type": "profile", "identity": "u", "profileData": {"MSG-email": True}})
+    await post.feedback.unsubscribe(mail, post.now)
+    assert await post.reach() == 2
+
+
+async def test_a_complaint_counts_whoever_came_back(post: Post) -> None:
+    """Spam is what the recipient says it is, of an earlier mail too."""
+    await post.move_in("u", "u@example.com")
+    mail = post.mail(1)[0]
+    post.close(mail, post.now)
+    for wanted in (False, True):
+        post.now += 100
+        await post.upload({"type": "profile", "identity": "u", "profileData": {"MSG-email": wanted}})
+    complaint = Report("complaint", (mail,), feedback="abuse")
+    assert (await post.feedback.take_report(complaint, post.now)).suppressed
+    assert await post.reach() == 2
+
+
+async def test_a_link_ends_with_its_years(post: Post) -> None:
+    """Three years after its mail a link is 410, a day before it works; so do reports with their 90 days."""
+    await post.move_in("u", "u@example.com")
+    old, mail = post.mail(1)[0], post.mail(1)[0]
+    for one in (old, mail):
+        post.close(one, post.now)
+    bounce = Report("bounce", (old,), (Recipient("u@example.com", "failed", "5.1.1", "", "hard"),))
+    for days, ask in (
+        (LINK_DAYS, lambda now: post.feedback.unsubscribe(old, now)),
+        (REPORT_DAYS, lambda now: post.feedback.take_report(bounce, now)),
+    ):
+        with pytest.raises(Problem, match="has ended") as refused:
+            await ask(post.now + (days + 1) * 86_400)
+        assert refused.value.status == 410
+    await post.feedback.unsubscribe(mail, post.now + (LINK_DAYS - 1) * 86_400)
+    assert await post.reach() == 2
 
 
 async def test_a_crash_between_the_stores(post: Post) -> None:
@@ -141,7 +196,7 @@ async def test_a_crash_between_the_stores(post: Post) -> None:
         mine = f"account = '{post.account.id}' AND {column}"
         post.facts.command_now(f"ALTER TABLE {table} ADD CONSTRAINT {name} CHECK NOT ({mine})")
         try:
-            with pytest.raises(Exception, match="onstraint"):
+            with pytest.raises(Exception, match="VIOLATED_CONSTRAINT"):
                 await post.feedback.unsubscribe(mail, post.now)
         finally:
             post.facts.command_now(f"ALTER TABLE {table} DROP CONSTRAINT {name}")
@@ -153,7 +208,7 @@ async def test_only_mails_have_a_link(post: Post) -> None:
     """An id of a push, of nobody, of a place that is not there or of another server is 404."""
     await post.move_in("u", "u@example.com")
     push, nobody = post.mail(1, channel="push")[0], post.mail(0)[0]
-    for one in (push, nobody, sign_push_id(b"s" * 32, 10**9, 0), sign_push_id(b"x" * 32, 1, 0), "", "A" * 27):
+    for one in (push, nobody, sign_push_id(SECRET, 10**9, 0, "unsubscribe"), FOREIGN, "", "A" * 27):
         with pytest.raises(Problem, match="not the id of a mail") as raised:
             await post.feedback.unsubscribe(one, post.now)
         assert raised.value.status == 404

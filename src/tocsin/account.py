@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Collection
+from typing import Literal, get_args
 from zoneinfo import ZoneInfo, available_timezones
 
 import msgspec
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, or_, select, update
 
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 
+Right = Literal["send", "upload", "read", "all"]
+RIGHTS: tuple[Right, ...] = get_args(Right)
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no 0/O, no 1/I: account ids are read aloud
 PASSCODES_AN_ACCOUNT = 100
 
@@ -37,6 +41,17 @@ class Account(msgspec.Struct, frozen=True):
         return ZoneInfo(self.timezone)
 
 
+class Passcode(msgspec.Struct, frozen=True):
+    """A passcode, without itself: nobody but its holder has it. rights: of RIGHTS, with commas. expires_at, revoked_at:
+    None for one that does not end, or has not been revoked."""
+
+    label: str
+    rights: str
+    created_at: float
+    expires_at: float | None
+    revoked_at: float | None
+
+
 def create_account(ledger: Ledger, name: str, timezone: str, now: float) -> tuple[Account, str]:
     """Insert an account and return it with its first passcode, of which the ledger keeps only a digest. Raise
     Misconfigured for an unknown time zone or an empty name."""
@@ -57,11 +72,28 @@ def create_account(ledger: Ledger, name: str, timezone: str, now: float) -> tupl
     return account, ledger.write_now(insert)
 
 
-def add_passcode(ledger: Ledger, account_id: str, label: str, now: float) -> str:
-    """Insert one more passcode of an account and return it. Raise Misconfigured for an unknown account, or one that has
-    PASSCODES_AN_ACCOUNT."""
+def add_passcode(
+    ledger: Ledger,
+    account_id: str,
+    label: str,
+    now: float,
+    rights: Collection[Right] = RIGHTS[-1:],
+    expires_at: float | None = None,
+) -> str:
+    """Insert one more passcode of an account and return it. expires_at: None for one that does not end. Raise
+    Misconfigured for an unknown account, or one that has PASSCODES_AN_ACCOUNT."""
     find_account(ledger, account_id)
-    return ledger.write_now(lambda connection: _insert_passcode(connection, account_id, label, now))
+    names = ",".join(one for one in RIGHTS if one in rights)
+    return ledger.write_now(lambda connection: _insert_passcode(connection, account_id, label, now, names, expires_at))
+
+
+def list_passcodes(ledger: Ledger, account_id: str) -> list[Passcode]:
+    """Return every passcode of an account, the oldest first. Raise Misconfigured for an unknown account."""
+    find_account(ledger, account_id)
+    table = schema.passcode
+    columns = [table.c[name] for name in Passcode.__struct_fields__]
+    query = select(*columns).where(table.c.account_id == account_id).order_by(table.c.id)
+    return ledger.read_now(lambda connection: [Passcode(*row) for row in connection.execute(query)])
 
 
 def revoke_passcode(ledger: Ledger, account_id: str, label: str, now: float) -> int:
@@ -105,17 +137,22 @@ def hash_passcode(passcode: str) -> bytes:
     return hashlib.sha256(passcode.encode("utf-8", "surrogatepass")).digest()
 
 
-def _insert_passcode(connection: Connection, account_id: str, label: str, now: float) -> str:
+def _insert_passcode(
+    connection: Connection,
+    account_id: str,
+    label: str,
+    now: float,
+    rights: str = "all",
+    expires_at: float | None = None,
+) -> str:
     table = schema.passcode
-    count = connection.scalar(
-        select(func.count()).where(table.c.account_id == account_id, table.c.revoked_at.is_(None))
-    )
+    valid = (table.c.revoked_at.is_(None), or_(table.c.expires_at.is_(None), table.c.expires_at > now))
+    count = connection.scalar(select(func.count()).where(table.c.account_id == account_id, *valid))
     if (count or 0) >= PASSCODES_AN_ACCOUNT:
         raise Misconfigured(f"An account has at most {PASSCODES_AN_ACCOUNT} passcodes; revoke one first.")
     code = "-".join(_pick(4) for _ in range(8))  # 32 letters of 32: 160 bits
-    connection.execute(
-        table.insert().values(account_id=account_id, digest=hash_passcode(code), label=label, created_at=now)
-    )
+    row = {"account_id": account_id, "digest": hash_passcode(code), "label": label, "created_at": now}
+    connection.execute(table.insert().values(**row, rights=rights, expires_at=expires_at))
     return code
 
 

@@ -34,6 +34,7 @@ from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import Snapshots
 from tocsin.delivery.wakeup import Wakeups
@@ -41,12 +42,15 @@ from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.interactions import forget_old_reports
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.idempotency import forget_all_old
+from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
 from tocsin.store.notification import listen
 from tocsin.store.open_files import describe_shortage, raise_open_files
+from tocsin.store.signing_key import FIRST, read_signing_keys
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -78,6 +82,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         forget_address(data)
         stores = Stores(settings)
         try:
+            if role in ("all", "worker"):
+                stores.ledger.read_now(lambda connection: check_stored(connection, settings.secret_key))
             await _run_roles(data, host, port, role, settings, stores)
         finally:
             stores.close()
@@ -90,7 +96,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, stop.set)
     wakeups, load = Wakeups(), LoadMeter()
-    secret = await asyncio.to_thread(read_secret, stores.ledger, "push_id")
+    message_secret = await asyncio.to_thread(read_secret, stores.ledger, FIRST)
+    keys = await asyncio.to_thread(read_signing_keys, stores.ledger, time.time())
     rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
     listening = asyncio.create_task(listen(stores.ledger, wakeups.notify_all))
@@ -105,13 +112,16 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
         if role in ("all", "worker"):
             worker = Worker(
-                *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),
+                *(stores.ledger, stores.facts, sender_pool, settings, Secrets(message_secret, keys[0].value)),
+                *(time.time, wakeups.chunks),
                 folder=data / "handover",
                 load=load,
             )
             tasks.append(asyncio.create_task(worker.run()))
         if role in ("all", "api"):
-            context = _make_context(stores, settings, wakeups, load, secret, write_address(data, url))
+            context = _make_context(
+                stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)
+            )
             await _start_listening(context, host, port, servers, tasks)
         if worker is not None:
             await _wait(worker.ready, tasks)
@@ -125,14 +135,14 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
 
 
 def _make_context(
-    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, secret: bytes, local_token: str
+    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, signed_ids: SignedIds, local_token: str
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
     return Context(
         ledger=ledger,
         facts=facts,
         settings=settings,
-        authenticator=Authenticator(ledger),
+        authenticator=Authenticator(ledger, settings.refused_logins),
         creates=Throttle(
             *(ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),
@@ -146,10 +156,10 @@ def _make_context(
         health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),
         compile_pool=CompilePool(),
-        feedback=Feedback(ledger, facts, secret),
+        feedback=Feedback(ledger, facts, signed_ids),
         load=load,
         wakeups=wakeups,
-        secret=secret,
+        signed_ids=signed_ids,
         local_token=local_token,
         clock=time.time,
     )

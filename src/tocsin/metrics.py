@@ -23,6 +23,9 @@ LANE_STOPS = Counter(
 FEEDBACK = Counter(
     "tocsin_feedback_total", "Unsubscribes and mails that came back, by what they were.", ("result",), registry=REGISTRY
 )
+REFUSED_LOGINS = Counter(
+    "tocsin_refused_logins_total", "Log-ins that were refused, by reason.", ("reason",), registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

@@ -20,13 +20,29 @@ PREFIX = "TOCSIN_"
 # Earlier names, understood until 0.2.
 RENAMED = {"TOCSIN_COURIERS": "TOCSIN_SENDERS", "TOCSIN_RAMP_SECONDS": "TOCSIN_SLOW_START_SECONDS"}
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+HIDDEN = "…"
+# A password may hold anything but @ (SQLAlchemy's rule), and a clumsy one even that: up to the last @.
+_LOG_IN = re.compile(r"(://[^/?#@:]*):.*@", re.DOTALL)
+_QUERY = re.compile(r"([?&;][^=&#]*(?:pass|pwd|secret|token)[^=&#]*=)[^&#]*", re.IGNORECASE)
 # In a header the URL stands between < and >, in a list with commas (RFC 2369), and must not need folding.
 PUBLIC_URL = re.compile(r"[!#-+\--;=?-~]{1,300}")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    ledger_url: Annotated[str, Meta(description="The ledger. Empty: `sqlite:///DIR/ledger.db`.")] = ""
-    facts_url: Annotated[str, Meta(description="The facts store. Empty: `chdb:///DIR/facts`.")] = ""
+    ledger_url: Annotated[
+        str, Meta(description="The ledger. Empty: `sqlite:///DIR/ledger.db`.", extra={"hidden": "password"})
+    ] = ""
+    facts_url: Annotated[
+        str, Meta(description="The facts store. Empty: `chdb:///DIR/facts`.", extra={"hidden": "password"})
+    ] = ""
+    secret_key: Annotated[
+        str,
+        Meta(
+            description="Keys for the providers' settings, each 32 bytes in base64, with commas between: the first "
+            "encrypts, all decrypt. Empty: they are stored in clear text.",
+            extra={"hidden": "value"},
+        ),
+    ] = ""
     public_url: Annotated[
         str,
         Meta(
@@ -90,6 +106,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(gt=0, le=3650, description="Days after a message in which a view or click of it is taken; else 410."),
     ] = 90.0
+    refused_logins: Annotated[
+        int,
+        Meta(
+            ge=1, description="Wrong log-ins in a minute, for one account or from one address; more are answered 429."
+        ),
+    ] = 20
     query_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Seconds one question to the facts store may take.")
     ] = 30.0
@@ -134,6 +156,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0
+
+    def __repr__(self) -> str:
+        shown = (f"{name}={show_value(name, getattr(self, name))!r}" for name in self.__struct_fields__)
+        return f"Settings({', '.join(shown)})"
+
+
+def show_value(field: str, value: object) -> str:
+    """Return the value of a setting as it may be shown: without what is secret."""
+    text = str(value)
+    hidden = _HIDDEN.get(field)
+    if hidden == "password":
+        return hide_passwords(text)
+    return HIDDEN if hidden == "value" and text else text
+
+
+def hide_passwords(url: str) -> str:
+    """Return a URL without its passwords, those in its query too. What could be one is hidden."""
+    return _QUERY.sub(rf"\1{HIDDEN}", _LOG_IN.sub(rf"\1:{HIDDEN}@", url))
+
+
+_HIDDEN = {
+    field.name: meta.extra["hidden"]
+    for field in msgspec.structs.fields(Settings)
+    for meta in getattr(field.type, "__metadata__", ())
+    if isinstance(meta, Meta) and meta.extra
+}
 
 
 def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
@@ -201,5 +249,7 @@ def _check_public_url(url: str) -> str:
         or parts.query
         or parts.fragment
     ):
-        raise Misconfigured(f"TOCSIN_PUBLIC_URL has to be an https URL without a query, not {url[:300]!r}.")
+        raise Misconfigured(
+            f"TOCSIN_PUBLIC_URL has to be an https URL without a query, not {hide_passwords(url)[:300]!r}."
+        )
     return url.rstrip("/")

@@ -7,21 +7,24 @@ from typing import Any
 
 import msgspec
 from conftest import Caller, Server
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from tocsin.account import Account, create_account
-from tocsin.delivery.push_id import sign_push_id
+from tocsin.delivery.push_id import Purpose, read_push_id, sign_push_id
 from tocsin.feedback.bounce_report import read_report
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest import upload
 from tocsin.ingest.subscription import find_bounced
 from tocsin.queue import Recipients, Share, insert_run_chunks
 from tocsin.store import schema
 from tocsin.store.facts import Facts
-from tocsin.store.ledger import Ledger, open_ledger, read_secret
+from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.signing_key import SigningKey, find_signing_keys
 
 NOW = 1_800_000_000.0
 SECRET = b"s" * 32
+IDS = SignedIds([SigningKey(SECRET)])
 
 
 class Post:
@@ -30,7 +33,7 @@ class Post:
     def __init__(self, ledger: Ledger, facts: Facts):
         self.ledger, self.facts, self.now = ledger, facts, NOW
         self.account: Account = create_account(ledger, "post", "UTC", NOW)[0]
-        self.feedback = Feedback(ledger, facts, SECRET)
+        self.feedback = Feedback(ledger, facts, IDS)
 
     async def move_in(self, identity: str, email: str) -> None:
         await self.upload({"type": "profile", "identity": identity, "profileData": {"Email": email}})
@@ -40,7 +43,7 @@ class Post:
         assert result.unprocessed == []
 
     def mail(self, *users: int, channel: str = "email", campaign: int = 9) -> list[str]:
-        """The ids of a campaign's mails to these users."""
+        """The ids in the unsubscribe links of a campaign's mails to these users; of a push, those that track."""
         platform = "email" if channel == "email" else "android"
 
         def write(connection: Any) -> int:
@@ -56,7 +59,15 @@ class Post:
             return int(connection.scalar(select(schema.chunk.c.id).order_by(schema.chunk.c.id.desc()).limit(1)))
 
         chunk = self.ledger.write_now(write)
-        return [sign_push_id(SECRET, chunk, position) for position in range(len(users))]
+        purpose: Purpose = "unsubscribe" if channel == "email" else "track"
+        return [sign_push_id(SECRET, chunk, position, purpose) for position in range(len(users))]
+
+    def close(self, push_id: str, at: float) -> None:
+        """Ends the chunk of a mail, which so was sent at a time or before."""
+        chunk, _ = read_push_id(SECRET, push_id, "unsubscribe")
+        table = schema.chunk
+        ended = update(table).where(table.c.id == chunk).values(open=0, not_before=at)
+        self.ledger.write_now(lambda connection: connection.execute(ended))
 
     async def take(self, raw: bytes) -> tuple[str, bool]:
         taken = await self.feedback.take_report(read_report(raw), self.now)
@@ -83,14 +94,14 @@ class Post:
 
 
 def mails_of(server: Server, caller: Caller, campaign: int) -> list[str]:
-    """The signed ids of a campaign's mails, in the order of their users."""
+    """The ids in the unsubscribe links of a campaign's mails, in the order of their users."""
     with contextlib.closing(open_ledger(f"sqlite:///{server.data / 'ledger.db'}")) as ledger:
-        secret, table = read_secret(ledger, "push_id"), schema.chunk
+        secret, table = ledger.read_now(find_signing_keys)[0].value, schema.chunk
         query = select(table.c.id, table.c.size).where(
             table.c.account_id == caller.account_id, table.c.campaign_id == campaign
         )
         rows = ledger.read_now(lambda connection: connection.execute(query.order_by(table.c.id)).all())
-    return [sign_push_id(secret, row.id, position) for row in rows for position in range(row.size)]
+    return [sign_push_id(secret, row.id, position, "unsubscribe") for row in rows for position in range(row.size)]
 
 
 CONTENT = {"subject": "Hello", "body": "<p>there</p>", "sender_name": "Tocsin"}

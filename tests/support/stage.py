@@ -25,6 +25,7 @@ from tocsin.campaign.spec import read_spec
 from tocsin.channels import PLATFORMS, AddressKind, Platform
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
 from tocsin.delivery.lane import Lane
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
@@ -113,7 +114,8 @@ class StageWorker(Worker):
     def __init__(self, stage: Stage, folder: Path, senders: SenderPool):
         wakeup = UntilIdle()
         clock: Callable[[], float] = lambda: stage.now  # noqa: E731
-        super().__init__(stage.ledger, stage.facts, senders, stage.settings, b"s" * 32, clock, wakeup, folder)
+        secrets = Secrets(b"s" * 32, b"s" * 32)
+        super().__init__(stage.ledger, stage.facts, senders, stage.settings, secrets, clock, wakeup, folder)
         wakeup.worker = self
         self.senders = senders
         self.leased = 0

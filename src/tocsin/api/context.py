@@ -23,9 +23,25 @@ from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.errors import Problem
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+
+RIGHT = "tocsin.right"  # in a request's scope: the right that its endpoint asks for
+
+
+def read_single(request: Request, *names: str) -> list[str | None]:
+    """Return the values of headers that prove who is asking, None for one that is not there. Raises Problem 400 for one
+    that is there twice: a proxy that looks at the first and a server that takes the last would not mean the same."""
+    found: dict[bytes, bytes] = {}
+    wanted = [name.encode() for name in names]
+    for name, value in request.scope["headers"]:
+        if name in wanted:
+            if name in found:
+                raise Problem(f"The header {name.decode()} is there more than once")
+            found[name] = value
+    return [found[name].decode("latin-1") if name in found else None for name in wanted]
 
 
 class Context(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,16 +60,21 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     feedback: Feedback
     load: LoadMeter
     wakeups: Wakeups
-    secret: bytes
+    signed_ids: SignedIds
     local_token: str
     clock: Callable[[], float]
 
     async def authenticate(self, request: Request) -> Account:
-        """Return the account that the two headers speak for. Raises Problem 401."""
-        headers = request.headers
-        return await self.authenticator.authenticate(
-            headers.get("x-clevertap-account-id"), headers.get("x-clevertap-passcode"), self.clock()
-        )
+        """Return the account that the two headers speak for. Raises Problem 401, 429, and 403 when the passcode has not
+        the right that the endpoint asks for."""
+        account_id, passcode = read_single(request, "x-clevertap-account-id", "x-clevertap-passcode")
+        return await self.check(request, account_id, passcode)
+
+    async def check(self, request: Request, account_id: str | None, passcode: str | None) -> Account:
+        """Return the account of these credentials of a request, as `authenticate` does."""
+        address = request.client.host if request.client is not None else ""
+        right = request.scope[RIGHT]
+        return await self.authenticator.authenticate(account_id, passcode, self.clock(), right, address)
 
     async def read(self, request: Request) -> tuple[Account, dict[str, Any]]:
         """Return the account of a request, and its body as an object; the request holds one of the account's places
@@ -73,7 +94,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     async def authenticate_locally(self, request: Request) -> Account:
         """Return the account that a command of this machine names. It proves itself with the token of the data folder,
         which only the folder's owner can read. Raises Problem 401 or 404."""
-        given = request.headers.get("x-tocsin-local", "")
+        given = read_single(request, "x-tocsin-local")[0] or ""
         if not hmac.compare_digest(given.encode(), self.local_token.encode()):
             raise Problem("Invalid Credentials", code=401, status=401)
         account_id = request.headers.get("x-clevertap-account-id", "")

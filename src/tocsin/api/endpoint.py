@@ -13,9 +13,10 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from tocsin import metrics
+from tocsin.account import Right
 from tocsin.api.bodies import HELD
-from tocsin.api.context import Context
-from tocsin.api.http import refuse
+from tocsin.api.context import RIGHT, Context
+from tocsin.api.http import PRIVATE, refuse
 from tocsin.errors import Problem
 from tocsin.store.deadline import begin_deadline
 
@@ -36,12 +37,14 @@ class Endpoint(msgspec.Struct, frozen=True):
     path: a template such as `/track/{kind}`; also the name under which requests are counted.
     on_problem: makes the answer of a Problem that a handler raises; `bug`: the Problem that stands for any other
         exception. A wrong method is answered in JSON everywhere.
+    right: what a passcode must be allowed, where the handler authenticates a request.
     """
 
     path: str
     handlers: dict[str, Handler]
     on_problem: OnProblem = refuse
     bug: Problem = BUG
+    right: Right = "all"
 
     @property
     def methods(self) -> list[str]:
@@ -50,11 +53,11 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 def get(path: str, handler: Handler, on_problem: OnProblem = refuse, bug: Problem = BUG) -> Endpoint:
     """Return an endpoint to read from. HEAD does what GET does (RFC 9110, 9.1); the server leaves the body out."""
-    return Endpoint(path, {"GET": handler, "HEAD": handler}, on_problem, bug)
+    return Endpoint(path, {"GET": handler, "HEAD": handler}, on_problem, bug, right="read")
 
 
-def post(path: str, handler: Handler, bug: Problem = BUG) -> Endpoint:
-    return Endpoint(path, {"POST": handler}, bug=bug)
+def post(path: str, handler: Handler, bug: Problem = BUG, right: Right = "all") -> Endpoint:
+    return Endpoint(path, {"POST": handler}, bug=bug, right=right)
 
 
 def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
@@ -99,6 +102,7 @@ class _Application:
         handler = endpoint.handlers.get(request.method)
         if handler is None:
             return self._respond_without(request)
+        request.scope[RIGHT] = endpoint.right
         try:
             begin_deadline(self._context.settings.query_seconds)
             return await handler(self._context, request)
@@ -109,7 +113,10 @@ class _Application:
             return endpoint.on_problem(request, endpoint.bug)
 
     def _respond_without(self, request: Request) -> Response:
-        response = Response(status_code=204) if request.method == "OPTIONS" else refuse(request, NOT_ALLOWED)
+        if request.method == "OPTIONS":
+            response = Response(status_code=204, headers=PRIVATE)
+        else:
+            response = refuse(request, NOT_ALLOWED)
         response.headers["Allow"] = self._allow
         return response
 

@@ -13,6 +13,8 @@ from starlette.responses import Response
 from tocsin.errors import Problem
 
 MEDIA_TYPE = "application/json;charset=utf-8"
+# Answers are about one account's people, and a cache does not know our headers of log-in.
+PRIVATE = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 NESTING = 32
 JSON_TYPE = re.compile(r"\s*application/json\s*(;.*)?", re.IGNORECASE)
 CODE_INVALID_JSON = 78
@@ -27,7 +29,7 @@ def encode(body: Mapping[str, Any]) -> str:
 def answer(body: Mapping[str, Any] | str, headers: Mapping[str, str] | None = None) -> Response:
     """Return an answer; a text is JSON already."""
     content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
-    return Response(content, 200, headers, MEDIA_TYPE)
+    return Response(content, 200, {**PRIVATE, **(headers or {})}, MEDIA_TYPE)
 
 
 def replay(body: str) -> Response:
@@ -37,8 +39,8 @@ def replay(body: str) -> Response:
 
 def refuse(_: Request, problem: Problem) -> Response:
     """Return a Problem in the one shape of errors."""
-    headers = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else None
-    return Response(problem.encode(), problem.status, headers, MEDIA_TYPE)
+    waiting = {"Retry-After": str(problem.retry_after)} if problem.retry_after is not None else {}
+    return Response(problem.encode(), problem.status, PRIVATE | waiting, MEDIA_TYPE)
 
 
 def require_json_type(request: Request) -> None:

@@ -8,7 +8,7 @@ from starlette.responses import Response
 from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.endpoint import get, post
-from tocsin.api.http import answer
+from tocsin.api.http import PRIVATE, answer
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
 from tocsin.repair import copy_all_profiles, record_again
@@ -25,7 +25,8 @@ async def show_metrics(context: Context, _: Request) -> Response:
     waiting = await context.health.read_backlog()  # without a ledger the rest is wanted most
     metrics.CHUNKS_OPEN.set(waiting["chunks"])
     metrics.RUNS_OVERDUE.set(waiting["overdue"])
-    return Response(metrics.render_metrics(), media_type="text/plain; version=0.0.4; charset=utf-8")
+    kind = "text/plain; version=0.0.4; charset=utf-8"
+    return Response(metrics.render_metrics(), headers=PRIVATE, media_type=kind)
 
 
 async def upload_locally(context: Context, request: Request) -> Response:
@@ -46,11 +47,19 @@ async def explain_locally(context: Context, request: Request) -> Response:
     return answer({"status": "success", **found})
 
 
+async def free_address(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    body = await context.read_json(request, account.id)
+    users = await context.feedback.free_address(account.id, str(body.get("address", "")))
+    return answer({"status": "success", "users": users})
+
+
 HEALTH = get("/healthz", check_health)
 METRICS = get("/metrics", show_metrics)
 LOCAL = [
     post("/local/upload", upload_locally),
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
+    post("/local/free", free_address),
 ]
 ENDPOINTS = [HEALTH, METRICS, *LOCAL]

@@ -131,9 +131,9 @@ async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) 
 
 
 ENDPOINTS = [
-    post("/1/segments/save.json", save),
-    post("/1/segments/list.json", show_all),
-    post("/1/segments/get.json", show),
-    post("/1/segments/delete.json", delete),
-    post("/1/segments/explain.json", explain),
+    post("/1/segments/save.json", save, right="send"),
+    post("/1/segments/list.json", show_all, right="read"),
+    post("/1/segments/get.json", show, right="read"),
+    post("/1/segments/delete.json", delete, right="send"),
+    post("/1/segments/explain.json", explain, right="read"),
 ]

@@ -45,4 +45,6 @@ async def send(context: Context, request: Request, channel: str) -> Response:
     return ACCEPTED if new else REPLAYED
 
 
-ENDPOINTS = [post(f"/1/send/{channel}.json", partial(send, channel=channel), bug=BUG) for channel in CHANNELS]
+ENDPOINTS = [
+    post(f"/1/send/{channel}.json", partial(send, channel=channel), bug=BUG, right="send") for channel in CHANNELS
+]

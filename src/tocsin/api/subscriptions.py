@@ -13,6 +13,7 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import answer, require_json_type
 from tocsin.errors import Problem
 from tocsin.ingest import event_row, hash_id, refresh_profiles
+from tocsin.ingest.returns import note_returns
 from tocsin.ingest.subscription import (
     RECORDS,
     UNSUBSCRIBED,
@@ -40,8 +41,11 @@ async def subscribe(context: Context, request: Request) -> Response:
 async def _apply(context: Context, account: Account, changes: Sequence[AddressChange]) -> None:
     """Write to the ledger first, which claims ask; then the copies and events of those who have the addresses."""
     now = context.clock()
-    await context.ledger.write(lambda connection: apply_address_changes(connection, account.id, changes, now))
+    back = await context.ledger.write(lambda connection: apply_address_changes(connection, account.id, changes, now))
     sharers = await find_users_with_addresses(context.facts, account.id, changes)
+    returned = [user for user, mine in sharers.items() if any(one.address in back for one in mine)]
+    if returned:
+        await context.ledger.write(lambda connection: note_returns(connection, account.id, returned, now))
     await refresh_profiles(context.ledger, context.facts, account.id, sorted(sharers))
     rows = []
     for user, mine in sharers.items():
@@ -59,4 +63,4 @@ async def _apply(context: Context, account: Account, changes: Sequence[AddressCh
     await context.facts.insert("event", rows)
 
 
-ENDPOINTS = [post("/1/subscribe", subscribe)]
+ENDPOINTS = [post("/1/subscribe", subscribe, right="upload")]

@@ -166,8 +166,8 @@ def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]
 
 
 ENDPOINTS = [
-    post("/1/targets/create.json", create),
-    post("/1/targets/stop.json", stop),
-    post("/1/targets/result.json", show_result),
-    post("/1/targets/list.json", show_all),
+    post("/1/targets/create.json", create, right="send"),
+    post("/1/targets/stop.json", stop, right="send"),
+    post("/1/targets/result.json", show_result, right="read"),
+    post("/1/targets/list.json", show_all, right="read"),
 ]

@@ -23,7 +23,7 @@ async def track(context: Context, request: Request) -> Response:
     push_id = body.get("id")
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
-    stores = (context.ledger, context.facts, context.secret)
+    stores = (context.ledger, context.facts, context.signed_ids)
     await record_interaction(*stores, kind, push_id, context.clock(), context.settings.report_days)
     return answer({"status": "success"})
 

@@ -22,6 +22,7 @@ from tocsin.api.http import refuse
 from tocsin.errors import Problem
 
 FORM_BYTES = 4096
+HEADLINES = {404: "This link does not work", 410: "This link is too old"}
 STYLE = (
     ":root{color-scheme:light dark;--ground:#f7f5f1;--card:#fff;--ink:#211d18;--line:#e7e2d9;--bell:#96640f;--on:#fff}"
     "@media(prefers-color-scheme:dark){:root{--ground:#161412;--card:#1f1c19;--ink:#efeae2;--line:#332e29;"
@@ -72,7 +73,7 @@ _PART = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?List-Unsubscribe
 
 async def ask(context: Context, request: Request) -> Response:
     """Show the question and change nothing: what scans mails fetches every link in them."""
-    sent = await context.feedback.find_mail(request.path_params["push_id"])
+    sent = await context.feedback.find_link(request.path_params["push_id"], context.clock())
     return _show(200, "Unsubscribe from e-mail?", _promise(sent.account), FORM)
 
 
@@ -80,7 +81,7 @@ async def unsubscribe(context: Context, request: Request) -> Response:
     """Take the consent to e-mail of whoever got this mail. Raises Problem 400 for another body than RFC 8058's form."""
     push_id = request.path_params["push_id"]
     body = await context.read_body(request, limit=FORM_BYTES)
-    sent = await context.feedback.find_mail(push_id)
+    sent = await context.feedback.find_link(push_id, context.clock())
     if not is_one_click(request.headers.get("content-type", ""), body):
         raise Problem("The body must be the form List-Unsubscribe=One-Click (RFC 8058)")
     await context.feedback.unsubscribe(push_id, context.clock())
@@ -91,7 +92,7 @@ def refuse_visitor(request: Request, problem: Problem) -> Response:
     """Return a page for people, the one shape of every error for programs."""
     if "text/html" not in request.headers.get("accept", ""):
         return refuse(request, problem)
-    headline = "This link does not work" if problem.status == 404 else "That did not work"
+    headline = HEADLINES.get(problem.status, "That did not work")
     return _show(problem.status, headline, html.escape(problem.error))
 
 

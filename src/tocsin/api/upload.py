@@ -132,4 +132,4 @@ def _keep(connection: Connection, key: IdempotencyKey, now: float) -> StoredAnsw
     return keep(connection, key, "", now)
 
 
-ENDPOINTS = [post("/1/upload", upload)]
+ENDPOINTS = [post("/1/upload", upload, right="upload")]

@@ -22,6 +22,7 @@ COMMANDS = LazyCommands(
         "import": "tocsin.cli.file_import:import_records",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
+        "rotate-key": "tocsin.cli.maintenance:rotate_key",
         "sandbox": "tocsin.cli.processes:sandbox",
         "serve": "tocsin.cli.processes:serve",
     }
@@ -46,6 +47,7 @@ def tocsin() -> None:
 @tocsin.group(
     commands=LazyCommands(
         {
+            "encrypt": "tocsin.cli.providers:encrypt_all",
             "sandbox": "tocsin.cli.providers:use_sandbox",
             "set": "tocsin.cli.providers:set_group",
             "trust": "tocsin.cli.providers:trust",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
@@ -63,16 +64,49 @@ def passcode() -> None:
 @data_option
 @account_option
 @click.option("--label", required=True, help="Who will use it; revoke it by this name.")
-def add(data: Path, account_id: str, label: str) -> None:
+@click.option(
+    "--right",
+    "rights",
+    type=click.Choice(["send", "upload", "read", "all"]),
+    multiple=True,
+    default=["all"],
+    show_default=True,
+    help="What it may do; give it more than once for several.",
+)
+@click.option("--days", type=click.FloatRange(min=0, min_open=True), help="How long it is good; without it, no end.")
+def add(data: Path, account_id: str, label: str, rights: tuple[str, ...], days: float | None) -> None:
     """Add a passcode; it is printed once.
 
-    Example: tocsin account passcode add --account ABC-DEF-GHIJ --label backend --data ./data
+    Example: tocsin account passcode add --account ABC-DEF-GHIJ --label backend --right send --days 90 --data ./data
     """
     from tocsin.account import add_passcode
     from tocsin.store.stores import open_ledger_only
 
+    now = time.time()
+    until = None if days is None else now + days * 86_400
     with open_ledger_only(data) as ledger:
-        print_json({"account_id": account_id, "passcode": add_passcode(ledger, account_id, label, time.time())})
+        code = add_passcode(ledger, account_id, label, now, rights, until)  # type: ignore[arg-type]  # a Choice
+    print_json({"account_id": account_id, "passcode": code})
+
+
+@passcode.command("list")
+@data_option
+@account_option
+def list_of_account(data: Path, account_id: str) -> None:
+    """List the passcodes of an account, one JSON object a line: labels, rights and times, never the passcode.
+
+    Example: tocsin account passcode list --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.account import list_passcodes
+    from tocsin.store.stores import open_ledger_only
+
+    def show(at: float | None) -> str | None:
+        return None if at is None else datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+    with open_ledger_only(data) as ledger:
+        for one in list_passcodes(ledger, account_id):
+            times = {name: show(getattr(one, name)) for name in ("created_at", "expires_at", "revoked_at")}
+            print_json({"label": one.label, "rights": one.rights.split(","), **times})
 
 
 @passcode.command("revoke")

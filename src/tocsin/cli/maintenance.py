@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from tocsin.cli.local_server import ask
 from tocsin.cli.options import account_option, data_option, print_json
+from tocsin.errors import Misconfigured
 from tocsin.store.data_folder import find_running
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from tocsin.account import Passcode
+
+SOON_DAYS = 14  # before a passcode ends, `doctor` says so
 
 
 @click.command()
@@ -52,7 +64,7 @@ def doctor(data: Path) -> None:
     """
     from sqlalchemy import select
 
-    from tocsin.account import list_accounts
+    from tocsin.account import list_accounts, list_passcodes
     from tocsin.providers import BY_NAME
     from tocsin.store import schema
     from tocsin.store.open_files import allowed_files, describe_shortage
@@ -75,6 +87,10 @@ def doctor(data: Path) -> None:
         say(bool(accounts), f"{len(accounts)} accounts" if accounts else "no account: `tocsin account create`")
         table = schema.provider
         rows = ledger.read_now(lambda connection: connection.execute(select(table.c.account_id, table.c.name)).all())
+        say(*ledger.read_now(_judge_keys))
+        for account in accounts:
+            for sentence in _tell_ends(list_passcodes(ledger, account.id), time.time()):
+                say(True, f"{account.id}: {sentence}")
         for account in accounts:
             names = {name for account_id, name in rows if account_id == account.id}
             missing = sorted(set(BY_NAME) - names)
@@ -85,17 +101,57 @@ def doctor(data: Path) -> None:
     raise SystemExit(0 if fine else 1)
 
 
+@click.command("rotate-key")
+@data_option
+def rotate_key(data: Path) -> None:
+    """Sign the ids in messages, links and bounce addresses with a new key, once the server is started again. What the
+    key before it signed is still read; what earlier ones signed is not, so a second rotation ends it.
+
+    Example: tocsin rotate-key --data ./data
+    """
+    from tocsin.store.signing_key import rotate_signing_key
+    from tocsin.store.stores import open_ledger_only
+
+    now = time.time()
+    with open_ledger_only(data) as ledger:
+        keys = ledger.write_now(lambda connection: rotate_signing_key(connection, now))
+    print_json({"status": "success", "keys_read": len(keys), "next": "start the server again"})
+
+
+def _tell_ends(passcodes: Sequence[Passcode], now: float) -> Iterator[str]:
+    """Yield a sentence for each passcode that ends within SOON_DAYS: its caller needs another one before."""
+    for one in passcodes:
+        if one.revoked_at is None and one.expires_at is not None and 0 < one.expires_at - now < SOON_DAYS * 86_400:
+            end = datetime.fromtimestamp(one.expires_at, UTC).isoformat(sep=" ", timespec="minutes")
+            yield f"its passcode {one.label!r} ends at {end}"
+
+
+def _judge_keys(connection: Connection) -> tuple[bool, str]:
+    """Return whether the stored settings of providers can be read, and the sentence that says how they are stored."""
+    from tocsin.providers.encryption import check_stored
+    from tocsin.settings import read_settings
+
+    try:
+        count = check_stored(connection, read_settings(os.environ, Path()).secret_key)
+    except Misconfigured as error:
+        return False, str(error)
+    if count:
+        return True, f"the settings of {count} providers are encrypted"
+    return True, "providers' keys are stored in clear text; TOCSIN_SECRET_KEY and `tocsin provider encrypt` change that"
+
+
 @click.command()
 def config() -> None:
-    """List every setting: its name in the environment, its value now, and what it is for.
+    """List every setting: its name in the environment, its value now, and what it is for. Passwords are not shown.
 
     Example: TOCSIN_WINDOW=500 tocsin config
     """
-    from tocsin.settings import Settings, environment_name, read_settings, rename_old
+    from tocsin.settings import Settings, environment_name, read_settings, rename_old, show_value
 
     environment = rename_old(os.environ)
     read_settings(environment, Path())  # raises for a value that does not fit
     for field in msgspec.structs.fields(Settings):
         name = environment_name(field.name)
         meta = next((one for one in getattr(field.type, "__metadata__", ()) if isinstance(one, msgspec.Meta)), None)
-        click.echo(f"{name}={environment.get(name, field.default)}\n    {meta.description if meta else ''}")
+        value = show_value(field.name, environment.get(name, field.default))
+        click.echo(f"{name}={value}\n    {meta.description if meta else ''}")

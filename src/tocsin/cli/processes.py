@@ -24,7 +24,22 @@ def serve(data: Path, host: str, port: int, role: str) -> None:
     """
     from tocsin import app
 
+    warn_of_clear_text(host)
     asyncio.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
+
+
+def warn_of_clear_text(host: str) -> None:
+    """Say once that passcodes would travel in the clear, when other machines can reach the server."""
+    import structlog
+
+    from tocsin.settings import LOOPBACK
+
+    if host not in LOOPBACK:
+        structlog.get_logger().warning(
+            "other machines can reach this server, and it speaks no TLS: passcodes travel in the clear. "
+            "Put a TLS proxy in front, and let only that reach it",
+            host=host,
+        )
 
 
 @click.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,9 @@ from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Provider
+from tocsin.providers.encryption import check_stored, encrypt, encrypt_again, read_keys
 from tocsin.providers.transport import Transport
+from tocsin.settings import read_settings
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
 from tocsin.store.stores import open_ledger_only
@@ -105,11 +108,13 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
 
     Raises Misconfigured for an account that does not exist, and when a provider refuses its settings.
     """
+    secret_key = read_settings(os.environ, data).secret_key
+    keys = read_keys(secret_key)
     rows = [
         {
             "account_id": account_id,
             "name": name,
-            "settings": _checked(name, one),
+            "settings": encrypt(keys, account_id, name, _checked(name, one)),
             "trusted": 0,
             "changed_at": time.time(),
         }
@@ -119,9 +124,25 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
         find_account(ledger, account_id)
 
         def write(connection: Connection) -> None:
+            check_stored(connection, secret_key, [(account_id, name) for name in settings])
             upsert_rows(connection, schema.provider, rows, keys=("account_id", "name"))
 
         ledger.write_now(write)
+
+
+@click.command("encrypt")
+@data_option
+@click.option("--clear", is_flag=True, help="Store them in clear text again.")
+def encrypt_all(data: Path, clear: bool) -> None:
+    """Encrypt what is stored of all providers with the first key of TOCSIN_SECRET_KEY. To replace a key put the new one
+    before the old, restart, run this, and leave the old one out.
+
+    Example: TOCSIN_SECRET_KEY=NEW,OLD tocsin provider encrypt --data ./data
+    """
+    secret_key = read_settings(os.environ, data).secret_key
+    with open_ledger_only(data) as ledger:
+        changed = ledger.write_now(lambda connection: encrypt_again(connection, secret_key, clear=clear))
+    print_json({"providers": changed, "stored": "in clear text" if clear else "encrypted"})
 
 
 def _checked(name: str, settings: dict[str, Any]) -> str:

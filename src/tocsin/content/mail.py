@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from email.utils import getaddresses
 from html import escape
 from typing import Any
 
@@ -10,6 +11,7 @@ from tocsin.content.content import Addressing, Content, Unrenderable, read_text
 from tocsin.content.mail_body import Body
 from tocsin.content.template import CompiledTemplate, compile_template
 from tocsin.errors import Problem
+from tocsin.ingest.record import read_email
 from tocsin.providers.contract import Mail
 
 MAIL_BYTES = 1024 * 1024
@@ -35,6 +37,8 @@ def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
             raise Problem(f"{key} must be one line (at $.content.{key})")
         if len(value.encode()) > SUBJECT_BYTES:
             raise Problem(f"{key} is longer than {SUBJECT_BYTES} bytes (at $.content.{key})")
+    if content.reply_to and not is_mailbox(content.reply_to):
+        raise Problem("reply_to must be an address, such as Shop <shop@example.com> (at $.content.reply_to)")
     if len(content.body.encode()) > MAIL_BYTES:
         raise Problem(f"body is longer than {MAIL_BYTES} bytes (at $.content.body)")
     if UNSUBSCRIBE in content.body and not unsubscribe_link:
@@ -42,6 +46,12 @@ def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
             f"{UNSUBSCRIBE} needs a public address: the operator has to set TOCSIN_PUBLIC_URL (at $.content.body)"
         )
     return content
+
+
+def is_mailbox(text: str) -> bool:
+    """Return whether a text is one address, with or without a name before it."""
+    found = getaddresses([text]) if text.isprintable() else []
+    return len(found) == 1 and bool(read_email(found[0][1]))
 
 
 class MailForm:

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.account import Account
-from tocsin.api.context import Context
+from tocsin.api.context import Context, read_single
 from tocsin.audience.description import describe
 from tocsin.dashboard.formatting import full_time, iso_time, short_time, thousands
 from tocsin.errors import Problem
@@ -29,7 +29,13 @@ POLICY = (
 )
 SECURITY = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 PRIVATE = {"Cache-Control": "no-store"}  # numbers of an account stay out of caches
-HEADLINES = {401: "Please log in", 404: "Not found", 500: "Something broke"}
+HEADLINES = {
+    401: "Please log in",
+    403: "This passcode may not read",
+    404: "Not found",
+    429: "Too many log-ins",
+    500: "Something broke",
+}
 TYPES = {".css": "text/css"}
 
 
@@ -77,9 +83,10 @@ TEMPLATES = _make_environment()
 
 
 async def log_in(context: Context, request: Request) -> Account:
-    """Return the account of HTTP Basic: its id as the user, a passcode as the password. Raises Problem 401."""
-    account_id, passcode = _read_basic(request.headers.get("authorization", ""))
-    return await context.authenticator.authenticate(account_id, passcode, context.clock())
+    """Return the account of HTTP Basic: its id as the user, a passcode that may read as the password. Raises Problem
+    401, 403, 429."""
+    account_id, passcode = _read_basic(read_single(request, "authorization")[0] or "")
+    return await context.check(request, account_id, passcode)
 
 
 def render(name: str, status: int = 200, **values: Any) -> Response:
@@ -95,6 +102,8 @@ def refuse_page(_: Request, problem: Problem) -> Response:
     response = render("refusal.html", status, locked=status == 401, headline=headline, text=problem.error)
     if status == 401:
         response.headers.update(CHALLENGE)
+    if problem.retry_after is not None:
+        response.headers["Retry-After"] = str(problem.retry_after)
     return response
 
 

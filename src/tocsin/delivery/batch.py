@@ -9,7 +9,7 @@ import hashlib
 import msgspec
 
 from tocsin.content import Addressing, Content, Renderer
-from tocsin.delivery.push_id import sign_push_id, unsubscribe_url
+from tocsin.delivery.push_id import Secrets, sign_push_id, unsubscribe_url
 from tocsin.providers.contract import Address, Message
 
 
@@ -24,7 +24,7 @@ class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BatchContext(msgspec.Struct, frozen=True, array_like=True):
-    """What all messages of a chunk share. content: `Content` as JSON. secret: signs push ids."""
+    """What all messages of a chunk share. content: `Content` as JSON. secret: makes and signs ids."""
 
     account_id: str
     chunk_id: int
@@ -33,7 +33,7 @@ class BatchContext(msgspec.Struct, frozen=True, array_like=True):
     collapse: str
     expires_at: float
     public_url: str
-    secret: bytes
+    secret: Secrets
 
     def __repr__(self) -> str:
         return f"BatchContext({self.chunk_id})"
@@ -66,15 +66,17 @@ def compiled(content: bytes) -> Renderer:
 def _addressing(context: BatchContext, pending: PendingMessage) -> Addressing:
     # The same id on every attempt at this recipient and device.
     name = b"%d:%d:%d" % (context.chunk_id, pending.position, pending.device_id)
-    digits = hashlib.blake2b(name, digest_size=16, key=context.secret).hexdigest()
-    push_id = sign_push_id(context.secret, context.chunk_id, pending.position)
+    digits = hashlib.blake2b(name, digest_size=16, key=context.secret.message).hexdigest()
+    signing, place = context.secret.signing, (context.chunk_id, pending.position)
+    mail = pending.address.kind == "email"
+    link = sign_push_id(signing, *place, "unsubscribe") if mail and context.public_url else ""
     return Addressing(
         id=f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}",  # a version 4 UUID
         collapse=context.collapse,
         campaign=context.campaign,
-        push_id=push_id,
+        push_id=sign_push_id(signing, *place, "bounce" if mail else "track"),
         address=pending.address,
         expires_at=int(context.expires_at),
         account=context.account_id,
-        unsubscribe=unsubscribe_url(context.public_url, push_id) if pending.address.kind == "email" else "",
+        unsubscribe=unsubscribe_url(context.public_url, link) if link else "",
     )

@@ -39,6 +39,7 @@ from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.plan import LookUp, Planner
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person, find_zones, load_people
 from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
@@ -68,7 +69,7 @@ class Delivery(msgspec.Struct, frozen=True):
     facts: Facts
     senders: SenderPool
     settings: Settings
-    secret: bytes
+    secret: Secrets
     clock: Callable[[], float]
     completer: Completer
     content_breaker: ContentBreaker

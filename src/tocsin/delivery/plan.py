@@ -17,6 +17,7 @@ from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS
 from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.frequency_cap import CapRule, name_message
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person, load_people
 from tocsin.policy import Cap, Policy, load_policy
 from tocsin.providers.credential import Credential, read_credentials
@@ -57,7 +58,7 @@ class LookUp(msgspec.Struct, frozen=True):
 class Planner:
     """Makes the plans of the chunks of one account that were leased together, from few questions."""
 
-    def __init__(self, connection: Connection, account_id: str, settings: Settings, secret: bytes) -> None:
+    def __init__(self, connection: Connection, account_id: str, settings: Settings, secret: Secrets) -> None:
         self._connection = connection
         self._account_id = account_id
         self._settings = settings
@@ -82,7 +83,8 @@ class Planner:
             window = users[: self._settings.window]
             people = load_people(self._connection, self._account_id, window, [CHANNELS[channel]])
         account = account or Account.load(self._connection, self._account_id)
-        return LookUp(account, read_credentials(self._connection, self._account_id), plans, named, people)
+        credentials = read_credentials(self._connection, self._account_id, self._settings.secret_key)
+        return LookUp(account, credentials, plans, named, people)
 
     def plan(self, chunk: Chunk) -> DeliveryPlan:
         """Return the plan of a chunk: from its request, or from its campaign; with the account's caps."""

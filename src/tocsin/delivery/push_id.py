@@ -1,4 +1,8 @@
-"""The signed id of a message: in pushes, tracked links and unsubscribe URLs."""
+"""The signed id of a message, by its purpose: what a device tracks with unsubscribes nobody.
+
+A push carries one that tracks, a mail one in its unsubscribe link and another in its envelope address. All are made of
+the same two numbers, and their signatures differ.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +11,51 @@ import binascii
 import hashlib
 import hmac
 import struct
+from typing import Literal
+
+import msgspec
 
 from tocsin.errors import Problem
+
+Purpose = Literal["track", "unsubscribe", "bounce", "any"]
+# BLAKE2's personalization (RFC 7693: 16 bytes at most). «any» is of ids from before there were purposes.
+PERSONS: dict[Purpose, bytes] = {
+    "track": b"track",
+    "unsubscribe": b"unsubscribe",
+    "bounce": b"bounce",
+    "any": b"push id",
+}
 
 _ID = struct.Struct(">QH")  # chunk id, position
 _LETTERS = 27
 _SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
 
 
-def _sign(secret: bytes, what: bytes) -> bytes:
+class Secrets(msgspec.Struct, frozen=True, array_like=True):
+    """What a worker makes ids with. message: for the ids that vendors see, the same for ever, so that a message that is
+    sent again has the id it had. signing: the newest key that signs."""
+
+    message: bytes
+    signing: bytes
+
+    def __repr__(self) -> str:
+        return "Secrets()"
+
+
+def _sign(secret: bytes, what: bytes, purpose: Purpose) -> bytes:
     # Keyed BLAKE2b is a MAC by itself (RFC 7693), in a quarter of HMAC's time: this runs once a message.
-    return hashlib.blake2b(what, digest_size=_SIGNATURE, key=secret, person=b"push id").digest()
+    return hashlib.blake2b(what, digest_size=_SIGNATURE, key=secret, person=PERSONS[purpose]).digest()
 
 
-def sign_push_id(secret: bytes, chunk_id: int, position: int) -> str:
+def sign_push_id(secret: bytes, chunk_id: int, position: int, purpose: Purpose = "track") -> str:
     """Return the id of one recipient's message: 27 letters of base64url."""
     what = _ID.pack(chunk_id, position)
-    signed = what + _sign(secret, what)
+    signed = what + _sign(secret, what, purpose)
     return base64.urlsafe_b64encode(signed)[:_LETTERS].decode()
 
 
-def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
-    """Return (chunk id, position). Raises Problem for an id this server did not sign."""
+def read_push_id(secret: bytes, push_id: str, purpose: Purpose = "track") -> tuple[int, int]:
+    """Return (chunk id, position). Raises Problem for an id this server did not sign for the purpose."""
     try:
         raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
     except (ValueError, binascii.Error):
@@ -36,7 +63,11 @@ def read_push_id(secret: bytes, push_id: str) -> tuple[int, int]:
     what, signature = raw[: _ID.size], raw[_ID.size :]
     # The last letter has two bits to spare: only the one spelling we give out is ours.
     spelled = base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id
-    if not spelled or len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(signature, _sign(secret, what)):
+    if (
+        not spelled
+        or len(raw) != _ID.size + _SIGNATURE
+        or not hmac.compare_digest(signature, _sign(secret, what, purpose))
+    ):
         raise Problem("id is not one this server gave out (at $.id)")
     chunk_id, position = _ID.unpack(what)
     return int(chunk_id), int(position)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import functools
 import os
+import re
 import socket
 import sys
 import time
@@ -36,6 +37,11 @@ CHECK_SECONDS = 3.0
 READY_SECONDS = 30.0
 SPARE_SLOTS = 2048  # for recipients with more devices than there is room for
 TROUBLE_SECONDS = 1.0  # before a sender that ended is started again
+# Of a worker's environment. Proxies have names in small letters too; the last is of the tests that measure coverage.
+INHERITED = re.compile(
+    r"PATH|HOME|USER|TMPDIR|TZ|LANG|LC_\w+|PYTHON\w+|VIRTUAL_ENV|LD_\w+|DYLD_\w+|SSL_CERT_FILE|SSL_CERT_DIR|OPENSSL_CONF"
+    r"|(?i:https?_proxy|all_proxy|no_proxy)|COVERAGE_FOLDER"
+)
 LOST = Receipt(outcome=Outcome.UNKNOWN, code="sender lost")
 NOT_SENT = Receipt(outcome=Outcome.THROTTLED, code="sender lost", retry_after=1.0)  # spends no try
 TOO_LONG = Receipt(outcome=Outcome.REFUSED, code="template: took too long")
@@ -134,6 +140,12 @@ def make_batch(messages: Sequence[Outgoing], *, urgent: bool) -> Batch:
     return Batch(messages[0].platform, listed, places, slots, [one.message for one in messages], urgent)
 
 
+def make_environment(ours: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of a sender: what Python, TLS and proxies read, and none of our settings, for a sender
+    opens no store and gets its credentials with its messages."""
+    return {name: value for name, value in ours.items() if INHERITED.fullmatch(name)}
+
+
 class SenderProcess:
     """One sender process, as the worker sees it: started with the worker, and again after it died."""
 
@@ -216,7 +228,7 @@ class SenderProcess:
                 *command,
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
-                env=os.environ,
+                env=make_environment(os.environ),
             )
         reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
         decoder = msgspec.msgpack.Decoder(Answers)

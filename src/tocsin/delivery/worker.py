@@ -20,6 +20,7 @@ from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.dispatcher import Delivery, Dispatcher
 from tocsin.delivery.handover import HandoverFolder
 from tocsin.delivery.load_shedding import LoadMeter
+from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.rescue import rescue_abandoned
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
@@ -54,7 +55,7 @@ class Worker:
         facts: Facts,
         senders: SenderPool,
         settings: Settings,
-        secret: bytes,
+        secret: Secrets,
         clock: Clock,
         wakeup: Wakeup,
         folder: Path,

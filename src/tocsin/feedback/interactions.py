@@ -7,6 +7,7 @@ envelope address of a mail. The signature is the permission; nobody logs in. Wha
 from __future__ import annotations
 
 import asyncio
+import math
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,8 +17,9 @@ from sqlalchemy import Connection, delete, select, tuple_
 from tocsin import queue
 from tocsin.account import Account, list_accounts
 from tocsin.channels import PLATFORM_CODES
-from tocsin.delivery.push_id import read_push_id
+from tocsin.delivery.push_id import Purpose
 from tocsin.errors import Problem
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest import event_row
 from tocsin.queue import Chunk
 from tocsin.store import schema
@@ -25,18 +27,20 @@ from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.rows import insert_new
 
+TRACK_DAYS = 90.0  # after it was sent, a message can be viewed and clicked
+LONGEST_DAYS = 30  # between a message and the end of its chunk: 28 days, and a day for time zones at either end
+DAY = 86_400.0
 # The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
-DAY = 86_400.0
-REPORT_DAYS = 90.0
 SWEEP = 1000  # rows deleted in one transaction, at most
 SWEEP_REST = 0.05  # seconds between two of them: the writer is there for others
 
 
 class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that this server sent. user: 0 when none was found. campaign_id: 0 for a send by identity. tag_group,
-    variant: "" for none. sent_at: when sending began, in epoch seconds."""
+    variant: "" for none. sent_by: when it was sent at the latest, in epoch seconds; inf while others of its chunk are
+    under way."""
 
     account: Account
     chunk_id: int
@@ -47,8 +51,14 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     tag_group: str
     variant: str = ""
-    sent_at: float
+    sent_by: float = math.inf
     cleaned: bool = False  # the ledger no longer keeps whom it went to
+
+    def require_younger(self, days: float, now: float) -> None:
+        """Raise Problem 410 when the message was sent more than so many days ago."""
+        if now - self.sent_by > days * DAY:
+            sentence = f"The message was sent more than {days:g} days ago, and its id has ended"
+            raise Problem(sentence, code=410, status=410)
 
     @property
     def event_id(self) -> int:
@@ -67,16 +77,18 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-async def find_sent(ledger: Ledger, facts: Facts, secret: bytes, push_id: str) -> SentMessage:
-    """Return the message of a signed id, also when the ledger no longer keeps whom it went to. Raise Problem 400 for an
-    id that this server did not sign, or whose message it does not have."""
-    chunk_id, position = read_push_id(secret, push_id)
+async def find_sent(
+    ledger: Ledger, facts: Facts, signed_ids: SignedIds, push_id: str, *purposes: Purpose
+) -> SentMessage:
+    """Return the message of an id that was signed for one of these purposes, also when the ledger no longer keeps whom
+    it went to. Raise Problem 400 for an id that this server did not sign, or whose message it does not have."""
+    chunk_id, position = await signed_ids.read(push_id, *purposes)
 
-    def read(connection: Connection) -> tuple[Chunk | None, SentMessage | None]:
-        found = queue.load(connection, chunk_id)
+    def read(connection: Connection) -> tuple[Chunk | None, SentMessage | None, float]:
+        found, end = queue.load(connection, chunk_id), _find_end(connection, chunk_id)
         if found is None or position >= len(found.users):
-            return found, None
-        return found, SentMessage(
+            return found, None, end
+        message = SentMessage(
             account=Account.load(connection, found.account_id),
             chunk_id=chunk_id,
             position=position,
@@ -86,25 +98,36 @@ async def find_sent(ledger: Ledger, facts: Facts, secret: bytes, push_id: str) -
             platform=PLATFORM_CODES[found.platforms[position]],
             tag_group=found.tag_group,
             variant=found.variant,
-            sent_at=found.started_at or found.expires_at,
+            sent_by=end,
         )
+        return found, message, end
 
-    chunk, sent = await ledger.read(read)
+    chunk, sent, end = await ledger.read(read)
     if sent is None and (chunk is None or not chunk.users):
-        sent = await _find_cleaned(ledger, facts, chunk, chunk_id, position)
+        sent = await _find_cleaned(ledger, facts, chunk, chunk_id, position, end)
     if sent is None:
         raise Problem("id is not of a message this server sent (at $.id)")
     return sent
 
 
+def _find_end(connection: Connection, chunk_id: int) -> float:
+    """Return when a chunk was closed; inf for one that is open."""
+    table = schema.chunk
+    closed = select(table.c.not_before).where(table.c.id == chunk_id, table.c.open == 0)
+    end = connection.scalar(closed)
+    return math.inf if end is None else float(end)
+
+
 async def _find_cleaned(
-    ledger: Ledger, facts: Facts, chunk: Chunk | None, chunk_id: int, position: int
+    ledger: Ledger, facts: Facts, chunk: Chunk | None, chunk_id: int, position: int, end: float
 ) -> SentMessage | None:
     """Return a message of a chunk that was cleaned, by its outcome in facts; None when there is none. chunk: without
-    its recipients; None when it was a request's, and its account is any: ids of chunks are unique over all."""
+    its recipients; None when it was a request's, and its account is any: ids of chunks are unique over all.
+    end: when the chunk was closed."""
     accounts = {one.id: one for one in await asyncio.to_thread(list_accounts, ledger)}
     rows = await facts.query(
-        "SELECT account, user, channel, platform, tag_group, at FROM outcome WHERE account IN {accounts:Array(String)} "
+        "SELECT account, user, channel, platform, tag_group, toUnixTimestamp(at) FROM outcome "
+        "WHERE account IN {accounts:Array(String)} "
         "AND campaign = {campaign:UInt32} AND chunk = {chunk:UInt64} AND position = {position:UInt16} LIMIT 1",
         {
             "accounts": list(accounts) if chunk is None else [chunk.account_id],
@@ -126,7 +149,8 @@ async def _find_cleaned(
         platform=platform,
         tag_group=tag_group,
         variant="" if chunk is None else chunk.variant,
-        sent_at=at.replace(tzinfo=UTC).timestamp(),
+        # An outcome may have the time of its chunk's beginning: a day later it was certainly sent.
+        sent_by=end if chunk is not None else float(at) + DAY,
         cleaned=True,
     )
 
@@ -134,11 +158,11 @@ async def _find_cleaned(
 async def record_interaction(
     ledger: Ledger,
     facts: Facts,
-    secret: bytes,
+    signed_ids: SignedIds,
     kind: str,
     push_id: str,
     now: float,
-    report_days: float = REPORT_DAYS,
+    report_days: float = TRACK_DAYS,
 ) -> None:
     """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now` or whenever it
     was first reported. Raise Problem 400 for an id that is not ours, 410 when the message is older than `report_days`.
@@ -146,9 +170,8 @@ async def record_interaction(
     The key of facts' `event` holds the time: with the same time a repeat writes the same row, and one view is one event
     to everybody who counts.
     """
-    sent = await find_sent(ledger, facts, secret, push_id)
-    if now > sent.sent_at + report_days * DAY:
-        raise Problem(f"The message is older than {report_days:g} days (at $.id)", code=410, status=410)
+    sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
+    sent.require_younger(report_days, now)
     # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
     before = await _find_event(facts, sent, kind) if sent.cleaned else None
     first = now if before is None else before
@@ -165,7 +188,7 @@ async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | Non
         {
             "account": sent.account.id,
             "name": INTERACTIONS[kind],
-            "day": datetime.fromtimestamp(sent.sent_at - DAY, UTC).date(),  # the account's may begin earlier
+            "day": datetime.fromtimestamp(sent.sent_by - LONGEST_DAYS * DAY, UTC).date(),
             "user": sent.user,
             "id": sent.event_id,
         },

@@ -11,31 +11,43 @@ and suppresses the address all the same.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
 import msgspec
-from sqlalchemy import Connection, select
+import structlog
+from sqlalchemy import Connection, delete, select
 
 from tocsin import metrics
 from tocsin.channels import CHANNELS
+from tocsin.delivery.push_id import Purpose
 from tocsin.delivery.recipients import mark_gone
 from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import Recipient, Report
 from tocsin.feedback.interactions import SentMessage, find_sent
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest import event_row, refresh_profiles
 from tocsin.ingest.consent import opt_out_of_email
 from tocsin.ingest.profile import wants
 from tocsin.ingest.record import read_email
-from tocsin.ingest.subscription import UNSUBSCRIBED, find_bounced
+from tocsin.ingest.subscription import UNSUBSCRIBED, AddressChange, find_bounced, find_users_with_addresses
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_account
+
+log = structlog.get_logger()
 
 BOUNCED, COMPLAINED = "Mail Bounced", "Mail Complained"
+REPORT_DAYS = 90  # after a mail was sent, what comes back is believed
+LINK_DAYS = 3 * 365  # laws ask for 30 or 60; the longer a link works, the fewer people call it spam
 SOFT_BOUNCES, SOFT_DAYS = 3, 30  # soft bounces within so many days count as a hard one
+CAME_BACK = (
+    "You subscribed again after this mail was sent, so its link does nothing. To leave, use the link in a newer mail."
+)
 NOT_OURS = "This is not the id of a mail this server sent."
 
 ReportResult = Literal["hard", "soft", "refused", "complaint", "ignored"]
@@ -51,17 +63,28 @@ class AppliedReport(msgspec.Struct, frozen=True):
 class Feedback:
     """Applies unsubscribes and reports, for every account."""
 
-    def __init__(self, ledger: Ledger, facts: Facts, secret: bytes):
+    def __init__(self, ledger: Ledger, facts: Facts, signed_ids: SignedIds):
         self._ledger = ledger
         self._facts = facts
-        self._secret = secret
+        self._signed_ids = signed_ids
         # Mail clients post twice at once: one at a time for each user, so the second finds the event of the first.
         self._locks: WeakValueDictionary[tuple[str, int], asyncio.Lock] = WeakValueDictionary()
 
-    async def find_mail(self, push_id: str) -> SentMessage:
-        """Return the mail of a signed id. Raise Problem 404 for any other id, a push's too."""
+    async def find_link(self, push_id: str, now: float) -> SentMessage:
+        """Return the mail of an unsubscribe link. Raise Problem 404 for any other id, and 410 for the link of a mail
+        that is too old, or whose recipient left and came back since: that was their later word."""
+        sent = await self._find_mail(push_id, "unsubscribe")
+        sent.require_younger(LINK_DAYS, now)
+        returned, wanted = await self._ledger.read(lambda connection: _read_return(connection, sent))
+        if wanted and returned > sent.sent_by:
+            raise Problem(CAME_BACK, code=410, status=410)
+        return sent
+
+    async def _find_mail(self, push_id: str, *purposes: Purpose) -> SentMessage:
+        """Return the mail of an id that was signed for one of these purposes. Raise Problem 404 for any other id, a
+        push's too."""
         try:
-            sent = await find_sent(self._ledger, self._facts, self._secret, push_id)
+            sent = await find_sent(self._ledger, self._facts, self._signed_ids, push_id, *purposes)
         except Problem:
             sent = None
         if sent is None or sent.channel != "email" or not sent.user:
@@ -70,21 +93,41 @@ class Feedback:
 
     async def unsubscribe(self, push_id: str, now: float) -> None:
         """Opt the recipient of this mail out of e-mail (RFC 8058); a repeat changes nothing. Raise Problem 404 for an
-        id that is no mail's."""
-        await self._opt_out(await self.find_mail(push_id), now, {"Reason": "one-click unsubscribe"})
+        id that is no link's, 410 for one of a mail from before they came back, or a very old one."""
+        await self._opt_out(await self.find_link(push_id, now), now, {"Reason": "one-click unsubscribe"})
         metrics.FEEDBACK.labels(result="unsubscribed").inc()
 
     async def take_report(self, report: Report, now: float) -> AppliedReport:
         """Apply a bounce or complaint and return what it did. Raise Problem 400 when it names no mail, and 404 when it
-        names none of ours."""
+        names none of ours, 410 when it is about one of long ago."""
         applied = await self._apply(report, now)
         metrics.FEEDBACK.labels(result=applied.result).inc()
         return applied
+
+    async def free_address(self, account_id: str, address: str) -> int:
+        """Let an address that bounced get mail again; return how many users have it. Raise Problem 404 for an address
+        that is not suppressed. The log says whose it is, not what it is."""
+        wanted = read_email(address)
+        table = schema.device
+        mine = (table.c.account_id == account_id, table.c.kind == "email", table.c.token == wanted)
+
+        def free(connection: Connection) -> int:
+            lock_account(connection, account_id)
+            return connection.execute(delete(table).where(*mine)).rowcount
+
+        if not wanted or not await self._ledger.write(free):
+            raise Problem("This address is not suppressed by a bounce", code=404, status=404)
+        change = AddressChange("email", wanted, opts_out=False)
+        users = sorted(await find_users_with_addresses(self._facts, account_id, [change]))
+        log.warning("a bounced address was freed", account=account_id, users=users)
+        await refresh_profiles(self._ledger, self._facts, account_id, users)
+        return len(users)
 
     async def _apply(self, report: Report, now: float) -> AppliedReport:
         if report.kind == "other":
             return AppliedReport("ignored")
         sent = await self._find_reported(report)
+        sent.require_younger(REPORT_DAYS, now)
         if report.kind == "bounce":
             return await self._bounce(sent, report, now)
         if report.feedback != "abuse":  # RFC 5965: fraud, virus; RFC 6430: not-spam. No complaints.
@@ -104,7 +147,7 @@ class Feedback:
             raise Problem("The report does not say which mail it is about: there is no id of ours in it")
         for one in report.ids:
             try:
-                return await self.find_mail(one)
+                return await self._find_mail(one, "bounce", "unsubscribe")
             except Problem:
                 continue
         raise Problem(NOT_OURS, code=404, status=404)
@@ -193,6 +236,14 @@ def _read_recipient(connection: Connection, sent: SentMessage) -> tuple[str, boo
     found = connection.scalar(select(table.c.profile).where(*where))
     profile = msgspec.json.decode(found) if found is not None else {}
     return read_email(profile.get("Email")), wants(profile, CHANNELS["email"])
+
+
+def _read_return(connection: Connection, sent: SentMessage) -> tuple[float, bool]:
+    """Return when the mail's recipient came back to e-mail, -inf for never, and whether they want it now."""
+    table = schema.returned
+    mine = (table.c.account_id == sent.account.id, table.c.user_id == sent.user)
+    since = connection.scalar(select(table.c.since).where(*mine))
+    return -math.inf if since is None else float(since), _read_recipient(connection, sent)[1]
 
 
 def _bounce_props(failure: Recipient, address: str) -> dict[str, Any]:

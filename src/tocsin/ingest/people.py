@@ -18,7 +18,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Select, bindparam, case, delete, func, insert, select, update
 
-from tocsin.ingest.profile import apply_changes, split_push_choice
+from tocsin.channels import CHANNELS
+from tocsin.ingest.profile import apply_changes, split_push_choice, wants
 from tocsin.ingest.record import (
     IDENTITIES,
     PROFILE_BYTES,
@@ -31,11 +32,13 @@ from tocsin.ingest.record import (
     read_email,
     read_phone,
 )
+from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
 from tocsin.store.rows import among_named, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
+EMAIL = CHANNELS["email"]
 VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
 READ_AHEAD = 16 * 1024  # letters of a profile that is read with the others; a larger one when it is needed
@@ -60,6 +63,7 @@ class People:
         self._weighed: set[int] = set()
         self._room = PROFILES_BYTES
         self.created: set[int] = set()
+        self._returned: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
@@ -120,6 +124,8 @@ class People:
             self._note_push_choice(record)
             before, self._profiles[user] = self._profiles[user], after
             self._move_addresses(before, user)
+            if not wants(before, EMAIL) and wants(self._profiles[user], EMAIL):
+                self._returned.add(user)
         elif isinstance(record, TokenRecord):
             self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
@@ -212,6 +218,7 @@ class People:
             self._move_devices()
         self._save_tokens()
         self._save_push_choices()
+        note_returns(self._connection, self._account, self._returned, self._now)
 
     def _resolve(self, record: Record) -> int | None:
         """Return the user a record is about, None for a new one."""

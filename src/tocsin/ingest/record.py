@@ -11,6 +11,7 @@ import functools
 import re
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 import phonenumbers
@@ -29,6 +30,8 @@ RESTRICTED_EVENTS = frozenset(
 )
 OPERATIONS = frozenset(("$add", "$remove", "$set", "$incr", "$decr", "$delete"))
 
+HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]*[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+LAST_NUMBER = re.compile(r"\.(\d+|0x[0-9a-f]*|localhost)\Z")
 KEY_BYTES = 120
 VALUE_BYTES = 2048
 PROPERTIES = 256
@@ -162,8 +165,23 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
         raise Rejected(535, "Token data is incorrect. id is not a valid token.")
     if TOKEN_TYPES[kind] == "webpush":
+        if not is_push_service(token):
+            raise Rejected(535, "Token data is incorrect. id is not the https URL of a browser's push service.")
         token = _encode_subscription(token, data.get("keys"))
     return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=TOKEN_TYPES[kind], token=token)
+
+
+def is_push_service(endpoint: str) -> bool:
+    """Return whether a browser's endpoint can be one of a push service (RFC 8030): https, at a host name, on the usual
+    port. Whoever uploads it chooses where the operator's own server will POST."""
+    try:
+        parts = urlsplit(endpoint)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:  # a port that is no number
+        return False
+    # A last label of digits, or 0x…, makes an IP address of it to browsers and to libcurl.
+    named = HOST_NAME.fullmatch(host) and not LAST_NUMBER.search(host)
+    return parts.scheme == "https" and bool(named) and port in (None, 443) and "@" not in parts.netloc
 
 
 def _encode_subscription(token: str, keys: Any) -> str:

@@ -80,8 +80,9 @@ def _read_change(raw: Any) -> AddressChange | str:
 
 def apply_address_changes(
     connection: Connection, account_id: str, changes: Sequence[AddressChange], now: float
-) -> None:
-    """Insert and delete opt-outs; of two changes of one address the last counts."""
+) -> set[str]:
+    """Insert and delete opt-outs; of two changes of one address the last counts. Return the e-mail addresses that had
+    left and are back."""
     lock_account(connection, account_id)
     last = {(one.kind, one.address): one.opts_out for one in changes}
     rows = [
@@ -91,11 +92,15 @@ def apply_address_changes(
     ]
     if rows:
         upsert_rows(connection, table, rows, keys=("account_id", "kind", "address"), kept=("since",))
+    returned: set[str] = set()
     for kind in FIELDS:
         back = [address for (one, address), opts_out in last.items() if one == kind and not opts_out]
         if back:
+            if kind == "email":
+                returned = find_unsubscribed(connection, account_id, kind, back)
             mine = (table.c.account_id == account_id, table.c.kind == kind)
             connection.execute(delete(table).where(*mine, among(connection, table.c.address, back)))
+    return returned
 
 
 def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addresses: Collection[str]) -> set[str]:

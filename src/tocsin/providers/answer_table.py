@@ -10,6 +10,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Receipt, Scope
 from tocsin.providers.http.transfer import VendorAnswer, is_loopback
+from tocsin.settings import hide_passwords
 
 DETAIL = 300  # characters of the vendor's message that a receipt keeps
 
@@ -94,7 +95,7 @@ def check_endpoint(option: str, url: str) -> str:
     """Return the URL without its last slash. Raises Misconfigured unless it is https, or http on this machine."""
     parts = urlsplit(url)
     if not parts.hostname or parts.username or (parts.scheme != "https" and not is_loopback(url)):
-        raise Misconfigured(f"{option} has to be an https URL, not {url!r}.")
+        raise Misconfigured(f"{option} has to be an https URL, not {hide_passwords(url)!r}.")
     return url.rstrip("/")
 
 

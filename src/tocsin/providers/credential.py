@@ -7,6 +7,7 @@ from sqlalchemy import Connection, bindparam, select
 
 from tocsin.errors import Problem
 from tocsin.providers import BY_NAME
+from tocsin.providers.encryption import open_settings
 from tocsin.store import schema
 
 
@@ -23,10 +24,13 @@ _OF_ACCOUNT = select(
 ).where(schema.provider.c.account_id == bindparam("account"))
 
 
-def read_credentials(connection: Connection, account_id: str) -> list[Credential]:
-    """Return all credentials of an account."""
+def read_credentials(connection: Connection, account_id: str, secret_key: str = "") -> list[Credential]:
+    """Return all credentials of an account. secret_key: of the settings; what it does not decrypt works for nobody."""
     rows = connection.execute(_OF_ACCOUNT, {"account": account_id})
-    return [Credential(account_id, name, settings, at, bool(trusted)) for name, settings, at, trusted in rows]
+    return [
+        Credential(account_id, name, open_settings(secret_key, account_id, name, settings), at, bool(trusted))
+        for name, settings, at, trusted in rows
+    ]
 
 
 class Credential(msgspec.Struct, frozen=True, array_like=True):

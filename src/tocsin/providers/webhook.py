@@ -36,6 +36,7 @@ from tocsin.providers.answer_table import (
 )
 from tocsin.providers.contract import HandOver, Message, Notice, Receipt, Scope, unnoted
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
+from tocsin.settings import hide_passwords
 
 WAIT = 30.0  # seconds before a 5xx is tried again
 TOO_FAST = 60.0  # after a 429 that names no time
@@ -56,7 +57,7 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
 
     def __repr__(self) -> str:
-        return f"WebhookSettings(url={self.url!r})"
+        return f"WebhookSettings(url={hide_passwords(self.url)!r})"
 
 
 TABLE: dict[int, AnswerRule] = {
@@ -145,7 +146,7 @@ class Webhook:
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._url!r})"
+        return f"{type(self).__name__}({hide_passwords(self._url)!r})"
 
     def retire(self) -> None:
         """See `Provider.retire`."""

@@ -55,6 +55,8 @@ class ControlApi:
     def reply(self, request: VendorRequest) -> VendorReply:
         """See RequestHandler. A Problem is answered as `{"error": …}`."""
         path, _, query = request.head.target.partition("?")
+        if request.head.header("origin") is not None:  # of a page in a browser: it must not set faults or read keys
+            return json_reply(403, {"error": "A web page may not ask this."})
         route = self._routes.get((request.head.method, path))
         if route is None:
             known = any(path == other for _, other in self._routes)

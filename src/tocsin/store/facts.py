@@ -9,6 +9,7 @@ import asyncio
 import functools
 import os
 import queue
+import re
 import secrets
 import threading
 from collections import defaultdict
@@ -21,6 +22,7 @@ from urllib.parse import urlsplit
 
 from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
+from tocsin.settings import hide_passwords
 from tocsin.store.deadline import time_left
 from tocsin.store.stopwatch import Stopwatch
 from tocsin.store.turns import Turns
@@ -73,8 +75,16 @@ COLUMNS = {
     ),
 }
 
+# «Code: 469. DB::Exception: Constraint … is violated … (VIOLATED_CONSTRAINT)»
+_CODE = re.compile(r"[Cc]ode: (\d+)")
+_NAME = re.compile(r"\(([A-Z][A-Z_]{3,})\)")
+
 Row = tuple[Any, ...]
 Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
+
+
+class FactsError(Exception):
+    """The facts store refused a statement. Its own sentence, which may quote values, is left out."""
 
 
 class Facts:
@@ -286,7 +296,8 @@ class _Line:
         """Yield a connection. patience: seconds to wait for one."""
         client = self._take(patience)
         try:
-            yield client
+            with _values_hidden():
+                yield client
         finally:
             self._idle.put(client)
 
@@ -308,6 +319,18 @@ class _Line:
             with self._lock:
                 self._made -= 1
             raise
+
+
+@contextmanager
+def _values_hidden() -> Iterator[None]:
+    """Leave only code and name of the store's errors: their sentences quote the rows and parameters they are about."""
+    try:
+        yield
+    except Exception as error:
+        if found := _CODE.search(str(error)):
+            name = (_NAME.findall(str(error)) or ["no name"])[-1]
+            raise FactsError(f"facts: code {found[1]}, {name}") from None
+        raise
 
 
 def connect(url: str) -> Any:
@@ -338,9 +361,9 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
     try:
         client = connect(url)
     except Exception as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = hide_passwords(" ".join(str(error).split()))[:200]
         raise Misconfigured(
-            f"The facts store at {_without_password(url)} cannot be opened ({reason}). A chDB folder belongs "
+            f"The facts store at {hide_passwords(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
     for statement in read_script():
@@ -375,12 +398,7 @@ def _check_layout(client: Any, url: str) -> None:
         found = {row[0] for row in client.query(f"DESCRIBE TABLE {table}").result_rows}
         if missing := set(columns) - found:
             raise Misconfigured(
-                f"The facts store at {_without_password(url)} was made by another version of Tocsin: its table {table} "
+                f"The facts store at {hide_passwords(url)} was made by another version of Tocsin: its table {table} "
                 f"lacks {', '.join(sorted(missing))}. Give TOCSIN_FACTS_URL a new place, run `tocsin repair` for "
                 "profiles and outcomes, and `tocsin import` for events."
             )
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return url if parts.password is None else url.replace(f":{parts.password}@", ":…@")

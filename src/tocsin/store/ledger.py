@@ -30,10 +30,11 @@ from typing import Any, TypeVar
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.engine import make_url
+from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
 from tocsin.errors import Misconfigured
+from tocsin.settings import hide_passwords
 from tocsin.store import schema
 from tocsin.store.lock import lock_migration
 
@@ -202,9 +203,9 @@ def open_ledger(url: str) -> Ledger:
             Path(location.database).chmod(0o600)
         return Ledger(url)
     except OperationalError as error:
-        reason = " ".join(str(error.orig).split())[:300]
+        reason = hide_passwords(" ".join(str(error.orig).split()))[:300]
         raise Misconfigured(
-            f"The ledger at {location.render_as_string(hide_password=True)} cannot be opened: {reason}. "
+            f"The ledger at {hide_passwords(url)} cannot be opened: {reason}. "
             "Check TOCSIN_LEDGER_URL and that the server runs."
         ) from None
 
@@ -244,12 +245,15 @@ def _engine(url: str, *, writing: bool) -> Engine:
     if location.get_backend_name() != "sqlite":
         if location.drivername == "postgresql":
             location = location.set(drivername="postgresql+psycopg")
-        server = create_engine(location, pool_size=WRITERS if writing else READERS, pool_pre_ping=True)
+        size = WRITERS if writing else READERS
+        server = create_engine(location, pool_size=size, pool_pre_ping=True, hide_parameters=True)
+        event.listen(server, "handle_error", _hide_details)
         if writing:
             event.listen(server, "connect", _bound_waits)
             event.listen(server, "begin", _wait_for_no_disk)
         return server
-    engine = create_engine(location, connect_args={"timeout": LOCK_SECONDS, "check_same_thread": False})
+    waiting = {"timeout": LOCK_SECONDS, "check_same_thread": False}
+    engine = create_engine(location, connect_args=waiting, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -265,6 +269,16 @@ def _engine(url: str, *, writing: bool) -> Engine:
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
     return engine
+
+
+def _hide_details(context: ExceptionContext) -> None:
+    """Leave only the first line of PostgreSQL's error: its details quote the row («Key (token)=(…) already exists»)."""
+    error, wrapped = context.original_exception, context.sqlalchemy_exception
+    summary = getattr(getattr(error, "diag", None), "message_primary", None)
+    if summary is not None:
+        error.args = (summary,)
+        if wrapped is not None:
+            wrapped.args = (f"({type(error).__name__}) {summary}",)
 
 
 def _is_durable(connection: Connection) -> bool:

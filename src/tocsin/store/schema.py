@@ -65,7 +65,9 @@ passcode = Table(
     Column("account_id", String(32), nullable=False, index=True),
     Column("digest", LargeBinary, nullable=False),  # SHA-256: the passcode itself is 160 random bits
     Column("label", Text, nullable=False),
+    Column("rights", String(32), nullable=False, server_default="all"),  # account.Right, with commas
     Column("created_at", Float, nullable=False),
+    Column("expires_at", Float),
     Column("revoked_at", Float),
 )
 
@@ -74,7 +76,7 @@ provider = Table(
     metadata,
     Column("account_id", String(32), primary_key=True),
     Column("name", String(16), primary_key=True),
-    Column("settings", Text, nullable=False),
+    Column("settings", Text, nullable=False),  # JSON, or encrypted: providers/encryption.py
     Column("trusted", Integer, nullable=False, server_default="0"),  # 1: who a vendor calls dead is dead, however many
     Column("changed_at", Float, nullable=False),
 )
@@ -144,6 +146,15 @@ unsubscribed = Table(
     Column("account_id", String(32), primary_key=True),
     Column("kind", String(8), primary_key=True),  # email, phone
     Column("address", String(1024), primary_key=True),
+    Column("since", Float, nullable=False),
+)
+
+# When users who had left e-mail came back: a link in a mail from before then does not take them off again.
+returned = Table(
+    "returned",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("user_id", Integer, primary_key=True, autoincrement=False),
     Column("since", Float, nullable=False),
 )
 

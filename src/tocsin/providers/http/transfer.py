@@ -13,9 +13,12 @@ import re
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal
+from urllib.parse import urlsplit
 
 import msgspec
 import pycurl
+
+from tocsin.settings import LOOPBACK
 
 # Called once the bytes of a message may leave: after it, nobody can say that the peer has not got it.
 HandOver = Callable[[], None]
@@ -35,7 +38,6 @@ Failure = Literal["", "unsent", "unknown"]
 _REFUSED = b"refused by server, try again"
 _GOAWAY = re.compile(rb"received GOAWAY, error=\d+, last_stream=(\d+)")
 _OPENED = re.compile(rb"\[HTTP/2\] \[(\d+)\] OPENED stream")
-_LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 
 class HttpPost(msgspec.Struct, frozen=True, kw_only=True):
@@ -109,8 +111,13 @@ class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def is_loopback(url: str) -> bool:
-    """Return whether this is a plain http URL of this machine, the only one allowed without TLS."""
-    return any(url == start or url.startswith((start + ":", start + "/")) for start in _LOOPBACK)
+    """Return whether an http URL leads to this machine, by its host: `http://127.0.0.1:80@elsewhere/` does not."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError:  # a port that is no number
+        return False
+    return parts.scheme == "http" and host in LOOPBACK and "@" not in parts.netloc
 
 
 class Transfer:

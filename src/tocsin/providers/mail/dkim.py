@@ -26,13 +26,11 @@ from tocsin.providers.mail.mime import Letter
 
 THREADS = 2  # for each key; the sender processes share the cores
 RSA_BITS = 2048  # RFC 8301 3.2: signers use at least this
-OVERSIGNED = ("from", "to", "subject")  # named once more than they occur, so that nobody can add a second
-COVERED = frozenset(
-    (
-        *OVERSIGNED,
-        *("date", "message-id", "mime-version", "content-type", "reply-to"),
-        *("list-unsubscribe", "list-unsubscribe-post"),  # RFC 8058 3.1: a one-click link counts only when both are
-    )
+# Each is named once more than it occurs, so that nobody can add one to a mail that is sent on: no other Reply-To, and
+# no link to unsubscribe where there was none.
+COVERED = (
+    *("from", "to", "subject", "date", "message-id", "mime-version", "content-type", "reply-to"),
+    *("list-unsubscribe", "list-unsubscribe-post"),  # RFC 8058 3.1: a one-click link counts only when both are
 )
 
 _LABELS = re.compile(
@@ -100,9 +98,9 @@ def relax(field: str) -> str:
 @functools.lru_cache(maxsize=64)
 def _list_names(names: Sequence[str]) -> str:
     """Return the value of the `h=` tag, folded."""
-    every = [*names, *OVERSIGNED]
-    half = len(every) // 2
-    return ":".join(every[:half]) + ":\r\n " + ":".join(every[half:])
+    every = [*names, *COVERED]
+    third = -(-len(every) // 3)
+    return ":\r\n ".join(":".join(every[start : start + third]) for start in range(0, len(every), third))
 
 
 def _load(key: str) -> RSAPrivateKey | Ed25519PrivateKey:
