@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import structlog.testing
 from click.testing import CliRunner
-from conftest import ROOMY, Sandbox, Server, people
+from conftest import SERVER_KEY, Caller, Sandbox, Server, people
 from cryptography.fernet import InvalidToken
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +25,7 @@ from tocsin.cli import tocsin
 from tocsin.cli.providers import store_providers
 from tocsin.errors import Misconfigured
 from tocsin.providers.credential import read_credentials
-from tocsin.providers.encryption import NO_SETTINGS, decrypt, encrypt, open_settings, read_keys
+from tocsin.providers.encryption import NO_SETTINGS, decrypt, encrypt, encrypt_again, open_settings, read_keys
 from tocsin.store import schema
 from tocsin.store.ledger import open_ledger
 
@@ -138,20 +138,30 @@ def test_without_the_right_key_nothing_is_mixed(installation: Installation, keys
 
 
 def test_a_server_sends_with_encrypted_keys(
-    start_server: Callable[..., Server], sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: Server, sandbox: Sandbox, caller: Caller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the key messages go out, over every vendor; without it the next start says what is missing."""
-    monkeypatch.setenv("TOCSIN_SECRET_KEY", OLD)
-    server = start_server(tmp_path / "s", ROOMY | {"TOCSIN_SECRET_KEY": f"{NEW},{OLD}"})
-    caller = server.account()
-    server.use_sandbox(caller, sandbox)
-    caller.upload(*people(3))
-    assert caller.result(caller.create())["sent"] == 3
-    files = b"".join(one.read_bytes() for one in server.data.glob("ledger.db*"))
-    assert b"PRIVATE KEY" not in files
-    assert server.stop() == 0
-    monkeypatch.delenv("TOCSIN_SECRET_KEY")
-    command = [sys.executable, "-m", "tocsin", "serve", "--data", str(server.data), "--port", str(server.port)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    """Messages go out over every vendor while the ledger holds no key of any."""
+    monkeypatch.setenv("TOCSIN_SECRET_KEY", SERVER_KEY)
+    table = schema.provider
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        ledger.write_now(lambda connection: encrypt_again(connection, SERVER_KEY))
+        try:
+            server.use_sandbox(caller, sandbox)
+            rows = ledger.read_now(lambda connection: connection.execute(select(table.c.settings)).scalars().all())
+            assert not [row for row in rows if "PRIVATE KEY" in row or "whsec" in row]
+            caller.upload(*people(3))
+            assert caller.result(caller.create())["sent"] == 3
+        finally:  # other tests store theirs in clear text
+            ledger.write_now(lambda connection: encrypt_again(connection, SERVER_KEY, clear=True))
+
+
+def test_a_server_without_the_key_does_not_start(installation: Installation) -> None:
+    """It says what is missing, and for whom; not a minute of messages is lost to a lane that cannot work."""
+    installation.use(OLD)
+    store_providers(installation.data, installation.account, {"smtp": SMTP})
+    command = [sys.executable, "-m", "tocsin", "serve", "--data", str(installation.data)]
+    environment = {name: value for name, value in os.environ.items() if name != "TOCSIN_SECRET_KEY"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
     assert done.returncode == 1
     assert "TOCSIN_SECRET_KEY is not set. Set it to the key" in done.stderr
+    assert f"smtp of {installation.account}" in done.stderr

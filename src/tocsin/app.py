@@ -80,10 +80,9 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         log.warning("few open files", what=shortage)
     with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
-        stores = Stores(settings)
+        delivers = role in ("all", "worker")
+        stores = Stores(settings, (lambda one: check_stored(one, settings.secret_key)) if delivers else None)
         try:
-            if role in ("all", "worker"):
-                stores.ledger.read_now(lambda connection: check_stored(connection, settings.secret_key))
             await _run_roles(data, host, port, role, settings, stores)
         finally:
             stores.close()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from sqlalchemy import Connection
 
 from tocsin.errors import Misconfigured
 from tocsin.settings import Settings, read_settings
@@ -17,11 +19,14 @@ from tocsin.store.open_files import raise_open_files
 
 
 class Stores:
-    """The open stores of one process. Raises Misconfigured when one of them cannot be opened."""
+    """The open stores of one process. check: looks at the ledger before the facts store is opened. Raises Misconfigured
+    when one of them cannot be opened, and what the check raises."""
 
-    def __init__(self, settings: Settings):
+    def __init__(self, settings: Settings, check: Callable[[Connection], object] | None = None):
         self.ledger: Ledger = open_ledger(settings.ledger_url)
         try:
+            if check is not None:
+                self.ledger.read_now(check)
             self.facts: Facts = open_facts(settings.facts_url, settings.query_seconds, settings.query_megabytes)
         except BaseException:
             self.ledger.close()
