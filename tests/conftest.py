@@ -158,7 +158,7 @@ class Caller:
         for start in range(0, len(records), 1000):
             part = list(records[start : start + 1000])
             status, answer = self.post("/1/upload", {"d": part})
-            assert (status, answer["status"], answer["processed"]) == (200, "success", len(part)), answer
+            assert (status, answer.get("processed")) == (200, len(part)), answer
 
     def create(self, **fields: Any) -> int:
         """Creates a campaign that must be accepted; its id."""

@@ -48,6 +48,7 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture
 def mine(edge: Server) -> Caller:
     caller = edge.account()
+    wait_for(lambda: caller.get("/1/labels.json")[0] == 200)  # while others guess, accounts are looked up once a second
     caller.upload(*people(1, kinds=("fcm",)))
     return caller
 
