@@ -51,7 +51,7 @@ def test_a_range_of_a_profile_harms_nobody_else(sending: Caller, server: Server,
 
     def failed() -> bool:
         group = sending.get("/1/tag_groups.json")[1]["tag_groups"].get("bomb", {})
-        return group.get("failed") == 1
+        return bool(group.get("failed") == 1)
 
     wait_for(failed)
 
