@@ -68,7 +68,7 @@ def show(field: Field, profile: ProfileValues, *, html: bool) -> str:
     value = profile.find(field.key, field.folded)
     if field.default is not None and (value is None or value is False or value == "" or value in ([], {})):
         return field.default
-    return str(show_value(value, html=html))
+    return value if isinstance(value, str) and not html else str(show_value(value, html=html))
 
 
 def read_fast_template(text: str, *, html: bool, limit: int) -> FastTemplate | None:

@@ -39,7 +39,7 @@ from liquid.exceptions import LiquidSyntaxError, LocalNamespaceLimitError, Resou
 from liquid.expression import Expression
 from liquid.template import BoundTemplate
 from liquid.token import Token
-from liquid.undefined import UNDEFINED
+from liquid.undefined import UNDEFINED, Undefined
 
 WORK = 250_000  # of one text for one profile; twenty rows of a table with ten values each cost about 10,000
 VARIABLE_BYTES = 100_000  # of what a template assigns and captures, as sys.getsizeof counts them
@@ -54,6 +54,7 @@ _CONTAINERS = (list, tuple, Mapping)
 _LITERALS = {IntegerLiteral, FloatLiteral, TrueLiteral, FalseLiteral, Nil, Empty, Blank}
 _CONDITIONS = {BooleanExpression, LogicalAndExpression, LogicalOrExpression}
 _NODE, _EXPRESSION, _ELEMENT, _FILTER, _DATE = 30, 8, 4, 25, 500
+_SCOPE, _UNDEFINED = 3, 40
 
 
 class WorkLimitError(ResourceLimitError):
@@ -107,9 +108,9 @@ class MeteredContext(RenderContext):
             raise WorkLimitError(f"the template makes more work than one message may ({WORK} units)", token=None)
 
     def get(self, path: list[object], *, token: Token | None, default: object = UNDEFINED) -> object:
-        """Return the value of a variable. Its reader may do as much as go through it."""
+        """Return the value of a variable. It is looked for in each loop's scope, and its reader may go through it."""
         value = super().get(path, token=token, default=default)
-        self.spend(weigh(value, self.left))
+        self.spend(_SCOPE * self.scope.size() + (_UNDEFINED if type(value) is Undefined else weigh(value, self.left)))
         return value
 
     def assign(self, key: str, val: Any) -> None:
@@ -127,15 +128,17 @@ class MeteredContext(RenderContext):
     def _apply(
         self, name: str, function: Callable[..., object], value: object, *args: object, **options: object
     ) -> object:
-        letters = sum(len(one) for one in args if isinstance(one, str))
-        work = weigh(value, self.left)
+        work, letters = weigh(value, self.left), 0
+        for one in (*args, *options.values()):
+            letters += len(one) if isinstance(one, str) else 0
+            self.spend(weigh(one, self.left))
         if name in SLOW_FILTERS:
             work *= 8
         elif name == "date":
             work = _DATE + 40 * work
         else:
             work *= 1 + (min(letters, 1000) >> 5)
-        self.spend(_FILTER + work + sum(weigh(one, self.left) for one in (*args, *options.values())))
+        self.spend(_FILTER + work)
         made = function(value, *args, **options)
         self.spend(weigh(made, self.left))
         return made
@@ -153,11 +156,10 @@ class MeteredNode(Node):
         self.work = work
 
     def render(self, context: RenderContext, buffer: TextIO) -> int:
-        return self.render_to_output(context, buffer)
-
-    def render_to_output(self, context: RenderContext, buffer: TextIO) -> int:
         context.spend(self.work)  # type: ignore[attr-defined]  # a MeteredContext
         return self.node.render_to_output(context, buffer)
+
+    render_to_output = render
 
 
 class MeteredContains(ContainsExpression):

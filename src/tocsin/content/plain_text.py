@@ -14,11 +14,12 @@ BLOCKS = frozenset(("p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "table
 HIDDEN = frozenset(("style", "script", "head", "title"))  # elements whose text is not shown
 TEXT_LETTERS = 100_000  # of the HTML or text that one recipient's plain-text part is made of
 
-# Quantifiers are possessive: nothing is tried twice. A quote begins a value only after «=».
-_TAG = re.compile(r"""<(/?)([a-zA-Z][^\s/>]*+)((?:[^>"'=]++|=\s*+(?:"[^"]*+"|'[^']*+')|["'=])*+)>""")
+# No pattern has anything to try twice. Groups are not possessive: Python 3.11.4 and older go wrong or die over some.
 _MARKUP = re.compile(r"<[a-zA-Z/!?]")
-_OPEN_TAG = re.compile("</?[a-zA-Z]")
-_ATTRIBUTE = re.compile(r"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?+""")
+_TAG = re.compile(r"<(/?)([a-zA-Z][^\s/>]*)")
+_SIGN = re.compile("[>=]")
+_SPACE = re.compile(r"\s*")
+_ATTRIBUTE = re.compile(r"""([^\s/>=]++)(?:\s*+=\s*+(?:"([^"]*+)"|'([^']*+)'|([^\s>]*+)))?""")
 _RAW_END = {name: re.compile(rf"</{name}(?=[\s/>])", re.IGNORECASE) for name in ("style", "script")}
 # html.unescape by itself raises ValueError for a number of 4,300 digits.
 _REFERENCE = re.compile(r"&(?:#[0-9]{1,7};?|#[xX][0-9a-fA-F]{1,6};?|[a-zA-Z][a-zA-Z0-9]{1,31};?)")
@@ -38,17 +39,18 @@ def read_html(html: str) -> Iterator[Piece]:
             yield "text", html[position:start], ""
         found = _TAG.match(html, start)
         if found is not None:
-            closing, name, attributes = found[1], found[2].lower(), found[3]
-            yield "end" if closing else "both" if attributes.endswith("/") else "start", name, attributes
-            position = found.end()
-            if name in _RAW_END and not closing and not attributes.endswith("/"):
+            end = _find_end(html, found.end())
+            if end < 0:
+                return
+            name, attributes, position = found[2].lower(), html[found.end() : end], end + 1
+            kind = "end" if found[1] else "both" if attributes.endswith("/") else "start"
+            yield kind, name, attributes
+            if kind == "start" and name in _RAW_END:
                 last = _RAW_END[name].search(html, position)
                 position = last.start() if last else len(html)
-                yield "text", html[found.end() : position], ""
+                yield "text", html[end + 1 : position], ""
         elif html.startswith("<!--", start):
             position = _skip(html, "-->", start + 2)  # `<!-->` is a whole comment
-        elif _OPEN_TAG.match(html, start):
-            return
         else:
             position = _skip(html, ">", start + 2)
     if position < len(html):
@@ -94,6 +96,18 @@ def tidy(text: str) -> str:
     """Return `text` without empty lines, and with one blank between words."""
     lines = (" ".join(line.split()) for line in text.splitlines())
     return "\n".join(line for line in lines if line)
+
+
+def _find_end(html: str, position: int) -> int:
+    """Return where the «>» of a tag stands, -1 for none. A quote begins a value only after «=», and only if it ends."""
+    while found := _SIGN.search(html, position):
+        if found[0] == ">":
+            return found.start()
+        position = found.end()
+        start = _SPACE.match(html, position).end()  # type: ignore[union-attr]  # it matches everywhere
+        if html[start : start + 1] in {'"', "'"}:
+            position = html.find(html[start], start + 1) + 1 or position
+    return -1
 
 
 def _skip(html: str, end: str, start: int) -> int:

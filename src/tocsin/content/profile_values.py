@@ -14,6 +14,7 @@ from liquid import Markup, escape
 
 from tocsin.content.metering import WORK, weigh
 
+FEW = 30  # keys that are looked through sooner than a table of them is made
 _DATE = re.compile(r"\$D_(-?[0-9]{1,12})")
 _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?")
 
@@ -31,12 +32,15 @@ class ProfileValues(Mapping[str, Any]):
 
     def __init__(self, profile: Mapping[str, Any]):
         self._profile = profile
-        self._spelled: dict[str, str] | None = None  # keys by their lower case, once one was looked for
+        self._spelled: dict[str, str] | None = None  # keys by their lower case, once one of many was looked for
 
     def __getitem__(self, key: str) -> Any:
         if key in self._profile:
             return self._read(self._profile[key])
-        return self._read(self._profile[self._spell(str(key).lower())])
+        spelled = self._spell(str(key).lower())
+        if spelled is None:
+            raise KeyError(key)
+        return self._read(self._profile[spelled])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._profile)
@@ -52,16 +56,19 @@ class ProfileValues(Mapping[str, Any]):
         profile = self._profile
         if key in profile:
             return self._read(profile[key])
-        try:
-            return self._read(profile[self._spell(folded)])
-        except KeyError:
-            return None
+        spelled = self._spell(folded)
+        return None if spelled is None else self._read(profile[spelled])
 
-    def _spell(self, folded: str) -> str:
-        """Return a key as the profile spells it; of two the first. Raise KeyError for none."""
+    def _spell(self, folded: str) -> str | None:
+        """Return a key as the profile spells it; of two the first."""
+        if len(self._profile) <= FEW:
+            for name in self._profile:
+                if name.lower() == folded:
+                    return name
+            return None
         if self._spelled is None:
             self._spelled = {name.lower(): name for name in reversed(list(self._profile))}
-        return self._spelled[folded]
+        return self._spelled.get(folded)
 
     def _read(self, value: Any) -> Any:
         """Return a value with its dates."""

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any, Protocol
 
 from tocsin.content.content import Addressing, Content, Unrenderable
@@ -47,11 +48,11 @@ class CompiledContents:
 
     def find(self, key: int) -> Form | None:
         """Return a form that is still kept."""
-        with self._lock:
-            if (kept := self._forms.get(key)) is None:
-                return None
+        if (kept := self._forms.get(key)) is None:
+            return None
+        with suppress(KeyError):  # another thread may have forgotten it just now
             self._forms.move_to_end(key)
-            return kept[0]
+        return kept[0]
 
     def keep(self, key: int, form: Form) -> None:
         """Keep a form, and forget those that were not used for longest; one that is too large alone is not kept."""
