@@ -8,6 +8,7 @@ lease's value, so a worker that was silent too long finds out that the chunk is 
 from __future__ import annotations
 
 import array
+import functools
 import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,17 +18,18 @@ import msgspec
 from sqlalchemy import (
     ColumnElement,
     Connection,
+    Dialect,
     Float,
     Integer,
     Select,
     bindparam,
-    func,
     insert,
     or_,
     select,
     text,
     update,
 )
+from sqlalchemy.sql.compiler import SQLCompiler
 
 from tocsin.channels import PLATFORM_CODES
 from tocsin.outcome import STATES, State, count_numbers
@@ -295,8 +297,7 @@ def lease_due(
     """
     chunks: list[Chunk] = []
     for one in (TRANSACTIONAL, CAMPAIGN) if priority is None else (priority,):
-        asked = {"priority": one, "now": now, "most": limit - len(chunks)}
-        chunks += [_unpack(row) for row in connection.execute(_FREE, asked)]
+        chunks += _find_free(connection, one, now, limit - len(chunks))
         if len(chunks) >= limit:
             break
     _lease(connection, chunks, owner, now, lease_seconds)
@@ -320,10 +321,11 @@ def lease_in_turns(
     rooms: how many more of an account may be leased; those who are not in it have room for `limit`. turns: the accounts
     that were served, the last one last; kept by the caller from call to call.
     """
-    asked = {"priority": priority, "now": now, "most": limit}
-    due = connection.scalar(_COUNT_FREE, asked) or 0
-    if due < limit and all(room > 0 for room in rooms.values()):
-        return lease_due(connection, owner, now, lease_seconds, priority=priority, limit=limit)
+    if all(room > 0 for room in rooms.values()):
+        found = _find_free(connection, priority, now, limit)
+        if len(found) < limit:
+            _lease(connection, found, owner, now, lease_seconds)
+            return found
     waiting = connection.scalars(_WAITING_ACCOUNTS, {"priority": priority}).all()
     order = {account_id: place for place, account_id in enumerate(turns, start=1)}
     some = sorted((one for one in waiting if rooms.get(one, 1) > 0), key=lambda one: order.get(one, 0))
@@ -342,7 +344,17 @@ def lease_in_turns(
     return chunks
 
 
+def _find_free(connection: Connection, priority: int, now: float, limit: int) -> list[Chunk]:
+    """Return due chunks that nobody holds, by a statement of the driver: see `_update`."""
+    compiled = _compile_free(connection.dialect)
+    values = {**compiled.params, "priority": priority, "now": now, "most": limit}
+    asked: Any = tuple(values[name] for name in compiled.positiontup or ()) if compiled.positional else values
+    return [_unpack(row) for row in connection.exec_driver_sql(str(compiled), asked)]
+
+
 def _lease(connection: Connection, chunks: Sequence[Chunk], owner: str, now: float, lease_seconds: float) -> None:
+    if not chunks:
+        return
     lease = f"{owner}.{secrets.token_hex(8)}"
     for chunk in chunks:
         chunk.started_at = chunk.started_at or now
@@ -365,13 +377,15 @@ _FREE = (
     .with_for_update(skip_locked=True)
 )
 _FREE_OF_ACCOUNT = _FREE.where(table.c.account_id == bindparam("account"))  # a range of `chunk_due_of_account`
-_COUNT_FREE = select(func.count()).select_from(
-    select(table.c.id)
-    .where(schema.chunk_is_open, table.c.lease_owner.is_(None))
-    .where(table.c.priority == bindparam("priority"), table.c.not_before <= bindparam("now", type_=Float))
-    .limit(bindparam("most", type_=Integer))
-    .subquery()
-)
+
+
+@functools.lru_cache(maxsize=4)
+def _compile_free(dialect: Dialect) -> SQLCompiler:
+    compiled = _FREE.compile(dialect=dialect)
+    assert isinstance(compiled, SQLCompiler)
+    return compiled
+
+
 # Each account once: from one to the next by the index, past its backlog.
 _WAITING_ACCOUNTS = text(
     f"""WITH RECURSIVE waiting(account_id) AS (

@@ -101,11 +101,11 @@ class UntilIdle(Wakeup):
 
     worker: Worker
 
-    async def wait(self, seconds: float) -> None:
+    async def wait(self, seconds: float) -> frozenset[str]:
         if self.worker.busy:
-            await super().wait(seconds)
-        else:
-            self.worker.stop()
+            return await super().wait(seconds)
+        self.worker.stop()
+        return frozenset()
 
 
 class StageWorker(Worker):

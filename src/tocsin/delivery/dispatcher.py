@@ -94,6 +94,7 @@ class Dispatcher:
         self._due = float("inf")  # when somebody of a held chunk is due next
         self._changed = asyncio.Event()
         self._stopping = False
+        self.working = False  # within a round; at its end it says so
         self._settlement = Settlement()
         self._recording: set[asyncio.Task[None]] = set()
         self._policy = RetryPolicy(delivery.settings.retry_floor, delivery.settings.retries)
@@ -126,6 +127,7 @@ class Dispatcher:
             if not self._held and not self._new:
                 await asyncio.wait(self._recording)
                 continue
+            self.working = True
             try:
                 await self._deliver_some()
             except OperationalError:  # the ledger is away: what is in memory is as it was
@@ -134,6 +136,7 @@ class Dispatcher:
             except Exception:  # a bug
                 log.exception("delivery interrupted", account=self._account_id, chunks=len(self._held))
                 self._abandon()
+            self.working = False
             self._d.on_progress()
             if self._held and not self._new:
                 await self._wait()

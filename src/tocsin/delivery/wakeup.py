@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 
 class Wakeup:
@@ -10,20 +11,28 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self._names: set[str] = set()
+        self._any = False
 
-    def notify(self) -> None:
-        """Wake the loop."""
+    def notify(self, name: str = "") -> None:
+        """Wake the loop. name: of the account that has work; "" when it is not known."""
+        if name:
+            self._names.add(name)
+        else:
+            self._any = True
         self._event.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Wait for a notification, at most `seconds`. One that came since the last wait counts."""
-        try:
+    async def wait(self, seconds: float) -> frozenset[str]:
+        """Wait for a notification, at most `seconds`. One that came since the last wait counts. Return the accounts
+        that were named; none when any may have work."""
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._event.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._event.clear()
+        names = frozenset() if self._any else frozenset(self._names)
+        self._names.clear()
+        self._any = False
+        self._event.clear()
+        return names
 
 
 class Wakeups:

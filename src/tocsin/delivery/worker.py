@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import random
+import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -142,7 +143,21 @@ class Worker:
             if heavy and count:
                 await asyncio.sleep(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
             elif pause:
-                await self._wakeup.wait(POLL_SECONDS if heavy else pause)
+                await self._wait(POLL_SECONDS if heavy else pause)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait until something may be due, at most so long. Requests of accounts whose dispatcher is at work are leased
+        all together when it has ended its round: one at a time they would cost a commit each."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            names = await self._wakeup.wait(left)
+            if not names or not names <= self._find_working():
+                return
+            self._full = True  # so that the end of the round is heard
+
+    def _find_working(self) -> set[str]:
+        """Return the accounts whose requests are being claimed right now."""
+        return {account for (account, _, urgent), one in self._dispatchers.items() if urgent and one.working}
 
     async def _lease_some(self, now: float, *, heavy: bool) -> int:
         """Lease what there is room for. Return how many chunks that were. Under heavy load requests are taken one at a
