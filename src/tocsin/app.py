@@ -76,12 +76,13 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
-    if shortage := describe_shortage(raise_open_files()):
-        log.warning("few open files", what=shortage)
+    allowed = raise_open_files()
     with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
         delivers = role in ("all", "worker")
         stores = Stores(settings, (lambda one: check_stored(one, settings.secret_key)) if delivers else None)
+        if shortage := describe_shortage(allowed):
+            log.warning("few open files", what=shortage)
         try:
             await _run_roles(data, host, port, role, settings, stores)
         finally:

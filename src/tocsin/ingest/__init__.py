@@ -167,7 +167,7 @@ def _store(
     refused: dict[int, Rejected] = {}
     for place, record in enumerate(records):
         try:
-            names.admit(record)
+            names.admit(place)
             users.append(people.apply(record))
             taken.append(record)
         except Rejected as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -59,22 +59,23 @@ DEFAULT_LIMITS = read_limits(Settings())
 class KnownNames:
     """The names of one account while an upload is stored: those of its records that are known, and the new ones."""
 
-    def __init__(self, connection: Connection, account_id: str, records: Iterable[Record], limits: NameLimits):
+    def __init__(self, connection: Connection, account_id: str, records: Sequence[Record], limits: NameLimits):
         self._connection = connection
         self._account = account_id
         self._limits = limits
         self._counts: Counter[str] | None = None
         self._new: list[Name] = []
-        wanted = {name for record in records for _, name in names_of(record)}
+        self._names = _list_all(records)
+        wanted = {name for names in set(self._names) for _, name in names}
         asked = {"account": account_id, "wanted": pack_values(connection, wanted)}
         rows = connection.execute(_select_known(connection.dialect.name), asked) if wanted else ()
         self._known: set[Name] = {(kind, name) for kind, name in rows}
 
-    def admit(self, record: Record) -> None:
-        """Note the new names of a record. Raise Rejected when the account would have too many of a kind."""
-        new = [one for one in dict.fromkeys(names_of(record)) if one not in self._known]
-        if not new:
+    def admit(self, place: int) -> None:
+        """Note the new names of the record at a place. Raise Rejected when the account would have too many."""
+        if self._known.issuperset(self._names[place]):
             return
+        new = [one for one in dict.fromkeys(self._names[place]) if one not in self._known]
         counts = self._count()
         for kind, more in Counter(kind for kind, _ in new).items():
             limit = getattr(self._limits, kind)
@@ -105,6 +106,31 @@ class KnownNames:
         return self._counts
 
 
+def _list_all(records: Sequence[Record]) -> list[tuple[Name, ...]]:
+    """Return the names of each record. Most records of an upload have the same keys, and are looked at once."""
+    by_keys: dict[tuple[str, ...], tuple[Name, ...]] = {}
+    found: list[tuple[Name, ...]] = []
+    for record in records:
+        name = ""  # which no event has
+        data: Mapping[str, Any] = {}
+        if isinstance(record, EventRecord):
+            name, data = record.name, record.props
+        elif isinstance(record, ProfileRecord):
+            data = record.changes
+        if not _NESTED.isdisjoint(map(type, data.values())):
+            found.append(tuple(names_of(record)))
+            continue
+        keys = (name, *data)
+        names = by_keys.get(keys)
+        if names is None:
+            names = by_keys[keys] = tuple(names_of(record))
+        found.append(names)
+    return found
+
+
+_NESTED = {dict, list}
+
+
 def names_of(record: Record) -> Iterator[Name]:
     """Yield the names that storing a record needs. Those of the system are always there."""
     if isinstance(record, EventRecord):
@@ -113,14 +139,20 @@ def names_of(record: Record) -> Iterator[Name]:
         for name in list_names(record.props):
             yield "event_properties", name
     elif isinstance(record, ProfileRecord):
-        for key, value in record.changes.items():
-            if is_operation(value):
-                names: Sequence[str] = () if "$delete" in value or "$remove" in value else (key,)
-            else:
-                names = list(list_names({key: value}))
-            for name in names:
-                if name not in RESERVED:
-                    yield "profile_properties", name
+        for name in list_names(_leave_out_operations(record.changes)):
+            if name not in RESERVED:
+                yield "profile_properties", name
+
+
+def _leave_out_operations(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the changes with None for operations, and without those that only take away."""
+    if not any(isinstance(value, dict) for value in changes.values()):
+        return changes
+    return {
+        key: None if is_operation(value) else value
+        for key, value in changes.items()
+        if not (is_operation(value) and ("$delete" in value or "$remove" in value))
+    }
 
 
 @functools.cache

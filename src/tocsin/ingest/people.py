@@ -42,6 +42,7 @@ EMAIL = CHANNELS["email"]
 VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
 READ_AHEAD = 16 * 1024  # letters of a profile that is read with the others; a larger one when it is needed
+LONGEST_NUMBER = 32  # letters that `$incr` can add to a property, its comma included
 DEVICE_ID_BYTES = 256  # a token with a longer objectId is rejected (530), so there is no device with a choice
 
 
@@ -58,7 +59,8 @@ class People:
         self._texts: dict[int, str] = {}  # profiles that were read and are not decoded yet
         self._letters: dict[int, int] = {}  # of the profiles as they are stored
         self._profiles: dict[int, dict[str, Any]] = {}
-        self.sizes: dict[int, int] = {}  # bytes of the profiles in memory, as JSON
+        self.sizes: dict[int, int] = {}  # bytes of the profiles in memory as JSON, at most
+        self._measured: set[int] = set()  # users whose size is exact
         self._changed: set[int] = set()  # users whose profile is not what it was
         self._weighed: set[int] = set()
         self._room = PROFILES_BYTES
@@ -137,16 +139,30 @@ class People:
         removes = bool(changes) and all(isinstance(value, dict) and "$delete" in value for value in changes.values())
         before = {} if user is None else self._read_profile(user, smaller=removes)
         after = apply_changes(before, changes)
-        size = 0 if user is None else self.sizes[user]
-        grown = size + sum(_measure(after, key) - _measure(before, key) for key in changes)
-        if grown > max(PROFILE_BYTES, size):
-            raise _too_large(grown)
+        grown = self._measure(user, before, after, changes)
         new = self._last_user + 1 if user is None else user
         if user is None:
             self._weigh(new, grown)
         self._changed.add(new)
         self.sizes[new] = grown
         return after
+
+    def _measure(
+        self, user: int | None, before: Mapping[str, Any], after: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> int:
+        """Return the bytes of a profile after its changes, at most. Raise Rejected when they are too many and more than
+        before. Only a profile that may be too large is measured, first all of it, then what changes of it."""
+        size = 0 if user is None else self.sizes[user]
+        most = size + len(_ENCODER.encode(changes)) + LONGEST_NUMBER * len(changes)
+        if most <= PROFILE_BYTES and user not in self._measured:
+            return most
+        if user is None or user not in self._measured:
+            size = len(_ENCODER.encode(before))
+            self._measured.add(self._last_user + 1 if user is None else user)
+        grown = size + sum(_measure(after, key) - _measure(before, key) for key in changes)
+        if grown > max(PROFILE_BYTES, size):
+            raise _too_large(grown)
+        return grown
 
     def _check_identities(self, user: int, record: Record) -> None:
         """Raise Rejected when a record would give a user too many names: all of them are read with each upload."""
@@ -412,11 +428,14 @@ def address_keys(value: str) -> Iterable[IdentityKey]:
         yield ("Phone", phone)
 
 
+_ENCODER = msgspec.json.Encoder()
+
+
 def _measure(profile: Mapping[str, Any], key: str) -> int:
     """Return the bytes of a property in the profile's JSON, its comma included; 0 when it is not there."""
     if key not in profile:
         return 0
-    return len(msgspec.json.encode(key)) + len(msgspec.json.encode(profile[key])) + 2
+    return len(_ENCODER.encode((key, profile[key]))) - 1
 
 
 def _too_large(size: int) -> Rejected:
