@@ -55,6 +55,7 @@ def doctor(data: Path) -> None:
     from tocsin.account import list_accounts
     from tocsin.providers import BY_NAME
     from tocsin.store import schema
+    from tocsin.store.open_files import allowed_files, describe_shortage
     from tocsin.store.stores import open_ledger_only
 
     fine = True
@@ -64,6 +65,8 @@ def doctor(data: Path) -> None:
         fine = fine and good
         click.echo(f"{'ok  ' if good else 'MEND'} {sentence}")
 
+    shortage = describe_shortage(allowed_files())
+    say(not shortage, shortage or f"{allowed_files()} files or more may be open at once")
     with open_ledger_only(data) as ledger:
         say(True, "the ledger opens and its tables are of this version")
         running = find_running(data)

@@ -13,6 +13,7 @@ from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import lock_folder
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.open_files import raise_open_files
 
 
 class Stores:
@@ -35,6 +36,7 @@ class Stores:
 def open_stores(data: Path) -> Iterator[Stores]:
     """Open both stores for a command that works without a server. Raises Misconfigured while one runs on the folder."""
     settings = read_settings(os.environ, data)
+    raise_open_files()
     with lock_folder(data) if is_embedded(settings) else contextlib.nullcontext():
         stores = Stores(settings)
         try:
