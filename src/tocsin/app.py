@@ -32,12 +32,14 @@ from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
+from tocsin.feedback.interactions import forget_old_reports
 from tocsin.feedback.mail import Feedback
-from tocsin.idempotency import forget_old
+from tocsin.idempotency import forget_all_old
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_secret
 from tocsin.store.notification import listen
+from tocsin.store.open_files import describe_shortage, raise_open_files
 from tocsin.store.stores import Stores, is_embedded
 
 log = structlog.get_logger()
@@ -61,9 +63,12 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
+    allowed = raise_open_files()
     with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
         stores = Stores(settings)
+        if shortage := describe_shortage(allowed):
+            log.warning("few open files", what=shortage)
         try:
             await _run_roles(data, host, port, role, settings, stores)
         finally:
@@ -89,6 +94,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
             tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
+            tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, secret, time.time, wakeups.chunks),
@@ -153,16 +159,10 @@ async def _start_api(context: Context, host: str, port: int) -> tuple[Server, as
 
 
 async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: asyncio.Event) -> None:
-    """Snapshot due runs until `stop` is set; a failure is logged and the run stays due. Delete what is no longer needed
-    every SWEEP_SECONDS."""
-    swept = 0.0
+    """Snapshot due runs until `stop` is set; a failure is logged and the run stays due."""
     while not stop.is_set():
         pause = POLL_SECONDS
         try:
-            if time.monotonic() > swept + SWEEP_SECONDS:
-                swept = time.monotonic()
-                await stores.ledger.write(lambda connection: forget_old(connection, time.time()))
-                await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             if await snapshot_due_runs(stores.ledger, stores.facts, time.time(), settings):
                 wakeups.chunks.notify()
             if stores.ledger.embedded:  # who adds a run says so: only the time has to be looked at
@@ -172,6 +172,20 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
             log.exception("scheduler interrupted")
             pause = TROUBLE_SECONDS
         await wakeups.runs.wait(pause)
+
+
+async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
+    """Delete what has an age every SWEEP_SECONDS until `stop` is set: keys of requests, places under caps, first
+    reports. A failure is logged, and the next sweep does what was left."""
+    while not stop.is_set():
+        try:
+            await forget_all_old(stores.ledger, time.time())
+            await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
+            await forget_old_reports(stores.ledger, time.time(), settings.report_days)
+        except Exception:
+            log.exception("sweep interrupted")
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), SWEEP_SECONDS)
 
 
 def _settle_memory() -> None:

@@ -14,6 +14,8 @@ from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
 
+MOST_NAMES = 100_000  # of a kind, in one account
+
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """most: messages to one user in so many days, which roll. dwell_minutes: between two of them. throttle: messages of
@@ -31,6 +33,9 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     create_per_second: Annotated[float, Meta(gt=0)] | None = None
     create_at_once: Annotated[int, Meta(ge=1)] | None = None
     uploads_at_once: Annotated[int, Meta(ge=1)] | None = None
+    event_names: Annotated[int, Meta(ge=1, le=MOST_NAMES)] | None = None
+    event_properties: Annotated[int, Meta(ge=1, le=MOST_NAMES)] | None = None
+    profile_properties: Annotated[int, Meta(ge=1, le=MOST_NAMES)] | None = None
 
 
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -46,6 +46,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uploads_at_once: Annotated[
         int, Meta(ge=1, description="`upload` requests of one account under way at one time.")
     ] = 15
+    event_names: Annotated[
+        int, Meta(ge=1, le=100_000, description="Names of events one account may have; a further one gets code 528.")
+    ] = 512
+    event_properties: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Names of properties that the events of one account may have together; else code 522.",
+        ),
+    ] = 2048
+    profile_properties: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=100_000,
+            description="Names of properties that the profiles of one account may have together; else code 522.",
+        ),
+    ] = 1024
+    report_days: Annotated[
+        float,
+        Meta(gt=0, le=3650, description="Days after a message in which a view or click of it is taken; else 410."),
+    ] = 90.0
     query_seconds: Annotated[
         float, Meta(gt=0, le=600, description="Seconds one question to the facts store may take.")
     ] = 30.0

@@ -17,7 +17,15 @@ from tocsin.api.http import answer
 from tocsin.audience.condition import PARSE
 from tocsin.audience.explain import explain_person, explain_query
 from tocsin.audience.query import find_segment, named_segments, read_where
-from tocsin.audience.segment import Segment, delete_segment, load_segments, read_name, save_segment
+from tocsin.audience.segment import (
+    Segment,
+    check_size,
+    delete_segment,
+    list_segments,
+    load_segments,
+    read_name,
+    save_segment,
+)
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest.people import find_users
 from tocsin.ingest.record import read_email
@@ -40,6 +48,7 @@ async def save(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
     if "where" not in body:
         raise Problem(PARSE)
+    check_size(body["where"])
     query = read_where(body["where"], await load_named(context.ledger, account, body["where"]))
     segment = Segment(read_name(body.get("name")), body["where"], query)
     now = context.clock()
@@ -51,9 +60,10 @@ async def show_all(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
     asked = read_struct(body, PageJson)
     page, limit = asked.page, asked.limit
-    found = await context.ledger.read(lambda connection: load_segments(connection, account.id))
-    some = [_shown(one) for one in found[(page - 1) * limit : page * limit]]
-    return answer({"status": "success", "segments": some, "total_pages": -(-len(found) // limit)})
+    offset = (page - 1) * limit
+    found, total = await context.ledger.read(lambda connection: list_segments(connection, account.id, offset, limit))
+    some = [{"name": name, "changed_at": int(at)} for name, at in found.items()]
+    return answer({"status": "success", "segments": some, "total_pages": -(-total // limit)})
 
 
 async def show(context: Context, request: Request) -> Response:
@@ -62,7 +72,9 @@ async def show(context: Context, request: Request) -> Response:
     found = await context.ledger.read(lambda connection: load_segments(connection, account.id, [name]))
     if not found:
         raise Problem(f"There is no segment {name!r} (at $.name)")
-    return answer({"status": "success", "segment": _shown(found[0])})
+    segment = found[0]
+    shown = {"name": segment.name, "where": segment.where, "changed_at": int(segment.changed_at)}
+    return answer({"status": "success", "segment": shown})
 
 
 async def delete(context: Context, request: Request) -> Response:
@@ -116,10 +128,6 @@ async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) 
     if key not in users:
         raise Problem(f"Nobody has the {name} {text[:80]!r} (at $.{name})")
     return users[key]
-
-
-def _shown(segment: Segment) -> dict[str, Any]:
-    return {"name": segment.name, "where": segment.where, "changed_at": int(segment.changed_at)}
 
 
 ENDPOINTS = [

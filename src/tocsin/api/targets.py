@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime, time, timedelta
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
+from msgspec import Meta
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,15 +20,22 @@ from tocsin.api.http import answer, encode, read_body, read_object, replay, requ
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_reachable
 from tocsin.campaign.local_time import read_day
-from tocsin.campaign.runs import insert_campaign, stop_campaign
+from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
 from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
-from tocsin.errors import Problem
+from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
+
+
+class TargetsPageJson(msgspec.Struct, frozen=True):
+    """Which page of the list, and how many on each."""
+
+    page: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    limit: Annotated[int, Meta(ge=1, le=PAGE)] = PAGE
 
 
 async def create(context: Context, request: Request) -> Response:
@@ -61,10 +70,16 @@ async def show_result(context: Context, request: Request) -> Response:
 
 
 async def show_all(context: Context, request: Request) -> Response:
+    """List campaigns by pages, without saying so where one page has them all: the documented answer has no more."""
     account, body = await context.read(request)
-    found = await list_targets(context.ledger, account.id, due=_read_days(body, account))
-    now = context.clock()
-    return answer({"status": "success", "targets": [_listed(one, account, now) for one in found]})
+    due, page = _read_days(body, account), read_struct(body, TargetsPageJson)
+    offset = (page.page - 1) * page.limit
+    found = await list_targets(context.ledger, account.id, due=due, limit=page.limit, offset=offset)
+    now, more = context.clock(), {}
+    if page.page > 1 or len(found) == page.limit:
+        total = await context.ledger.read(lambda connection: count_campaigns(connection, account.id, due))
+        more = {"total_pages": -(-total // page.limit)}
+    return answer({"status": "success", "targets": [_listed(one, account, now) for one in found], **more})
 
 
 async def _create(context: Context, request: Request, account: Account) -> Response:

@@ -23,7 +23,8 @@ async def track(context: Context, request: Request) -> Response:
     push_id = body.get("id")
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
-    await record_interaction(context.ledger, context.facts, context.secret, kind, push_id, context.clock())
+    stores = (context.ledger, context.facts, context.secret)
+    await record_interaction(*stores, kind, push_id, context.clock(), context.settings.report_days)
     return answer({"status": "success"})
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, Row, Select, case, func, insert, select, text, update
 
+from tocsin.campaign.goal import Goal
 from tocsin.campaign.schedule import begins_at, next_local
 from tocsin.campaign.spec import _STORED, LATEST_ID, Spec
 from tocsin.errors import Problem
 from tocsin.store import schema
 from tocsin.store.lock import lock_campaign, lock_chunks
 from tocsin.store.notification import notify
+from tocsin.store.rows import among
 
 # state of a run → the states it may go to
 RUN_STATES: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +28,7 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 }
 
 
+PAGE = 1000  # campaigns of a list, at most
 CampaignRow = Row[*tuple[Any, ...]]
 
 
@@ -47,9 +50,15 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
             name=spec.name,
             channel=spec.channel,
             spec=msgspec.json.encode(spec).decode(),
+            goal_event=spec.conversion_goal.event_name if spec.conversion_goal else None,
+            goal_seconds=spec.conversion_goal.seconds if spec.conversion_goal else None,
             created_at=now,
         )
     )
+    if spec.labels:
+        row = {"account_id": account_id, "campaign_id": campaign_id}
+        names = dict.fromkeys(spec.labels)
+        connection.execute(insert(schema.campaign_label), [row | {"name": name} for name in names])
     if spec.when is None or len(spec.when.times) == 1:
         local = None if spec.when is None else spec.when.times[0]
         _insert_run(connection, account_id, campaign_id, spec.due_at, local, 1)
@@ -106,7 +115,7 @@ class CampaignSummary(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> CampaignSummary:
     """Return one campaign. Raise Problem 400 when this account has none of that id."""
-    found = list_campaigns(connection, account_id, campaign_id=campaign_id)
+    found = list_campaigns(connection, account_id, campaign_ids=[campaign_id])
     if not found:
         raise Problem("Invalid campaign id")
     return found[0]
@@ -116,19 +125,63 @@ def list_campaigns(
     connection: Connection,
     account_id: str,
     *,
-    campaign_id: int | None = None,
+    campaign_ids: Sequence[int] | None = None,
     due: tuple[float, float] | None = None,
-    limit: int = 1000,
+    limit: int = PAGE,
+    offset: int = 0,
 ) -> Sequence[CampaignSummary]:
-    """Return campaigns, newest first. due: [from, to) in epoch seconds; only runs that are due then are summed up, and
-    campaigns without one are left out."""
-    campaign, run = schema.campaign, schema.run
-    query = _summary_query().where(campaign.c.account_id == account_id).limit(limit)
-    if campaign_id is not None:
-        query = query.where(campaign.c.id == campaign_id)
+    """Return campaigns, newest first: those of the ids, or `limit` of all from `offset` on. due: [from, to) in epoch
+    seconds; only runs that are due then are summed up, and campaigns without one are left out."""
+    run = schema.run
+    if campaign_ids is None:
+        page = _select_ids(account_id, due).order_by(schema.campaign.c.id.desc()).limit(limit).offset(offset)
+        campaign_ids = connection.scalars(page).all()
+    query = _summary_query().where(
+        schema.campaign.c.account_id == account_id, among(connection, schema.campaign.c.id, campaign_ids)
+    )
     if due is not None:
         query = query.where(run.c.due_at >= due[0], run.c.due_at < due[1])
     return [_summarize(row) for row in connection.execute(query)]
+
+
+def count_campaigns(connection: Connection, account_id: str, due: tuple[float, float]) -> int:
+    """Return how many campaigns have a run that is due then."""
+    return connection.scalar(select(func.count()).select_from(_select_ids(account_id, due).subquery())) or 0
+
+
+def _select_ids(account_id: str, due: tuple[float, float] | None) -> Select[Any]:
+    campaign, run = schema.campaign, schema.run
+    query = select(campaign.c.id).where(campaign.c.account_id == account_id)
+    if due is None:
+        return query
+    then = select(run.c.campaign_id).where(
+        run.c.account_id == account_id, run.c.due_at >= due[0], run.c.due_at < due[1]
+    )
+    return query.where(campaign.c.id.in_(then))
+
+
+def find_labels(connection: Connection, account_id: str, limit: int) -> dict[int, list[str]]:
+    """Return the labels of those of the newest `limit` campaigns that have any, by campaign."""
+    label, campaign = schema.campaign_label, schema.campaign
+    newest = select(campaign.c.id).where(campaign.c.account_id == account_id)
+    newest = newest.order_by(campaign.c.id.desc()).limit(limit)
+    query = select(label.c.campaign_id, label.c.name).where(
+        label.c.account_id == account_id, label.c.campaign_id.in_(newest)
+    )
+    found: dict[int, list[str]] = {}
+    for campaign_id, name in connection.execute(query):
+        found.setdefault(campaign_id, []).append(name)
+    return found
+
+
+def find_goals(connection: Connection, account_id: str, campaign_ids: Collection[int]) -> dict[int, Goal]:
+    """Return the conversion goals of those campaigns that have one."""
+    table = schema.campaign
+    mine = (table.c.account_id == account_id, table.c.goal_event.is_not(None))
+    query = select(table.c.id, table.c.goal_event, table.c.goal_seconds).where(
+        *mine, among(connection, table.c.id, campaign_ids)
+    )
+    return {row.id: Goal(row.goal_event, row.goal_seconds) for row in connection.execute(query)}
 
 
 def _summary_query() -> Select[Any]:

@@ -25,6 +25,8 @@ Devices: Any = Annotated[list[Device], Meta(min_length=1, extra={"is": f"a list 
 Minutes = Annotated[float, Meta(gt=0, le=40_320)]  # four weeks
 NAME_BYTES = 512
 LABELS = 50
+LABEL_BYTES = 120
+SPEC_BYTES = 2 * 1024 * 1024  # of a campaign as the ledger keeps it; each of its chunks is planned with all of it
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap
 LATEST_ID = 2**31 - 1
 VARIANTS = 8
@@ -128,6 +130,9 @@ class CampaignJson(Choices, frozen=True, kw_only=True):
         cap = self.frequency_cap
         if cap is not None and (cap.throttle is not None or (cap.most is None and cap.dwell_minutes is None)):
             raise Invalid("frequency_cap has most and days, or dwell_minutes", ".frequency_cap")
+        for index, label in enumerate(self.labels):
+            if not 0 < len(label.encode()) <= LABEL_BYTES:
+                raise Invalid(f"a label must be a text of 1 to {LABEL_BYTES} bytes", f".labels[{index}]")
 
 
 def read_spec(
@@ -158,7 +163,7 @@ def read_spec(
         if body.get(field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
     limit = asked.ttl.value if isinstance(asked.ttl, TtlJson) else asked.ttl
-    return Spec(
+    spec = Spec(
         **{kept: getattr(asked, kept) for kept in Choices.__struct_fields__},
         name=name,
         channel=channel,
@@ -174,6 +179,9 @@ def read_spec(
         when=when,
         users_limit=asked.users_limit_overall,
     )
+    if (size := len(msgspec.json.encode(spec))) > SPEC_BYTES:
+        raise Problem(f"The campaign has {size} bytes as it is kept; at most {SPEC_BYTES} are allowed (at $)")
+    return spec
 
 
 def _read_audience(body: Mapping[str, Any], segments: Segments) -> Query:

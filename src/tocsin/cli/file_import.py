@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ def import_records(what: str, file: Path, account_id: str, data: Path) -> None:
     """
     from tocsin.account import find_account
     from tocsin.ingest import upload
+    from tocsin.ingest.names import read_limits
+    from tocsin.settings import read_settings
     from tocsin.store.stores import open_ledger_only, open_stores
 
     kind = "event" if what == "events" else "profile"
@@ -40,10 +43,12 @@ def import_records(what: str, file: Path, account_id: str, data: Path) -> None:
         return
     with open_ledger_only(data) as ledger:
         account = find_account(ledger, account_id)
+    limits = read_limits(read_settings(os.environ, data))
     with open_stores(data) as stores:
 
         def write(batch: list[dict[str, Any]]) -> dict[str, Any]:
-            result = asyncio.run(upload(stores.ledger, stores.facts, account, {"d": batch}, time.time(), system=True))
+            given = (stores.ledger, stores.facts, account, {"d": batch}, time.time())
+            result = asyncio.run(upload(*given, system=True, limits=limits))
             return msgspec.structs.asdict(result)
 
         _import(file, kind, write)

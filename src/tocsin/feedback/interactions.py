@@ -7,10 +7,11 @@ envelope address of a mail. The signature is the permission; nobody logs in. Wha
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, delete, select, tuple_
 
 from tocsin import queue
 from tocsin.account import Account, list_accounts
@@ -27,10 +28,15 @@ from tocsin.store.rows import insert_new
 # The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
 
+DAY = 86_400.0
+REPORT_DAYS = 90.0
+SWEEP = 1000  # rows deleted in one transaction, at most
+SWEEP_REST = 0.05  # seconds between two of them: the writer is there for others
+
 
 class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
     """A message that this server sent. user: 0 when none was found. campaign_id: 0 for a send by identity. tag_group,
-    variant: "" for none."""
+    variant: "" for none. sent_at: when sending began, in epoch seconds."""
 
     account: Account
     chunk_id: int
@@ -41,6 +47,8 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
     platform: str
     tag_group: str
     variant: str = ""
+    sent_at: float
+    cleaned: bool = False  # the ledger no longer keeps whom it went to
 
     @property
     def event_id(self) -> int:
@@ -78,6 +86,7 @@ async def find_sent(ledger: Ledger, facts: Facts, secret: bytes, push_id: str) -
             platform=PLATFORM_CODES[found.platforms[position]],
             tag_group=found.tag_group,
             variant=found.variant,
+            sent_at=found.started_at or found.expires_at,
         )
 
     chunk, sent = await ledger.read(read)
@@ -95,7 +104,7 @@ async def _find_cleaned(
     its recipients; None when it was a request's, and its account is any: ids of chunks are unique over all."""
     accounts = {one.id: one for one in await asyncio.to_thread(list_accounts, ledger)}
     rows = await facts.query(
-        "SELECT account, user, channel, platform, tag_group FROM outcome WHERE account IN {accounts:Array(String)} "
+        "SELECT account, user, channel, platform, tag_group, at FROM outcome WHERE account IN {accounts:Array(String)} "
         "AND campaign = {campaign:UInt32} AND chunk = {chunk:UInt64} AND position = {position:UInt16} LIMIT 1",
         {
             "accounts": list(accounts) if chunk is None else [chunk.account_id],
@@ -106,7 +115,7 @@ async def _find_cleaned(
     )
     if not rows:
         return None
-    account_id, user, channel, platform, tag_group = rows[0]
+    account_id, user, channel, platform, tag_group, at = rows[0]
     return SentMessage(
         account=accounts[account_id],
         chunk_id=chunk_id,
@@ -117,20 +126,67 @@ async def _find_cleaned(
         platform=platform,
         tag_group=tag_group,
         variant="" if chunk is None else chunk.variant,
+        sent_at=at.replace(tzinfo=UTC).timestamp(),
+        cleaned=True,
     )
 
 
-async def record_interaction(ledger: Ledger, facts: Facts, secret: bytes, kind: str, push_id: str, now: float) -> None:
+async def record_interaction(
+    ledger: Ledger,
+    facts: Facts,
+    secret: bytes,
+    kind: str,
+    push_id: str,
+    now: float,
+    report_days: float = REPORT_DAYS,
+) -> None:
     """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now` or whenever it
-    was first reported. Raise Problem 400 for an id that is not ours.
+    was first reported. Raise Problem 400 for an id that is not ours, 410 when the message is older than `report_days`.
 
     The key of facts' `event` holds the time: with the same time a repeat writes the same row, and one view is one event
     to everybody who counts.
     """
     sent = await find_sent(ledger, facts, secret, push_id)
-    at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, now))
+    if now > sent.sent_at + report_days * DAY:
+        raise Problem(f"The message is older than {report_days:g} days (at $.id)", code=410, status=410)
+    # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
+    before = await _find_event(facts, sent, kind) if sent.cleaned else None
+    first = now if before is None else before
+    at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, first))
     row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])
+
+
+async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | None:
+    """Return when this was first reported, by its event; None when there is none."""
+    rows = await facts.query(
+        "SELECT at FROM event WHERE account = {account:String} AND name = {name:String} AND day >= {day:Date} "
+        "AND user = {user:UInt32} AND id = {id:UInt64} ORDER BY at LIMIT 1",
+        {
+            "account": sent.account.id,
+            "name": INTERACTIONS[kind],
+            "day": datetime.fromtimestamp(sent.sent_at - DAY, UTC).date(),  # the account's may begin earlier
+            "user": sent.user,
+            "id": sent.event_id,
+        },
+    )
+    return float(rows[0][0].replace(tzinfo=UTC).timestamp()) if rows else None
+
+
+async def forget_old_reports(ledger: Ledger, now: float, report_days: float) -> int:
+    """Delete when views and clicks were first reported of which no report is taken any more, SWEEP in a transaction.
+    Return how many."""
+    table = schema.interaction
+    keys = (table.c.chunk_id, table.c.position, table.c.kind)
+    old = select(*keys).where(table.c.at < now - report_days * DAY).limit(SWEEP)
+    forget = delete(table).where(tuple_(*keys).in_(old))
+    total = 0
+    while True:
+        deleted = await ledger.write(lambda connection: connection.execute(forget).rowcount)
+        total += deleted
+        if deleted < SWEEP:
+            return total
+        await asyncio.sleep(SWEEP_REST)
 
 
 def _keep_first(connection: Connection, sent: SentMessage, kind: str, now: float) -> float:

@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, mark_stored
+from tocsin.ingest.names import DEFAULT_LIMITS, KnownNames, NameLimits
 from tocsin.ingest.people import People
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.profile_copy import bump_versions, copy_profiles
@@ -31,11 +32,22 @@ RECORDS = 1000  # of one upload, as CleverTap documents
 
 class UploadResult(msgspec.Struct, frozen=True):
     """The documented answer of an upload. status: success, partial or fail. Each of `unprocessed` is {status, code,
-    error, record}."""
+    error, record}; `numbers` says which of `d` they are, from 0."""
 
     status: str
     processed: int
     unprocessed: list[dict[str, Any]]
+    numbers: list[int]
+
+
+class _StoredUpload(msgspec.Struct, frozen=True):
+    """What the ledger took of an upload. records: those that were not refused, with their `users`. copies: rows of
+    facts' `profile`. refused: by the place among the records given."""
+
+    records: list[Record]
+    users: list[int]
+    copies: list[Row]
+    refused: dict[int, Rejected]
 
 
 async def upload(
@@ -48,12 +60,13 @@ async def upload(
     dry_run: bool = False,
     system: bool = False,
     key: IdempotencyKey | None = None,
+    limits: NameLimits = DEFAULT_LIMITS,
 ) -> UploadResult:
     """Store the records of `{"d": [...]}` and return how many were processed and which were not.
 
     Returns when both stores have the records. A repeat after a failure completes what is missing; only `$incr`/`$decr`
     and events without `ts` would count twice, and under a `key` those do not either. `dry_run` only checks. `system`
-    permits the restricted events.
+    permits the restricted events. limits: of names, where the account's policy does not say.
 
     Raise Problem 400 when the body is not an object with a list `d` of at most RECORDS. A wrong record is reported in
     `unprocessed`; the others are stored.
@@ -61,13 +74,18 @@ async def upload(
     raws = _read_list(body)
     records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
     if records and not dry_run:
-        users, copies = await ledger.write(lambda connection: _store(connection, account, records, now, key))
+        good = list(records.values())
+        stored = await ledger.write(lambda connection: _store(connection, account, good, now, key, limits))
+        numbers = list(records)
+        skipped |= {numbers[place]: error for place, error in stored.refused.items()}
         await asyncio.gather(
-            facts.insert("event", _event_rows(account, records, users)),
-            facts.insert("profile", copies),
+            facts.insert("event", _event_rows(account, stored.records, stored.users)),
+            facts.insert("profile", stored.copies),
         )
-    status = "success" if not skipped else "partial" if records else "fail"
-    return UploadResult(status, len(records), skipped)
+    unprocessed = [_describe(raws[number], number, skipped[number]) for number in sorted(skipped)]
+    processed = len(raws) - len(skipped)
+    status = "success" if not skipped else "partial" if processed else "fail"
+    return UploadResult(status, processed, unprocessed, sorted(skipped))
 
 
 async def refresh_profiles(ledger: Ledger, facts: Facts, account_id: str, users: Sequence[int]) -> None:
@@ -92,24 +110,30 @@ def _read_list(body: Any) -> list[Any]:
 
 def _read_records(
     ledger: Ledger, account: Account, raws: list[Any], now: float, system: bool
-) -> tuple[list[Record], list[dict[str, Any]]]:
-    records: list[Record] = []
-    skipped: list[dict[str, Any]] = []
+) -> tuple[dict[int, Record], dict[int, Rejected]]:
+    """Return the records that are right, and what is wrong with the others, by their number from 0."""
+    records: dict[int, Record] = {}
+    skipped: dict[int, Rejected] = {}
     origin: str | None = None
-    for number, raw in enumerate(raws, 1):
+    for number, raw in enumerate(raws):
         try:
             record = read_record(raw, now, system=system)
             if isinstance(record, TokenRecord) and record.kind == "wns":
                 origin = _wns_origin(ledger, account) if origin is None else origin
                 if not is_allowed(record.token, origin):
                     raise Rejected(535, "Token data is incorrect. id is not a channel of notify.windows.com.")
-            records.append(record)
+            records[number] = record
         except Rejected as error:
-            # CleverTap's recorded answers have no space here after a profile's sentence, and one after any other.
-            space = "" if error.error.startswith("Profile data is incorrect.") else " "
-            text = f"{error.error}{space}Skipped record number : {number}"
-            skipped.append({"status": "fail", "code": error.code, "error": text, "record": raw})
+            skipped[number] = error
     return records, skipped
+
+
+def _describe(raw: Any, number: int, error: Rejected) -> dict[str, Any]:
+    """Return a record that was skipped, as the answer shows it."""
+    # CleverTap's recorded answers have no space here after a profile's sentence, and one after any other.
+    space = "" if error.error.startswith("Profile data is incorrect.") else " "
+    text = f"{error.error}{space}Skipped record number : {number + 1}"
+    return {"status": "fail", "code": error.code, "error": text, "record": raw}
 
 
 def _wns_origin(ledger: Ledger, account: Account) -> str:
@@ -126,22 +150,39 @@ def _wns_origin(ledger: Ledger, account: Account) -> str:
 
 
 def _store(
-    connection: Connection, account: Account, records: Sequence[Record], now: float, key: IdempotencyKey | None
-) -> tuple[list[int], list[Row]]:
+    connection: Connection,
+    account: Account,
+    records: Sequence[Record],
+    now: float,
+    key: IdempotencyKey | None,
+    limits: NameLimits,
+) -> _StoredUpload:
     if key is not None and mark_stored(connection, key):
         records = [drop_increments(record) for record in records]
     people = People(connection, account.id, now)
     people.load(records)
-    users = [people.apply(record) for record in records]
+    names = KnownNames(connection, account.id, records, limits)
+    taken: list[Record] = []
+    users: list[int] = []
+    refused: dict[int, Rejected] = {}
+    for place, record in enumerate(records):
+        try:
+            names.admit(place)
+            users.append(people.apply(record))
+            taken.append(record)
+        except Rejected as error:
+            refused[place] = error
+    names.save()
     changed = [
         user
-        for user, record in zip(users, records, strict=True)
+        for user, record in zip(users, taken, strict=True)
         if not isinstance(record, EventRecord) or user in people.created
     ]
-    opted_out = [user for user, record in zip(users, records, strict=True) if is_unsubscribed(record)]
+    opted_out = [user for user, record in zip(users, taken, strict=True) if is_unsubscribed(record)]
     people.save([*changed, *opted_out])
-    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, records, users), now)
-    return users, copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
+    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, taken, users), now)
+    copies = copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
+    return _StoredUpload(taken, users, copies, refused)
 
 
 def event_row(

@@ -3,20 +3,34 @@
 The identities of a record resolve to one user: by a known `identity`; else by FBID, GPID, objectId; else by the e-mail
 address or phone number of the profile, but never across two users who each have an `identity` (a family shares a
 phone). An objectId is a device: it belongs to the user named on it last, and its choice about push stays with it.
+
+A profile has at most PROFILE_BYTES. Nobody's is decoded that no record changes, and none that is larger already,
+unless to make it smaller: all this happens on the one writer.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, delete, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, case, delete, func, insert, select, update
 
 from tocsin.ingest.profile import apply_changes, split_push_choice
-from tocsin.ingest.record import ProfileRecord, Record, TokenRecord, read_email, read_phone
+from tocsin.ingest.record import (
+    IDENTITIES,
+    PROFILE_BYTES,
+    PROFILES_BYTES,
+    EventRecord,
+    ProfileRecord,
+    Record,
+    Rejected,
+    TokenRecord,
+    read_email,
+    read_phone,
+)
 from tocsin.store import schema
 from tocsin.store.rows import among_named, pack_values, upsert_rows
 
@@ -24,6 +38,8 @@ IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and 
 
 VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
+READ_AHEAD = 16 * 1024  # letters of a profile that is read with the others; a larger one when it is needed
+LONGEST_NUMBER = 32  # letters that `$incr` can add to a property, its comma included
 DEVICE_ID_BYTES = 256  # a token with a longer objectId is rejected (530), so there is no device with a choice
 
 
@@ -36,7 +52,15 @@ class People:
         self._now = now
         self._users: dict[IdentityKey, int] = {}
         self._kinds: dict[int, set[str]] = defaultdict(set)
+        self._names: Counter[int] = Counter()  # identities by user
+        self._texts: dict[int, str] = {}  # profiles that were read and are not decoded yet
+        self._letters: dict[int, int] = {}  # of the profiles as they are stored
         self._profiles: dict[int, dict[str, Any]] = {}
+        self.sizes: dict[int, int] = {}  # bytes of the profiles in memory as JSON, at most
+        self._measured: set[int] = set()  # users whose size is exact
+        self._changed: set[int] = set()  # users whose profile is not what it was
+        self._weighed: set[int] = set()
+        self._room = PROFILES_BYTES
         self.created: set[int] = set()
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
@@ -45,7 +69,7 @@ class People:
         self._push_choices: dict[str, bool] = {}  # by objectId: whether it wants push
         self._last_user = 0
 
-    def load(self, records: Iterable[Record]) -> None:
+    def load(self, records: Sequence[Record]) -> None:
         """Read every user that the records may be about, in a few statements, and lock the account's row."""
         accounts = schema.account
         # One upload of an account at a time: on PostgreSQL another process may be changing the same users.
@@ -54,7 +78,7 @@ class People:
         keys = {key for record in records for key in _keys_of(record)}
         self._users = find_users(self._connection, self._account, keys)
         ids = sorted(set(self._users.values()))
-        self._load_profiles(ids)
+        self._load_profiles(records)
         names = schema.identity
         for part in split_values(ids):
             named = select(names.c.user_id, names.c.kind, names.c.value).where(
@@ -62,38 +86,120 @@ class People:
             )
             for row in self._connection.execute(named):
                 self._kinds[row.user_id].add(row.kind)
+                self._names[row.user_id] += 1
                 self._users[row.kind, row.value] = row.user_id
 
-    def _load_profiles(self, ids: Sequence[int]) -> None:
-        table = schema.user
-        for part in split_values(ids):
+    def _load_profiles(self, records: Sequence[Record]) -> None:
+        """Read how long the profiles are that these records change, and those of them that are short."""
+        named = {key for record in records if not isinstance(record, EventRecord) for key in _keys_of(record)}
+        table, length = schema.user, func.length(schema.user.c.profile)
+        short = case((length <= READ_AHEAD, table.c.profile))
+        for part in split_values(sorted({self._users[key] for key in named if key in self._users})):
             where = (table.c.account_id == self._account, table.c.id.in_(part))
-            for row in self._connection.execute(select(table.c.id, table.c.profile).where(*where)):
-                self._profiles[row.id] = msgspec.json.decode(row.profile)
+            for user, letters, text in self._connection.execute(select(table.c.id, length, short).where(*where)):
+                self._letters[user] = letters
+                if text is not None:
+                    self._texts[user] = text
 
     def apply(self, record: Record) -> int:
-        """Find or create the user of a record, link its identities, apply its changes in memory; return the user."""
+        """Find or create the user of a record, link its identities, apply its changes in memory; return the user.
+
+        Raise Rejected, with nothing changed, for a record that would make a profile too large.
+        """
         user = self._resolve(record)
+        if user is not None:
+            self._check_identities(user, record)
+        after: dict[str, Any] = {}
+        if isinstance(record, ProfileRecord):
+            after = self._change(user, record)
+        elif isinstance(record, TokenRecord) and user is not None:
+            self._weigh(user, self._letters.get(user, 0))
+        if user is None:
+            user = self._create_user()
         for kind, value in record.keys.items():
             self._link((kind, value), user)
         if isinstance(record, ProfileRecord):
-            before = self._profiles[user]
-            self._profiles[user] = apply_changes(before, self._split_push_choice(record))
+            self._note_push_choice(record)
+            before, self._profiles[user] = self._profiles[user], after
             self._move_addresses(before, user)
         elif isinstance(record, TokenRecord):
             self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
         return user
 
-    def _split_push_choice(self, record: ProfileRecord) -> Mapping[str, Any]:
-        """Return the changes of the profile; note `MSG-push` beside an objectId, which is a choice of that device."""
+    def _change(self, user: int | None, record: ProfileRecord) -> dict[str, Any]:
+        """Return the profile of a user, None for a new one, after a record."""
+        changes = split_push_choice(record.changes)[0] if "objectId" in record.keys else record.changes
+        removes = bool(changes) and all(isinstance(value, dict) and "$delete" in value for value in changes.values())
+        before = {} if user is None else self._read_profile(user, smaller=removes)
+        after = apply_changes(before, changes)
+        grown = self._measure(user, before, after, changes)
+        new = self._last_user + 1 if user is None else user
+        if user is None:
+            self._weigh(new, grown)
+        self._changed.add(new)
+        self.sizes[new] = grown
+        return after
+
+    def _measure(
+        self, user: int | None, before: Mapping[str, Any], after: Mapping[str, Any], changes: Mapping[str, Any]
+    ) -> int:
+        """Return the bytes of a profile after its changes, at most. Raise Rejected when they are too many and more than
+        before. Only a profile that may be too large is measured, first all of it, then what changes of it."""
+        size = 0 if user is None else self.sizes[user]
+        most = size + len(_ENCODER.encode(changes)) + LONGEST_NUMBER * len(changes)
+        if most <= PROFILE_BYTES and user not in self._measured:
+            return most
+        if user is None or user not in self._measured:
+            size = len(_ENCODER.encode(before))
+            self._measured.add(self._last_user + 1 if user is None else user)
+        grown = size + sum(_measure(after, key) - _measure(before, key) for key in changes)
+        if grown > max(PROFILE_BYTES, size):
+            raise _too_large(grown)
+        return grown
+
+    def _check_identities(self, user: int, record: Record) -> None:
+        """Raise Rejected when a record would give a user too many names: all of them are read with each upload."""
+        new = sum(self._users.get(key) != user for key in record.keys.items())
+        if new and self._names[user] + new > IDENTITIES:
+            raise Rejected(523, f"This person has {self._names[user]} identities; at most {IDENTITIES} are allowed.")
+
+    def _weigh(self, user: int, size: int) -> None:
+        """Count a profile that is read and written. Raise Rejected when one upload is about too many large ones."""
+        if user in self._weighed:
+            return
+        if size > self._room:
+            raise Rejected(
+                522, f"An upload is about at most {PROFILES_BYTES} bytes of profiles: send this in another one."
+            )
+        self._weighed.add(user)
+        self._room -= size
+
+    def _read_profile(self, user: int, *, smaller: bool) -> dict[str, Any]:
+        """Return the profile of a user. smaller: to make it so; else Rejected is raised for one over the limit."""
+        if (known := self._profiles.get(user)) is not None:
+            return known
+        if self._letters.get(user, 0) > PROFILE_BYTES and not smaller:
+            raise _too_large(self._letters[user])
+        self._weigh(user, self._letters.get(user, 0))
+        text = self._texts.pop(user, None)
+        if text is None:
+            table = schema.user
+            mine = (table.c.account_id == self._account, table.c.id == user)
+            text = self._connection.scalar(select(table.c.profile).where(*mine)) or "{}"
+        self.sizes[user] = len(text) if text.isascii() else len(text.encode())
+        found: dict[str, Any] = msgspec.json.decode(text)
+        self._profiles[user] = found
+        return found
+
+    def _note_push_choice(self, record: ProfileRecord) -> None:
+        """Note `MSG-push` beside an objectId, which is a choice of that device and no part of the profile."""
         object_id = record.keys.get("objectId")
         if object_id is None:
-            return record.changes
-        changes, wanted = split_push_choice(record.changes)
+            return
+        _, wanted = split_push_choice(record.changes)
         if wanted is not None and len(object_id.encode()) <= DEVICE_ID_BYTES:
             self._push_choices[object_id] = wanted
-        return changes
 
     def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
         """Link an address to the first user who has it in the profile, and unlink it when they have it no more."""
@@ -110,7 +216,7 @@ class People:
     def save(self, touched: Sequence[int]) -> None:
         """Write what `apply` changed. Every touched user, and every user whose devices moved, gets a new version, which
         the database counts: `copy_profiles` reads it back in the same transaction."""
-        self._load_former_owners()
+        self._find_former_owners()
         self._save_users([*touched, *sorted(self.moved)])
         names = schema.identity
         for kind, value in self._unlinked - set(self._linked):
@@ -123,7 +229,8 @@ class People:
         self._save_tokens()
         self._save_push_choices()
 
-    def _resolve(self, record: Record) -> int:
+    def _resolve(self, record: Record) -> int | None:
+        """Return the user a record is about, None for a new one."""
         for kind in RESOLUTION_ORDER:
             if kind not in record.keys:
                 continue
@@ -136,7 +243,7 @@ class People:
                 known = self._users.get(key)
                 if known is not None and not self._is_other_user(record, known):
                     return known
-        return self._create_user()
+        return None
 
     def _find(self, key: IdentityKey) -> int | None:
         known = self._users.get(key)
@@ -152,7 +259,8 @@ class People:
     def _create_user(self) -> int:
         self._last_user += 1
         self.created.add(self._last_user)
-        self._profiles[self._last_user] = {}
+        self._profiles.setdefault(self._last_user, {})
+        self.sizes.setdefault(self._last_user, 0)
         return self._last_user
 
     def _link(self, key: IdentityKey, user: int) -> None:
@@ -166,12 +274,14 @@ class People:
             self._users[key] = user
             self._linked[key] = user
             self._kinds[user].add(key[0])
+            self._names[user] += 1
 
-    def _save_users(self, touched: Sequence[int]) -> None:
-        rows: list[dict[str, Any]] = []
-        for user in dict.fromkeys(touched):
-            rows.append(
-                {
+    def _save_users(self, users: Sequence[int]) -> None:
+        """Write the profiles that changed; of the other users only the version."""
+        written: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+        for user in dict.fromkeys(users):
+            if user in self.created or user in self._changed:
+                row = {
                     "account_id": self._account,
                     "id": user,
                     "profile": msgspec.json.encode(self._profiles[user]).decode(),
@@ -179,16 +289,20 @@ class People:
                     "updated_at": self._now,
                     "created_at": self._now,
                 }
-            )
+                written[user in self.created].append(row)
         table = schema.user
-        if created := [row for row in rows if row["id"] in self.created]:
+        if created := written[True]:
             self._connection.execute(insert(table), created)
             self._connection.execute(
                 update(schema.account).where(schema.account.c.id == self._account).values(last_user=self._last_user)
             )
-        if changed := [row for row in rows if row["id"] not in self.created]:
+        if changed := written[False]:
             same = {"keys": ("account_id", "id"), "kept": ("created_at",), "counted": ("version",)}
             upsert_rows(self._connection, table, changed, **same)
+        for part in split_values(sorted({*users} - self.created - self._changed)):
+            mine = (table.c.account_id == self._account, table.c.id.in_(part))
+            bumped = {"version": table.c.version + 1, "updated_at": self._now}
+            self._connection.execute(update(table).where(*mine).values(bumped))
 
     def _move_devices(self) -> None:
         device = schema.device
@@ -197,8 +311,8 @@ class People:
                 mine = (device.c.account_id == self._account, device.c.object_id == value)
                 self._connection.execute(update(device).where(*mine).values(user_id=user))
 
-    def _load_former_owners(self) -> None:
-        """Load the users who lose a token to another user: they get a new version too."""
+    def _find_former_owners(self) -> None:
+        """Note the users who lose a token to another user: they get a new version too."""
         device = schema.device
         for part in split_values([token for _, token in self._tokens]):
             rows = self._connection.execute(
@@ -210,7 +324,6 @@ class People:
                 user = self._tokens.get((row.kind, row.token), (row.user_id, ""))[0]
                 if row.user_id != user:
                     self.moved.add(row.user_id)
-        self._load_profiles([user for user in sorted(self.moved) if user not in self._profiles])
 
     def _save_tokens(self) -> None:
         device = schema.device
@@ -306,6 +419,24 @@ def address_keys(value: str) -> Iterable[IdentityKey]:
         yield ("Email", email)
     if value.startswith("+") and (phone := read_phone(value)):
         yield ("Phone", phone)
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+def _measure(profile: Mapping[str, Any], key: str) -> int:
+    """Return the bytes of a property in the profile's JSON, its comma included; 0 when it is not there."""
+    if key not in profile:
+        return 0
+    return len(_ENCODER.encode((key, profile[key]))) - 1
+
+
+def _too_large(size: int) -> Rejected:
+    return Rejected(
+        522,
+        f"Profile data is incorrect. The profile would have {size} bytes; at most {PROFILE_BYTES} are allowed. "
+        "$delete properties that are not needed.",
+    )
 
 
 def split_values(items: Sequence[Any]) -> Iterable[list[Any]]:

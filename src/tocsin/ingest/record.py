@@ -1,7 +1,8 @@
 """One record of an upload: its fields checked, or rejected with the documented code and sentence.
 
 Codes and sentences are those of CleverTap's registry where a recorded answer shows them (509, 513, 515 to 520, 525);
-where only the meaning is known (512, 514, 522 to 526, 530 to 535) the sentence is ours. Record numbers count from 1.
+where only the meaning is known (512, 514, 522 to 526, 528, 530 to 535) the sentence is ours. Records are
+counted from 1.
 """
 
 from __future__ import annotations
@@ -32,8 +33,11 @@ KEY_BYTES = 120
 VALUE_BYTES = 2048
 PROPERTIES = 256
 LIST_LENGTH = 100
+PROFILE_BYTES = 512 * 1024  # of one person's profile, as the ledger stores it
+PROFILES_BYTES = 64 * 1024 * 1024  # of all profiles that one upload changes
 NESTING = 8
 IDENTITY_BYTES = 1024
+IDENTITIES = 1000  # of one person, devices and addresses included
 TOKEN_BYTES = 2048
 FIRST_TS = 86_400  # 1970 began everywhere a day after it began in UTC; a Date in ClickHouse is not before 1970
 LATEST_TS = 4_102_444_800  # the year 2100; a later one is in milliseconds
@@ -206,11 +210,11 @@ def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
     """Check the properties with a meaning, in the order of CleverTap's recorded answers. Normalize Phone and Age in
     `data`; return (email, phone), normalized, "" where there is none."""
     email = phone = ""
-    if "Email" in data and not _is_operation(data["Email"]):
+    if "Email" in data and not is_operation(data["Email"]):
         email = read_email(data["Email"])
         if not email:
             raise Rejected(515, "Profile data is incorrect. Email is not valid.")
-    if "Phone" in data and not _is_operation(data["Phone"]):
+    if "Phone" in data and not is_operation(data["Phone"]):
         phone = read_phone(data["Phone"])
         if not phone:
             raise Rejected(516, "Profile data is incorrect. Phone number is not valid.")
@@ -221,9 +225,9 @@ def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
         ("Education", ("School", "College", "Graduate"), 518, "Education needs to be School/College/Graduate.."),
         ("Married", ("Y", "N"), 519, "Married needs to be Y/N."),
     ):
-        if field in data and not _is_operation(data[field]) and data[field] not in allowed:
+        if field in data and not is_operation(data[field]) and data[field] not in allowed:
             raise Rejected(code, f"Profile data is incorrect. {sentence}")
-    if "Age" in data and not _is_operation(data["Age"]):
+    if "Age" in data and not is_operation(data["Age"]):
         data["Age"] = _read_age(data["Age"])
     return email, phone
 
@@ -263,14 +267,15 @@ def _read_age(value: Any) -> int:
     return value
 
 
-def _is_operation(value: Any) -> bool:
+def is_operation(value: Any) -> bool:
+    """Return whether a property's value is a change of what is there, such as `{"$add": […]}`."""
     return isinstance(value, dict) and any(key.startswith("$") for key in value)
 
 
 def _check_property(key: str, value: Any, start: str, code: int, *, operations: bool) -> None:
     if not key or len(key.encode()) > KEY_BYTES:
         raise Rejected(code, f"{start} A property name is empty or longer than {KEY_BYTES} bytes.")
-    if operations and _is_operation(value):
+    if operations and is_operation(value):
         _check_operation(key, value, start, code)
         return
     if not _fits(value, NESTING):

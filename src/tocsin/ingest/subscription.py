@@ -146,10 +146,20 @@ def is_unsubscribed(record: Record) -> bool:
     return isinstance(record, EventRecord) and record.name == UNSUBSCRIBED
 
 
+class _Addresses(msgspec.Struct, frozen=True):
+    """What is read of a profile; the rest of it, which may be large, is skipped."""
+
+    Email: Any = None
+    Phone: Any = None
+
+
+_ADDRESSES = msgspec.json.Decoder(_Addresses)
+
+
 def _read_field(connection: Connection, account_id: str, user: int, name: str) -> Any:
     people = schema.user
     profile = connection.scalar(select(people.c.profile).where(people.c.account_id == account_id, people.c.id == user))
-    return msgspec.json.decode(profile).get(name) if profile else None
+    return getattr(_ADDRESSES.decode(profile), name) if profile else None
 
 
 async def find_users_with_addresses(

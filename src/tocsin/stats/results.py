@@ -14,7 +14,15 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from tocsin.campaign.goal import Goal, read_time
-from tocsin.campaign.runs import CampaignSummary, find_campaign, list_campaigns, read_stored_spec
+from tocsin.campaign.runs import (
+    PAGE,
+    CampaignSummary,
+    find_campaign,
+    find_goals,
+    find_labels,
+    list_campaigns,
+    read_stored_spec,
+)
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import Spec
 from tocsin.errors import Problem
@@ -147,36 +155,37 @@ async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int
     """Return {campaigns, audience, *NUMBERS, viewed, clicked, converted} by label, over the newest `limit` campaigns. A
     campaign with two labels counts in both."""
 
-    def read(connection: Connection) -> tuple[dict[int, Spec], dict[int, dict[str, int]], dict[int, int]]:
-        rows = list_campaigns(connection, account_id, limit=limit)
-        specs = {row.id: read_stored_spec(connection, account_id, row.id) for row in rows}
-        labelled = {one: spec for one, spec in specs.items() if spec.labels}
-        numbers = counts.sum_numbers_of_campaigns(connection, list(labelled))
-        return labelled, numbers, {row.id: row.audience for row in rows}
+    def read(
+        connection: Connection,
+    ) -> tuple[dict[int, list[str]], dict[int, Goal], dict[int, dict[str, int]], dict[int, int]]:
+        labels = find_labels(connection, account_id, limit)
+        rows = list_campaigns(connection, account_id, campaign_ids=list(labels))
+        numbers = counts.sum_numbers_of_campaigns(connection, list(labels))
+        goals = find_goals(connection, account_id, list(labels))
+        return labels, goals, numbers, {row.id: row.audience for row in rows}
 
-    specs, numbers, audiences = await ledger.read(read)
-    if not specs:
+    labels, goals, numbers, audiences = await ledger.read(read)
+    if not labels:
         return {}
-    goals = {one: spec.conversion_goal for one, spec in specs.items() if spec.conversion_goal is not None}
     interactions, converted = await asyncio.gather(
-        count_interactions(facts, account_id, list(specs)), count_conversions(facts, account_id, goals)
+        count_interactions(facts, account_id, list(labels)), count_conversions(facts, account_id, goals)
     )
     found: dict[str, Counter[str]] = {}
-    for one, spec in specs.items():
+    for one, names in labels.items():
         all_numbers = {**numbers[one], **interactions[one], "converted": converted.get(one, 0)}
-        for label in dict.fromkeys(spec.labels):
+        for label in names:
             found.setdefault(label, Counter()).update({"campaigns": 1, "audience": audiences[one], **all_numbers})
     return {label: dict(counts) for label, counts in sorted(found.items())}
 
 
 async def list_targets(
-    ledger: Ledger, account_id: str, due: tuple[float, float] | None = None, limit: int = 1000
+    ledger: Ledger, account_id: str, due: tuple[float, float] | None = None, limit: int = PAGE, offset: int = 0
 ) -> list[dict[str, Any]]:
-    """Return campaigns, newest first: {id, name, channel, state, due_at, audience, ended, *NUMBERS}. due: [from, to) in
-    epoch seconds; those with a run in it."""
+    """Return `limit` campaigns from `offset` on, newest first: {id, name, channel, state, due_at, audience, ended,
+    *NUMBERS}. due: [from, to) in epoch seconds; those with a run in it."""
 
     def read(connection: Connection) -> list[dict[str, Any]]:
-        rows = list_campaigns(connection, account_id, due=due, limit=limit)
+        rows = list_campaigns(connection, account_id, due=due, limit=limit, offset=offset)
         numbers = counts.sum_numbers_of_campaigns(connection, [row.id for row in rows])
         return [
             {

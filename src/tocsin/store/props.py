@@ -64,6 +64,14 @@ def encode_props(props: Mapping[str, Any]) -> str:
     return msgspec.json.encode(out).decode()
 
 
+def list_names(props: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the names that a property object has columns for: its keys, and `key.inner` of objects in it."""
+    for key, value in props.items():
+        yield key
+        if isinstance(value, dict | list):
+            yield from (inner for inner, _ in _open(key, value))
+
+
 def encode_raw(props: Mapping[str, Any]) -> str:
     """Return a property object as the text of a `raw` column: as it was uploaded."""
     return msgspec.json.encode(props).decode()

@@ -33,6 +33,7 @@ RowId = BigInteger().with_variant(Integer, "sqlite")
 COUNTED_REQUEST = "open = 1 AND run_id IS NULL AND size > 0"  # open, and its recipients are known
 ENDED_REQUEST = "open = 0 AND run_id IS NULL"
 UNCLEANED_RUN = "cleaned_at IS NULL"
+COUNTED_ANSWER = "answer_bytes > 0"
 
 
 def _partial(name: str, *columns: str, where: str) -> Index:
@@ -86,6 +87,15 @@ user = Table(
     Column("version", Integer, nullable=False),  # the copy in the facts store with the highest version counts
     Column("created_at", Float, nullable=False),
     Column("updated_at", Float, nullable=False),
+)
+
+# The names of an account's events and properties, which the facts store has a column for each of; bounded in number.
+known_name = Table(
+    "known_name",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("kind", String(32), primary_key=True),  # ingest.names.KINDS
 )
 
 identity = Table(
@@ -144,8 +154,10 @@ idempotency = Table(
     Column("name", String(255), primary_key=True),
     Column("digest", LargeBinary, nullable=False),  # of the path and the body
     Column("answer", Text, nullable=False),  # JSON; "" while there is none, and of `/1/send`, which has only one
+    Column("answer_bytes", Integer, nullable=False, server_default="0"),  # of an answer that counts for the bound
     Column("stored", Integer, nullable=False, server_default="0"),  # 1: the ledger has an upload, facts may not
     Column("created_at", Float, nullable=False, index=True),
+    _partial("idempotency_answers", "account_id", "answer_bytes", where=COUNTED_ANSWER),
 )
 
 # An account's own settings as JSON by name: caps, limits, control, conversion, retention.
@@ -218,8 +230,19 @@ campaign = Table(
     Column("name", Text, nullable=False),
     Column("channel", String(16), nullable=False),
     Column("spec", Text, nullable=False),  # campaign.Spec as JSON: a snapshot, never edited
+    Column("goal_event", Text),  # of its conversion goal, as in the spec
+    Column("goal_seconds", Integer),
     Column("created_at", Float, nullable=False),
     Index("campaign_of_account", "account_id", "created_at"),
+)
+
+# The labels of campaigns, as in their specs.
+campaign_label = Table(
+    "campaign_label",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("campaign_id", Integer, primary_key=True, autoincrement=False),
+    Column("name", String(120), primary_key=True),
 )
 
 run = Table(
@@ -238,6 +261,7 @@ run = Table(
     Column("number", Integer, nullable=False, server_default="1"),  # of a recurring campaign's runs
     Column("cleaned_at", Float),  # its chunks hold no recipients any more, only their numbers
     Index("run_due", "state", "due_at"),
+    Index("run_of_account", "account_id", "due_at"),
     _partial("run_uncleaned", "account_id", "ended_at", where=UNCLEANED_RUN),
 )
 
@@ -306,7 +330,7 @@ interaction = Table(
     Column("position", Integer, primary_key=True, autoincrement=False),
     Column("kind", String(16), primary_key=True),
     Column("account_id", String(32), nullable=False),
-    Column("at", Float, nullable=False),
+    Column("at", Float, nullable=False, index=True),
 )
 
 # «open = 1» as a condition, written out: a bound value would not find the partial index.
