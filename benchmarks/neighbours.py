@@ -33,6 +33,7 @@ class Neighbours:
         self.quiet = quiet
         self.loud = loud
         self.refused = 0
+        self.sent = 0  # messages of the quiet account that were accepted
         self._number = itertools.count()
 
     def measure(self, seconds: float) -> dict[str, list[float]]:
@@ -55,13 +56,20 @@ class Neighbours:
             return self.quiet.post("/1/upload", {"d": [event]})
         if name == "send":
             content = {"title": "Your code", "body": str(number)}
-            return self.quiet.post("/1/send/push.json", {"to": {"Identity": ["a"]}, "content": content})
+            status = self.quiet.post("/1/send/push.json", {"to": {"Identity": ["a"]}, "content": content})
+            self.sent += status == 200
+            return status
         if name == "estimate":
             where = {"event_name": "Paid", "from": 20200101, "to": 20991231}
             content = {"title": "t", "body": "b"}
             asked = {"name": "n", "where": where, "content": content, "devices": ["android"], "when": "now"}
             return self.quiet.post("/1/targets/create.json", asked | {"estimate_only": True})
         return self.quiet.get("/healthz")
+
+    def read_sent(self) -> dict[str, int]:
+        """Return the numbers of what the quiet account sent."""
+        total: dict[str, int] = self.quiet.read("/1/tag_groups.json")["total"]
+        return total
 
     @contextmanager
     def beside(self, acts: Sequence[str]) -> Iterator[None]:
@@ -88,15 +96,17 @@ def two_accounts() -> Iterator[Neighbours]:
             quiet, mine = make_caller(ledger)
             loud, theirs = make_caller(ledger)
         with running(log, "sandbox", "--port", str(vendors)), serving(data, port, ROOMY):
-            visitor = Visitor(port, mine)
             for account_id in (quiet.id, loud.id):
                 _use_sandbox(data, account_id, vendors)
-            _fill(visitor, Visitor(port, theirs))
-            yield Neighbours(port, visitor, theirs)
+            with closing(Visitor(port, mine)) as visitor:
+                with closing(Visitor(port, theirs)) as other:
+                    _fill(visitor, other)
+                yield Neighbours(port, visitor, theirs)
 
 
 def _use_sandbox(data: Path, account_id: str, port: int) -> None:
-    given = Visitor(port, {}).read("/credentials")
+    with closing(Visitor(port, {})) as visitor:
+        given = visitor.read("/credentials")
     store_providers(data, account_id, sandbox_settings(given))
 
 

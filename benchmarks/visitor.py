@@ -28,6 +28,10 @@ class Visitor:
         """Return the JSON of a GET."""
         return msgspec.json.decode(self._call("GET", path, None, {})[1])
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
     def _call(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
         for again in (True, False):
             try:

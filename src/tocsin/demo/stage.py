@@ -208,6 +208,8 @@ def running(log: Any, *arguments: str, environment: Mapping[str, str] | None = N
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def _run(*arguments: str) -> dict[str, Any]:
