@@ -378,6 +378,15 @@ def test_sizes_are_refused() -> None:
         ('<a href="https://example.com/?a=1&amp;b=2">here</a>', "https://example.com/?a=1&b=2 here"),
         ("<style>p { color: red }</style><p>R&amp;D &lt;3</p><script>x()</script>", "R&D <3"),
         ("<head><title>No</title></head><body>  many   \n\n spaces </body>", "many\nspaces"),
+        (
+            "<table><tr><th>Delivery</th><td>2 days</td></tr><tr><td>A</td><td>B</td></tr></table>",
+            "Delivery 2 days\nA B",
+        ),
+        (
+            '<a href="https://example.com/"><img src="x.png" alt="Our &amp; logo"></a>',
+            "https://example.com/ Our & logo",
+        ),
+        ('<img src="x.png"><img alt=""><style><img alt="no"></style>', ""),
         ("", ""),
     ],
 )

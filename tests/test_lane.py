@@ -28,6 +28,7 @@ from tocsin.delivery.outgoing import LEAST_AT_ONCE as AT_ONCE
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Message, Receipt
+from tocsin.sandbox.credentials import make_credentials
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -192,6 +193,24 @@ async def test_the_brake_keeps_devices(street: Street, sandbox: Sandbox) -> None
     await street.campaign()
     await street.deliver_all()
     assert street.forgotten() == 300
+
+
+async def test_mails_wait_for_tls_that_a_setting_has_to_mend(street: Street, sandbox: Sandbox) -> None:
+    """A relay whose certificate is not trusted: the log says what to set, and with that set the mail goes out."""
+    right = sandbox_settings(sandbox.control.get("/credentials")[1])["smtp"]
+    street.change("smtp", settings=msgspec.json.encode(right | {"ca": make_credentials().ca}).decode())
+    await street.upload({"type": "profile", "identity": "p", "profileData": {"Email": "p@example.com"}})
+    with capture_logs() as logs:
+        await street.send({"Identity": ["p"]}, "email", content={"subject": "s", "body": "b"})
+        await street.deliver()
+    [stop] = [line for line in logs if line["event"] == "lane paused"]
+    assert (stop["reason"], stop["code"]) == ("unavailable", "no TLS")
+    assert "certificate" in stop["detail"]
+    assert "`tocsin provider set smtp …` with --ca FILE" in stop["todo"]
+    street.change("smtp", settings=msgspec.json.encode(right).decode())
+    street.now += 61
+    await street.deliver_all()
+    assert sandbox.counts()["smtp"]["accepted"] == 1
 
 
 async def test_doubtful_settings_are_proven_one_by_one(own_ledger: Ledger, facts: Facts) -> None:

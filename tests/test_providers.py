@@ -22,7 +22,7 @@ from support.bench import WEBHOOKS, Bench, send
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
-from tocsin.providers.contract import Scope
+from tocsin.providers.contract import NO_TLS, Scope
 
 pytest_plugins = ("support.bench",)
 
@@ -277,7 +277,7 @@ async def test_token_is_renewed_once_after_a_401(bench: Bench, name: str) -> Non
 
 
 async def test_smtp_never_falls_back_to_clear_text(bench: Bench) -> None:
-    """A relay without STARTTLS gets neither the password nor the mail."""
+    """A relay without STARTTLS, or without TLS where it has to begin, gets neither the password nor the mail."""
     heard = bytearray()
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -290,8 +290,10 @@ async def test_smtp_never_falls_back_to_clear_text(bench: Bench) -> None:
     server = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     came = await send(bench.provider("smtp", port=port), bench.message("smtp"))
+    assert (came.outcome, came.code, came.detail) == (Outcome.UNAVAILABLE, NO_TLS, "the relay does not offer STARTTLS")
+    came = await send(bench.provider("smtp", port=port, tls="tls"), bench.message("smtp"))
+    assert (came.code, came.detail.partition(":")[0]) == (NO_TLS, "the relay speaks no TLS there")
     server.close()
-    assert came.outcome is Outcome.UNAVAILABLE, came
     assert b"AUTH" not in heard
     assert b"MAIL" not in heard
 

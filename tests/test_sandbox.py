@@ -14,12 +14,14 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import msgspec
+import pycurl
 import pytest
+from structlog.testing import capture_logs
 from support.sandbox_driver import Curl, running
 
 from tocsin.errors import Misconfigured
 from tocsin.sandbox import Sandbox, control
-from tocsin.sandbox.faults import Fault, Kind
+from tocsin.sandbox.faults import Fault, Kind, Vendor
 
 VENDORS = ("fcm", "apns", "wns", "smtp", "webhook")
 
@@ -224,3 +226,69 @@ async def _wns_token(sandbox: Sandbox, curl: Curl) -> str:
     form |= {"client_id": wns["client_id"], "client_secret": wns["client_secret"]}
     answer = await curl.ask("POST", wns["token_endpoint"], (), urlencode(form).encode())
     return str(answer.json["access_token"])
+
+
+VENDOR_PATHS: dict[str, tuple[Vendor, str, int]] = {
+    "fcm.googleapis.com": ("fcm", "/v1/projects/tocsin-sandbox/messages:send", 401),
+    "oauth2.googleapis.com": ("fcm", "/token", 400),
+    "api.push.apple.com": ("apns", "/3/device/", 400),
+    "api.sandbox.push.apple.com:2197": ("apns", "/3/device/", 400),
+    "login.microsoftonline.com": ("wns", "/my-tenant/oauth2/v2.0/token", 400),
+    "db5p.notify.windows.com": ("wns", "/?token=x", 401),
+    "127.0.0.1:{fcm}": ("fcm", "/token", 400),
+}
+
+
+@pytest.mark.parametrize("host", VENDOR_PATHS)
+async def test_the_proxy_leads_to_the_vendors(sandbox: Sandbox, curl: Curl, host: str) -> None:
+    """A client that knows the vendor's own host comes by the proxy, and finds that name in the certificate."""
+    vendor, path, status = VENDOR_PATHS[host]
+    curl.proxy = sandbox.url
+    answer = await curl.ask("POST", f"https://{host.format_map(sandbox.ports)}{path}", (), b"{}")
+    assert answer.status == status
+    assert sandbox.record.counts[vendor].connections == 1
+    curl.close()
+
+
+@pytest.mark.parametrize("host", ["example.com", "fcm.googleapis.com:80", "127.0.0.1:22", "[::1]:443", "a@b"])
+async def test_the_proxy_leads_nowhere_else(sandbox: Sandbox, curl: Curl, host: str) -> None:
+    """It is no way out, and none to other ports of this machine; the log says so."""
+    curl.proxy = sandbox.url
+    with capture_logs() as logs, pytest.raises(pycurl.error, match="403"):
+        await curl.ask("GET", f"https://{host}/")
+    assert [(line["vendor"], line["answer"]) for line in logs] == [("proxy", "403")]
+    curl.close()
+
+
+async def test_a_tunnel_carries_much_and_ends(sandbox: Sandbox) -> None:
+    """What comes before the tunnel stands is not lost, megabytes go through, and its ends close together."""
+    port = sandbox.ports["smtp"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", sandbox.ports["control"])
+    writer.write(f"CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost\r\n\r\nNOOP\r\n".encode())
+    assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection established\r\n\r\n"
+    assert (await reader.readline()).startswith(b"220 ")
+    assert (await reader.readline()).startswith(b"250 ")
+    writer.write(b"NOOP\r\n" * 50_000)
+    for _ in range(50_000):
+        assert (await reader.readline()).startswith(b"250 ")
+    writer.write(b"QUIT\r\n")
+    assert (await reader.read()).startswith(b"221 ")
+    writer.close()
+
+
+async def test_the_same_refusal_is_told_once_a_second(sandbox: Sandbox, curl: Curl) -> None:
+    """A sender that repeats its mistake fills no log; another mistake is told at once."""
+    endpoint = sandbox.credentials["fcm"]["endpoint"]
+    with capture_logs() as logs:
+        for path in ("/nothing", "/nothing", "/token", "/nothing"):
+            await curl.ask("POST", endpoint + path, (), b"")
+    assert [line["answer"] for line in logs] == ["404", "400 unsupported_grant_type"]
+
+
+async def test_files_for_senders(sandbox: Sandbox, curl: Curl) -> None:
+    """The authority, the service account and Apple's key can be had as the files that libraries want."""
+    given = sandbox.credentials
+    files = {"ca.pem": given["ca"], "apns.p8": given["apns"]["key"]}
+    for name, content in files.items():
+        assert (await curl.ask("GET", f"{sandbox.url}/{name}")).body.decode() == content
+    assert (await curl.ask("GET", sandbox.url + "/service_account.json")).json == given["fcm"]["service_account"]

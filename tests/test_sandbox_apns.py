@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
@@ -11,9 +12,11 @@ from typing import Any
 
 import pycurl
 import pytest
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from jh2.errors import ErrorCodes
 from jh2.events import ConnectionTerminated, RemoteSettingsChanged, StreamEnded, StreamReset
 from jh2.settings import SettingCodes
+from structlog.testing import capture_logs
 from support.sandbox_driver import Answer, Curl, Wire, provider_token, running
 
 from tocsin.sandbox import Sandbox
@@ -111,11 +114,14 @@ BAD_REQUESTS: dict[str, tuple[dict[str, Any], int, str]] = {
 
 @pytest.mark.parametrize("case", BAD_REQUESTS.values(), ids=BAD_REQUESTS.keys())
 async def test_bad_requests(sender: Sender, case: tuple[dict[str, Any], int, str]) -> None:
-    """A request that breaks a rule is refused with Apple's status and reason, and an apns-id."""
+    """A request that breaks a rule is refused with Apple's status and reason, and an apns-id; the log says why."""
     changes, status, reason = case
-    answer = await sender.send(**changes)
+    with capture_logs() as logs:
+        answer = await sender.send(**changes)
     assert (answer.status, answer.json["reason"]) == (status, reason)
     assert "apns-id" in answer.headers
+    assert [(line["event"], line["answer"]) for line in logs] == [("refused", f"{status} {reason}")]
+    assert logs[0]["why"]
     counts = sender.sandbox.record.counts["apns"]
     assert (counts.accepted, counts.refused) == (0, 1)
 
@@ -140,6 +146,38 @@ async def test_background_and_voip(sender: Sender) -> None:
     assert (await sender.send({"aps": {}, "x": "x" * 5000}, push_type="voip", topic=topic)).status == 200
 
 
+@pytest.mark.parametrize(
+    ("push_type", "suffix", "payload"),
+    [("voip", ".voip", {"call": 1}), ("mdm", "", {"mdm": "x"}), ("fileprovider", ".pushkit.fileprovider", {"a": "b"})],
+)
+async def test_payloads_of_the_senders_own(sender: Sender, push_type: str, suffix: str, payload: object) -> None:
+    """Where Apple leaves the payload to the sender it needs no aps; it has to be an object with something in it."""
+    topic = sender.headers["apns-topic"] + suffix
+    assert (await sender.send(payload, push_type=push_type, topic=topic)).status == 200
+    for nothing in (b"{}", b"[]", b'{"aps":1}'):
+        answer = await sender.send(nothing, push_type=push_type, topic=topic)
+        assert (answer.status, answer.json["reason"]) == (400, "PayloadEmpty")
+
+
+async def test_signatures_in_both_forms(sender: Sender) -> None:
+    """ES256 as RFC 7518 has it, and in ASN.1 as Java and pushy write it; whatever else is refused."""
+    signed, _, signature = sender.token.rpartition(".")
+    plain = base64.urlsafe_b64decode(signature + "==")
+    numbers = [int.from_bytes(plain[start : start + 32], "big") for start in (0, 32)]
+    for wrong, status in ((0, 200), (1, 403)):
+        written = encode_dss_signature(numbers[0], numbers[1] + wrong)
+        sender.token = f"{signed}.{base64.urlsafe_b64encode(written).decode().rstrip('=')}"
+        assert (await sender.send()).status == status
+
+
+async def test_prior_knowledge(sender: Sender) -> None:
+    """HTTP/2 without ALPN, as aioapns and pushy begin it."""
+    apns = sender.sandbox.credentials["apns"]
+    async with Wire.to(apns["endpoint"], apns_ca(sender), protocols=()) as wire:
+        await wire.until(StreamEnded, wire.send(_head(sender), json.dumps(ALERT).encode()))
+    assert sender.sandbox.record.counts["apns"].accepted == 1
+
+
 async def test_bad_provider_tokens(sender: Sender) -> None:
     """A token is refused by what is wrong with it: missing, forged, of another key or team, old, from the future."""
     apns = sender.sandbox.credentials["apns"]
@@ -152,10 +190,14 @@ async def test_bad_provider_tokens(sender: Sender) -> None:
         provider_token(apns, age=-600): "InvalidProviderToken",
         provider_token(apns, age=3700): "ExpiredProviderToken",
     }
+    reasons = set()
     for token, reason in cases.items():
         sender.token = token
-        answer = await sender.send()
+        with capture_logs() as logs:
+            answer = await sender.send()
         assert (answer.status, answer.json["reason"]) == (403, reason)
+        reasons |= {line["why"] for line in logs}
+    assert len(reasons) == len(cases)
 
 
 async def test_tokens_may_change_every_twenty_minutes(sender: Sender) -> None:
@@ -197,11 +239,12 @@ async def test_one_stream_until_a_token_is_proven(sender: Sender) -> None:
 
 
 async def test_http_1_is_not_spoken(sender: Sender) -> None:
-    """A client that does not offer h2 is dropped."""
+    """A client that does not offer h2 is dropped, and the log says so."""
     older = Curl(sender.curl.ca, pycurl.CURL_HTTP_VERSION_1_1)
-    with pytest.raises(pycurl.error):
+    with capture_logs() as logs, pytest.raises(pycurl.error):
         await older.ask("POST", sender.sandbox.credentials["apns"]["endpoint"] + "/3/device/" + DEVICE, (), b"{}")
     older.close()
+    assert [(line["vendor"], "not HTTP/2" in line["why"]) for line in logs] == [("apns", True)]
 
 
 async def test_duplicates_are_counted(sender: Sender) -> None:
@@ -224,11 +267,12 @@ STATUS_FAULTS: dict[str, tuple[Fault, str]] = {
 
 @pytest.mark.parametrize("case", STATUS_FAULTS.values(), ids=STATUS_FAULTS.keys())
 async def test_status_faults(sender: Sender, case: tuple[Fault, str]) -> None:
-    """A scripted error has Apple's format and the reason asked for; a 410 also has its time."""
+    """A scripted error has Apple's format, the reason asked for and the request's own id; a 410 also has its time."""
     fault, reason = case
     sender.sandbox.faults.add([fault])
-    answer = await sender.send()
-    assert (answer.status, answer.json["reason"]) == (fault.status, reason)
+    sent = str(uuid.uuid4())
+    answer = await sender.send(id=sent)
+    assert (answer.status, answer.json["reason"], answer.headers["apns-id"]) == (fault.status, reason, sent)
     assert ("timestamp" in answer.json) == (fault.status == 410)
     assert answer.headers.get("retry-after") == (str(fault.retry_after) if fault.retry_after else None)
 

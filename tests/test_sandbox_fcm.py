@@ -206,6 +206,49 @@ async def test_bad_assertions(sender: Sender, case: tuple[dict[str, object], str
     assert sender.sandbox.record.counts["fcm"].refused == 0
 
 
+AUTH = "https://www.googleapis.com/auth/"
+SCOPES = {
+    "Admin SDK of Node": ("cloud-platform", "firebase.database", "firebase.messaging", "identitytoolkit"),
+    "Admin SDK of Python and Go": (
+        "cloud-platform",
+        "datastore",
+        "devstorage.read_write",
+        "firebase",
+        "userinfo.email",
+    ),
+    "of Android's publisher": ("androidpublisher", "firebase.messaging"),
+}
+
+
+@pytest.mark.parametrize("names", SCOPES.values(), ids=SCOPES.keys())
+async def test_scopes_of_the_sdks(sender: Sender, names: tuple[str, ...]) -> None:
+    """Any scopes of Google's, as long as one of them may send."""
+    account = sender.sandbox.credentials["fcm"]["service_account"]
+    for scopes, status in ((names, 200), ([name for name in names if "m" not in name], 400)):
+        form = grant_form(assertion(account, scope=" ".join(AUTH + name for name in scopes)))
+        assert (await sender.curl.ask("POST", account["token_uri"], (), form)).status == status
+
+
+async def test_android_v2(sender: Sender) -> None:
+    """The second form of `android`: an urgent notification, or a quiet synchronisation."""
+    shown = {"title": "Hi", "color": "#112233", "id": 7}
+    urgent = {"collapseKey": "k", "ttl": "60s", "remoteNotification": {"mutableContent": True, "notification": shown}}
+    quiet = {"data": {"a": "b"}, "background_sync": {}, "directBootOk": True}
+    for name, config in (("androidV2", urgent), ("android_v2", quiet)):
+        assert (await sender.send({"token": TOKEN, name: config})).status == 200
+    bad: list[dict[str, Any]] = [
+        {"android_v2": urgent, "android": {}},
+        {"android_v2": urgent | quiet},
+        {"android_v2": {"priority": "high"}},
+        {"android_v2": {"remote_notification": {"notification": {"color": "red"}}}},
+        {"android_v2": {"ttl": "2419201s"}},
+        {"android_v2": {"remote_notification": {"notification": {"title": "x" * 4097}}}},
+    ]
+    for config in bad:
+        answer = await sender.send({"token": TOKEN, **config})
+        assert (answer.status, machine(answer)[:7]) == (400, "message"), config
+
+
 async def test_token_endpoint_details(sender: Sender) -> None:
     """The endpoint speaks HTTP/1.1 as well, takes its own address as audience, and refuses forgeries."""
     account = sender.sandbox.credentials["fcm"]["service_account"]

@@ -10,10 +10,12 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from email.message import EmailMessage
+from email.policy import SMTP
 from email.utils import format_datetime, localtime, make_msgid
 from typing import TypeVar
 
 import pytest
+from structlog.testing import capture_logs
 from support.sandbox_driver import running
 
 from tocsin.sandbox import Sandbox
@@ -201,7 +203,6 @@ BAD_MAILS: dict[str, tuple[bytes, str]] = {
     "no header": (b"Hi there\r\n\r\n", "554 5.6.0"),
     "long line": (mail() + b"x" * 999 + b"\r\n", "554 5.6.0"),
     "bare line feed": (mail() + b"a\nb\r\n", "554 5.6.0"),
-    "eight bits": (mail() + "ä\r\n".encode(), "554 5.6.3"),
     "too big": (mail() + (b"x" * 98 + b"\r\n") * 110_000, "552 5.3.4"),
 }
 
@@ -223,6 +224,36 @@ async def test_bad_mails(relay: Relay, case: tuple[bytes, str]) -> None:
     assert (await relay.run(attempt)).startswith(expected)
     counts = relay.sandbox.record.counts["smtp"]
     assert (counts.accepted, counts.refused) == (0, 1)
+
+
+async def test_eight_bits_without_saying_so(relay: Relay) -> None:
+    """What smtplib sends by default: a body of UTF-8, and no BODY=8BITMIME."""
+    message = EmailMessage(policy=SMTP.clone(cte_type="8bit"))
+    message["From"], message["To"], message["Subject"] = "a@example.com", "b@example.com", "Hi"
+    message["Date"] = format_datetime(localtime())
+    message.set_content("Grüße\n", cte="8bit")
+    assert await relay.run(lambda client: client.send_message(message)) == {}
+    assert "Grüße" in json.loads(relay.sandbox.record.page("smtp", 0, 1))["messages"][0]["body"]
+
+
+async def test_the_log_says_why(relay: Relay) -> None:
+    """One line for what is refused, with the reply, and never with a password."""
+
+    def attempt(client: smtplib.SMTP) -> None:
+        client.ehlo()
+        client.docmd("AUTH", "PLAIN AGEAc2VjcmV0")
+        client.docmd("AUTH", "LOGIN")
+        client.docmd("c2VjcmV0")
+        client.docmd("c2VjcmV0")
+        client.docmd("MAIL", "FROM:<a@example.com>")
+
+    with capture_logs() as logs:
+        await relay.run(attempt, login=False)
+    told = [(line["asked"], line["answer"], line["why"]) for line in logs]
+    assert told == [
+        ("AUTH", "535", "5.7.8 The user name or the password is wrong"),
+        ("MAIL FROM:<a@example.com>", "530", "5.7.0 Authentication is required"),
+    ]
 
 
 async def test_pipelining(relay: Relay) -> None:

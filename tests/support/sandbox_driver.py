@@ -54,6 +54,7 @@ class Curl:
         self.ca = ca
         self._version = version
         self.patience = 10.0
+        self.proxy = ""
 
     async def ask(self, method: str, url: str, headers: Sequence[str] = (), body: bytes | None = None) -> Answer:
         """Sends one request in a thread; raises pycurl.error where there is no answer."""
@@ -70,6 +71,7 @@ class Curl:
         handle.reset()
         handle.setopt(pycurl.URL, url)
         handle.setopt(pycurl.CAINFO, str(self.ca))
+        handle.setopt(pycurl.PROXY, self.proxy)
         handle.setopt(pycurl.HTTP_VERSION, self._version)
         handle.setopt(pycurl.TIMEOUT_MS, int(self.patience * 1000))
         handle.setopt(pycurl.HTTPHEADER, ["Expect:", *headers])
@@ -102,10 +104,11 @@ class Wire:
 
     @classmethod
     @asynccontextmanager
-    async def to(cls, endpoint: str, ca: str) -> AsyncIterator[Wire]:
-        """A connection to `endpoint`, closed at the end of the block."""
+    async def to(cls, endpoint: str, ca: str, protocols: Sequence[str] = ("h2",)) -> AsyncIterator[Wire]:
+        """A connection to `endpoint`, closed at the end of the block. protocols: of ALPN, which none leaves out."""
         context = ssl.create_default_context(cadata=ca)
-        context.set_alpn_protocols(["h2"])
+        if protocols:
+            context.set_alpn_protocols(list(protocols))
         parts = urlsplit(endpoint)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port, ssl=context)
         wire = cls(reader, writer)

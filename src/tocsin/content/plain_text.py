@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 
 BLOCKS = frozenset(("p", "div", "br", "tr", "li", "h1", "h2", "h3", "h4", "table", "ul", "ol", "hr"))
+CELLS = frozenset(("td", "th"))
 HIDDEN = frozenset(("style", "script", "head", "title"))  # elements whose text is not shown
 TEXT_LETTERS = 100_000  # of the HTML or text that one recipient's plain-text part is made of
 
@@ -58,7 +59,8 @@ def read_html(html: str) -> Iterator[Piece]:
 
 
 def to_text(html: str) -> str:
-    """Return the plain-text part of a mail, made from its HTML: one line for each block, links before their text."""
+    """Return the plain-text part of a mail, made from its HTML: one line for each block, blanks between the cells of a
+    table, links before their text, and what images are called."""
     words: list[str] = []
     hidden = 0  # open elements whose text is not shown
     for kind, text, attributes in read_html(html):
@@ -72,6 +74,10 @@ def to_text(html: str) -> str:
             hidden = 0
         if text in BLOCKS:
             words.append("\n")
+        elif text in CELLS:
+            words.append(" ")
+        elif text == "img" and kind != "end" and not hidden:
+            words.append(_find_attribute(attributes, "alt"))
         if text == "a" and kind != "end" and (link := _find_attribute(attributes, "href")):
             words.append(f"{link} ")
     return tidy("".join(words))

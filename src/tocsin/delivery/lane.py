@@ -22,7 +22,7 @@ from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.retry import lane_pause
 from tocsin.delivery.slow_start import SlowStart
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import Receipt
+from tocsin.providers.contract import NO_TLS, Receipt
 from tocsin.providers.credential import Credential
 
 log = structlog.get_logger()
@@ -30,7 +30,9 @@ log = structlog.get_logger()
 NO_SENDER = Receipt(outcome=Outcome.THROTTLED, code="no sender", retry_after=1.0)
 
 # What the operator can do about a stop. Others end by themselves.
-ADVICE = {
+ADVICE = {  # by the receipt's code, else by the reason
+    NO_TLS: "it does not mend itself: `tocsin provider set {name} …` with --ca FILE where the relay's certificate is "
+    "signed by an authority of your own, --host NAME as in the certificate, and --tls and --port as the relay has them",
     "denied": "`tocsin provider set {name} …` with credentials that work",
     "breaker": "`tocsin provider set {name} …` if the settings are wrong; "
     "`tocsin provider trust {name} …` if the addresses really are dead",
@@ -228,5 +230,5 @@ class Lane:
             seconds=round(max(self.paused_until - now, 0.0), 1),
             code=receipt.code,
             detail=receipt.detail,
-            todo=ADVICE.get(reason, "nothing, it goes on by itself").format(name=name),
+            todo=ADVICE.get(receipt.code, ADVICE.get(reason, "nothing, it goes on by itself")).format(name=name),
         )

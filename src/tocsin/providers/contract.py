@@ -111,6 +111,9 @@ class Scope(Enum):
     CAMPAIGN = "campaign"  # the template is wrong: every other recipient would get the same answer
 
 
+NO_TLS = "no TLS"  # the code of a receipt when TLS with a relay waits for another setting
+
+
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
     """The result of one attempt.
 

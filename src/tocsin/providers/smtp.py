@@ -24,7 +24,7 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import Address, HandOver, Mail, Message, Receipt, Scope, unnoted
+from tocsin.providers.contract import NO_TLS, Address, HandOver, Mail, Message, Receipt, Scope, unnoted
 from tocsin.providers.mail.dkim import DkimSigner
 from tocsin.providers.mail.mime import find_fault, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
@@ -100,7 +100,8 @@ _POLICY_WORDS = re.compile(
 def receipt(answer: VendorAnswer) -> Receipt:
     """Return the receipt for the relay's last reply. 250 after the data means accepted for delivery, not delivered."""
     if answer.failure:
-        return judge_failure(answer, RELAY_WAIT)
+        failed = judge_failure(answer, RELAY_WAIT)
+        return msgspec.structs.replace(failed, code=NO_TLS) if answer.step == "TLS" else failed
     words = " ".join([_ENHANCED.sub("", line) if _ENHANCED.match(line) else line[4:] for line in answer.replies])
     if answer.status < 300:
         return Receipt(outcome=Outcome.ACCEPTED, vendor_id=_read_queue_id(words))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from tocsin.errors import Misconfigured
+from tocsin.log import configure_log
 from tocsin.sandbox import serve
 
 
@@ -19,6 +20,7 @@ def main() -> None:
     )
     parser.add_argument("--port", type=int, default=8200, help="control port, the vendors follow; 0 takes free ones")
     given = parser.parse_args()
+    configure_log()
     try:
         asyncio.run(serve(given.data, given.port))
     except Misconfigured as problem:

@@ -48,6 +48,9 @@ TOPIC_SUFFIXES = {
 }
 """What follows the bundle id in the topic, by push type."""
 
+FREE_TYPES = ("voip", "mdm", "fileprovider", "complication", "pushtotalk")
+"""Push types whose payload is the sender's own: `aps` may be missing (Apple, PKPushPayload and MDM protocol)."""
+
 _DEVICE_PATH = "/3/device/"
 _HEX = re.compile(r"[0-9a-f]{32,400}")
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
@@ -72,10 +75,11 @@ _REASON_OF_HTTP = {
 
 
 class _Refused(Exception):  # noqa: N818 - an answer, not an error of this program
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, why: str = "") -> None:
         super().__init__(reason)
         self.status = status
         self.reason = reason
+        self.why = why
 
 
 class ApnsRules:
@@ -97,25 +101,26 @@ class ApnsRules:
         """See VendorRules. Apple sends JSON with a reason from the table of error codes."""
         return msgspec.json.encode({"reason": fault.code or "Shutdown"})
 
-    def failure(self, fault: Fault) -> VendorReply:
+    def failure(self, fault: Fault, head: Head) -> VendorReply:
         """See VendorRules."""
         status = fault.status or 500
         headers = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         reason = fault.code or _REASON_OF_HTTP.get(status, "InternalServerError")
-        return _error(status, reason, str(uuid.uuid4()), headers, fault.timestamp)
+        return _error(status, reason, head.header("apns-id") or str(uuid.uuid4()), headers, fault.timestamp)
 
     def judge(self, request: VendorRequest) -> Ruling:
         """See VendorRules."""
         apns_id = request.head.header("apns-id") or str(uuid.uuid4())
         if not _UUID.fullmatch(apns_id):
-            return Ruling(_error(400, "BadMessageId", str(uuid.uuid4())))
+            why = f"apns-id is {apns_id[:50]}, not a UUID in small letters with hyphens"
+            return Ruling(_error(400, "BadMessageId", str(uuid.uuid4())), why=why)
         headers = dict(request.head.headers)
         try:
             token = self._check_head(request.head, headers)
             self._check_sender(request.head)
             payload = _check_payload(request.body, headers.get("apns-push-type"))
         except _Refused as refused:
-            return Ruling(_error(refused.status, refused.reason, apns_id))
+            return Ruling(_error(refused.status, refused.reason, apns_id), why=refused.why)
         campaign = payload.get("wzrk_id") or headers.get("apns-collapse-id", "")
         message = Accepted(token, str(campaign), request.head.public_headers(), msgspec.Raw(request.body))
         return Ruling(VendorReply(200, (("apns-id", apns_id),)), message)
@@ -124,16 +129,16 @@ class ApnsRules:
         """Return the device token. Raise _Refused when method, headers, path or token break a rule."""
         if len(headers) != len(head.headers):
             names = [name for name, _ in head.headers]
-            if any(names.count(name) > 1 for name in _ONCE):
-                raise _Refused(400, "DuplicateHeaders")
+            if doubled := [name for name in _ONCE if names.count(name) > 1]:
+                raise _Refused(400, "DuplicateHeaders", f"{doubled[0]} is there twice")
         if head.method != "POST":
-            raise _Refused(405, "MethodNotAllowed")
+            raise _Refused(405, "MethodNotAllowed", "a notification is sent with POST")
         _check_headers(headers)
         token = _check_path(head.target)
         if token.endswith("dead"):
-            raise _Refused(410, "Unregistered")
+            raise _Refused(410, "Unregistered", "the device's token ends with dead, which asks for this answer")
         if token.startswith("bad1"):
-            raise _Refused(400, "DeviceTokenNotForTopic")
+            raise _Refused(400, "DeviceTokenNotForTopic", "the device's token begins with bad1, which asks for this")
         return token
 
     def _check_sender(self, head: Head) -> None:
@@ -147,54 +152,61 @@ def _check_headers(headers: dict[str, str]) -> None:
     push_type = headers.get("apns-push-type", "alert")
     _check_topic(headers.get("apns-topic"), TOPIC_SUFFIXES.get(push_type, ""))
     if len(headers.get("apns-collapse-id", "").encode("latin-1")) > COLLAPSE_ID_LIMIT:
-        raise _Refused(400, "BadCollapseId")
+        raise _Refused(400, "BadCollapseId", f"apns-collapse-id is over {COLLAPSE_ID_LIMIT} bytes")
     priority = headers.get("apns-priority", "10")
     if priority not in ("10", "5", "1") or (push_type == "background" and priority != "5"):
-        raise _Refused(400, "BadPriority")
+        raise _Refused(400, "BadPriority", f"apns-priority is {priority[:10]} (10 by default): a background push has 5")
     if not _WHOLE.fullmatch(headers.get("apns-expiration", "0")):
-        raise _Refused(400, "BadExpirationDate")
+        raise _Refused(400, "BadExpirationDate", "apns-expiration is a time in whole seconds since 1970, or 0")
     if push_type not in TOPIC_SUFFIXES:
-        raise _Refused(400, "InvalidPushType")
+        raise _Refused(400, "InvalidPushType", f"apns-push-type is {push_type[:30]}, not {', '.join(TOPIC_SUFFIXES)}")
 
 
 def _check_topic(topic: str | None, suffix: str) -> None:
     if not topic:
-        raise _Refused(400, "MissingTopic")
+        raise _Refused(400, "MissingTopic", f"there is no apns-topic; it has to be {TOPIC + suffix}")
     if not _TOPIC_FORM.fullmatch(topic):
-        raise _Refused(400, "BadTopic")
+        raise _Refused(400, "BadTopic", f"apns-topic is {topic[:50]!r}, no bundle id")
     if topic != TOPIC + suffix:
-        raise _Refused(400, "TopicDisallowed")
+        raise _Refused(400, "TopicDisallowed", f"apns-topic is {topic}, and this sandbox's app is {TOPIC + suffix}")
 
 
 def _check_path(target: str) -> str:
     if not target.startswith(_DEVICE_PATH):
-        raise _Refused(404, "BadPath")
+        raise _Refused(404, "BadPath", f"the path is {_DEVICE_PATH} and the device's token")
     token = target[len(_DEVICE_PATH) :].lower()
     if not token:
-        raise _Refused(400, "MissingDeviceToken")
-    if not _HEX.fullmatch(token) or token.startswith("bad0"):
-        raise _Refused(400, "BadDeviceToken")
+        raise _Refused(400, "MissingDeviceToken", f"nothing follows {_DEVICE_PATH}")
+    if not _HEX.fullmatch(token):
+        raise _Refused(400, "BadDeviceToken", "a device's token is 32 to 400 hexadecimal digits")
+    if token.startswith("bad0"):
+        raise _Refused(400, "BadDeviceToken", "the device's token begins with bad0, which asks for this answer")
     return token
 
 
 def _check_payload(body: bytes, push_type: str | None) -> dict[str, Any]:
     if not body:
-        raise _Refused(400, "PayloadEmpty")
-    if len(body) > (VOIP_PAYLOAD_LIMIT if push_type == "voip" else PAYLOAD_LIMIT):
-        raise _Refused(413, "PayloadTooLarge")
+        raise _Refused(400, "PayloadEmpty", "there is no body")
+    limit = VOIP_PAYLOAD_LIMIT if push_type == "voip" else PAYLOAD_LIMIT
+    if len(body) > limit:
+        raise _Refused(413, "PayloadTooLarge", f"the payload is over {limit} bytes")
     try:
         payload = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        raise _Refused(400, "PayloadEmpty") from None
-    aps = payload.get("aps") if isinstance(payload, dict) else None
+        raise _Refused(400, "PayloadEmpty", "the body is no JSON") from None
+    if not isinstance(payload, dict):
+        raise _Refused(400, "PayloadEmpty", "the payload is no JSON object")
+    aps = payload.get("aps")
+    if aps is None and payload and push_type in FREE_TYPES:
+        return dict(payload)
     if not isinstance(aps, dict):
-        raise _Refused(400, "PayloadEmpty")
+        raise _Refused(400, "PayloadEmpty", f"the payload of a push of type {push_type or 'alert'} needs an object aps")
     # Apple: the push type must match the payload.
     shown = any(key in aps for key in ("alert", "badge", "sound"))
     if push_type == "background" and (shown or aps.get("content-available") != 1):
-        raise _Refused(400, "InvalidPushType")
+        raise _Refused(400, "InvalidPushType", "a background push has content-available 1 and no alert, badge or sound")
     if push_type == "alert" and not shown:
-        raise _Refused(400, "InvalidPushType")
+        raise _Refused(400, "InvalidPushType", "an alert has one of alert, badge and sound")
     return dict(payload)
 
 

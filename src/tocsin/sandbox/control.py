@@ -41,6 +41,11 @@ class ControlApi:
             ("POST", "/faults"): self._add_faults,
             ("DELETE", "/faults"): self._forget_faults,
             ("GET", "/credentials"): self._show_credentials,
+            ("GET", "/ca.pem"): lambda query, body: _file(credentials["ca"]),
+            ("GET", "/service_account.json"): lambda query, body: json_reply(
+                200, credentials["fcm"]["service_account"]
+            ),
+            ("GET", "/apns.p8"): lambda query, body: _file(credentials["apns"]["key"]),
             ("DELETE", "/tokens"): self._revoke_tokens,
         }
 
@@ -51,6 +56,9 @@ class ControlApi:
     def goaway_data(self, fault: Fault) -> bytes:
         """See RequestHandler."""
         return b""
+
+    def note_break(self, why: str) -> None:
+        """See RequestHandler."""
 
     def reply(self, request: VendorRequest) -> VendorReply:
         """See RequestHandler. A Problem is answered as `{"error": …}`."""
@@ -105,3 +113,7 @@ class ControlApi:
 
     def _show_credentials(self, query: str, body: bytes) -> VendorReply:
         return json_reply(200, self._credentials)
+
+
+def _file(text: str) -> VendorReply:
+    return VendorReply(200, (("content-type", "text/plain; charset=UTF-8"),), text.encode())

@@ -24,6 +24,13 @@ PROJECT = "tocsin-sandbox"
 TOPIC = "dev.tocsin.sandbox"
 FILE = "sandbox.json"
 
+VENDOR_HOSTS = {
+    "fcm": ("fcm.googleapis.com", "oauth2.googleapis.com"),
+    "apns": ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com"),
+    "wns": ("login.microsoftonline.com", "login.live.com", "*.notify.windows.com"),
+}
+"""The vendors' own names, in the certificate for senders whose library asks for nobody else."""
+
 _YEARS = datetime.timedelta(days=3650)
 
 
@@ -105,7 +112,8 @@ def read_credentials(data: Path | None) -> Credentials:
 
 
 def make_credentials() -> Credentials:
-    """Return new credentials, with a certificate of ten years for 127.0.0.1 and localhost from a new authority."""
+    """Return new credentials, with a certificate of ten years for 127.0.0.1, localhost and the vendors' names from a
+    new authority."""
     ca, chain, key = _certificates()
     letters = string.ascii_uppercase + string.digits
     return Credentials(
@@ -138,7 +146,8 @@ def _certificates() -> tuple[str, str, str]:
         .sign(authority_key, hashes.SHA256())
     )
     key = ec.generate_private_key(ec.SECP256R1())
-    names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    hosts = ["localhost", *(host for names in VENDOR_HOSTS.values() for host in names)]
+    names = [*map(x509.DNSName, hosts), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     server = (
         _certificate(

@@ -87,7 +87,7 @@ class FcmRules:
         """See VendorRules."""
         return (fault.code or "session_timed_out").encode()
 
-    def failure(self, fault: Fault) -> VendorReply:
+    def failure(self, fault: Fault, head: Head) -> VendorReply:
         """See VendorRules."""
         status = fault.status or 500
         code = fault.code or _CODE_OF_HTTP.get(status, "INTERNAL")
@@ -105,9 +105,11 @@ class FcmRules:
         if path is None or head.method != "POST":
             return Ruling(_page(404))
         if not self._bearers.valid(head.header("authorization"), time.time()):
-            return Ruling(_error(401, "UNAUTHENTICATED", "The request has no valid OAuth 2 access token."))
+            why = f"no access token of this sandbox's {TOKEN_PATH}, or one that ran out or was taken back"
+            return Ruling(_error(401, "UNAUTHENTICATED", "The request has no valid OAuth 2 access token."), why=why)
         if path[1] != PROJECT:
-            return Ruling(_error(403, "PERMISSION_DENIED", "This account may not send for this project."))
+            why = f"the project in the path is {path[1][:100]}, the service account's is {PROJECT}"
+            return Ruling(_error(403, "PERMISSION_DENIED", "This account may not send for this project."), why=why)
         return self._judge_body(request)
 
     def _judge_body(self, request: VendorRequest) -> Ruling:
@@ -117,13 +119,13 @@ class FcmRules:
                 raise Violation("message", "The field message is required.")
             check_message(sent["message"])
         except Violation as violation:
-            return Ruling(_bad_request(violation))
+            return Ruling(_bad_request(violation), why=violation.explain())
         message = sent["message"]
         address = message.get("fid", message.get("token"))
         if address is not None:
             refusal = _refusal(address)
             if refusal is not None:
-                return Ruling(refusal)
+                return Ruling(refusal, why=f"the device's token asks for this answer: {address[:100]}")
         name = {"name": f"projects/{PROJECT}/messages/0:{uuid.uuid4().hex}"}
         if sent.get("validate_only"):
             return Ruling(json_reply(200, {"name": f"projects/{PROJECT}/messages/fake_message_id"}))
@@ -132,7 +134,8 @@ class FcmRules:
 
 def _accepted(message: dict[str, Any], address: str | None, request: VendorRequest) -> Accepted:
     target = address or message.get("topic") or message.get("condition", "")
-    campaign = message.get("data", {}).get("wzrk_id") or message.get("android", {}).get("collapse_key", "")
+    android = message.get("android") or message.get("android_v2", {})
+    campaign = message.get("data", {}).get("wzrk_id") or android.get("collapse_key", "")
     return Accepted(target, campaign, request.head.public_headers(), msgspec.Raw(request.body))
 
 

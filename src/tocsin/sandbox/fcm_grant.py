@@ -25,10 +25,9 @@ TOKENS_KEPT = 10_000
 
 _GRANT = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 _GOOGLE_AUDIENCE = "https://oauth2.googleapis.com/token"
-_SCOPES = {
-    "https://www.googleapis.com/auth/firebase.messaging",
-    "https://www.googleapis.com/auth/cloud-platform",
-}
+_SCOPE_PREFIX = "https://www.googleapis.com/auth/"
+_SENDING_SCOPES = {_SCOPE_PREFIX + name for name in ("firebase.messaging", "cloud-platform")}
+_SHORT_SCOPES = {"openid", "email", "profile"}
 
 
 class Bearers:
@@ -92,8 +91,11 @@ class FcmGrant:
         if claims.get("aud") not in self._audiences:
             return _failure("invalid_grant", "Invalid JWT: the audience is not this token endpoint.")
         scopes = str(claims.get("scope", "")).split()
-        if not scopes or not set(scopes) <= _SCOPES:
-            return _failure("invalid_scope", f"Invalid OAuth scope or ID token audience provided: {scopes[:3]}")
+        foreign = [one for one in scopes if one not in _SHORT_SCOPES and not one.startswith(_SCOPE_PREFIX)]
+        if foreign or not scopes:
+            return _failure("invalid_scope", f"Invalid OAuth scope or ID token audience provided: {foreign[:3]}")
+        if not _SENDING_SCOPES & set(scopes):  # Google grants it, and FCM then refuses every message
+            return _failure("invalid_scope", "None of the scopes may send: firebase.messaging or cloud-platform.")
         issued, expires = claims.get("iat"), claims.get("exp")
         if not isinstance(issued, int | float) or not isinstance(expires, int | float):
             return _failure("invalid_grant", "Invalid JWT: iat and exp have to be numbers.")

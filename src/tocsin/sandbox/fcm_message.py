@@ -31,10 +31,11 @@ _RESERVED_PREFIXES = ("google", "gcm.notification.")
 def check_message(message: dict[str, Any]) -> None:
     """Raise Violation for a message, already of the right types, that FCM would reject."""
     _check_target(message)
-    android = message.get("android", {})
-    for path, data in (("message.data", message.get("data", {})), ("message.android.data", android.get("data", {}))):
-        _check_data(path, data)
-    _check_android(android)
+    if "android" in message and "android_v2" in message:
+        raise Violation("message.android_v2", "android and android_v2 are two forms of one thing: only one may be set.")
+    _check_data("message.data", message.get("data", {}))
+    for name in ("android", "android_v2"):
+        _check_android(f"message.{name}", message.get(name, {}))
     _check_labels(message)
     link = message.get("webpush", {}).get("fcm_options", {}).get("link", "https://")
     if not link.startswith("https://"):
@@ -60,21 +61,30 @@ def _check_data(path: str, data: dict[str, str]) -> None:
             raise Violation(f"{path}[{place}].key", f"The data key {key[:100]} is reserved.")
 
 
-def _check_android(android: dict[str, Any]) -> None:
+def _check_android(path: str, android: dict[str, Any]) -> None:
+    _check_data(f"{path}.data", android.get("data", {}))
+    if "remote_notification" in android and "background_sync" in android:
+        raise Violation(path, "A message is a remote_notification or a background_sync, not both.")
     ttl = android.get("ttl")
     if ttl is not None:
         match = DURATION.fullmatch(ttl)
         assert match is not None
         if ttl.startswith("-") or float(ttl[:-1]) > TTL_LIMIT:
-            raise Violation("message.android.ttl", f"The ttl has to lie between 0 and {TTL_LIMIT} seconds.")
-    color = android.get("notification", {}).get("color")
+            raise Violation(f"{path}.ttl", f"The ttl has to lie between 0 and {TTL_LIMIT} seconds.")
+    color = _shown(android).get("color")
     if color is not None and not _COLOR.fullmatch(color):
-        raise Violation("message.android.notification.color", "A colour is written #rrggbb.")
+        raise Violation(f"{path}.notification.color", "A colour is written #rrggbb.")
+
+
+def _shown(android: dict[str, Any]) -> dict[str, Any]:
+    """Return the notification of either form of `android`, {} without one."""
+    shown: dict[str, Any] = android.get("remote_notification", android).get("notification", {})
+    return shown
 
 
 def _check_labels(message: dict[str, Any]) -> None:
     blocks = [("message", message)]
-    blocks += [(f"message.{name}", message.get(name, {})) for name in ("android", "apns", "webpush")]
+    blocks += [(f"message.{name}", message.get(name, {})) for name in ("android", "android_v2", "apns", "webpush")]
     for path, block in blocks:
         label = block.get("fcm_options", {}).get("analytics_label")
         if label is not None and not _LABEL.fullmatch(label):
@@ -83,9 +93,9 @@ def _check_labels(message: dict[str, Any]) -> None:
 
 def _check_size(message: dict[str, Any]) -> None:
     limit = TOPIC_PAYLOAD_LIMIT if "topic" in message or "condition" in message else PAYLOAD_LIMIT
-    android = message.get("android", {})
+    android = message.get("android") or message.get("android_v2", {})
     data = android.get("data") or message.get("data", {})
-    notification = message.get("notification", {}) | android.get("notification", {})
+    notification = message.get("notification", {}) | _shown(android)
     size = _bytes(data) + _bytes({key: value for key, value in notification.items() if isinstance(value, str)})
     if size > limit:
         raise Violation("message", f"The message is too big: {size} bytes of keys and values, {limit} are allowed.")

@@ -26,6 +26,10 @@ class Violation(Exception):  # noqa: N818 - it is what google.rpc.BadRequest cal
         self.field = field
         self.description = description
 
+    def explain(self) -> str:
+        """Return the sentence with the field before it."""
+        return f"{self.field}: {self.description}" if self.field else self.description
+
 
 def _bad_value(path: str, type_name: str, value: object) -> Violation:
     shown = f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
@@ -169,6 +173,11 @@ _ANDROID_NOTIFICATION = Table(
     }
 )
 
+_V1_ONLY = ("bypass_proxy_notification", "proxy")
+_ANDROID_NOTIFICATION_V2 = Table(
+    {name: check for name, check in _ANDROID_NOTIFICATION.fields.items() if name not in _V1_ONLY} | {"id": _int32}
+)
+
 _ANDROID = Table(
     dict.fromkeys(("direct_boot_ok", "bandwidth_constrained_ok", "restricted_satellite_ok"), _bool)
     | {
@@ -181,6 +190,21 @@ _ANDROID = Table(
         "fcm_options": _LABEL,
     }
 )
+
+_ANDROID_V2 = Table(
+    dict.fromkeys(("direct_boot_ok", "bandwidth_constrained_ok", "restricted_satellite_ok"), _bool)
+    | dict.fromkeys(("collapse_key", "restricted_package_name"), _string)
+    | {
+        "ttl": _duration,
+        "data": _string_map,
+        "fcm_options": _LABEL,
+        "background_sync": Table({}),
+        "remote_notification": Table(
+            {"mutable_content": _bool, "use_as_v1_data_message": _bool, "notification": _ANDROID_NOTIFICATION_V2}
+        ),
+    }
+)
+"""AndroidConfigV2, a preview of 2026: remote_notification is urgent and shown, background_sync is neither."""
 
 _APNS = Table(
     {
@@ -206,6 +230,7 @@ _MESSAGE = Table(
         "data": _string_map,
         "notification": _NOTIFICATION,
         "android": _ANDROID,
+        "android_v2": _ANDROID_V2,
         "webpush": _WEBPUSH,
         "apns": _APNS,
         "fcm_options": _LABEL,

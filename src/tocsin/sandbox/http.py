@@ -75,6 +75,9 @@ class RequestHandler(Protocol):
     def goaway_data(self, fault: Fault) -> bytes:
         """Return the debug data of the GOAWAY frame that `fault` asks for."""
 
+    def note_break(self, why: str) -> None:
+        """Take notice that the client broke the protocol, which ends the connection."""
+
     def reply(self, request: VendorRequest) -> VendorReply:
         """Return the answer to a whole request."""
 

@@ -47,6 +47,7 @@ class Http1(asyncio.Protocol):
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError as error:
+                self._handler.note_break(f"this is not HTTP/1.1, which alone is spoken here: {error}")
                 self._send(VendorReply(error.error_status_hint), closing=True)
                 return
             if isinstance(event, h11.Request):

@@ -111,7 +111,8 @@ class Http2(asyncio.Protocol):
         """Feed frames to jh2 and answer the requests they complete."""
         try:
             events = self._h2.receive_data(data)
-        except ProtocolError:
+        except ProtocolError as error:
+            self._handler.note_break(f"this is not HTTP/2 as RFC 9113 has it: {str(error) or type(error).__name__}")
             self._flush()
             if self._transport:
                 self._transport.close()

@@ -72,7 +72,7 @@ class Listener:
 
 
 class Negotiated(asyncio.Protocol):
-    """Passes a TLS connection to the protocol that ALPN selected; drops it when that is none of `choices`."""
+    """Passes a TLS connection to the protocol that ALPN selected: "" when the client named none, or none of ours."""
 
     def __init__(self, choices: Mapping[str, Callable[[], asyncio.Protocol]]) -> None:
         self._choices = choices
@@ -81,10 +81,6 @@ class Negotiated(asyncio.Protocol):
         """Choose by the ALPN result of the finished handshake."""
         assert isinstance(transport, asyncio.Transport)
         secured = transport.get_extra_info("ssl_object")
-        make = self._choices.get(secured.selected_alpn_protocol() or "")
-        if make is None:
-            transport.abort()
-            return
-        protocol = make()
+        protocol = self._choices[secured.selected_alpn_protocol() or ""]()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

@@ -14,7 +14,6 @@ class MailEnvelope:
 
     def __init__(self, fault: Fault | None, parameters: dict[str, str]) -> None:
         self.fault = fault
-        self.eight_bit = parameters.get("BODY", "").upper() == "8BITMIME"
         self.utf8 = "SMTPUTF8" in parameters
         self.recipients: list[str] = []
 

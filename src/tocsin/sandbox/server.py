@@ -26,6 +26,8 @@ from tocsin.sandbox.fcm_grant import Bearers, FcmGrant
 from tocsin.sandbox.http1 import Http1
 from tocsin.sandbox.http2 import Http2
 from tocsin.sandbox.listener import HOST, Listener, MakeProtocol, Negotiated, bind
+from tocsin.sandbox.proxy import Entrance
+from tocsin.sandbox.refusals import RefusalLog
 from tocsin.sandbox.smtp import SmtpConnection, SmtpState
 from tocsin.sandbox.smtp_login import Login
 from tocsin.sandbox.vendor import VendorConnection, VendorRules
@@ -49,6 +51,7 @@ class Sandbox:
         self.credentials = _describe(credentials, self.ports)
         self.record = AcceptedLog()
         self.faults = Faults()
+        self._refusals = RefusalLog()
         self._sockets = sockets
         self._credentials = credentials
         self._listeners: list[Listener] = []
@@ -86,21 +89,24 @@ class Sandbox:
     async def _listen(self) -> None:
         """Open the six listeners."""
         credentials, bearers, grant = self._credentials, Bearers(), WnsGrant(self._credentials)
-        smtp = SmtpState(
-            credentials.tls(), Login(credentials.smtp_username, credentials.smtp_password), self.faults, self.record
-        )
+        login = Login(credentials.smtp_username, credentials.smtp_password)
+        smtp = SmtpState(credentials.tls(), login, self.faults, self.record, self._refusals)
 
         def revoke_tokens() -> None:
             bearers.forget()
             grant.forget()
 
         control = ControlApi(self.faults, self.record, self.credentials, revoke_tokens)
+
+        def enter(listener: Listener) -> asyncio.Protocol:
+            return Entrance(listener, self.ports, self._refusals, lambda: Http1(listener, control))
+
         await self._open("webhook", ("http/1.1",), self._http1("webhook", WebhookRules(_webhook_key(credentials))))
         await self._open("fcm", ("h2", "http/1.1"), self._fcm_protocol(bearers))
         await self._open("apns", ("h2",), self._apns_protocol())
         await self._open("wns", ("http/1.1",), self._http1("wns", WnsRules(grant, self.credentials["wns"]["endpoint"])))
         await self._open("smtp", None, lambda listener: SmtpConnection(listener, smtp))
-        await self._open("control", None, lambda listener: Http1(listener, control))
+        await self._open("control", None, enter)
 
     async def _open(self, name: str, protocols: tuple[str, ...] | None, make: MakeProtocol) -> None:
         """Open a listener; without ALPN `protocols` its connections begin in the clear."""
@@ -108,7 +114,7 @@ class Sandbox:
         self._listeners.append(await Listener.open(self._sockets[name], tls, make))
 
     def _connect(self, vendor: Vendor, rules: VendorRules) -> VendorConnection:
-        return VendorConnection(vendor, rules, self.faults, self.record)
+        return VendorConnection(vendor, rules, self.faults, self.record, self._refusals)
 
     def _http1(self, vendor: Vendor, rules: VendorRules) -> MakeProtocol:
         return lambda listener: Http1(listener, self._connect(vendor, rules))
@@ -130,11 +136,18 @@ class Sandbox:
         return make
 
     def _apns_protocol(self) -> MakeProtocol:
-        """APNs over HTTP/2 only, with rules of its own for each connection."""
+        """APNs over HTTP/2 only, also with prior knowledge (no ALPN), and with rules of its own for each connection."""
         key = _public_key(self._credentials.apns_key)
         assert isinstance(key, EllipticCurvePublicKey)
         tokens = ProviderTokens(key, self._credentials.apns_key_id, self._credentials.apns_team_id)
-        return lambda listener: Negotiated({"h2": lambda: Http2(listener, self._connect("apns", ApnsRules(tokens)))})
+
+        def make(listener: Listener) -> asyncio.Protocol:
+            def http2() -> asyncio.Protocol:
+                return Http2(listener, self._connect("apns", ApnsRules(tokens)))
+
+            return Negotiated({"h2": http2, "": http2})
+
+        return make
 
 
 def _webhook_key(credentials: Credentials) -> bytes:

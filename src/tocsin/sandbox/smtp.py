@@ -15,6 +15,7 @@ from tocsin.sandbox.faults import Faults, Kind
 from tocsin.sandbox.listener import Listener
 from tocsin.sandbox.mail import MAIL_LIMIT, Mailboxes, campaign_of, is_address, mail_problem, read_fields, read_path
 from tocsin.sandbox.mail_envelope import MailEnvelope, failure_reply, sender_problem
+from tocsin.sandbox.refusals import RefusalLog
 from tocsin.sandbox.smtp_login import Login, Step
 
 COMMAND_LIMIT = 12_288
@@ -28,11 +29,14 @@ ERRORS_LIMIT = 20
 class SmtpState:
     """State shared by every connection of the SMTP port."""
 
-    def __init__(self, tls: ssl.SSLContext, login: Login, faults: Faults, record: AcceptedLog) -> None:
+    def __init__(
+        self, tls: ssl.SSLContext, login: Login, faults: Faults, record: AcceptedLog, refusals: RefusalLog
+    ) -> None:
         self.tls = tls
         self.login = login
         self.faults = faults
         self.record = record
+        self.refusals = refusals
         self.mailboxes = Mailboxes()
 
 
@@ -101,19 +105,22 @@ class SmtpConnection(asyncio.Protocol):
             self._handle_line(line)
 
     def _handle_line(self, line: bytes) -> None:
+        asked = "a command"
         try:
             text = line.decode("utf-8")
         except UnicodeDecodeError:
             reply: str | None = "500 5.5.2 The command is not UTF-8"
         else:
             if self._step:
-                reply = self._next_step(self._step(text))
+                asked, reply = "AUTH", self._next_step(self._step(text))
             else:
                 verb, _, argument = text.partition(" ")
                 command = self._commands.get(verb.upper())
+                asked = text if command and verb.upper() != "AUTH" else verb  # never a password
                 reply = command(argument.strip()) if command else f"502 5.5.1 {verb[:20]!a} is not implemented"
         if reply is None or self._transport is None:
             return
+        self._note(asked, reply)
         self._errors += reply.startswith(("50", "53"))
         if self._errors > ERRORS_LIMIT:
             reply = "421 4.7.0 Too many errors"
@@ -145,8 +152,9 @@ class SmtpConnection(asyncio.Protocol):
             return
         try:
             secured = await loop.start_tls(plain, self, self._state.tls, server_side=True)
-        except (OSError, asyncio.CancelledError):
+        except (OSError, asyncio.CancelledError) as error:
             secured = None
+            self._state.refusals.note("smtp", "STARTTLS", "closed", f"the TLS handshake failed: {error}")
         self._listener.remove(plain)
         if secured is None:
             plain.abort()
@@ -251,10 +259,12 @@ class SmtpConnection(asyncio.Protocol):
             self._finish(failure_reply(fault))
             return
         fields = read_fields(mail)
-        problem = mail_problem(mail, fields, eight_bit=envelope.eight_bit, utf8=envelope.utf8)
+        problem = mail_problem(mail, fields, utf8=envelope.utf8)
         if problem or self._too_big or fields is None:
             self._state.record.refuse("smtp")
-            self._finish("552 5.3.4 The mail is too big" if self._too_big else problem or "554 5.6.0 No mail")
+            reply = "552 5.3.4 The mail is too big" if self._too_big else problem or "554 5.6.0 No mail"
+            self._note("a mail", reply)
+            self._finish(reply)
             return
         text, headers, campaign = mail.decode("utf-8", "replace"), dict(fields), campaign_of(fields)
         for address in envelope.recipients:
@@ -266,6 +276,10 @@ class SmtpConnection(asyncio.Protocol):
             self._timer = asyncio.get_running_loop().call_later(fault.seconds or 0.0, self._resume)
         else:
             self._finish("250 2.0.0 Accepted")
+
+    def _note(self, asked: str, reply: str) -> None:
+        if reply.startswith(("4", "5")):
+            self._state.refusals.note("smtp", asked, reply[:3], reply[4:])
 
     def _pause(self) -> None:
         self._paused = True

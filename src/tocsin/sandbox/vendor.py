@@ -9,16 +9,19 @@ import msgspec
 from tocsin.sandbox.accepted import Accepted, AcceptedLog
 from tocsin.sandbox.faults import Fault, Faults, Kind, Vendor
 from tocsin.sandbox.http import End, Head, VendorReply, VendorRequest, json_reply
+from tocsin.sandbox.refusals import RefusalLog, explain
 
 _ENDS = {Kind.CUT: End.CUT, Kind.HALF: End.HALF, Kind.VANISH: End.VANISH}
 
 
 class Ruling(msgspec.Struct, frozen=True):
-    """The result of the rules. accepted: the message, if it was one. counted: whether an error counts as refused."""
+    """The result of the rules. accepted: the message, if it was one. counted: whether an error counts as refused. why:
+    what the sender has to know of an error that its answer does not say."""
 
     reply: VendorReply
     accepted: Accepted | None = None
     counted: bool = True
+    why: str = ""
 
 
 class VendorRules(Protocol):
@@ -37,8 +40,8 @@ class VendorRules(Protocol):
     def judge(self, request: VendorRequest) -> Ruling:
         """Check a whole request and return its answer, with the message when it is accepted."""
 
-    def failure(self, fault: Fault) -> VendorReply:
-        """Return the error that a fault of kind `status` asks for, in the vendor's format."""
+    def failure(self, fault: Fault, head: Head) -> VendorReply:
+        """Return the error that a fault of kind `status` asks for, in the vendor's format, to a request with `head`."""
 
     def goaway_data(self, fault: Fault) -> bytes:
         """Return the debug data of a GOAWAY frame."""
@@ -47,11 +50,14 @@ class VendorRules(Protocol):
 class VendorConnection:
     """The RequestHandler of one connection to one vendor."""
 
-    def __init__(self, vendor: Vendor, rules: VendorRules, faults: Faults, record: AcceptedLog) -> None:
+    def __init__(
+        self, vendor: Vendor, rules: VendorRules, faults: Faults, record: AcceptedLog, refusals: RefusalLog
+    ) -> None:
         self._vendor = vendor
         self._rules = rules
         self._faults = faults
         self._record = record
+        self._refusals = refusals
         self._limit: int | None = None
         record.connect(vendor)
 
@@ -73,6 +79,10 @@ class VendorConnection:
         """See RequestHandler."""
         return self._rules.goaway_data(fault)
 
+    def note_break(self, why: str) -> None:
+        """See RequestHandler."""
+        self._refusals.note(self._vendor, "a connection", "closed", why)
+
     def reply(self, request: VendorRequest) -> VendorReply:
         """See RequestHandler."""
         fault, kind = request.fault, request.fault.kind if request.fault else None
@@ -84,19 +94,25 @@ class VendorConnection:
         if fault and kind is Kind.STATUS:
             if not grant:
                 self._record.refuse_by_fault(self._vendor, request.head.target, request.body)
-            return self._failure(fault)
+            return self._failure(fault, request.head)
         ruling = self._rules.judge(request)
         if ruling.accepted:
             self._record.accept(self._vendor, ruling.accepted)
         elif ruling.counted and ruling.reply.status >= 400:
             self._record.refuse(self._vendor)
+        if ruling.reply.status >= 400:
+            self._note_refusal(request.head, ruling)
         if fault and fault.kind in _ENDS and (ruling.accepted or grant):
             return VendorReply(0, end=_ENDS[fault.kind])
         if fault and kind is Kind.DELAY:
             return msgspec.structs.replace(ruling.reply, seconds=fault.seconds or 0.0)
         return ruling.reply
 
-    def _failure(self, fault: Fault) -> VendorReply:
+    def _note_refusal(self, head: Head, ruling: Ruling) -> None:
+        answer, sentence = explain(ruling.reply)
+        self._refusals.note(self._vendor, f"{head.method} {head.target}", answer, ruling.why or sentence)
+
+    def _failure(self, fault: Fault, head: Head) -> VendorReply:
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         status = fault.status or 500
         if fault.body is not None or fault.headers is not None:
@@ -107,4 +123,4 @@ class VendorConnection:
             # RFC 6749 5.2
             error = fault.code or ("server_error" if status >= 500 else "invalid_grant")
             return json_reply(status, {"error": error, "error_description": "Refused by a fault script."}, wait)
-        return self._rules.failure(fault)
+        return self._rules.failure(fault, head)

@@ -45,7 +45,7 @@ class WebhookRules:
         """See VendorRules. HTTP/1.1 has no GOAWAY frame."""
         return b""
 
-    def failure(self, fault: Fault) -> VendorReply:
+    def failure(self, fault: Fault, head: Head) -> VendorReply:
         """See VendorRules."""
         wait = () if fault.retry_after is None else (("retry-after", str(fault.retry_after)),)
         return _error(fault.status or 500, fault.code or "Refused by a fault script.", wait)

@@ -73,7 +73,7 @@ class WnsRules:
         """See VendorRules. HTTP/1.1 has no GOAWAY frame."""
         return b""
 
-    def failure(self, fault: Fault) -> VendorReply:
+    def failure(self, fault: Fault, head: Head) -> VendorReply:
         """See VendorRules. `code` is the notification status of a 200 and the location of a redirect."""
         status, code = fault.status or 500, fault.code or ""
         headers = [] if fault.retry_after is None else [("Retry-After", str(fault.retry_after))]

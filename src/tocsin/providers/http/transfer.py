@@ -99,7 +99,8 @@ class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """The peer's answer: `status` (of HTTP, or the code of the last SMTP reply), or else `failure`: «unsent» when the
     peer certainly has not taken the message, «unknown» otherwise. detail: what failed. headers: names in lower case.
     replies: the lines of an SMTP server's last reply. step: the command it answers («greeting», «EHLO», «STARTTLS»,
-    «AUTH», «MAIL», «RCPT», «DATA», «RSET», «.» for the end of the mail)."""
+    «AUTH», «MAIL», «RCPT», «DATA», «RSET», «.» for the end of the mail); of a failure «TLS», when only another setting
+    would help."""
 
     status: int = 0
     headers: Mapping[str, str] = {}

@@ -9,7 +9,7 @@ import time
 from tocsin.errors import Misconfigured
 from tocsin.providers.http.transfer import HandOver, MailTransfer, VendorAnswer, unnoted
 from tocsin.providers.mail.session import Server, SessionRefused, SmtpSession
-from tocsin.providers.mail.wire import ConnectionLost
+from tocsin.providers.mail.wire import ConnectionLost, TlsFailed
 
 __all__ = ["Server", "SmtpPool"]
 
@@ -67,6 +67,8 @@ class SmtpPool:
             return refusal.answer, True
         except TimeoutError:
             return session.judge("timed out"), False
+        except TlsFailed as failed:  # before any mail
+            return VendorAnswer(failure="unsent", step="TLS", detail=str(failed)[:300]), True
         except (ConnectionLost, OSError, UnicodeError) as error:  # UnicodeError: a host that is no name of the DNS
             answer = session.judge(
                 str(error) if isinstance(error, ConnectionLost) else f"{type(error).__name__}: {error}"

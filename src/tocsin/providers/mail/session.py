@@ -13,7 +13,7 @@ from typing import Literal
 import msgspec
 
 from tocsin.providers.http.transfer import HandOver, MailTransfer, VendorAnswer
-from tocsin.providers.mail.wire import ConnectionLost, SmtpReply, SmtpStream
+from tocsin.providers.mail.wire import ConnectionLost, SmtpReply, SmtpStream, TlsFailed
 
 ONE_WRITE = 16 * 1024  # bytes of a mail that is written together with its final dot
 _STEPS = (b"MAIL", b"RCPT", b"DATA")
@@ -75,7 +75,7 @@ class SmtpSession:
         await self._greet(wire)
         if server.tls == "starttls":
             if "STARTTLS" not in self._offers:
-                raise ConnectionLost("the relay does not offer STARTTLS")
+                raise TlsFailed("the relay does not offer STARTTLS")
             await self._ask(wire, "STARTTLS", "STARTTLS")
             await wire.secure(self._context, server.host)
             await self._greet(wire)  # RFC 3207 4.2: what was offered in the clear is forgotten

@@ -16,6 +16,7 @@ LINE_BYTES = 4096  # RFC 5321 4.5.3.1.5 asks for 512
 LINES = 100  # of one reply
 UNSOLICITED = 4  # replies beyond those owed: a relay may send 421 at any time (RFC 5321 3.8)
 CONNECT_SECONDS = 10.0
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE")  # OpenSSL's, to an answer in clear text: before 3.2, since
 
 
 class SmtpReply(msgspec.Struct, frozen=True):
@@ -27,6 +28,10 @@ class SmtpReply(msgspec.Struct, frozen=True):
 
 class ConnectionLost(Exception):  # noqa: N818 - the state of a connection
     """The connection ended, or the other side does not speak SMTP."""
+
+
+class TlsFailed(ConnectionLost):
+    """TLS with the relay is impossible until somebody changes a setting, ours or the relay's."""
 
 
 class SmtpStream(asyncio.Protocol):
@@ -52,15 +57,22 @@ class SmtpStream(asyncio.Protocol):
 
     async def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Start TLS. Unread replies are dropped: somebody else may have injected them (RFC 3207 6). Raises OSError,
-        ConnectionLost."""
+        ConnectionLost; TlsFailed for a certificate that is not trusted, and for a relay that speaks no TLS there."""
         if self._raw is None or self.is_over():
             raise ConnectionLost(self._reason or "the connection is closed")
         self._rest = b""
         self._lines.clear()
         self._replies.clear()
-        top = await asyncio.get_running_loop().start_tls(
-            self._raw, self, context, server_hostname=host.strip("[]"), ssl_handshake_timeout=CONNECT_SECONDS
-        )
+        try:
+            top = await asyncio.get_running_loop().start_tls(
+                self._raw, self, context, server_hostname=host.strip("[]"), ssl_handshake_timeout=CONNECT_SECONDS
+            )
+        except ssl.SSLCertVerificationError as error:
+            raise TlsFailed(f"the relay's certificate: {error.verify_message}") from None
+        except ssl.SSLError as error:
+            if error.reason in _NO_TLS:
+                raise TlsFailed(f"the relay speaks no TLS there: {error.reason}") from None
+            raise
         if top is None or self.is_over():
             raise ConnectionLost(self._reason or "the connection ended in the TLS handshake")
         self._top = top

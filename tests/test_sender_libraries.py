@@ -1,0 +1,144 @@
+"""Other people's senders as they come from their registries, against the sandbox: what docs/sandbox.md says of them.
+
+They are too heavy for the lock files: each language's are installed once into a folder of their own, which later runs
+find again. Where that fails, or the language is not here, the tests are skipped and say what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from conftest import Sandbox
+
+HERE = Path(__file__).parent / "sender_libraries"
+INSTALL_SECONDS = 240
+SEND_SECONDS = 60
+
+pytestmark = pytest.mark.timeout(2 * INSTALL_SECONDS)
+
+
+def install(recipe: Path, missing: str, *commands: Sequence[str]) -> Path:
+    """The folder in which `commands` installed what a file asks for, by this run or an earlier one. Skips, and names
+    what is missing, when a command fails."""
+    key = hashlib.sha256(recipe.read_bytes() + sys.version.encode()).hexdigest()[:16]
+    home = Path(tempfile.gettempdir()) / f"tocsin-sender-libraries-{os.getuid()}"
+    home.mkdir(mode=0o700, exist_ok=True)
+    assert home.stat().st_uid == os.getuid()
+    folder = home / f"{recipe.stem}-{key}"
+    if folder.exists():
+        return folder
+    making = Path(tempfile.mkdtemp(dir=home))
+    shutil.copy(recipe, making)
+    for command in commands:
+        problem = run(command, making, {}, INSTALL_SECONDS)[1]
+        if problem:
+            shutil.rmtree(making)
+            pytest.skip(f"NOT TRIED: {missing} could not be installed: {problem[-300:]}")
+    try:
+        making.rename(folder)
+    except OSError:  # another run was quicker
+        shutil.rmtree(making)
+    return folder
+
+
+def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], seconds: float) -> tuple[str, str]:
+    """What a program printed, and what is wrong with its end, "" when nothing is. It gets no more of our environment
+    than installers and interpreters need."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("TOCSIN_", "PYTHON", "COVERAGE"))}
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=folder,
+            env=kept | dict(environment),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", str(error)
+    return ended.stdout, ended.stderr.strip() or f"exit {ended.returncode}" if ended.returncode else ""
+
+
+@pytest.fixture(scope="module")
+def python_libraries() -> Path:
+    """An environment with firebase-admin and aioapns."""
+    pip = ("bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
+    return install(
+        HERE / "requirements.txt",
+        "firebase-admin and aioapns (PyPI)",
+        (sys.executable, "-m", "venv", "."),
+        (*pip, "--requirement", "requirements.txt"),
+    )
+
+
+@pytest.fixture(scope="module")
+def node_libraries() -> Path:
+    """A folder whose node_modules have firebase-admin and @parse/node-apn."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"NOT TRIED: firebase-admin and @parse/node-apn (npm): there is no {program}")
+    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--omit=optional")
+    return install(
+        HERE / "package.json", "firebase-admin and @parse/node-apn (npm)", ("npm", "install", "--silent", *options)
+    )
+
+
+@pytest.fixture
+def keys(sandbox: Sandbox, tmp_path: Path) -> Path:
+    """The files that somebody who follows docs/sandbox.md has."""
+    for name in ("ca.pem", "service_account.json", "apns.p8"):
+        status, content = sandbox.control.get(f"/{name}")
+        assert status == 200
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else msgspec.json.encode(content))
+    (tmp_path / "apns.json").write_bytes(msgspec.json.encode(sandbox.control.get("/credentials")[1]["apns"]))
+    return tmp_path
+
+
+def send(command: Sequence[str], folder: Path, environment: Mapping[str, str]) -> dict[str, Any]:
+    """What a sender says came back."""
+    printed, problem = run(command, folder, environment, SEND_SECONDS)
+    assert problem == ""
+    answer: dict[str, Any] = msgspec.json.decode(printed.splitlines()[-1])
+    return answer
+
+
+def test_senders_of_python(python_libraries: Path, sandbox: Sandbox, keys: Path) -> None:
+    """firebase-admin finds the sandbox by HTTPS_PROXY with its own scopes and host; aioapns speaks HTTP/2 without
+    ALPN, and finds the calls of scripted errors by their apns-id."""
+    sandbox.fault(vendor="apns", kind="status", status=503, count=1)
+    proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{sandbox.port}", "REQUESTS_CA_BUNDLE": str(keys / "ca.pem")}
+    answer = send((str(python_libraries / "bin/python"), str(HERE / "send.py"), str(keys)), keys, proxy)
+    fcm, apns = answer["fcm"], answer["apns"]
+    assert fcm.pop("sent").startswith("projects/tocsin-sandbox/messages/0:")
+    assert fcm.pop("trial") == "projects/tocsin-sandbox/messages/fake_message_id"
+    assert fcm == {"batch": 3, "gone": "UnregisteredError", "foreign": "SenderIdMismatchError"}
+    assert [asked == answered for asked, answered, *_ in apns] == [True] * 3
+    results = [["503", "ServiceUnavailable"], ["200", None], ["410", "Unregistered"]]
+    assert [result for *_, result in ([one[0], one[2:]] for one in apns)] == results
+    assert {one["address"] for one in sandbox.messages("fcm")} >= {"python-whole:device", "python-batch-2:device"}
+    assert [one["address"] for one in sandbox.messages("apns")] == ["a2" * 32]
+
+
+def test_senders_of_node(node_libraries: Path, sandbox: Sandbox, keys: Path) -> None:
+    """firebase-admin by an agent, @parse/node-apn by its proxy."""
+    shutil.copy(HERE / "send.mjs", node_libraries)  # modules are looked for from where the program lies
+    proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{sandbox.port}", "NODE_EXTRA_CA_CERTS": str(keys / "ca.pem")}
+    answer = send(("node", "send.mjs", str(sandbox.port), str(keys)), node_libraries, proxy)
+    fcm = answer["fcm"]
+    assert fcm.pop("sent").startswith("projects/tocsin-sandbox/messages/0:")
+    gone = "messaging/registration-token-not-registered"
+    assert fcm == {"batch": ["sent", gone], "foreign": "messaging/mismatched-credential"}
+    assert answer["apns"] == {"sent": 2, "failed": [[410, "Unregistered"]]}
+    assert {one["address"] for one in sandbox.messages("fcm")} == {"node-whole:device", "node-batch:device"}
+    assert [one["address"] for one in sandbox.messages("apns")] == ["b0" * 32, "b1" * 32]
