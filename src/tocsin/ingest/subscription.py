@@ -68,8 +68,8 @@ def _read_change(raw: Any) -> AddressChange | str:
     """Return the change of one record, or the sentence that says what is wrong with it."""
     if not isinstance(raw, dict):
         return "A record must be an object."
-    kind, value, status = raw.get("type"), raw.get("value"), raw.get("status")
-    if not isinstance(kind, str) or kind not in FIELDS:
+    kind, value, status = str(raw.get("type", "")).lower(), raw.get("value"), raw.get("status")
+    if kind not in FIELDS:
         return f"type must be {' or '.join(FIELDS)}."
     address = READERS[FIELDS[kind]](value)
     if not address:
