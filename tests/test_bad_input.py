@@ -331,15 +331,11 @@ def test_nul_in_a_key(quiet: Caller, path: str) -> None:
     ids=str,
 )
 def test_nul_in_a_record(caller: Caller, place: str, value: object) -> None:
-    """A record with a NUL in a key or a value is refused, by itself or with the whole request."""
+    """A record with a NUL in a key or a value is refused by itself."""
     status, answer, headers = caller.call("POST", UPLOAD, with_value(UPLOAD, place, value))
 
-    assert headers["content-type"] == JSON
-    if status != 200:
-        check_shape(status, answer, headers)
-        nothing_stored(caller)
-    else:
-        assert [answer["status"], answer["processed"], len(answer["unprocessed"])] == ["partial", 2, 1]
+    assert (status, headers["content-type"]) == (200, JSON)
+    assert [answer["status"], answer["processed"], len(answer["unprocessed"])] == ["partial", 2, 1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tocsin.app import ENDPOINTS
 from tocsin.cli.processes import warn_of_clear_text
 from tocsin.content.mail import is_mailbox
 from tocsin.errors import Misconfigured
-from tocsin.ingest.record import is_push_service
+from tocsin.ingest.push_service import is_push_service
 from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.contract import Address, Mail
 from tocsin.providers.http.transfer import is_loopback

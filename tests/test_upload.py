@@ -175,7 +175,7 @@ PUBLISHED: list[tuple[set[int], str, Any]] = [
     ({525}, "ts list", EVENT | {"ts": [TODAY]}),
     ({515}, "Email as number", profile("x", Email=7)),
     ({516}, "Phone as text", profile("x", Phone="call me")),
-    ({517}, "Employed as boolean", profile("x", Employed=True)),
+    ({517}, "Employed as number", profile("x", Employed=1)),
     ({520}, "negative Age", profile("x", Age=-1)),
     ({523, 526}, "objectId as list", {"type": "profile", "objectId": [7], "profileData": {"Name": "X"}}),
     ({523, 526, 530}, "token of nobody", {"type": "token", "tokenData": {"type": "fcm", "id": "a:b"}}),

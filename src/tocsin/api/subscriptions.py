@@ -10,7 +10,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, require_json_type
+from tocsin.api.http import answer, read_records, require_json_type
 from tocsin.errors import Problem
 from tocsin.ingest import event_row, hash_id, refresh_profiles
 from tocsin.ingest.returns import note_returns
@@ -27,7 +27,7 @@ from tocsin.ingest.subscription import (
 async def subscribe(context: Context, request: Request) -> Response:
     account = await context.authenticate(request)
     require_json_type(request)
-    body = await context.read_json(request, account.id)
+    body = await read_records(await context.read_body(request, account.id))
     raws = body.get("d")
     if not isinstance(raws, list) or len(raws) > RECORDS:
         raise Problem(f"d must be a list of at most {RECORDS} records (at $.d)")

@@ -14,7 +14,7 @@ from tocsin import ingest, metrics
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
-from tocsin.api.http import answer, encode, read_object, replay, require_json_type
+from tocsin.api.http import answer, encode, read_records, replay, require_json_type
 from tocsin.errors import Problem
 from tocsin.idempotency import (
     ANSWER_BYTES,
@@ -29,6 +29,7 @@ from tocsin.idempotency import (
     require_answer_room,
 )
 from tocsin.ingest import UploadResult
+from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.names import read_limits
 
 
@@ -43,7 +44,7 @@ async def upload(context: Context, request: Request) -> Response:
 async def upload_as(context: Context, request: Request, account: Account, *, system: bool) -> Response:
     """Take records for an account. system: they may be events that an SDK raises. Raises Problem 400, 409, 413, 422."""
     raw = await context.read_body(request, account.id)
-    body = read_object(raw, request.scope["path"])
+    body = await read_records(raw)
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
     key = None if dry_run else read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)
     now = context.clock()
@@ -118,7 +119,7 @@ def restore_answer(text: str, body: Mapping[str, Any]) -> str:
             "status": "fail",
             "code": code,
             "error": f"{short.sentences[sentence]}Skipped record number : {number + 1}",
-            "record": body["d"][number],
+            "record": to_shown(body["d"][number]),
         }
         for number, code, sentence in short.refused
     ]

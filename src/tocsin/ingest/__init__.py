@@ -15,6 +15,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, mark_stored
+from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.names import DEFAULT_LIMITS, KnownNames, NameLimits
 from tocsin.ingest.people import People
 from tocsin.ingest.profile import to_facts
@@ -117,7 +118,7 @@ def _read_records(
     origin: str | None = None
     for number, raw in enumerate(raws):
         try:
-            record = read_record(raw, now, system=system)
+            record = read_record(raw, now, system=system, place=f"$.d[{number}]")
             if isinstance(record, TokenRecord) and record.kind == "wns":
                 origin = _wns_origin(ledger, account) if origin is None else origin
                 if not is_allowed(record.token, origin):
@@ -133,7 +134,7 @@ def _describe(raw: Any, number: int, error: Rejected) -> dict[str, Any]:
     # CleverTap's recorded answers have no space here after a profile's sentence, and one after any other.
     space = "" if error.error.startswith("Profile data is incorrect.") else " "
     text = f"{error.error}{space}Skipped record number : {number + 1}"
-    return {"status": "fail", "code": error.code, "error": text, "record": raw}
+    return {"status": "fail", "code": error.code, "error": text, "record": to_shown(raw)}
 
 
 def _wns_origin(ledger: Ledger, account: Account) -> str:

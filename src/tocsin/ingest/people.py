@@ -122,6 +122,9 @@ class People:
             user = self._create_user()
         for kind, value in record.keys.items():
             self._link((kind, value), user)
+        for key in _aliases_of(record):
+            if self._find(key) is None:
+                self._link(key, user)
         if isinstance(record, ProfileRecord):
             self._note_push_choice(record)
             before, self._profiles[user] = self._profiles[user], after
@@ -167,6 +170,7 @@ class People:
     def _check_identities(self, user: int, record: Record) -> None:
         """Raise Rejected when a record would give a user too many names: all of them are read with each upload."""
         new = sum(self._users.get(key) != user for key in record.keys.items())
+        new += sum(self._find(key) is None for key in _aliases_of(record))
         if new and self._names[user] + new > IDENTITIES:
             raise Rejected(523, f"This person has {self._names[user]} identities; at most {IDENTITIES} are allowed.")
 
@@ -244,6 +248,11 @@ class People:
             known = self._find((kind, record.keys[kind]))
             # A known objectId of a user with another identity is a device that changed hands.
             if known is not None and not (kind != "identity" and self._is_other_user(record, known)):
+                return known
+        for key in _aliases_of(record):
+            known = self._find(key)
+            # Whom it names is meant, for the record's own name is new. An address alone joins no two people.
+            if known is not None and (key in self._users or not self._is_other_user(record, known)):
                 return known
         if isinstance(record, ProfileRecord):
             for key in (("Email", record.email), ("Phone", record.phone)):
@@ -410,14 +419,20 @@ def _upsert_identities(connection: Connection, account_id: str, linked: dict[Ide
 
 def _keys_of(record: Record) -> Iterable[IdentityKey]:
     """Return every identity that may name the record's user."""
-    yield from record.keys.items()
-    if "identity" in record.keys:
-        yield from address_keys(record.keys["identity"])
+    for kind, value in (*record.keys.items(), *_aliases_of(record)):
+        yield kind, value
+        if kind == "identity":
+            yield from address_keys(value)
     if isinstance(record, ProfileRecord):
         if record.email:
             yield ("Email", record.email)
         if record.phone:
             yield ("Phone", record.phone)
+
+
+def _aliases_of(record: Record) -> Iterable[IdentityKey]:
+    """Return the further names that a profile gives its user. One that is another user's stays theirs."""
+    return record.aliases.items() if isinstance(record, ProfileRecord) else ()
 
 
 def address_keys(value: str) -> Iterable[IdentityKey]:

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS, DEVICE_KINDS, PLATFORMS, Channel
-from tocsin.ingest.record import INTEGERS, LIST_LENGTH, read_email, read_phone
+from tocsin.ingest.record import INTEGERS, LIST_LENGTH, Rejected, read_email, read_phone
 
 READERS = {"Email": read_email, "Phone": read_phone}  # of the properties that hold addresses
 
@@ -19,7 +19,8 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     """Return the profile after `changes`: a plain value replaces, an operation object changes the present value.
 
     `$set` and `$add` keep a list without repeats, newest last and at most LIST_LENGTH long. `$incr` and `$decr` take
-    anything but a number for 0. `$delete` removes the property, whatever its operand.
+    anything but a number for 0, and raise Rejected where no number is left. `$delete` removes the property, whatever
+    its operand.
     """
     after = dict(profile)
     for key, value in changes.items():
@@ -37,6 +38,8 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
             case "$incr" | "$decr":
                 sign = 1 if operation == "$incr" else -1
                 total = _as_number(after.get(key)) + sign * value[operation]
+                if isinstance(total, float) and not math.isfinite(total):
+                    raise Rejected(524, f"Profile data is incorrect. {operation} of {key} leads out of all numbers.")
                 after[key] = total if -INTEGERS <= total < INTEGERS else float(total)
             case _:
                 after[key] = value

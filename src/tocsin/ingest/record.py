@@ -11,15 +11,23 @@ import functools
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 import phonenumbers
 from email_validator import EmailNotValidError, validate_email
 
 from tocsin.channels import DEVICE_KINDS
+from tocsin.ingest.flaw import LEVELS, find_flaw
+from tocsin.ingest.push_service import encode_subscription, find_endpoint, is_push_service
+from tocsin.ingest.timestamp import read_timestamp
 
 IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
+# Of the kinds, as they are met: CleverTap's SDKs write «Identity».
+SPELLINGS = {
+    spelling: kind
+    for kind in IDENTITY_KINDS
+    for spelling in (kind, kind.lower(), kind.upper(), kind.capitalize(), kind[0].upper() + kind[1:])
+}
 TOKEN_TYPES = {name: one.kind for one in DEVICE_KINDS.values() for name in one.types}
 # Names that only the system may use (CTValidationConfig of CleverTap's iOS SDK).
 RESTRICTED_EVENTS = frozenset(
@@ -30,8 +38,6 @@ RESTRICTED_EVENTS = frozenset(
 )
 OPERATIONS = frozenset(("$add", "$remove", "$set", "$incr", "$decr", "$delete"))
 
-HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]*[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]*[a-z0-9])?")
-LAST_NUMBER = re.compile(r"\.(\d+|0x[0-9a-f]*|localhost)\Z")
 KEY_BYTES = 120
 VALUE_BYTES = 2048
 PROPERTIES = 256
@@ -42,9 +48,8 @@ NESTING = 8
 IDENTITY_BYTES = 1024
 IDENTITIES = 1000  # of one person, devices and addresses included
 TOKEN_BYTES = 2048
-FIRST_TS = 86_400  # 1970 began everywhere a day after it began in UTC; a Date in ClickHouse is not before 1970
-LATEST_TS = 4_102_444_800  # the year 2100; a later one is in milliseconds
 INTEGERS = 2**63  # both stores hold integers below this
+EXACT = 2**53  # from here on a float does not tell neighbouring integers apart
 # Properties with a meaning hold one value: a list of addresses, or a sum of consents, would have none.
 RESERVED = frozenset(
     (
@@ -52,6 +57,20 @@ RESERVED = frozenset(
         *("MSG-email", "MSG-push", "MSG-push-all", "MSG-sms", "MSG-whatsapp", "MSG-dndPhone"),
     )
 )
+# Of subscription groups, which are not built: kept and not obeyed, they would be a promise to who left one.
+NOT_YET = ("category-unsubscribe", "category-resubscribe")
+# Properties with a choice of values → those values, the code, the sentence, other words for them. RudderStack's own
+# words for Gender; whether the real service takes booleans is not known, and what they mean is.
+CHOICES: dict[str, tuple[tuple[str, ...], int, str, dict[Any, str]]] = {
+    "Gender": (("M", "F"), 514, "Gender needs to be M/F.", {"male": "M", "female": "F"}),
+    "Employed": (("Y", "N"), 517, "Employed needs to be Y/N.", {True: "Y", False: "N"}),
+    "Education": (("School", "College", "Graduate"), 518, "Education needs to be School/College/Graduate..", {}),
+    "Married": (("Y", "N"), 519, "Married needs to be Y/N.", {True: "Y", False: "N"}),
+}
+# What may be there and say nothing: an empty text where a checked value belongs, for forms send what is left empty.
+SKIPPED = frozenset(("Email", "Phone", *CHOICES, "Age", *NOT_YET))
+# By the type of a record: the code and the start of the sentence for what no store keeps.
+FLAWED = {"event": (512, "Event data is incorrect."), "token": (535, "Token data is incorrect.")}
 PHONE_START = re.compile(r"^\+?\d")
 
 
@@ -72,7 +91,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ProfileRecord(Record, frozen=True, kw_only=True):
+    """aliases: what `profileData` calls the person by, where the record itself has another name of that kind."""
+
     changes: dict[str, Any]  # a value, or one operation object, by property
+    aliases: dict[str, str] = {}
     email: str = ""  # normalized, lower case, where the changes set one
     phone: str = ""  # E.164
 
@@ -97,12 +119,19 @@ def drop_increments(record: Record) -> Record:
     return msgspec.structs.replace(record, changes={k: v for k, v in record.changes.items() if k not in increments})
 
 
-def read_record(raw: Any, now: float, *, system: bool = False) -> ProfileRecord | EventRecord | TokenRecord:
+def read_record(
+    raw: Any, now: float, *, system: bool = False, place: str = "$"
+) -> ProfileRecord | EventRecord | TokenRecord:
     """Return the record of one element of `d`. Raise Rejected when it is wrong. system: RESTRICTED_EVENTS are allowed,
-    for imports of history and for servers whose operator permits them."""
+    for imports of history and for servers whose operator permits them. place: where the record stands in the request.
+    """
     if not isinstance(raw, dict):
         raise Rejected(524, "A record must be an object.")
-    match raw.get("type"):
+    kind = raw.get("type")
+    if flaw := find_flaw(raw, LEVELS - 2):  # the request and its `d` are two levels
+        code, start = FLAWED.get(kind if isinstance(kind, str) else "", (524, "Profile data is incorrect."))
+        raise Rejected(code, f"{start} {flaw[0][0].upper()}{flaw[0][1:]} (at {place}{flaw[1]}).")
+    match kind:
         case "profile":
             return _read_profile(raw, now)
         case "event":
@@ -114,21 +143,45 @@ def read_record(raw: Any, now: float, *, system: bool = False) -> ProfileRecord 
 
 
 def _read_profile(raw: Mapping[str, Any], now: float) -> ProfileRecord:
-    at, keys = _read_ts(raw, now), _read_keys(raw)
-    data = raw.get("profileData")
-    if not isinstance(data, dict):
+    at = _read_ts(raw, now)
+    data = _read_object(raw.get("profileData"))
+    if data is None:
         raise Rejected(524, "Profile data is incorrect. profileData must be an object.")
     changes = {key: value for key, value in data.items() if value is not None}
+    for key in changes.keys() & SKIPPED:
+        if _is_blank(key, changes[key]):
+            del changes[key]
+    named, inner = _find_keys(raw), _find_inner_keys(changes)
+    keys = _require_keys({**inner, **named})
+    aliases = {kind: value for kind, value in inner.items() if kind != "objectId" and keys[kind] != value}
     email, phone = _check_reserved(changes)
     if len(changes) > PROPERTIES:
         raise Rejected(522, f"Profile data is incorrect. At most {PROPERTIES} properties are allowed.")
     for key, value in changes.items():
+        if key in NOT_YET:
+            raise Rejected(
+                524,
+                f"Profile data is incorrect. {key} is not supported yet: there are no subscription groups. MSG-email, "
+                "MSG-sms and /1/subscribe are kept.",
+            )
         _check_property(key, value, "Profile data is incorrect.", 524, operations=True)
-    return ProfileRecord(keys=keys, at=at, changes=changes, email=email, phone=phone)
+    return ProfileRecord(keys=keys, at=at, changes=changes, aliases=aliases, email=email, phone=phone)
+
+
+def _is_blank(key: str, value: Any) -> bool:
+    """Return whether a property is there and says nothing."""
+    return not value if key in NOT_YET else isinstance(value, str) and not value.strip()
+
+
+def _read_object(value: Any) -> dict[str, Any] | None:
+    """Return the object at a place that may be empty; PHP writes an empty one as a list. None for anything else."""
+    if value is None or value == []:
+        return {}
+    return value if isinstance(value, dict) else None
 
 
 def _read_event(raw: Mapping[str, Any], now: float, system: bool) -> EventRecord:
-    at, keys = _read_ts(raw, now), _read_keys(raw)
+    at, keys = _read_ts(raw, now), _require_keys(_find_keys(raw))
     name = raw.get("evtName")
     if not isinstance(name, str) or not name.strip():
         raise Rejected(509, "Event Name is incorrect. ErrorCode: 509 - Event name is mandatory.")
@@ -136,10 +189,8 @@ def _read_event(raw: Mapping[str, Any], now: float, system: bool) -> EventRecord
         raise Rejected(512, f"Event Name is incorrect. It is longer than {KEY_BYTES * 4} bytes.")
     if name in RESTRICTED_EVENTS and not system:
         raise Rejected(513, "Event Name is incorrect. ErrorCode: 513 - Trying to raise a restricted system event.")
-    data = raw.get("evtData", {})
+    data = _read_object(raw.get("evtData"))
     if data is None:
-        data = {}
-    if not isinstance(data, dict):
         raise Rejected(512, "Event data is incorrect. evtData must be an object.")
     if len(data) > PROPERTIES:
         raise Rejected(522, f"Event data is incorrect. At most {PROPERTIES} properties are allowed.")
@@ -150,6 +201,8 @@ def _read_event(raw: Mapping[str, Any], now: float, system: bool) -> EventRecord
 
 def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
     object_id, data = raw.get("objectId"), raw.get("tokenData")
+    if object_id is None:
+        object_id = _find_keys(raw).get("objectId")
     if not isinstance(object_id, str) or not 0 < len(object_id.encode()) <= 256:
         raise Rejected(530, "Token data is incorrect. objectId is not valid.")
     if not isinstance(data, dict):
@@ -159,100 +212,121 @@ def _read_token(raw: Mapping[str, Any], now: float) -> TokenRecord:
         raise Rejected(532, "Token data is incorrect. id is absent.")
     if kind is None or kind == "":
         raise Rejected(533, "Token data is incorrect. type is absent.")
-    if not isinstance(kind, str) or kind not in TOKEN_TYPES:
+    kind = kind.lower() if isinstance(kind, str) else ""
+    if kind not in TOKEN_TYPES:
         known = ", ".join(sorted(TOKEN_TYPES))
         raise Rejected(534, f"Token data is incorrect. type is not valid for this objectId; known are {known}.")
     if not isinstance(token, str) or len(token.encode()) > TOKEN_BYTES or any(c.isspace() for c in token):
         raise Rejected(535, "Token data is incorrect. id is not a valid token.")
     if TOKEN_TYPES[kind] == "webpush":
-        if not is_push_service(token):
+        endpoint = find_endpoint(token)
+        if not is_push_service(endpoint):
             raise Rejected(535, "Token data is incorrect. id is not the https URL of a browser's push service.")
-        token = _encode_subscription(token, data.get("keys"))
+        token = encode_subscription(endpoint, data.get("keys"))
+        if not token or len(token) > TOKEN_BYTES:
+            raise Rejected(535, "Token data is incorrect. keys must be an object with the texts p256dh and auth.")
     return TokenRecord(keys={"objectId": object_id}, at=_read_ts(raw, now), kind=TOKEN_TYPES[kind], token=token)
-
-
-def is_push_service(endpoint: str) -> bool:
-    """Return whether a browser's endpoint can be one of a push service (RFC 8030): https, at a host name, on the usual
-    port. Whoever uploads it chooses where the operator's own server will POST."""
-    try:
-        parts = urlsplit(endpoint)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:  # a port that is no number
-        return False
-    # A last label of digits, or 0x…, makes an IP address of it to browsers and to libcurl.
-    named = HOST_NAME.fullmatch(host) and not LAST_NUMBER.search(host)
-    return parts.scheme == "https" and bool(named) and port in (None, 443) and "@" not in parts.netloc
-
-
-def _encode_subscription(token: str, keys: Any) -> str:
-    """Return a browser's push subscription as the ledger stores it: its endpoint and its encryption keys (RFC 8291) as
-    JSON, or the endpoint alone."""
-    if keys is None:
-        return token
-    known = isinstance(keys, dict) and all(isinstance(keys.get(name), str) for name in ("p256dh", "auth"))
-    text = msgspec.json.encode({"endpoint": token, "keys": keys}, order="sorted").decode()
-    if not known or len(text) > TOKEN_BYTES:
-        raise Rejected(535, "Token data is incorrect. keys must be an object with the texts p256dh and auth.")
-    return text
 
 
 def _read_ts(raw: Mapping[str, Any], now: float) -> int:
     ts = raw.get("ts")
-    if ts is None:
+    if _is_empty(ts):
         return int(now)
-    if isinstance(ts, str) and ts.isascii() and ts.isdigit() and len(ts) < 12:
-        ts = int(ts)
-    if isinstance(ts, bool) or not isinstance(ts, int | float) or not FIRST_TS <= ts < LATEST_TS:
-        raise Rejected(525, "Timestamp should be present in the Unix Epoch format.")
-    return int(ts)
+    at = read_timestamp(ts)
+    if at is None:
+        zone = ", or an ISO 8601 time with its zone" if isinstance(ts, str) else ""
+        raise Rejected(525, f"Timestamp should be present in the Unix Epoch format{zone}.")
+    return at
 
 
-def _read_keys(raw: Mapping[str, Any]) -> dict[str, str]:
+def _find_keys(raw: Mapping[str, Any]) -> dict[str, str]:
+    """Return the identities that stand in a record itself, by kind. Raise Rejected for one that is none; an empty one
+    is not there."""
     keys: dict[str, str] = {}
-    for kind in IDENTITY_KINDS:
-        value = raw.get(kind)
-        if value is None:
+    for name in [one for one in raw if one in SPELLINGS]:
+        kind, value = SPELLINGS[name], raw[name]
+        if _is_empty(value) or (name != kind and kind in raw):
             continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            value = str(value)  # ids from a database arrive as numbers
-        if not isinstance(value, str) or not value.strip() or len(value.encode()) > IDENTITY_BYTES:
-            code = 526 if kind == "objectId" else 523
-            raise Rejected(code, f"{kind} is not valid.")
-        keys[kind] = value
+        text = _read_identity(value)
+        if not text:
+            raise Rejected(526 if kind == "objectId" else 523, f"{kind} is not valid.")
+        keys[kind] = text
+    return keys
+
+
+def _find_inner_keys(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return the identities that stand among the properties of a profile: RudderStack and CleverTap's own uploader
+    write them there. They stay properties as well; what is no identity is a property alone."""
+    keys: dict[str, str] = {}
+    for name in [one for one in data if one in SPELLINGS]:
+        kind = SPELLINGS[name]
+        if (name == kind or kind not in data) and (text := _read_identity(data[name])):
+            keys[kind] = text
+    return keys
+
+
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _read_identity(value: Any) -> str:
+    """Return an identity as text; "" when it is none. Ids from a database arrive as numbers, from a data frame as
+    whole floats."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < EXACT:
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    return value if isinstance(value, str) and value.strip() and len(value.encode()) <= IDENTITY_BYTES else ""
+
+
+def _require_keys(keys: dict[str, str]) -> dict[str, str]:
     if not keys:
         raise Rejected(523, "Identity is missing: one of identity, objectId, FBID, GPID is mandatory.")
     return keys
 
 
 def _check_reserved(data: dict[str, Any]) -> tuple[str, str]:
-    """Check the properties with a meaning, in the order of CleverTap's recorded answers. Normalize Phone and Age in
-    `data`; return (email, phone), normalized, "" where there is none."""
+    """Check the properties with a meaning, in the order of CleverTap's recorded answers. Normalize them in `data`;
+    return (email, phone), "" where there is none."""
     email = phone = ""
     if "Email" in data and not is_operation(data["Email"]):
         email = read_email(data["Email"])
         if not email:
             raise Rejected(515, "Profile data is incorrect. Email is not valid.")
+        data["Email"] = _strip(data["Email"])
     if "Phone" in data and not is_operation(data["Phone"]):
         phone = read_phone(data["Phone"])
         if not phone:
             raise Rejected(516, "Profile data is incorrect. Phone number is not valid.")
         data["Phone"] = phone
-    for field, allowed, code, sentence in (
-        ("Gender", ("M", "F"), 514, "Gender needs to be M/F."),
-        ("Employed", ("Y", "N"), 517, "Employed needs to be Y/N."),
-        ("Education", ("School", "College", "Graduate"), 518, "Education needs to be School/College/Graduate.."),
-        ("Married", ("Y", "N"), 519, "Married needs to be Y/N."),
-    ):
-        if field in data and not is_operation(data[field]) and data[field] not in allowed:
-            raise Rejected(code, f"Profile data is incorrect. {sentence}")
+    for field, (allowed, code, sentence, words) in CHOICES.items():
+        if field in data and not is_operation(data[field]):
+            data[field] = _read_choice(data[field], allowed, words)
+            if not data[field]:
+                raise Rejected(code, f"Profile data is incorrect. {sentence}")
     if "Age" in data and not is_operation(data["Age"]):
         data["Age"] = _read_age(data["Age"])
     return email, phone
 
 
+def _read_choice(value: Any, allowed: tuple[str, ...], words: Mapping[Any, str]) -> str:
+    """Return one of the allowed values, however it is spelled; "" when the value means none of them."""
+    if isinstance(value, bool):
+        return words.get(value, "")
+    if not isinstance(value, str):
+        return ""
+    word = value.strip().lower()
+    return next((one for one in allowed if one.lower() == word), words.get(word, ""))
+
+
+def _strip(value: str) -> str:
+    """Return a text without the spaces and marks around it that come along when an address is copied."""
+    return value.strip().strip("\u200b\u2060\ufeff").strip()
+
+
 def read_email(value: Any) -> str:
     """Return an e-mail address normalized and in lower case; "" when the value is none."""
-    return _normalize_email(value) if isinstance(value, str) and len(value) <= 254 else ""
+    return _normalize_email(_strip(value)) if isinstance(value, str) and len(value) <= 254 else ""
 
 
 @functools.lru_cache(maxsize=50_000)  # 100 µs each, and an address is read when uploaded, copied and sent to
@@ -266,6 +340,7 @@ def _normalize_email(value: str) -> str:
 def read_phone(value: Any) -> str:
     """Return a phone number with its country code as E.164; "" when the value is none."""
     text = f"+{value}" if isinstance(value, int) and not isinstance(value, bool) else value
+    text = _strip(text) if isinstance(text, str) else text
     if not isinstance(text, str) or not PHONE_START.match(text) or len(text) > 40:
         return ""
     try:

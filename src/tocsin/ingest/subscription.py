@@ -13,6 +13,7 @@ import msgspec
 from sqlalchemy import Connection, delete, exists, select
 
 from tocsin.channels import ADDRESS_CHANNELS, Channel
+from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.profile import READERS, to_facts
 from tocsin.ingest.record import EventRecord, Record
 from tocsin.store import schema
@@ -59,7 +60,7 @@ def read_changes(raws: Sequence[Any]) -> tuple[list[AddressChange], list[dict[st
             changes.append(found)
         else:
             error = f"{found} Skipped record number : {number}"
-            wrong.append({"status": "fail", "code": 400, "error": error, "record": raw})
+            wrong.append({"status": "fail", "code": 400, "error": error, "record": to_shown(raw)})
     return changes, wrong
 
 
@@ -67,8 +68,8 @@ def _read_change(raw: Any) -> AddressChange | str:
     """Return the change of one record, or the sentence that says what is wrong with it."""
     if not isinstance(raw, dict):
         return "A record must be an object."
-    kind, value, status = raw.get("type"), raw.get("value"), raw.get("status")
-    if not isinstance(kind, str) or kind not in FIELDS:
+    kind, value, status = str(raw.get("type", "")).lower(), raw.get("value"), raw.get("status")
+    if kind not in FIELDS:
         return f"type must be {' or '.join(FIELDS)}."
     address = READERS[FIELDS[kind]](value)
     if not address:
