@@ -23,7 +23,7 @@ from support.bounces import SECRET, Post, mail_all
 from tocsin.delivery.push_id import read_push_id, sign_push_id
 from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import LIMIT, Report, read_report
-from tocsin.feedback.mail import SOFT_DAYS
+from tocsin.feedback.suppression import SOFT_DAYS
 from tocsin.outcome import Outcome
 from tocsin.providers.mail.judgement import READ, judge
 from tocsin.providers.smtp import receipt
