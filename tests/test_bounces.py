@@ -122,6 +122,7 @@ VACATION = b"From: u@example.com\r\nTo: bounces+x@example.com\r\nAuto-Submitted:
         ("5.1.1", "smtp; 552 5.2.2 no more room", "soft", "5.2.2"),
         ("5.1.1", "smtp; 550 5.1.1 account is over its limit", "soft", "5.1.1"),
         ("5.1.1", "smtp; 451 4.2.1 busy", "soft", "4.2.1"),
+        ("5.1.1", "smtp; 450 user unknown", "soft", "450"),
         ("5.1.1", "smtp; 550 5.7.1 no", "refused", "5.7.1"),
         ("5.1.1", "smtp; 550 5.1.1 refused by our block list", "refused", "5.1.1"),
         # About us, whatever the class.
@@ -180,7 +181,7 @@ def test_judging_ends(words: list[str]) -> None:
     """Any words are one of the four, and none takes long."""
     before = time.process_time()
     assert judge("", "".join(words * 5))[0] in ("hard", "soft", "refused", "")
-    assert time.process_time() - before < 0.5
+    assert time.process_time() - before < 2
     assert READ < 10_000
 
 
@@ -293,10 +294,15 @@ def test_other_words_for_failed(action: str) -> None:
 
 
 def test_a_report_is_read() -> None:
-    """Everything a report says, with both line ends and after a mailbox file's first line."""
+    """Everything a report says, with each of the line ends and after a mailbox file's first line."""
     original = "To: Ann <u@example.com>\r\nX-Other: 1"
     raw = dsn(action="Failed (timeout)", recipient="<Forward@Else.example>", original=original)
-    for one in (raw, raw.replace(b"\r\n", b"\n"), b"From MAILER-DAEMON Mon May  4\n" + raw):
+    for one in (
+        raw,
+        raw.replace(b"\r\n", b"\n"),
+        raw.replace(b"\r\n", b"\r"),
+        b"From MAILER-DAEMON Mon May  4\n" + raw,
+    ):
         report = read_report(one)
         assert (report.kind, report.ids, report.about) == ("bounce", (PUSH_ID,), ("u@example.com",))
         assert report.addresses == ("u@example.com", "forward@else.example")
@@ -429,11 +435,17 @@ def test_any_bytes_are_a_report_or_a_problem(raw: bytes) -> None:
         + b"\n" * 1_000_000,
         b"Content-Type: multipart/report; boundary=b\n\n--b\nContent-Type: message/delivery-status\n\n"
         + b"\n" * 1_000_000,
+        b"From: mailer-daemon\n\n" + b"-" * 1_000_000,
+        b"From: mailer-daemon\n\n" + (b"-" * 90 + b"cop\n") * 10_000,
+        b"From: mailer-daemon\n\n" + b"user is not " * 80_000,
+        b"Subject: " + b"deliver " * 100_000 + b"\n\nx",
+        b"From: mailer-daemon\nContent-Type: text/html\n\n" + b"<a " * 300_000,
     ],
     ids=[
         *("nested, one boundary", "nested, many boundaries", "one value", "many fields", "one folded value"),
         *("words", "codes", "recipients", "original's value", "original's fields", "blank boundary line"),
         *("semicolons in quotes", "parts side by side", "nested, then lines", "empty groups"),
+        *("one ruled line", "ruled lines", "words of a notice", "words of a subject", "tags"),
     ],
 )
 @pytest.mark.parametrize("cut", [LIMIT])

@@ -19,27 +19,32 @@ _DAEMON = re.compile(
     r"mailer[-_.]?daemon|post ?master|mail[-_ .]?(?:daemon|delivery|system)|<>|\bdaemon\b", re.IGNORECASE
 )
 _SUBJECT = re.compile(
-    r"^(?!re:|aw:|fwd?:).*(?:undeliver|fail\w*[\w ]{0,20}(?:notice|deliver)"
-    r"|deliver\w*[\w ]{0,30}(?:fail|status|problem|error|report|not)"
+    r"^(?!re:|aw:|fwd?:).*(?:undeliver|fail\w{0,6}[\w ]{0,20}(?:notice|deliver)"
+    r"|deliver\w{0,6}[\w ]{0,30}(?:fail|status|problem|error|report|not)"
     r"|return(?:ed|ing)[\w ]{0,20}(?:mail|message|to sender)|(?:not|un)[\w ]{0,10}(?:be )?(?:delivered|deliverable)"
     r"|mail[\w ]{0,20}(?:error|fail)|non-?deliver|bounced|user unknown)",
     re.IGNORECASE,
 )
 _AUTOMATIC = ("x-autoreply", "x-autorespond", "x-vacation", "x-auto-response")  # of somebody who is away
 _DELAYED = re.compile(
-    r"delayed|still (?:being |trying)|will (?:continue|keep|be re-?tried|try)|(?:warning|transient)[\s\S]{0,60}?only"
+    r"delayed|still (?:being |trying)|will (?:continue|keep|be re-?tried|re-?try|try)"
+    r"|(?:warning|transient)[\s\S]{0,60}?only"
     r"|do not need to (?:resend|send)|not yet been delivered",
     re.IGNORECASE,
 )
 # Where the copy of the mail that did not arrive begins: a ruled line that speaks of it, or its first fields.
 _COPY = re.compile(
-    r"^[ \t>|]*[-=_*]{2,}[^\n]{0,80}"
+    r"^[ \t>|]*+[-=_*]{2,}+[^\n]{0,80}?"
     r"(?:copy|original|returned message|unsent|message (?:follows|header|text)|headers?\b)[^\n]*$"
-    r"|^[ \t>|]*(?:return-path:|received:|dkim-signature:|content-type: ?message/)",
+    r"|^[ \t>|]*+(?:return-path:|received:|dkim-signature:|content-type: ?message/)",
     re.IGNORECASE | re.MULTILINE,
 )
 # Fields of that mail that are repeated among the words: their values say nothing about the address.
-_QUOTED = re.compile(r"^[ \t>|]*(?:subject|message-id|date|sent):[^\n]*$", re.IGNORECASE | re.MULTILINE)
+_QUOTED = re.compile(
+    r"^[ \t>|]*+(?:subject|message-id|date|sent|precedence|authentication-results|mime-version"
+    r"|(?:list|x|content)-[\w-]+):[^\n]*$",
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 class Notice(msgspec.Struct, frozen=True):

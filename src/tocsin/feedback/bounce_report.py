@@ -85,11 +85,7 @@ def read_report(raw: bytes) -> Report:
 
     Raise Problem 413 when it is larger than LIMIT, and Problem 400 when it has no header fields; nothing else.
     """
-    if len(raw) > LIMIT:
-        raise Problem(f"The mail is larger than {LIMIT} bytes", code=413, status=413)
-    text = raw.replace(b"\r\n", b"\n")
-    if text.startswith(b"From "):
-        text = text.partition(b"\n")[2]
+    text = _read_lines(raw)
     outer = _read_fields(_split_header(text)[0])
     if not outer:
         raise Problem("The body is not a mail: it has no header fields")
@@ -110,9 +106,14 @@ def read_report(raw: bytes) -> Report:
         words = read_notice(outer, texts).words
         recipients = tuple(_read_recipient(group, words) for group in failures[:RECIPIENTS])
         return Report("bounce", _find_ids(ids), recipients, about)
-    if groups:
-        return Report("bounce", _find_ids(ids), (), about)
-    return _read_notice(outer, texts, ids, about) if is_notice(outer) else Report("other")
+    return _read_notice(outer, texts, ids, about) if groups or is_notice(outer) else Report("other")
+
+
+def _read_lines(raw: bytes) -> bytes:
+    if len(raw) > LIMIT:
+        raise Problem(f"The mail is larger than {LIMIT} bytes", code=413, status=413)
+    text = raw.replace(b"\r\n", b"\n") if b"\n" in raw else raw.replace(b"\r", b"\n")
+    return text.partition(b"\n")[2] if text.startswith(b"From ") else text
 
 
 def _read_notice(outer: Fields, texts: Sequence[bytes], ids: Sequence[str], about: tuple[str, ...]) -> Report:

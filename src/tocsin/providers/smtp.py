@@ -32,6 +32,7 @@ from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAn
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
 RELAY_WAIT = 60.0  # seconds: 421, the relay itself is going away
+ANSWER = 1000  # letters of a refusal that are judged
 LOCAL_BYTES = 64  # of an address before the @ (RFC 5321 4.5.3.1.1)
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
@@ -118,7 +119,7 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         return WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
     if status < 500:
         return _BUSY
-    judgement, code = judge(enhanced, f"{status} {words}")
+    judgement, code = judge(enhanced, f"{status} {words[:ANSWER]}")
     if judgement == "hard":
         return GONE
     # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication

@@ -60,7 +60,8 @@ POLICY_WORDS = _any(
     r"your account",
     r"(?:\bfrom|return|envelope) (?:address|path)|prohibited",
     r"forbidden|restrict|(?:not |un)authori|not (?:permitted|allowed)",
-    r"content|(?:too|is) (?:large|big)\b|size (?:limit|exceed)|exceed\w* (?:the )?(?:\w+ ){0,2}message size",
+    r"content (?:reject|filter|not|block|scan)|(?:due to|because of|message) content",
+    r"(?:too|is) (?:large|big)\b|size (?:limit|exceed)|exceed\w* (?:the )?(?:\w+ ){0,2}message size",
     r"unusual rate|too (?:many|much) (?:mail|connections|recipients|invalid|bad)\b",
 )
 # The mailbox is there, and takes nothing just now.
@@ -127,8 +128,8 @@ def judge(status: str, words: str) -> tuple[Judgement, str]:
     if codes and not failed and not basic:
         return "", codes[0]
     votes = [(judged, one) for one in failed if (judged := _judge_code(one))]
-    if not failed:
-        votes = [("soft", one) for one in basic if one[0] == "4"]
+    if not any(one[0] == "4" for one in failed):
+        votes += [("soft", one) for one in basic if one[0] == "4"]
     named = next((one for one in failed if not one.endswith(".0")), (failed or basic or [""])[0])
     judged, code = min(votes, key=lambda vote: MILDEST.index(vote[0]), default=("", named))
     said = judge_words(words)
@@ -170,5 +171,5 @@ def is_policy(words: str) -> bool:
 
 
 def _read_sentence(words: str) -> str:
-    """Return a refusal on one line, without names and the codes at the beginnings of its lines."""
+    """Return a refusal on one line, without names and enhanced codes."""
     return " ".join(_ENHANCED.sub(" ", _NAMES.sub(" ", words)).split())
