@@ -35,6 +35,7 @@ STORED = {
     "FREQUENCY_CAP": 25,
     "DWELL_TIME": 26,
     "CAMPAIGN_CAP": 27,
+    "DUPLICATE_ADDRESS": 28,
 }
 NEVER_TRIED = tuple(name for name, number in STORED.items() if number >= 16)
 ALLOWED = {

@@ -43,6 +43,7 @@ from tocsin.errors import Misconfigured
 from tocsin.feedback.interactions import forget_old_reports
 from tocsin.feedback.mail import Feedback
 from tocsin.feedback.signed_id import SignedIds
+from tocsin.feedback.suppression import end_soft_bounces
 from tocsin.idempotency import forget_all_old
 from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
@@ -231,12 +232,13 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
 
 async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
     """Delete what has an age every SWEEP_SECONDS until `stop` is set: keys of requests, places under caps, first
-    reports. A failure is logged, and the next sweep does what was left."""
+    reports, soft bounces. A failure is logged, and the next sweep does what was left."""
     while not stop.is_set():
         try:
             await forget_all_old(stores.ledger, time.time())
             await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             await forget_old_reports(stores.ledger, time.time(), settings.report_days)
+            await end_soft_bounces(stores.ledger, stores.facts, time.time())
         except Exception:
             log.exception("sweep interrupted")
         with contextlib.suppress(TimeoutError):

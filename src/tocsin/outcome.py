@@ -42,6 +42,7 @@ class State(IntEnum):
     FREQUENCY_CAP = 25  # the account's, for the channel
     DWELL_TIME = 26  # too soon after the user's last message
     CAMPAIGN_CAP = 27  # the campaign's own
+    DUPLICATE_ADDRESS = 28  # another recipient of the run has the same mailbox or number
 
 
 SUPPRESSED = frozenset(state for state in State if state >= State.NO_DEVICE)

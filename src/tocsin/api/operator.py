@@ -50,7 +50,7 @@ async def explain_locally(context: Context, request: Request) -> Response:
 async def free_address(context: Context, request: Request) -> Response:
     account = await context.authenticate_locally(request)
     body = await context.read_json(request, account.id)
-    users = await context.feedback.free_address(account.id, str(body.get("address", "")))
+    users = await context.feedback.free_address(account.id, str(body.get("address", "")), "command")
     return answer({"status": "success", "users": users})
 
 

@@ -18,7 +18,7 @@ from tocsin.api.context import Context
 from tocsin.api.endpoint import post
 from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
-from tocsin.audience.members import count_reachable
+from tocsin.audience.members import count_duplicates, count_reachable
 from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
@@ -135,7 +135,11 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
 
 async def _estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
     counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
-    name = CHANNELS[spec.channel].estimate
+    channel = CHANNELS[spec.channel]
+    if channel.property and not spec.send_to_every_profile:
+        same = await count_duplicates(context.facts, account, spec.where, channel, now, spec.users_limit)
+        counts[channel.platforms[0]] -= same
+    name = channel.estimate
     return counts if not name else {name: counts[spec.channel]}
 
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import msgspec
 
 from tocsin.account import Account
-from tocsin.audience.compile import Sql, compile_draw, compile_members
+from tocsin.audience.compile import Sql, compile_draw, compile_members, select_people
 from tocsin.audience.node import Query
-from tocsin.channels import PLATFORMS
+from tocsin.channels import PLATFORMS, Channel
+from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
 Recipient = tuple[int, str]  # user and platform
@@ -50,6 +51,34 @@ def stream_recipients_by_zone(
         for row in block:
             zones[row[-1]].extend((row[0], platform) for index, platform in wanted if row[index])
         yield zones
+
+
+def find_duplicates(
+    facts: Facts, account: Account, query: Query, channel: Channel, now: float, limit: int | None = None
+) -> set[int]:
+    """Return the members who can be reached at an address that another one has, all but the first of each address.
+    Blocks: call it in a thread."""
+    sql = _compile_duplicates(query, account, channel, now, limit)
+    return {user for block in facts.stream(sql.text, sql.parameters) for (users,) in block for user in users[1:]}
+
+
+async def count_duplicates(
+    facts: Facts, account: Account, query: Query, channel: Channel, now: float, limit: int | None = None
+) -> int:
+    """Return how many `find_duplicates` returns."""
+    sql = _compile_duplicates(query, account, channel, now, limit)
+    rows = await facts.query(f"SELECT sum(length(users) - 1) FROM ({sql.text})", sql.parameters)
+    return int(rows[0][0] or 0)
+
+
+def _compile_duplicates(query: Query, account: Account, channel: Channel, now: float, limit: int | None) -> Sql:
+    """Return the users of each address that several have, as SQL."""
+    members = _compile(query, account, channel.platforms, now, limit)
+    [platform] = channel.platforms
+    address = f"lower(props.`{channel.property}`.:String)"
+    people = select_people((f"{address} AS address",), f"{platform} = {REACHABLE} AND user IN (SELECT user FROM mine)")
+    text = f"WITH mine AS ({members.text}) SELECT arraySort(groupArray(user)) AS users FROM ({people}) "
+    return Sql(f"{text} WHERE address != '' GROUP BY address HAVING count() > 1", members.parameters)
 
 
 def _compile(

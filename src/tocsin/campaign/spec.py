@@ -51,6 +51,7 @@ class Variant(msgspec.Struct, frozen=True):
 class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """What a campaign keeps of its request as it was sent.
 
+    send_to_every_profile: a mailbox or number that several profiles have gets a message for each of them, not one.
     frequency_cap: so often one user gets it, over all its runs. on_crash: what becomes of a message nobody knows about,
         sent or not: "report" it as unknown, or "resend" it under the same collapse key, so that a second copy replaces
         the first on the screen.
@@ -59,6 +60,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     labels: Annotated[tuple[str, ...], Meta(max_length=LABELS)] = ()
     respect_frequency_caps: bool = True
     send_to_all_devices: bool = False
+    send_to_every_profile: bool = False
     frequency_cap: Cap | None = None
     respect_throttle: bool = False
     on_crash: OnCrash = "report"

@@ -25,6 +25,7 @@ COMMANDS = LazyCommands(
         "rotate-key": "tocsin.cli.maintenance:rotate_key",
         "sandbox": "tocsin.cli.processes:sandbox",
         "serve": "tocsin.cli.processes:serve",
+        "suppressed": "tocsin.cli.suppressed:suppressed",
     }
 )
 

@@ -82,7 +82,7 @@ def free(data: Path, account_id: str, address: str) -> dict[str, Any]:
     with open_stores(data) as stores:
         account = find_account(stores.ledger, account_id)
         feedback = Feedback(stores.ledger, stores.facts, SignedIds([]))
-        return {"status": "success", "users": asyncio.run(feedback.free_address(account.id, address))}
+        return {"status": "success", "users": asyncio.run(feedback.free_address(account.id, address, "command"))}
 
 
 def hand_over(address: str, raw: bytes) -> str:

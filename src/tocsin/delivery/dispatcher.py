@@ -45,7 +45,8 @@ from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.settle import SettleRules, find_unsent, settle_messages
-from tocsin.ingest import refresh_profiles
+from tocsin.ingest import refresh_profiles, refresh_sharers
+from tocsin.ingest.subscription import AddressChange
 from tocsin.outcome import State
 from tocsin.providers.contract import Receipt
 from tocsin.queue import Chunk
@@ -339,7 +340,9 @@ class Dispatcher:
         users = {user for _, gone in settlement.gone for user in gone}
         if users or claimed.removed:
             users |= {device.gone_user for device in claimed.removed}
-            task = asyncio.create_task(self._record_dead(claimed.removed, users))
+            dead = [one for _, gone in settlement.gone for found in gone.values() for _, one, _ in found]
+            mailboxes = [AddressChange("email", one.value, opts_out=True) for one in dead if one.kind == "email"]
+            task = asyncio.create_task(self._record_dead(claimed.removed, users, mailboxes))
             self._recording.add(task)
             task.add_done_callback(self._recording.discard)
         self._hand_over([one for one in claimed.windows if one[0].chunk.id not in claimed.lost], lanes, claimed.at)
@@ -361,13 +364,17 @@ class Dispatcher:
         for lane, parts in divided:
             lane.send(parts, urgent=self._urgent)
 
-    async def _record_dead(self, removed: Sequence[Row[Any]], users: set[int]) -> None:
-        """Record `App Uninstalled`, and copy the people whose devices died to facts. The ledger has it already, and
-        claims ask the ledger: a failure here makes an estimate a little too high and the event late, nothing else."""
+    async def _record_dead(
+        self, removed: Sequence[Row[Any]], users: set[int], mailboxes: Sequence[AddressChange]
+    ) -> None:
+        """Record `App Uninstalled`, and copy the people whose devices or mailboxes died to facts. The ledger has it
+        already, and claims ask the ledger: a failure here makes an estimate a little too high and the event late,
+        nothing else."""
         try:
             assert self._account is not None
             await record_uninstalled(self._d.facts, self._account, removed)
             await refresh_profiles(self._d.ledger, self._d.facts, self._account_id, sorted(users))
+            await refresh_sharers(self._d.ledger, self._d.facts, self._account_id, mailboxes)
         except Exception:
             log.exception("dead devices not recorded; `tocsin repair` makes up for it", account=self._account_id)
 

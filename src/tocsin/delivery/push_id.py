@@ -2,6 +2,9 @@
 
 A push carries one that tracks, a mail one in its unsubscribe link and another in its envelope address. All are made of
 the same two numbers, and their signatures differ.
+
+An id of a mail is written in base 32, in small letters: mail servers and people change capitals on the way. Before
+2026-11-26 it was base64url, as that of a push is; those ids are still read.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import itertools
 import struct
 from typing import Literal
 
@@ -27,7 +31,11 @@ PERSONS: dict[Purpose, bytes] = {
 }
 
 _ID = struct.Struct(">QH")  # chunk id, position
-_LETTERS = 27
+_LETTERS, _MAILED_LETTERS = 27, 32  # 20 bytes in base64url, and in base 32, which needs no padding
+_MAILED: tuple[Purpose, ...] = ("unsubscribe", "bounce")
+# Base 32 (RFC 4648) two letters at a time: this runs twice a mail, and `base64.b32encode` takes ten times as long.
+_PAIRS = ["".join(pair) for pair in itertools.product("abcdefghijklmnopqrstuvwxyz234567", repeat=2)]
+_SHIFTS = range(150, -1, -10)
 _SIGNATURE = 10  # bytes: 80 bits are far beyond guessing over a network
 
 
@@ -48,29 +56,35 @@ def _sign(secret: bytes, what: bytes, purpose: Purpose) -> bytes:
 
 
 def sign_push_id(secret: bytes, chunk_id: int, position: int, purpose: Purpose = "track") -> str:
-    """Return the id of one recipient's message: 27 letters of base64url."""
+    """Return the id of one recipient's message: of a mail 32 small letters of base 32, of a push 27 of base64url."""
     what = _ID.pack(chunk_id, position)
     signed = what + _sign(secret, what, purpose)
+    if purpose in _MAILED:
+        number = int.from_bytes(signed)
+        return "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
     return base64.urlsafe_b64encode(signed)[:_LETTERS].decode()
 
 
 def read_push_id(secret: bytes, push_id: str, purpose: Purpose = "track") -> tuple[int, int]:
     """Return (chunk id, position). Raises Problem for an id this server did not sign for the purpose."""
-    try:
-        raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
-    except (ValueError, binascii.Error):
-        raw = b""
+    raw = _decode(push_id)
     what, signature = raw[: _ID.size], raw[_ID.size :]
-    # The last letter has two bits to spare: only the one spelling we give out is ours.
-    spelled = base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id
-    if (
-        not spelled
-        or len(raw) != _ID.size + _SIGNATURE
-        or not hmac.compare_digest(signature, _sign(secret, what, purpose))
-    ):
+    if len(raw) != _ID.size + _SIGNATURE or not hmac.compare_digest(signature, _sign(secret, what, purpose)):
         raise Problem("id is not one this server gave out (at $.id)")
     chunk_id, position = _ID.unpack(what)
     return int(chunk_id), int(position)
+
+
+def _decode(push_id: str) -> bytes:
+    """Return what an id says, b"" for what cannot be one."""
+    try:
+        if len(push_id) == _MAILED_LETTERS:
+            return base64.b32decode(push_id, casefold=True)
+        raw = base64.urlsafe_b64decode(push_id + "=" * (-len(push_id) % 4))
+    except (ValueError, binascii.Error):
+        return b""
+    # The last letter has two bits to spare: only the one spelling we give out is ours.
+    return raw if base64.urlsafe_b64encode(raw).decode().rstrip("=") == push_id else b""
 
 
 def unsubscribe_url(public_url: str, push_id: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import datetime, tzinfo
 
 import msgspec
@@ -13,12 +13,13 @@ from sqlalchemy import Connection
 
 from tocsin import queue
 from tocsin.account import Account
-from tocsin.audience.members import stream_recipients, stream_recipients_by_zone
+from tocsin.audience.members import find_duplicates, stream_recipients, stream_recipients_by_zone
 from tocsin.campaign.experiment import ControlGroups, pick_variant
 from tocsin.campaign.local_time import read_zone
 from tocsin.campaign.runs import CampaignRow, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
 from tocsin.campaign.schedule import cut_off_after, due_for
 from tocsin.campaign.spec import Spec
+from tocsin.channels import CHANNELS
 from tocsin.delivery.recipients import find_zones
 from tocsin.ingest.profile_copy import NOT_COPIED
 from tocsin.outcome import State
@@ -141,23 +142,30 @@ def _gather(
     policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
     system = policy.control.percent if spec.system_control_group else 0.0
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
-    divided = bool(control.system or control.campaign or spec.variants)
+    duplicates: Collection[int] = ()
+    if CHANNELS[spec.channel].property and not spec.send_to_every_profile:
+        duplicates = find_duplicates(facts, account, spec.where, CHANNELS[spec.channel], now, spec.users_limit)
+    divided = bool(control.system or control.campaign or spec.variants or duplicates)
     for zone, pairs in _read_by_zone(ledger, facts, account, spec, now):
         share = share_of(zone)
-        for part, members in _divide(share, pairs, control, spec) if divided else ((share, pairs),):
+        for part, members in _divide(share, pairs, control, spec, duplicates) if divided else ((share, pairs),):
             shares.setdefault(part, Recipients()).extend(members)
     return shares
 
 
-def _divide(share: Share, pairs: Pairs, control: ControlGroups, spec: Spec) -> Iterable[tuple[Share, Pairs]]:
-    """Return the recipients of a share by variant; those in a control group get nothing. A user is in the same part on
-    every platform."""
+def _divide(
+    share: Share, pairs: Pairs, control: ControlGroups, spec: Spec, duplicates: Collection[int]
+) -> Iterable[tuple[Share, Pairs]]:
+    """Return the recipients of a share by variant; those in a control group, and those whose address another one has,
+    get nothing. A user is in the same part on every platform."""
     variants = [(one.name, one.percentage) for one in spec.variants]
     parts: dict[Share, list[tuple[int, str]]] = {}
     for pair in pairs:
         user = pair[0]
         if share.state is State.WAITING and control.holds_back(user):
             part = msgspec.structs.replace(share, state=State.CONTROL_GROUP, not_before=0.0)
+        elif share.state is State.WAITING and user in duplicates:
+            part = msgspec.structs.replace(share, state=State.DUPLICATE_ADDRESS, not_before=0.0)
         elif variants:
             name = pick_variant(control.account_id, control.campaign_id, user, variants)
             part = msgspec.structs.replace(share, variant=name)

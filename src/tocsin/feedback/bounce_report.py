@@ -1,4 +1,5 @@
-"""Parse a mail that came back: a delivery report (RFC 3464), a complaint (RFC 5965), or neither. Pure.
+"""Parse a mail that came back: a delivery report (RFC 3464), a mail server's notice, a complaint (RFC 5965 and
+Microsoft's older ones), or none of them. Pure.
 
 Not with `email.parser`: anybody may send such a mail, and it limits neither depth, parts nor fields. 1 MB of semicolons
 in a Content-Type, or of empty lines in a delivery status, keep it busy for more than 40 s. Here all three are limited,
@@ -15,49 +16,27 @@ from typing import Literal
 import msgspec
 
 from tocsin.errors import Problem
+from tocsin.feedback.bounce_notice import ADDRESS, ADDRESSES, Fields, is_notice, read_notice
 from tocsin.providers.answer_table import clip
+from tocsin.providers.mail.judgement import MILDEST, Judgement, judge, judge_words
 
 LIMIT = 1024 * 1024  # bytes of a report; the delivery status stands before the original mail
 DEPTH, PARTS, FIELDS, VALUE = 4, 32, 400, 2000  # levels of multipart, parts, fields of a header, bytes of a value
-RECIPIENTS, IDS, ADDRESSES = 32, 16, 16  # of one report
-
-Judgement = Literal["hard", "soft", "refused", ""]
-Fields = list[tuple[str, str]]  # (name in lower case, unfolded value)
+RECIPIENTS, IDS = 32, 16  # of one report
 
 STATUS = {"message/delivery-status", "message/global-delivery-status"}  # RFC 3464, RFC 6533
 FEEDBACK = {"message/feedback-report"}  # RFC 5965
 ORIGINAL = {"message/rfc822", "message/global", "text/rfc822-headers", "message/global-headers"}
 
 # Fields that may hold our signed id: of the report's own header, of the delivery status, and of the original mail.
-OUTER = ("to", "delivered-to", "x-original-to", "envelope-to")
+OUTER = ("to", "delivered-to", "x-original-to", "envelope-to", "x-envelope-to", "return-path")
 NAMING = ("original-envelope-id", "original-mail-from")
 INNER = ("return-path", "list-unsubscribe", "x-original-envelope-id")
+JMRP = "x-hmxmroriginalrecipient"  # Microsoft's junk mail reports, in the mail they attach: a complaint like any other
 
-# RFC 3463. Codes not listed are judged by their class and subject.
-EXACT: dict[str, Judgement] = {
-    "5.1.1": "hard",  # no such mailbox
-    "5.1.2": "hard",  # no such domain
-    "5.1.10": "hard",  # the domain takes no mail (RFC 7505)
-    "5.2.1": "hard",  # the mailbox is closed
-    "5.2.2": "soft",  # full
-    "5.1.7": "refused",  # the syntax of the sender's address
-    "5.1.8": "refused",  # the domain of the sender's address
-    "5.2.3": "refused",  # the message is too long for this mailbox
-}
-OUR_FAULT = ("3", "5", "6", "7")  # subjects: system, protocol, content, policy; not the address
-POLICY = re.compile(r"spam|block(?:ed|list)|blacklist|reputation|dmarc|\bspf\b|dkim|policy", re.IGNORECASE)
-NO_MAILBOX = re.compile(
-    r"(?:user|recipient|mailbox|account|address|alias)[\w<>@. '\"-]{0,80}"
-    r"(?:unknown|(?:does not|doesn't) exist|not found)"
-    r"|(?:unknown|invalid|no such|not a known) (?:user|recipient|mailbox|account|address|local)"
-    r"|no mailbox here|not our customer",
-    re.IGNORECASE,
-)
-
-_ENHANCED = re.compile(r"(?<![\d.])([245])\.(\d{1,3})\.(\d{1,3})(?!\.?\d)", re.ASCII)
-_BASIC = re.compile(r"(?<![\d.])([45])\d\d(?![\d.])", re.ASCII)
-_ID = re.compile(r"(?<![\w-])[A-Za-z0-9_-]{27}(?![\w-])")
-_ADDRESS = re.compile(r"[^\s<>,;:\"()@]{1,64}@[^\s<>,;:\"()@]{1,255}")
+HARMLESS = ("delayed", "delivered", "relayed", "expanded")  # RFC 3464 2.3.3; anything else is a failure
+_ID = re.compile(r"(?<![\w-])(?:[A-Za-z0-9_-]{27}|[A-Za-z2-7]{32})(?![\w-])")
+_TAG = re.compile(rb"<[a-zA-Z/!][^<>@]{0,500}>")
 _BOUNDARY = re.compile(r'\bboundary\s*=\s*(?:"([^"]{1,200})"|([^\s;"]{1,200}))', re.IGNORECASE)
 
 
@@ -65,8 +44,8 @@ class Recipient(msgspec.Struct, frozen=True):
     """The report about one address.
 
     action: failed, delayed, delivered, relayed or expanded, as sent. status: the code that decided, of RFC 3463 or a
-    basic reply code, or "". diagnostic: the remote server's text, at most 300 characters. judgement: "" for any action
-    other than failed.
+    basic reply code, or "". diagnostic: the remote server's text, at most 300 characters. judgement: "" for the actions
+    that are no failure.
     """
 
     address: str
@@ -98,7 +77,7 @@ class Report(msgspec.Struct, frozen=True):
         """Return the most serious failure: of `address` when the report names it, else of any; None without one."""
         named = [one for one in self.recipients if one.address == address]
         failed = [one for one in named or self.recipients if one.judgement]
-        return min(failed, key=lambda one: ("hard", "soft", "refused").index(one.judgement), default=None)
+        return min(failed, key=lambda one: -MILDEST.index(one.judgement), default=None)
 
 
 def read_report(raw: bytes) -> Report:
@@ -106,11 +85,7 @@ def read_report(raw: bytes) -> Report:
 
     Raise Problem 413 when it is larger than LIMIT, and Problem 400 when it has no header fields; nothing else.
     """
-    if len(raw) > LIMIT:
-        raise Problem(f"The mail is larger than {LIMIT} bytes", code=413, status=413)
-    text = raw.replace(b"\r\n", b"\n")
-    if text.startswith(b"From "):
-        text = text.partition(b"\n")[2]
+    text = _read_lines(raw)
     outer = _read_fields(_split_header(text)[0])
     if not outer:
         raise Problem("The body is not a mail: it has no header fields")
@@ -118,64 +93,60 @@ def read_report(raw: bytes) -> Report:
     groups = [group for kind, body in parts if kind in STATUS for group in _read_groups(body)]
     notes = [_read_fields(body) for kind, body in parts if kind in FEEDBACK]
     originals = [_read_fields(_split_header(body)[0]) for kind, body in parts if kind in ORIGINAL]
-    if not groups and not notes:
-        return Report("other")
-    ids = _find_ids(
-        [*_pick([outer], OUTER), *_pick([*groups, *notes], NAMING), *_pick(originals, (*INNER, *OUTER))],
-    )
-    about = [one.lower() for value in _pick(originals, ("to",))[:ADDRESSES] for one in _ADDRESS.findall(value)]
-    if notes:
-        feedback = next(iter(_pick(notes, ("feedback-type",))), "")
-        return Report("complaint", ids, about=tuple(about[:ADDRESSES]), feedback=_word(feedback))
-    recipients = [_read_recipient(group) for group in groups if any(name == "action" for name, _ in group)]
-    return Report("bounce", ids, tuple(recipients[:RECIPIENTS]), tuple(about[:ADDRESSES]))
+    ids = [*_pick([outer], OUTER), *_pick([*groups, *notes], NAMING), *_pick(originals, (*INNER, *OUTER))]
+    about = tuple(one.lower() for value in _pick(originals, ("to",))[:ADDRESSES] for one in ADDRESS.findall(value))
+    about = about[:ADDRESSES]
+    if notes or (not groups and _pick(originals, (JMRP,))):
+        feedback = next(iter(_pick(notes, ("feedback-type",))), "" if notes else "abuse")
+        return Report("complaint", _find_ids(ids), about=about, feedback=_word(feedback))
+    texts = [body for kind, body in parts if kind == "text/plain"]
+    texts = texts or [_TAG.sub(b" ", body) for kind, body in parts if kind == "text/html"]
+    failures = [group for group in groups if any(name in ("action", "final-recipient") for name, _ in group)]
+    if failures:
+        words = read_notice(outer, texts).words
+        recipients = tuple(_read_recipient(group, words) for group in failures[:RECIPIENTS])
+        return Report("bounce", _find_ids(ids), recipients, about)
+    return _read_notice(outer, texts, ids, about) if groups or is_notice(outer) else Report("other")
 
 
-def judge(status: str, diagnostic: str) -> tuple[Judgement, str]:
-    """Return the severity of a failure and the code that decided it.
-
-    `hard`: the address does not exist. `soft`: it may work later. `refused`: the mail or its sender is at fault, and
-    the address may be valid. Of `status` and the codes in `diagnostic` the first with a detail counts: many reports
-    have status 5.0.0 and quote a 5.1.1. "" for a code of success.
-    """
-    code = _find_exact(_ENHANCED.findall(f"{status} {diagnostic}"))
-    if code is None:
-        basic = _BASIC.search(diagnostic)
-        return _judge_words(diagnostic) if basic is None or basic[1] == "5" else "soft", basic[0] if basic else ""
-    name = ".".join(code)
-    if name in EXACT:
-        return EXACT[name], name
-    if code[0] != "5":
-        return "soft" if code[0] == "4" else "", name
-    if code[1] == "7" or code[2] != "0":
-        return "refused" if code[1] in OUR_FAULT else "soft", name
-    judged = _judge_words(diagnostic)
-    return "refused" if judged == "soft" and code[1] in OUR_FAULT else judged, name
+def _read_lines(raw: bytes) -> bytes:
+    if len(raw) > LIMIT:
+        raise Problem(f"The mail is larger than {LIMIT} bytes", code=413, status=413)
+    text = raw.replace(b"\r\n", b"\n") if b"\n" in raw else raw.replace(b"\r", b"\n")
+    return text.partition(b"\n")[2] if text.startswith(b"From ") else text
 
 
-def _judge_words(diagnostic: str) -> Judgement:
-    """Return the severity by the words of a permanent failure. Words of policy count first: a server that blocks a
-    sender may also write «user unknown»."""
-    if POLICY.search(diagnostic):
-        return "refused"
-    return "hard" if NO_MAILBOX.search(diagnostic) else "soft"
+def _read_notice(outer: Fields, texts: Sequence[bytes], ids: Sequence[str], about: tuple[str, ...]) -> Report:
+    notice = read_notice(outer, texts)
+    copy = _read_fields(notice.copy.encode())
+    ids = [*ids, *_pick([copy], (*INNER, *OUTER))]
+    quoted = [one.lower() for value in _pick([copy], ("to",)) for one in ADDRESS.findall(value)]
+    about = tuple(dict.fromkeys((*about, *quoted, *notice.about)))[:ADDRESSES]
+    judgement, code = judge("", notice.words)
+    failure = Recipient("", "delayed" if notice.delayed else "failed", code, _clip(notice.words), judgement)
+    return Report("bounce", _find_ids(ids), (_spare(failure),), about)
 
 
-def _find_exact(codes: Sequence[tuple[str, str, str]]) -> tuple[str, str, str] | None:
-    """Return the first code with a detail other than 0, else the first, else None."""
-    plain = [(one[0], str(int(one[1])), str(int(one[2]))) for one in codes]
-    return next((one for one in plain if one[2] != "0"), plain[0] if plain else None)
+def _spare(failure: Recipient) -> Recipient:
+    return msgspec.structs.replace(failure, judgement="") if failure.action in HARMLESS else failure
 
 
-def _read_recipient(group: Fields) -> Recipient:
+def _read_recipient(group: Fields, text: str) -> Recipient:
+    """Read a group of fields. text: of the report's part for people, which counts where the fields say too little."""
     values = dict(reversed(group))  # the first of a repeated field counts
-    action = _word(values.get("action", ""))
-    diagnostic = clip("".join(sign if sign.isprintable() else " " for sign in values.get("diagnostic-code", "")))
-    judgement, code = judge(values.get("status", ""), diagnostic)
+    action = _word(values.get("action", "failed"))
+    status, diagnostic = values.get("status", ""), values.get("diagnostic-code", "")
+    judgement, code = judge(status, diagnostic)
+    if judgement in ("soft", "refused") and code[3:] in ("", ".0") and code[:1] != "4" and not judge_words(diagnostic):
+        judgement, code = judge(status, f"{diagnostic} {text}")
     named = values.get("original-recipient") or values.get("final-recipient", "")
-    found = _ADDRESS.search(named.partition(";")[2] or named)
+    found = ADDRESS.search(named.partition(";")[2] or named)
     address = found[0].lower() if found else ""
-    return Recipient(address, action, code, diagnostic, judgement if action == "failed" else "")
+    return _spare(Recipient(address, action, code, _clip(diagnostic), judgement))
+
+
+def _clip(words: str) -> str:
+    return clip("".join(sign if sign.isprintable() else " " for sign in words))
 
 
 def _find_ids(values: Iterable[str]) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Unsubscribes, bounces and complaints about mails, applied to the user and recorded as events.
+"""Unsubscribes, bounces and complaints about mails, applied to the mailbox and recorded as events of the user.
 
 Each names its mail by the signed id, which only the recipient and the mail servers on the way have seen. It permits
 changes to that recipient alone: an address in a report is compared with the recipient's, never used by itself.
@@ -18,7 +18,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, select
 
 from tocsin import metrics
 from tocsin.channels import CHANNELS
@@ -28,23 +28,22 @@ from tocsin.errors import Problem
 from tocsin.feedback.bounce_report import Recipient, Report
 from tocsin.feedback.interactions import SentMessage, find_sent
 from tocsin.feedback.signed_id import SignedIds
-from tocsin.ingest import event_row, refresh_profiles
+from tocsin.feedback.suppression import DAY, SOFT_BOUNCES, SOFT_DAYS, lift_bounce
+from tocsin.ingest import event_row, refresh_profiles, refresh_sharers
 from tocsin.ingest.consent import opt_out_of_email
 from tocsin.ingest.profile import wants
 from tocsin.ingest.record import read_email
-from tocsin.ingest.subscription import UNSUBSCRIBED, AddressChange, find_bounced, find_users_with_addresses
+from tocsin.ingest.subscription import UNSUBSCRIBED, AddressChange, Reason, find_bounced, find_unsubscribed
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.store.lock import lock_account
 
 log = structlog.get_logger()
 
 BOUNCED, COMPLAINED = "Mail Bounced", "Mail Complained"
 REPORT_DAYS = 90  # after a mail was sent, what comes back is believed
 LINK_DAYS = 3 * 365  # laws ask for 30 or 60; the longer a link works, the fewer people call it spam
-SOFT_BOUNCES, SOFT_DAYS = 3, 30  # soft bounces within so many days count as a hard one
 CAME_BACK = (
     "You subscribed again after this mail was sent, so its link does nothing. To leave, use the link in a newer mail."
 )
@@ -94,7 +93,7 @@ class Feedback:
     async def unsubscribe(self, push_id: str, now: float) -> None:
         """Opt the recipient of this mail out of e-mail (RFC 8058); a repeat changes nothing. Raise Problem 404 for an
         id that is no link's, 410 for one of a mail from before they came back, or a very old one."""
-        await self._opt_out(await self.find_link(push_id, now), now, {"Reason": "one-click unsubscribe"})
+        await self._opt_out(await self.find_link(push_id, now), now, "link", {"Reason": "one-click unsubscribe"})
         metrics.FEEDBACK.labels(result="unsubscribed").inc()
 
     async def take_report(self, report: Report, now: float) -> AppliedReport:
@@ -104,24 +103,9 @@ class Feedback:
         metrics.FEEDBACK.labels(result=applied.result).inc()
         return applied
 
-    async def free_address(self, account_id: str, address: str) -> int:
-        """Let an address that bounced get mail again; return how many users have it. Raise Problem 404 for an address
-        that is not suppressed. The log says whose it is, not what it is."""
-        wanted = read_email(address)
-        table = schema.device
-        mine = (table.c.account_id == account_id, table.c.kind == "email", table.c.token == wanted)
-
-        def free(connection: Connection) -> int:
-            lock_account(connection, account_id)
-            return connection.execute(delete(table).where(*mine)).rowcount
-
-        if not wanted or not await self._ledger.write(free):
-            raise Problem("This address is not suppressed by a bounce", code=404, status=404)
-        change = AddressChange("email", wanted, opts_out=False)
-        users = sorted(await find_users_with_addresses(self._facts, account_id, [change]))
-        log.warning("a bounced address was freed", account=account_id, users=users)
-        await refresh_profiles(self._ledger, self._facts, account_id, users)
-        return len(users)
+    async def free_address(self, account_id: str, address: str, by: str = "API") -> int:
+        """Let an address that bounced get mail again; see `lift_bounce`."""
+        return await lift_bounce(self._ledger, self._facts, account_id, address, by)
 
     async def _apply(self, report: Report, now: float) -> AppliedReport:
         if report.kind == "other":
@@ -135,7 +119,7 @@ class Feedback:
         return await self._complain(sent, report, now)
 
     async def _complain(self, sent: SentMessage, report: Report, now: float) -> AppliedReport:
-        await self._opt_out(sent, now, {"Type": "spam", "Reason": "complaint: abuse"})
+        await self._opt_out(sent, now, "complaint", {"Type": "spam", "Reason": "complaint: abuse"})
         async with self._lock(sent):
             if not await self._is_recorded(sent, COMPLAINED):
                 address = await self._ledger.read(lambda connection: _read_recipient(connection, sent)[0])
@@ -181,17 +165,25 @@ class Feedback:
 
         await self._ledger.write(mark)
         await refresh_profiles(self._ledger, self._facts, sent.account.id, [sent.user])
+        await self._refresh(sent, address)
 
-    async def _opt_out(self, sent: SentMessage, now: float, why: Mapping[str, Any]) -> None:
+    async def _refresh(self, sent: SentMessage, address: str) -> None:
+        """Copy everybody who has an address to the facts store again."""
+        change = AddressChange("email", address, opts_out=True)
+        await refresh_sharers(self._ledger, self._facts, sent.account.id, [change])
+
+    async def _opt_out(self, sent: SentMessage, now: float, reason: Reason, why: Mapping[str, Any]) -> None:
         async with self._lock(sent):
             address, wanted = await self._ledger.read(lambda connection: _read_recipient(connection, sent))
             recorded = await self._is_recorded(sent, UNSUBSCRIBED)
             if recorded and not wanted:
                 return
-            copies = await self._ledger.write(
-                lambda connection: opt_out_of_email(connection, sent.account.id, sent.user, now)
+            copies, left = await self._ledger.write(
+                lambda connection: opt_out_of_email(connection, sent.account.id, sent.user, reason, now)
             )
             await self._facts.insert("profile", copies)
+            if left:
+                await self._refresh(sent, left)
             if not recorded:
                 props = _unsubscribe_props(sent, address) | dict(why)
                 row = event_row(sent.account, UNSUBSCRIBED, sent.user, now, sent.event_id, props)
@@ -219,7 +211,7 @@ class Feedback:
                 "account": sent.account.id,
                 "name": BOUNCED,
                 "user": sent.user,
-                "since": max(0, int(now) - SOFT_DAYS * 86_400),
+                "since": max(0, int(now) - int(SOFT_DAYS * DAY)),
                 "address": address,
             },
         )
@@ -230,12 +222,14 @@ class Feedback:
 
 
 def _read_recipient(connection: Connection, sent: SentMessage) -> tuple[str, bool]:
-    """Return the present address of the mail's recipient, "" for none, and whether they want e-mail."""
+    """Return the present address of the mail's recipient, "" for none, and whether they want e-mail there."""
     table = schema.user
     where = (table.c.account_id == sent.account.id, table.c.id == sent.user)
     found = connection.scalar(select(table.c.profile).where(*where))
     profile = msgspec.json.decode(found) if found is not None else {}
-    return read_email(profile.get("Email")), wants(profile, CHANNELS["email"])
+    address = read_email(profile.get("Email"))
+    left = bool(address and find_unsubscribed(connection, sent.account.id, "email", [address]))
+    return address, wants(profile, CHANNELS["email"]) and not left
 
 
 def _read_return(connection: Connection, sent: SentMessage) -> tuple[float, bool]:

@@ -21,7 +21,14 @@ from tocsin.ingest.people import People
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.profile_copy import bump_versions, copy_profiles
 from tocsin.ingest.record import EventRecord, ProfileRecord, Record, Rejected, TokenRecord, drop_increments, read_record
-from tocsin.ingest.subscription import apply_address_changes, find_event_changes, is_unsubscribed
+from tocsin.ingest.subscription import (
+    AddressChange,
+    apply_address_changes,
+    find_event_changes,
+    find_users_with_addresses,
+    is_unsubscribed,
+    take_back,
+)
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
@@ -43,12 +50,13 @@ class UploadResult(msgspec.Struct, frozen=True):
 
 class _StoredUpload(msgspec.Struct, frozen=True):
     """What the ledger took of an upload. records: those that were not refused, with their `users`. copies: rows of
-    facts' `profile`. refused: by the place among the records given."""
+    facts' `profile`. refused: by the place among the records given. changes: of addresses, which others may have."""
 
     records: list[Record]
     users: list[int]
     copies: list[Row]
     refused: dict[int, Rejected]
+    changes: list[AddressChange]
 
 
 async def upload(
@@ -83,6 +91,7 @@ async def upload(
             facts.insert("event", _event_rows(account, stored.records, stored.users)),
             facts.insert("profile", stored.copies),
         )
+        await refresh_sharers(ledger, facts, account.id, stored.changes)
     unprocessed = [_describe(raws[number], number, skipped[number]) for number in sorted(skipped)]
     processed = len(raws) - len(skipped)
     status = "success" if not skipped else "partial" if processed else "fail"
@@ -98,6 +107,16 @@ async def refresh_profiles(ledger: Ledger, facts: Facts, account_id: str, users:
 
     if users:
         await facts.insert("profile", await ledger.write(copy))
+
+
+async def refresh_sharers(
+    ledger: Ledger, facts: Facts, account_id: str, changes: Sequence[AddressChange]
+) -> dict[int, list[AddressChange]]:
+    """Copy everybody who has one of these addresses to the facts store again, so that an estimate knows what a claim
+    does. Return them, with what concerns each."""
+    sharers = await find_users_with_addresses(facts, account_id, changes) if changes else {}
+    await refresh_profiles(ledger, facts, account_id, sorted(sharers))
+    return sharers
 
 
 def _read_list(body: Any) -> list[Any]:
@@ -181,9 +200,11 @@ def _store(
     ]
     opted_out = [user for user, record in zip(users, taken, strict=True) if is_unsubscribed(record)]
     people.save([*changed, *opted_out])
-    apply_address_changes(connection, account.id, find_event_changes(connection, account.id, taken, users), now)
+    changes = take_back(connection, account.id, people.returned)
+    changes += find_event_changes(connection, account.id, taken, users)
+    apply_address_changes(connection, account.id, changes, now)
     copies = copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
-    return _StoredUpload(taken, users, copies, refused)
+    return _StoredUpload(taken, users, copies, refused, changes)
 
 
 def event_row(
@@ -217,4 +238,13 @@ def _event_rows(account: Account, records: Sequence[Record], users: Sequence[int
     return rows
 
 
-__all__ = ["RECORDS", "ProfileRecord", "UploadResult", "event_row", "hash_id", "refresh_profiles", "upload"]
+__all__ = [
+    "RECORDS",
+    "ProfileRecord",
+    "UploadResult",
+    "event_row",
+    "hash_id",
+    "refresh_profiles",
+    "refresh_sharers",
+    "upload",
+]

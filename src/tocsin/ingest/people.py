@@ -65,7 +65,7 @@ class People:
         self._weighed: set[int] = set()
         self._room = PROFILES_BYTES
         self.created: set[int] = set()
-        self._returned: set[int] = set()
+        self.returned: dict[int, str] = {}  # users who came back to e-mail, with their addresses
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
@@ -130,7 +130,7 @@ class People:
             before, self._profiles[user] = self._profiles[user], after
             self._move_addresses(before, user)
             if not wants(before, EMAIL) and wants(self._profiles[user], EMAIL):
-                self._returned.add(user)
+                self.returned[user] = read_email(self._profiles[user].get("Email"))
         elif isinstance(record, TokenRecord):
             self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
@@ -238,7 +238,7 @@ class People:
             self._move_devices()
         self._save_tokens()
         self._save_push_choices()
-        note_returns(self._connection, self._account, self._returned, self._now)
+        note_returns(self._connection, self._account, self.returned, self._now)
 
     def _resolve(self, record: Record) -> int | None:
         """Return the user a record is about, None for a new one."""

@@ -1,12 +1,13 @@
-"""Addresses that get nothing: opted out by `/1/subscribe` or an uploaded «Channel Unsubscribed» event, or bounced.
+"""Addresses that get nothing: opted out by the link in a mail, a complaint, `/1/subscribe` or an uploaded «Channel
+Unsubscribed» event; or bounced.
 
 An opt-out holds for every profile that has the address, now or later, until the address is subscribed again; it is
-checked at each claim.
+checked at each claim. One by a link or complaint also ends when the person whose mail it was comes back.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -25,6 +26,7 @@ from tocsin.store.rows import among, upsert_rows
 UNSUBSCRIBED = "Channel Unsubscribed"
 RECORDS = 1000  # of one request, as CleverTap documents
 Kind = Literal["email", "phone"]
+Reason = Literal["link", "complaint", "API", "event"]
 FIELDS = {one.suppression: one.property for one in ADDRESS_CHANNELS if one.suppression}  # of a profile
 # «Campaign Type» of an event → the kind of address that opted out.
 CAMPAIGN_TYPES = {one.name: one.suppression for one in ADDRESS_CHANNELS if one.suppression}
@@ -43,11 +45,14 @@ OPTED_OUT = (
 
 
 class AddressChange(msgspec.Struct, frozen=True):
-    """An address, normalized, that opts out or is subscribed again."""
+    """An address, normalized, that opts out or is subscribed again. user: whose mail had the link or was complained
+    about; None for any other reason."""
 
     kind: Kind
     address: str
     opts_out: bool
+    reason: Reason = "API"
+    user: int | None = None
 
 
 def read_changes(raws: Sequence[Any]) -> tuple[list[AddressChange], list[dict[str, Any]]]:
@@ -85,23 +90,39 @@ def apply_address_changes(
     """Insert and delete opt-outs; of two changes of one address the last counts. Return the e-mail addresses that had
     left and are back."""
     lock_account(connection, account_id)
-    last = {(one.kind, one.address): one.opts_out for one in changes}
-    rows = [
-        {"account_id": account_id, "kind": kind, "address": address, "since": now}
-        for (kind, address), opts_out in last.items()
-        if opts_out
-    ]
-    if rows:
-        upsert_rows(connection, table, rows, keys=("account_id", "kind", "address"), kept=("since",))
+    last = {(one.kind, one.address): one for one in changes}
+    left = [one for one in last.values() if one.opts_out]
+    for owned in (False, True):  # what one person may take back replaces nothing that only the account may
+        rows = [_row(account_id, one, now) for one in left if (one.user is not None) == owned]
+        if rows:
+            kept = ("since", "reason", "user_id") if owned else ("since",)
+            upsert_rows(connection, table, rows, keys=("account_id", "kind", "address"), kept=kept)
     returned: set[str] = set()
     for kind in FIELDS:
-        back = [address for (one, address), opts_out in last.items() if one == kind and not opts_out]
+        back = [address for (_, address), one in last.items() if one.kind == kind and not one.opts_out]
         if back:
             if kind == "email":
                 returned = find_unsubscribed(connection, account_id, kind, back)
             mine = (table.c.account_id == account_id, table.c.kind == kind)
             connection.execute(delete(table).where(*mine, among(connection, table.c.address, back)))
     return returned
+
+
+def _row(account_id: str, change: AddressChange, now: float) -> dict[str, Any]:
+    row = {"account_id": account_id, "kind": change.kind, "address": change.address, "since": now}
+    return {**row, "reason": change.reason, "user_id": change.user}
+
+
+def take_back(connection: Connection, account_id: str, addresses: Mapping[int, str]) -> list[AddressChange]:
+    """Let addresses that left by a link or complaint come back, because the person whose mail it was did. addresses: of
+    e-mail, by user. Return those that are back."""
+    mine = (table.c.account_id == account_id, table.c.kind == "email")
+    found: list[AddressChange] = []
+    for user, address in sorted(addresses.items()):
+        own = (table.c.address == address, table.c.user_id == user)
+        if connection.execute(delete(table).where(*mine, *own)).rowcount:
+            found.append(AddressChange("email", address, opts_out=False))
+    return found
 
 
 def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addresses: Collection[str]) -> set[str]:
@@ -144,7 +165,7 @@ def find_event_changes(
         value = record.props.get("Identity") or _read_field(connection, account_id, user, FIELDS[kind])
         address = READERS[FIELDS[kind]](value)
         if address:
-            changes.append(AddressChange(kind, address, True))
+            changes.append(AddressChange(kind, address, True, "event"))
     return changes
 
 

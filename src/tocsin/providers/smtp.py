@@ -26,11 +26,13 @@ from tocsin.providers.answer_table import (
 )
 from tocsin.providers.contract import NO_TLS, Address, HandOver, Mail, Message, Receipt, Scope, unnoted
 from tocsin.providers.mail.dkim import DkimSigner
+from tocsin.providers.mail.judgement import is_policy, judge
 from tocsin.providers.mail.mime import find_fault, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
 RELAY_WAIT = 60.0  # seconds: 421, the relay itself is going away
+ANSWER = 1000  # letters of a refusal that are judged
 LOCAL_BYTES = 64  # of an address before the @ (RFC 5321 4.5.3.1.1)
 
 _HOST = re.compile(r"[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]")
@@ -79,22 +81,13 @@ RELAY: dict[int, AnswerRule] = {
     535: DENIED,
     538: DENIED,
 }
-# RFC 3463 and its registry unless a vendor is named.
+# What one judgement does not say: how long to wait, and whom else the answer concerns.
 ENHANCED: dict[str, AnswerRule] = {
-    "5.1.1": GONE,
-    "5.1.2": GONE,
-    "5.1.10": GONE,
-    "5.2.1": GONE,
-    "5.2.2": REFUSED,  # full: the mailbox is alive
     "4.2.2": unavailable(LATER, Scope.DEVICE),
     "4.7.28": throttled(LATER, Scope.LANE),  # Gmail: «unusual rate from your address»
     "5.3.4": WRONG_TEMPLATE,
     "5.7.8": DENIED,
 }
-# Words in a refusal without an enhanced code that make it one of policy and not of the mailbox.
-_POLICY_WORDS = re.compile(
-    r"\b(spam|policy|dmarc|dkim|spf|block(ed|list)|blacklist|reputation|authenticat)", re.IGNORECASE
-)
 
 
 def receipt(answer: VendorAnswer) -> Receipt:
@@ -119,16 +112,19 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         verdict = _AWAY  # no mail was even named
     if verdict is not None:
         return verdict
-    verdict = ENHANCED.get(enhanced)
-    if step == "MAIL" and verdict in (None, GONE):
-        return _POLICY if status >= 500 else _BUSY  # about the sender: no mailbox was named yet
-    if verdict is None and status == 552 and not enhanced and step != "RCPT":
-        verdict = WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
-    if verdict is not None:
+    if (verdict := ENHANCED.get(enhanced)) is not None:
         return verdict
-    if enhanced.startswith("5.7.") or (status >= 500 and not enhanced and _POLICY_WORDS.search(words)):
-        return _POLICY  # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication
-    return REFUSED if status >= 500 else _BUSY
+    if step == "MAIL":
+        return _POLICY if status >= 500 else _BUSY  # about the sender: no mailbox was named yet
+    if status == 552 and not enhanced and step != "RCPT":
+        return WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
+    if status < 500:
+        return _BUSY
+    judgement, code = judge(enhanced, f"{status} {words[:ANSWER]}")
+    if judgement == "hard":
+        return GONE
+    # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication
+    return _POLICY if code.startswith("5.7.") or is_policy(words) else REFUSED
 
 
 def _read_queue_id(words: str) -> str:

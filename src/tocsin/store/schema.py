@@ -147,6 +147,8 @@ unsubscribed = Table(
     Column("kind", String(8), primary_key=True),  # email, phone
     Column("address", String(1024), primary_key=True),
     Column("since", Float, nullable=False),
+    Column("reason", String(16), nullable=False, server_default=""),  # link, complaint, API, event; "": from before
+    Column("user_id", Integer),  # whose mail's link or complaint it was: they may come back by their profile
 )
 
 # When users who had left e-mail came back: a link in a mail from before then does not take them off again.
