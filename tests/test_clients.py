@@ -176,13 +176,15 @@ def test_an_alias_makes_one_of_no_two(server: Server, caller: Caller) -> None:
     assert (stored(server, caller, "outer")["City"], stored(server, caller, "inner")) == ("Graz", {})
 
 
-def test_an_alias_that_is_an_address_joins_no_two(server: Server, caller: Caller) -> None:
-    """An inner identity that is somebody else's address is theirs."""
-    caller.upload({"type": "profile", "identity": "ada", "profileData": {"Email": "family@example.com"}})
+def test_only_an_identity_is_an_alias_for_a_person(server: Server, caller: Caller) -> None:
+    """An inner name that is somebody else's address or account elsewhere joins nobody to them."""
+    caller.upload({"type": "profile", "identity": "ada", "FBID": "a", "profileData": {"Email": "family@example.com"}})
     caller.upload({"type": "profile", "identity": "eve", "profileData": {"identity": "family@example.com"}})
+    caller.upload({"type": "profile", "identity": "kim", "FBID": "k", "profileData": {"FBID": "a"}})
 
-    ada = [("Email", "family@example.com"), ("identity", "ada")]
-    assert sorted(map(sorted, names(server, caller))) == [ada, [("identity", "eve")]]
+    ada = [("Email", "family@example.com"), ("FBID", "a"), ("identity", "ada")]
+    kim = [("FBID", "k"), ("identity", "kim")]
+    assert sorted(map(sorted, names(server, caller))) == [ada, kim, [("identity", "eve")]]
 
 
 def test_what_is_no_identity_is_a_property(server: Server, caller: Caller) -> None:

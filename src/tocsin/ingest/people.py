@@ -251,8 +251,9 @@ class People:
                 return known
         for key in _aliases_of(record):
             known = self._find(key)
-            # Whom it names is meant, for the record's own name is new. An address alone joins no two people.
-            if known is not None and (key in self._users or not self._is_other_user(record, known)):
+            # Whom an identity names is meant, for the record's own is new. Nothing else joins two people.
+            named = key[0] == "identity" and key in self._users
+            if known is not None and (named or not self._is_other_user(record, known)):
                 return known
         if isinstance(record, ProfileRecord):
             for key in (("Email", record.email), ("Phone", record.phone)):
