@@ -20,7 +20,7 @@ from structlog.testing import capture_logs
 from support.sandbox_driver import Curl, running
 
 from tocsin.errors import Misconfigured
-from tocsin.sandbox import Sandbox, control
+from tocsin.sandbox import Sandbox, control, refusals
 from tocsin.sandbox.faults import Fault, Kind, Vendor
 
 VENDORS = ("fcm", "apns", "wns", "smtp", "webhook")
@@ -267,22 +267,26 @@ async def test_a_tunnel_carries_much_and_ends(sandbox: Sandbox) -> None:
     writer.write(f"CONNECT localhost:{port} HTTP/1.1\r\nHost: localhost\r\n\r\nNOOP\r\n".encode())
     assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 200 Connection established\r\n\r\n"
     assert (await reader.readline()).startswith(b"220 ")
-    assert (await reader.readline()).startswith(b"250 ")
+    assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"250 ")
     writer.write(b"NOOP\r\n" * 50_000)
     for _ in range(50_000):
-        assert (await reader.readline()).startswith(b"250 ")
+        assert (await asyncio.wait_for(reader.readline(), 10)).startswith(b"250 ")
     writer.write(b"QUIT\r\n")
     assert (await reader.read()).startswith(b"221 ")
     writer.close()
 
 
-async def test_the_same_refusal_is_told_once_a_second(sandbox: Sandbox, curl: Curl) -> None:
-    """A sender that repeats its mistake fills no log; another mistake is told at once."""
+async def test_the_same_refusal_is_told_once_a_second(
+    sandbox: Sandbox, curl: Curl, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sender that repeats its mistake fills no log, and the next line counts; another mistake is told at once."""
     endpoint = sandbox.credentials["fcm"]["endpoint"]
     with capture_logs() as logs:
-        for path in ("/nothing", "/nothing", "/token", "/nothing"):
+        for path, quiet in (("/nothing", 60), ("/nothing", 60), ("/token", 60), ("/nothing", 60), ("/nothing", 0)):
+            monkeypatch.setattr(refusals, "QUIET_SECONDS", quiet)
             await curl.ask("POST", endpoint + path, (), b"")
-    assert [line["answer"] for line in logs] == ["404", "400 unsupported_grant_type"]
+    told = [(line["answer"], line.get("left_out")) for line in logs]
+    assert told == [("404", None), ("400 unsupported_grant_type", None), ("404", 2)]
 
 
 async def test_files_for_senders(sandbox: Sandbox, curl: Curl) -> None:
