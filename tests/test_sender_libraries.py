@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,9 @@ import pytest
 from conftest import Sandbox
 
 HERE = Path(__file__).parent / "sender_libraries"
+PIP = "bin/python -m pip install --quiet --disable-pip-version-check --retries 1 --only-binary :all:"
+NPM = "npm install --loglevel error --ignore-scripts --no-audit --no-fund --no-package-lock --omit=optional"
+RETRIES = " --fetch-retries 1 --fetch-retry-mintimeout 1000"
 INSTALL_SECONDS = 240
 SEND_SECONDS = 60
 
@@ -73,12 +77,11 @@ def run(command: Sequence[str], folder: Path, environment: Mapping[str, str], se
 @pytest.fixture(scope="module")
 def python_libraries() -> Path:
     """An environment with firebase-admin and aioapns."""
-    pip = ("bin/python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:")
     return install(
         HERE / "requirements.txt",
         "firebase-admin and aioapns (PyPI)",
         (sys.executable, "-m", "venv", "."),
-        (*pip, "--requirement", "requirements.txt"),
+        (*shlex.split(PIP), "--requirement", "requirements.txt"),
     )
 
 
@@ -88,10 +91,7 @@ def node_libraries() -> Path:
     for program in ("node", "npm"):
         if shutil.which(program) is None:
             pytest.skip(f"NOT TRIED: firebase-admin and @parse/node-apn (npm): there is no {program}")
-    options = ("--ignore-scripts", "--no-audit", "--no-fund", "--no-package-lock", "--omit=optional")
-    return install(
-        HERE / "package.json", "firebase-admin and @parse/node-apn (npm)", ("npm", "install", "--silent", *options)
-    )
+    return install(HERE / "package.json", "firebase-admin and @parse/node-apn (npm)", shlex.split(NPM + RETRIES))
 
 
 @pytest.fixture
