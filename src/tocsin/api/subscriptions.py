@@ -29,7 +29,7 @@ from tocsin.ingest.subscription import (
 PAGE = 1000
 
 
-class PageJson(msgspec.Struct, frozen=True):
+class SuppressedPageJson(msgspec.Struct, frozen=True):
     """Which page of the list, and how many on each."""
 
     page: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
@@ -81,7 +81,7 @@ async def _apply(context: Context, account: Account, changes: Sequence[AddressCh
 async def show_suppressed(context: Context, request: Request) -> Response:
     """List suppressed addresses by pages."""
     account, body = await context.read(request)
-    asked = read_struct(body, PageJson)
+    asked = read_struct(body, SuppressedPageJson)
     offset = (asked.page - 1) * asked.limit
     found, total = await context.ledger.read(
         lambda connection: list_suppressed(connection, account.id, offset, asked.limit)

@@ -47,7 +47,7 @@ _QUOTED = re.compile(
 )
 
 
-class Notice(msgspec.Struct, frozen=True):
+class BounceNotice(msgspec.Struct, frozen=True):
     """A mail that did not arrive, in somebody's words. words: all that is said of it. delayed: it may arrive yet.
     about: the addresses it names, those of `copy` too. copy: the header of the mail itself, where it is quoted."""
 
@@ -71,7 +71,7 @@ def is_notice(outer: Fields) -> bool:
     )
 
 
-def read_notice(outer: Fields, texts: Sequence[bytes]) -> Notice:
+def read_notice(outer: Fields, texts: Sequence[bytes]) -> BounceNotice:
     """Read the text parts of a mail that `is_notice`."""
     text = b"\n".join(texts)[:TEXT].decode("utf-8", "replace")
     found = _COPY.search(text)
@@ -81,4 +81,4 @@ def read_notice(outer: Fields, texts: Sequence[bytes]) -> Notice:
     failed = [value for name, value in outer if name == "x-failed-recipients"]
     named = [one.lower().strip("'.`*") for one in ADDRESS.findall(" ".join([*failed, words[:READ]]))]
     about = dict.fromkeys(one for one in named if one not in ours and not _DAEMON.search(one))
-    return Notice(words[:READ], bool(_DELAYED.search(words[:READ])), tuple(about)[:ADDRESSES], copy)
+    return BounceNotice(words[:READ], bool(_DELAYED.search(words[:READ])), tuple(about)[:ADDRESSES], copy)
