@@ -76,7 +76,7 @@ def _read(reader: str, file: Path, place: Path) -> float:
     if importlib.util.find_spec(module.partition(".")[0]) is None:
         return 0.0
     script = ONCE.format(module=module, work=work)
-    command = [sys.executable, "-c", script, file, place]
+    command = [sys.executable, "-c", script, str(file), str(place)]
     done = subprocess.run(command, check=True, capture_output=True)  # noqa: S603 - our own script
     return float(done.stdout)
 

@@ -133,8 +133,8 @@ def _admit_names(connection: Connection, account: Account, events: EventColumns,
     records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(events.names)]
     names = KnownNames(connection, account.id, records, limits)
     try:
-        for record in records:
-            names.admit(record)
+        for place in range(len(records)):
+            names.admit(place)
     except Rejected:
         raise Unusual from None
     names.save()
