@@ -127,6 +127,15 @@ def test_cells_are_what_they_spell() -> None:
     ]
 
 
+def test_rows_without_cells_are_no_rows(tmp_path: Path) -> None:
+    """However many there are, what comes after them is read, and its line is right."""
+    file = tmp_path / "gaps.csv"
+    file.write_text("identity,a\n" + "\n" * 1500 + ",\n" * 800 + 'u1,"x\ny"\n' + "\nu2,z")
+    blocks = list(read_file(file, PROFILES).blocks)
+    assert [line for block in blocks for line in block.lines] == [2302, 2305]
+    assert [record["identity"] for record in read(file)] == ["u1", "u2"]
+
+
 def test_headers_by_other_names(tmp_path: Path) -> None:
     """CleverTap's own names in any capitals, and any name by --map; both are said."""
     file = tmp_path / "p.csv"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +16,7 @@ from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wro
 from tocsin.cli.record_source import open_bytes, read_position
 from tocsin.errors import Misconfigured
 
+LINE_BREAK = re.compile(r"\r\n|\r|\n")
 CELL_LETTERS = 16 * 1024 * 1024  # a cell that is wider is refused with its record, not with the file
 
 
@@ -36,7 +39,7 @@ def _read_cells(path: Path, options: Options, dialect: Dialect, notes: list[str]
                 return
             names = name_columns(header, options, path.name, notes)
             padded = any(one != one.strip() for one in header)
-            while block := _read_block(reader, header, names, padded, rows_of(options)):
+            while (block := _read_block(reader, header, names, padded, rows_of(options))) is not None:
                 block.position = read_position(source)
                 yield block
         except csv.Error as error:
@@ -56,26 +59,24 @@ def _declares(row: list[str], dialect: Dialect) -> bool:
 
 
 def _read_block(reader: Any, header: list[str], names: list[str], padded: bool, most: int) -> Block | None:
-    rows: list[list[str]] = []
-    lines: list[int] = []
-    line = reader.line_num
-    for row in reader:
-        if row and (row[0] or any(row)):
-            rows.append(row)
-            lines.append(line + 1)
-        line = reader.line_num
-        if len(rows) == most:
-            break
+    before = reader.line_num
+    rows: list[list[str]] = list(itertools.islice(reader, most))
     if not rows:
         return None
+    lines: Sequence[int] = range(before + 1, reader.line_num + 1)
+    if len(lines) != len(rows):
+        lines = _count_lines(rows, before + 1)
+    if not all(row and row[0] for row in rows):
+        kept = [place for place, row in enumerate(rows) if any(row)]
+        rows, lines = [rows[place] for place in kept], [lines[place] for place in kept]
     width = len(names)
     wrong: dict[int, Wrong] = {}
-    if {*map(len, rows)} != {width}:
+    if {*map(len, rows)} - {width}:
         for number, row in enumerate(rows):
             if len(row) > width and any(row[width:]):
                 wrong[number] = Wrong(BAD_ROW, f"The row has {len(row)} cells, the header {width}.")
             rows[number] = (row + [""] * (width - len(row)))[:width]
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True))
+    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * width
     for place, name in enumerate(names):
         if padded or name in FIELDS or name in ("Email", "Phone"):
             columns[place] = _strip(columns[place])
@@ -88,6 +89,12 @@ def _read_block(reader: Any, header: list[str], names: list[str], padded: bool, 
         read_cell=type_cell,
         source=lambda row: dict(zip(header, rows[row], strict=True)),
     )
+
+
+def _count_lines(rows: list[list[str]], first: int) -> list[int]:
+    """Return the line that each row begins in, where cells have line breaks in them."""
+    lengths = (1 + sum(len(LINE_BREAK.findall(cell)) for cell in row) for row in rows[:-1])
+    return list(itertools.accumulate(lengths, initial=first))
 
 
 def _strip(column: Sequence[str]) -> Sequence[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,8 @@ import click
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
 from tocsin.store.data_folder import find_running
+
+OBJECTS = 5_000_000  # made before Python looks for cycles: rows are many and have none, and looking is half of reading
 
 
 @click.command("import")
@@ -70,7 +73,12 @@ def import_records(
         from tocsin.cli.import_preview import preview
 
         sys.exit(max([preview(path, options) for path in paths]))
-    processed, refused = _import(paths, options, account, data, restart=restart)
+    before = gc.get_threshold()
+    gc.set_threshold(OBJECTS)
+    try:
+        processed, refused = _import(paths, options, account, data, restart=restart)
+    finally:
+        gc.set_threshold(*before)
     print_json({"processed": processed, "unprocessed": refused})
     if refused:
         sys.exit(1)

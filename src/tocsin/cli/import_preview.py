@@ -28,7 +28,7 @@ def preview(path: Path, options: Options) -> int:
 
     console = Console()
     reading = read_file(path, options)
-    block = next(reading.blocks, None)
+    block = next((one for one in reading.blocks if len(one)), None)
     if block is None:
         console.print(f"{path.name} has no rows.", markup=False)
         return 0

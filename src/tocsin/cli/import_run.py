@@ -153,7 +153,7 @@ async def _import_file(file: _File, reading: Reading, store: Store, progress: An
     try:
         while (block := await coming) is not None:
             coming = asyncio.ensure_future(asyncio.to_thread(next, reading.blocks, None))
-            if row >= file.resumed:
+            if len(block) and row >= file.resumed:
                 waiting.append((block, await store.take(block, row, file.state.run)))
             row += len(block)
             if len(waiting) > WAITING:
