@@ -27,7 +27,7 @@ from tocsin.cli import tocsin
 from tocsin.cli.cell_time import UnreadTime, read_time
 from tocsin.cli.import_run import run_import
 from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_cell
-from tocsin.cli.record_store import Run, StoresStore, make_batches
+from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
 from tocsin.ingest.event_encoder import Encoder
@@ -273,6 +273,7 @@ def rows_of_many_kinds() -> list[list[str]]:
         ["u4", "", "Charged", "03/04/2026", "1", "ambiguous", "", ""],
         ["u4", "", "Charged", "1795000000", "1", "y" * 2049, "", ""],
         ["u" * 1025, "", "Charged", "1795000000", "1", "long", "", ""],
+        ["u5", "", "Charged", "1795000000", "1", "with a \0 in it", "", ""],
         ["u5", "", "N" * 481, "1795000000", "1", "long", "", ""],
         ["u6@example.com", "", "Charged", "", "1", "no time", "", ""],
         ["+4915112345678", "", "Charged", "1795000000", "1", "İ ß \u1e9e", "\x1f", "\x1e"],
@@ -324,7 +325,7 @@ async def by_records(
                 opened.ledger, opened.facts, account, {"d": batch.records}, NOW, system=True, limits=limits
             )
             for number, one in zip(answer.numbers, answer.unprocessed, strict=True):
-                sentence = one["error"].rpartition("Skipped record number : ")[0].strip()
+                sentence = forget_place(one["error"].rpartition("Skipped record number : ")[0])
                 wrong[batch.places[number]] = Wrong(one["code"], sentence)
         refused |= {row + place: one for place, one in wrong.items()}
         row += len(block)

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, date, datetime, tzinfo
 from typing import Any
 
-from tocsin.ingest.record import FIRST_TS, LATEST_TS
+from tocsin.ingest.timestamp import FIRST_TS, LATEST_TS
 
 # Digits of a number of milliseconds, microseconds and nanoseconds since 1973, and how many make a second.
 FRACTIONS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))

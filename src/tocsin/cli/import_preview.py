@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from tocsin.cli.record_file import Block, Options, read_file, to_records
+from tocsin.cli.record_store import forget_place
 from tocsin.ingest.record import IDENTITY_KINDS, Rejected, read_record
 
 ROWS = 5  # of the table
@@ -54,7 +55,7 @@ def _check(record: Any, block: Block, place: int) -> str:
     try:
         read_record(record, time.time(), system=True)
     except Rejected as error:
-        return error.error
+        return forget_place(error.error)
     return ""
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
@@ -18,13 +19,15 @@ from tocsin.ingest import RECORDS, start_upload
 from tocsin.ingest.event_columns import EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
-from tocsin.ingest.record import IDENTITY_KINDS, LATEST_TS
+from tocsin.ingest.record import IDENTITY_KINDS
+from tocsin.ingest.timestamp import LATEST_TS
 from tocsin.store.data_folder import RunningServer
 from tocsin.store.stores import Stores
 
 BODY_BYTES = 2 * 1024 * 1024  # of one request: below the default limit of a body
 SECONDS_DIGITS = 10  # of epoch seconds since 2001
 REQUESTS = 4  # of events, at a time
+PLACE = re.compile(r" \(at \$[^()]*\)(?=\.?$)")
 Refused = dict[int, Wrong]  # by the row's place in its block
 
 
@@ -75,6 +78,11 @@ def counts_again(record: Any) -> bool:
     return any(isinstance(value, dict) and ("$incr" in value or "$decr" in value) for value in data.values())
 
 
+def forget_place(sentence: str) -> str:
+    """Return a sentence without the place in a request that it ends with: who has a file knows the line."""
+    return PLACE.sub("", sentence.strip())
+
+
 def _split(places: list[int], records: list[Any], key: str | None) -> list[_Batch]:
     """Return batches whose bodies are not too long."""
     total = len(msgspec.json.encode(records))
@@ -119,7 +127,7 @@ class ServerStore:
         refused: Refused = {}
         for one in answer["unprocessed"]:
             sentence, _, number = one["error"].rpartition("Skipped record number : ")
-            refused[batch.places[int(number) - 1]] = Wrong(one["code"], sentence.strip())
+            refused[batch.places[int(number) - 1]] = Wrong(one["code"], forget_place(sentence))
         return refused
 
 
@@ -173,7 +181,9 @@ class StoresStore:
             reason = some.wrong.get(number) or encoder.explain(record)
             if reason is None:
                 raise Unusual
-            refused[wrong[number]] = reason if isinstance(reason, Wrong) else Wrong(reason.code, reason.error)
+            refused[wrong[number]] = (
+                reason if isinstance(reason, Wrong) else Wrong(reason.code, forget_place(reason.error))
+            )
         left = {*wrong}
         return events.select([place for place in range(len(block)) if place not in left]), refused
 
@@ -189,8 +199,8 @@ class StoresStore:
         result, copied = await start_upload(*given, system=True, key=key, limits=self._limits)
         refused: Refused = {}
         for number, one in zip(result.numbers, result.unprocessed, strict=True):
-            sentence = one["error"].rpartition("Skipped record number : ")[0].strip()
-            refused[batch.places[number]] = Wrong(one["code"], sentence)
+            sentence = one["error"].rpartition("Skipped record number : ")[0]
+            refused[batch.places[number]] = Wrong(one["code"], forget_place(sentence))
         if key is not None:
             await copied
             text = msgspec.json.encode(refused).decode()
