@@ -24,7 +24,7 @@ WAITING = 3  # blocks whose facts are not stored yet
 FOLDER = "imports"  # of the data folder
 
 
-class State(msgspec.Struct):
+class ImportState(msgspec.Struct):
     """How far the import of a file has come: rows stored, of them refused."""
 
     run: Run
@@ -39,9 +39,9 @@ class _File:
         self.path = path
         self._place = data / FOLDER / f"{_name_run(path, options, account)}.json"
         self._place.parent.mkdir(mode=0o700, exist_ok=True)
-        self.state = State(Run(secrets.token_hex(8), time.time()))
+        self.state = ImportState(Run(secrets.token_hex(8), time.time()))
         if not restart and self._place.exists():
-            self.state = msgspec.json.decode(self._place.read_bytes(), type=State)
+            self.state = msgspec.json.decode(self._place.read_bytes(), type=ImportState)
         self.resumed = self.state.rows
         self._save()
         self._refused: Any = None  # a text file, when a row was refused
