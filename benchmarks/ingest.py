@@ -1,4 +1,4 @@
-"""`tocsin bench ingest`: events through `/1/upload`."""
+"""`tocsin bench ingest`: events through `/1/upload`, and files through `tocsin import`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextlib import closing
 
 import msgspec
 
+from benchmarks.files import measure_files
 from benchmarks.load import press
 from benchmarks.reading import Reading
 from benchmarks.server import make_caller, new_folder, peak_mib, serving
@@ -20,7 +21,8 @@ CALLERS = 4  # at once
 
 
 def measure_ingest(records: int) -> list[Reading]:
-    """Measure events through `/1/upload` in batches of 1,000, beside one bare insert of as many rows into the store."""
+    """Measure events through `/1/upload` in batches of 1,000, beside one bare insert of as many rows into the store;
+    and files of as many rows."""
     with new_folder() as data:
         port = free_port(18_500, 1)
         with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
@@ -37,12 +39,14 @@ def measure_ingest(records: int) -> list[Reading]:
         facts.insert_now("event", rows)
         bare = len(rows) / (time.monotonic() - started)
         facts.close()
+        files = measure_files(data, records)
     if len(rows) != records:
         raise RuntimeError(f"{records} events were taken, {len(rows)} are stored")
     return [
         Reading("events through /1/upload", rate, "records/s", "bare insert", rate / bare),
         Reading("bare insert", bare, "rows/s"),
         Reading("peak memory of the server", memory, "MiB"),
+        *files,
     ]
 
 

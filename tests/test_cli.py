@@ -77,7 +77,11 @@ def test_mistakes_are_one_sentence(tmp_path: Path, arguments: list[str], code: i
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("latin.csv", b"identity,Name\nu1,J\xfcrgen\n"), ("broken.parquet", b"PAR1 no"), ("lines.jsonl", b"{no\n")],
+    [
+        ("latin.csv", b"identity,Name\nu1,J\xc3\xbcrgen\nu2,J\xfcrgen\n"),
+        ("broken.parquet", b"PAR1 no"),
+        ("lines.jsonl", b"{no\n"),
+    ],
     ids=["encoding", "parquet", "json"],
 )
 def test_files_that_cannot_be_read(server: Server, caller: Caller, tmp_path: Path, name: str, content: bytes) -> None:

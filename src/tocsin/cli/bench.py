@@ -133,7 +133,9 @@ def audience(users: int, events: int, as_json: bool) -> None:
 @click.option("--records", type=click.IntRange(100, 1_000_000), default=50_000, show_default=True)
 @json_option
 def ingest(records: int, as_json: bool) -> None:
-    """Events through /1/upload, beside a bare insert of as many rows.
+    """Events through /1/upload, beside a bare insert of as many rows; and events of a CSV and of a Parquet file, and
+    profiles of a CSV file, by `tocsin import` without a server, beside DuckDB and chDB that read the same file into a
+    table.
 
     Example: tocsin bench ingest --records 50000 --json
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.error import HTTPError, URLError
@@ -12,14 +13,43 @@ import msgspec
 from tocsin.errors import Misconfigured
 from tocsin.store.data_folder import RunningServer
 
+AGAIN = (409, 429)  # the first request of a key is under way still, or too many are
+
 
 def ask(
-    running: RunningServer, path: str, account_id: str, body: Mapping[str, Any], seconds: float = 600
+    running: RunningServer,
+    path: str,
+    account_id: str,
+    body: Mapping[str, Any],
+    seconds: float = 600,
+    key: str | None = None,
 ) -> dict[str, Any]:
-    """POST JSON to one of the server's `/local/…` routes and return its answer.
+    """POST JSON to one of the server's `/local/…` routes and return its answer. key: an `Idempotency-Key`.
 
     Raises Misconfigured with the server's sentence for any status but 200, and when it does not answer in `seconds`.
+    Where the server says when to try again, that is done, for as long.
     """
+    headers = {} if key is None else {"Idempotency-Key": key}
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return _ask(running, path, account_id, body, seconds, headers)
+        except HTTPError as error:
+            wait = error.headers.get("Retry-After", "")
+            if error.code not in AGAIN or not wait.isdigit() or time.monotonic() > deadline:
+                text = error.read()[:300].decode()
+                raise Misconfigured(f"The running server answered {error.code}: {text}") from None
+            time.sleep(min(int(wait), 5))
+
+
+def _ask(
+    running: RunningServer,
+    path: str,
+    account_id: str,
+    body: Mapping[str, Any],
+    seconds: float,
+    headers: Mapping[str, str],
+) -> dict[str, Any]:
     request = Request(  # noqa: S310 - the address comes from the data folder
         running.url + path,
         msgspec.json.encode(body),
@@ -27,13 +57,14 @@ def ask(
             "Content-Type": "application/json",
             "X-Tocsin-Local": running.token,
             "X-CleverTap-Account-Id": account_id,
+            **headers,
         },
     )
     try:
         with urlopen(request, timeout=seconds) as reply:  # noqa: S310
             answer: dict[str, Any] = msgspec.json.decode(reply.read())
             return answer
-    except HTTPError as error:
-        raise Misconfigured(f"The running server answered {error.code}: {error.read()[:300].decode()}") from None
+    except HTTPError:
+        raise
     except (URLError, TimeoutError) as error:
         raise Misconfigured(f"The running server at {running.url} does not answer: {error}.") from None

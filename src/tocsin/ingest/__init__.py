@@ -80,22 +80,47 @@ async def upload(
     Raise Problem 400 when the body is not an object with a list `d` of at most RECORDS. A wrong record is reported in
     `unprocessed`; the others are stored.
     """
+    given = {"dry_run": dry_run, "system": system, "key": key, "limits": limits}
+    result, copied = await start_upload(ledger, facts, account, body, now, **given)  # type: ignore[arg-type]
+    await copied
+    return result
+
+
+async def start_upload(
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    body: Any,
+    now: float,
+    *,
+    dry_run: bool = False,
+    system: bool = False,
+    key: IdempotencyKey | None = None,
+    limits: NameLimits = DEFAULT_LIMITS,
+) -> tuple[UploadResult, asyncio.Future[Any]]:
+    """Do what `upload` does, but return when the ledger has the records, with a future that is done when facts has them
+    too: a caller with more of them goes on meanwhile."""
     raws = _read_list(body)
+    copied: asyncio.Future[Any] = asyncio.gather()
     records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
     if records and not dry_run:
         good = list(records.values())
         stored = await ledger.write(lambda connection: _store(connection, account, good, now, key, limits))
         numbers = list(records)
         skipped |= {numbers[place]: error for place, error in stored.refused.items()}
-        await asyncio.gather(
-            facts.insert("event", _event_rows(account, stored.records, stored.users)),
-            facts.insert("profile", stored.copies),
-        )
-        await refresh_sharers(ledger, facts, account.id, stored.changes)
+        copied = asyncio.ensure_future(_copy(ledger, facts, account, stored))
     unprocessed = [_describe(raws[number], number, skipped[number]) for number in sorted(skipped)]
     processed = len(raws) - len(skipped)
     status = "success" if not skipped else "partial" if processed else "fail"
-    return UploadResult(status, processed, unprocessed, sorted(skipped))
+    return UploadResult(status, processed, unprocessed, sorted(skipped)), copied
+
+
+async def _copy(ledger: Ledger, facts: Facts, account: Account, stored: _StoredUpload) -> None:
+    await asyncio.gather(
+        facts.insert("event", _event_rows(account, stored.records, stored.users)),
+        facts.insert("profile", stored.copies),
+    )
+    await refresh_sharers(ledger, facts, account.id, stored.changes)
 
 
 async def refresh_profiles(ledger: Ledger, facts: Facts, account_id: str, users: Sequence[int]) -> None:
@@ -246,5 +271,6 @@ __all__ = [
     "hash_id",
     "refresh_profiles",
     "refresh_sharers",
+    "start_upload",
     "upload",
 ]

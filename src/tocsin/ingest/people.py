@@ -34,7 +34,7 @@ from tocsin.ingest.record import (
 )
 from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
-from tocsin.store.rows import among_named, pack_values, upsert_rows
+from tocsin.store.rows import among, among_named, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
@@ -84,26 +84,26 @@ class People:
         ids = sorted(set(self._users.values()))
         self._load_profiles(records)
         names = schema.identity
-        for part in split_values(ids):
-            named = select(names.c.user_id, names.c.kind, names.c.value).where(
-                names.c.account_id == self._account, names.c.user_id.in_(part)
-            )
-            for row in self._connection.execute(named):
-                self._kinds[row.user_id].add(row.kind)
-                self._names[row.user_id] += 1
-                self._users[row.kind, row.value] = row.user_id
+        named = select(names.c.user_id, names.c.kind, names.c.value).where(
+            names.c.account_id == self._account, among(self._connection, names.c.user_id, ids)
+        )
+        for user, kind, value in self._connection.execute(named) if ids else ():
+            self._kinds[user].add(kind)
+            self._names[user] += 1
+            self._users[kind, value] = user
 
     def _load_profiles(self, records: Sequence[Record]) -> None:
         """Read how long the profiles are that these records change, and those of them that are short."""
         named = {key for record in records if not isinstance(record, EventRecord) for key in _keys_of(record)}
         table, length = schema.user, func.length(schema.user.c.profile)
         short = case((length <= READ_AHEAD, table.c.profile))
-        for part in split_values(sorted({self._users[key] for key in named if key in self._users})):
-            where = (table.c.account_id == self._account, table.c.id.in_(part))
-            for user, letters, text in self._connection.execute(select(table.c.id, length, short).where(*where)):
-                self._letters[user] = letters
-                if text is not None:
-                    self._texts[user] = text
+        users = sorted({self._users[key] for key in named if key in self._users})
+        where = (table.c.account_id == self._account, among(self._connection, table.c.id, users))
+        found = self._connection.execute(select(table.c.id, length, short).where(*where)) if users else ()
+        for user, letters, text in found:
+            self._letters[user] = letters
+            if text is not None:
+                self._texts[user] = text
 
     def apply(self, record: Record) -> int:
         """Find or create the user of a record, link its identities, apply its changes in memory; return the user.

@@ -16,6 +16,7 @@ from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
+from tocsin.store.rows import among
 
 NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
 
@@ -27,12 +28,12 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
     for part in split_values(users):
         devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
         found = select(device.c.user_id, device.c.kind, device.c.gone_at, OPTED_OUT).where(
-            device.c.account_id == account_id, device.c.user_id.in_(part), device.c.kind != "email"
+            device.c.account_id == account_id, among(connection, device.c.user_id, part), device.c.kind != "email"
         )
         for one in connection.execute(found):
             devices[one.user_id].append((one.kind, one.gone_at is None and not one.opted_out))
         query = select(table.c.id, table.c.version, table.c.profile).where(
-            table.c.account_id == account_id, table.c.id.in_(part)
+            table.c.account_id == account_id, among(connection, table.c.id, part)
         )
         people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
         suppressed: set[str] = set()
@@ -45,6 +46,13 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
             place = (*find_coordinates(profile), find_zone_name(profile))
             rows.append((account_id, user, version, *reach.values(), *place, encoded))
     return rows
+
+
+def make_empty_copies(account_id: str, users: Sequence[int]) -> list[Row]:
+    """Return the rows of users who were just created, with nothing in their profiles and without devices."""
+    reach = find_reach({}, ())
+    place = (*find_coordinates({}), find_zone_name({}))
+    return [(account_id, user, 1, *reach.values(), *place, "{}") for user in users]
 
 
 def bump_versions(connection: Connection, account_id: str, users: Sequence[int]) -> None:

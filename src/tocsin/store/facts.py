@@ -214,6 +214,16 @@ class Facts:
 
         await self._inserts.run(write)
 
+    async def insert_arrow(self, table: str, rows: Any) -> None:
+        """Store a pyarrow table with the columns of COLUMNS[table]; it is stored when this returns. Its days and times
+        are integers, as the store keeps them."""
+
+        def write() -> None:
+            with self._inserts.client(2 * self._seconds) as client:
+                client.insert_arrow(table, rows)
+
+        await self._inserts.run(write)
+
     async def _insert_waiting(self, table: str) -> None:
         try:
             while batch := self._waiting.pop(table, None):

@@ -13,6 +13,7 @@ uploaded, as it was, is the column `raw` of `event`, and the ledger's profile.
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 import unicodedata
@@ -42,6 +43,7 @@ def numbers_path_of(key: str) -> str:
     return f"props.#{escape_key(key)}"
 
 
+@functools.lru_cache(maxsize=8192)  # names are few, and each is met with every record
 def escape_key(key: str) -> str:
     """Return a property's key as a JSON path of one step, a different one for each key.
 
@@ -88,6 +90,8 @@ def as_number(value: Value) -> float | None:
     if isinstance(value, bool):
         return None
     if isinstance(value, str):
+        if value[:1].isalpha():
+            return None
         value = value.removeprefix("$D_")
         if not NUMBER.fullmatch(value):
             return None
@@ -114,10 +118,14 @@ def element_of(value: Value) -> str:
 
 def _put(out: dict[str, Any], key: str, value: Any) -> None:
     path = escape_key(key)
-    out.pop(path, None)
-    out.pop(f"#{path}", None)
+    if path in out:
+        del out[path]
+        out.pop(f"#{path}", None)
     if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < EXACT:
         out[path] = float(value)
+        return
+    if isinstance(value, str) and value[:1].isalpha():  # no number
+        out[path] = f"{SEPARATOR}{fold(value)}{SEPARATOR}"
         return
     elements = value if isinstance(value, list) else [value]
     texts = [NOTHING if one is None else element_of(one) for one in elements]

@@ -1,0 +1,262 @@
+"""Where `tocsin import` brings the rows it read: the stores, or the server that has them open."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Awaitable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from tocsin import idempotency
+from tocsin.account import Account
+from tocsin.cli.cell_time import UnreadTime, read_time
+from tocsin.cli.local_server import ask
+from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
+from tocsin.idempotency import IdempotencyKey
+from tocsin.ingest import RECORDS, start_upload
+from tocsin.ingest.event_columns import EventColumns, Unusual, store_events
+from tocsin.ingest.event_encoder import Encoder
+from tocsin.ingest.names import NameLimits
+from tocsin.ingest.record import IDENTITY_KINDS
+from tocsin.ingest.timestamp import LATEST_TS
+from tocsin.store.data_folder import RunningServer
+from tocsin.store.stores import Stores
+
+BODY_BYTES = 2 * 1024 * 1024  # of one request: below the default limit of a body
+SECONDS_DIGITS = 10  # of epoch seconds since 2001
+REQUESTS = 4  # of events, at a time
+PLACE = re.compile(r" \(at \$[^()]*\)(?=\.?$)")
+Refused = dict[int, Wrong]  # by the row's place in its block
+
+
+class Run(msgspec.Struct, frozen=True):
+    """One import of one file. name: part of the keys that make its rows count once. now: of rows without a time."""
+
+    name: str
+    now: float
+
+
+class Store(Protocol):
+    """Takes blocks in order."""
+
+    async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
+        """Store a block, whose first row is the file's `first` (from 0); return when the next one may come, with what
+        ends when all of the block is stored."""
+        ...
+
+
+class _Batch(msgspec.Struct, frozen=True):
+    """Records of one upload, the places of their rows in the block, and the key where they may not count twice."""
+
+    places: list[int]
+    records: list[Any]
+    key: str | None
+
+
+def make_batches(block: Block, first: int, run: Run, options: Options) -> tuple[list[_Batch], Refused]:
+    """Return the uploads that a block is, each of a thousand rows or fewer, and the rows that are wrong already."""
+    records = to_records(block, options)
+    batches: list[_Batch] = []
+    for start in range(0, len(records), RECORDS):
+        places = [one for one in range(start, min(start + RECORDS, len(records))) if one not in block.wrong]
+        chosen = [records[place] for place in places]
+        for one in chosen:
+            if isinstance(one, dict) and one.get("ts") is None and one.get("type") == "event":
+                one["ts"] = int(run.now)
+        key = f"import-{run.name}-{first + start}" if any(map(counts_again, chosen)) else None
+        batches += _split(places, chosen, key)
+    return batches, dict(block.wrong)
+
+
+def counts_again(record: Any) -> bool:
+    """Return whether a record would count twice when it is taken again."""
+    data = record.get("profileData") if isinstance(record, dict) else None
+    if not isinstance(data, dict):
+        return False
+    return any(isinstance(value, dict) and ("$incr" in value or "$decr" in value) for value in data.values())
+
+
+def forget_place(sentence: str) -> str:
+    """Return a sentence without the place in a request that it ends with: who has a file knows the line."""
+    return PLACE.sub("", sentence.strip())
+
+
+def _split(places: list[int], records: list[Any], key: str | None) -> list[_Batch]:
+    """Return batches whose bodies are not too long."""
+    total = len(msgspec.json.encode(records))
+    if total <= BODY_BYTES or len(records) < 2:
+        return [_Batch(places, records, key)] if records else []
+    middle = len(records) // 2
+    return [
+        *_split(places[:middle], records[:middle], key and f"{key}-0"),
+        *_split(places[middle:], records[middle:], key and f"{key}-1"),
+    ]
+
+
+class ServerStore:
+    """The server that runs on the folder; it takes a thousand records at a time."""
+
+    def __init__(self, running: RunningServer, account: Account, options: Options):
+        self._running = running
+        self._account = account
+        self._options = options
+        self._room = asyncio.Semaphore(REQUESTS if options.kind == "event" else 1)
+
+    async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
+        """See `Store`."""
+        batches, refused = await asyncio.to_thread(make_batches, block, first, run, self._options)
+        # Where a row names a person twice, the order of rows says whose a device is.
+        named = sum(name in IDENTITY_KINDS for name in block.names)
+        if self._options.kind == "event" and named == 1:
+            return asyncio.ensure_future(self._send_all(batches, refused))
+        for batch in batches:
+            refused |= await self._send(batch)
+        return _done(refused)
+
+    async def _send_all(self, batches: list[_Batch], refused: Refused) -> Refused:
+        for answer in await asyncio.gather(*map(self._send, batches)):
+            refused |= answer
+        return refused
+
+    async def _send(self, batch: _Batch) -> Refused:
+        async with self._room:
+            given = (self._running, "/local/upload", self._account.id, {"d": batch.records}, 600, batch.key)
+            answer = await asyncio.to_thread(ask, *given)
+        refused: Refused = {}
+        for one in answer["unprocessed"]:
+            sentence, _, number = one["error"].rpartition("Skipped record number : ")
+            refused[batch.places[int(number) - 1]] = Wrong(one["code"], forget_place(sentence))
+        return refused
+
+
+class StoresStore:
+    """The two stores, opened by this process."""
+
+    def __init__(self, stores: Stores, account: Account, options: Options, limits: NameLimits):
+        self._stores = stores
+        self._account = account
+        self._options = options
+        self._limits = limits
+        self._encoder: Encoder | None = None
+
+    async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
+        """See `Store`. Events that lie in columns are stored as columns; those that cannot be go record by record."""
+        if self._options.kind == "event" and block.columns:
+            try:
+                return await self._take_columns(block, run)
+            except Unusual:
+                pass
+        batches, refused = await asyncio.to_thread(make_batches, block, first, run, self._options)
+        copies: list[asyncio.Future[Any]] = []
+        for batch in batches:
+            answer, copied = await self._upload(batch, run)
+            refused |= answer
+            if copied is not None:
+                copies.append(copied)
+        return asyncio.ensure_future(_wait(copies, refused))
+
+    async def _take_columns(self, block: Block, run: Run) -> Awaitable[Refused]:
+        encoder = self._encoder = self._encoder or Encoder(run.now)
+        stores = (self._stores.ledger, self._stores.facts, self._account)
+        events, refused = await asyncio.to_thread(self._check_columns, block, run, encoder)
+        copied = await store_events(*stores, events, self._limits, encoder)
+        return asyncio.ensure_future(_wait([copied], refused))
+
+    def _check_columns(self, block: Block, run: Run, encoder: Encoder) -> tuple[EventColumns, Refused]:
+        """Return the events of a block that are right, and why the others are refused."""
+        refused: Refused = {}
+        events = to_columns(block, self._options, run, refused)
+        wrong = sorted({*encoder.find_refused(events), *block.wrong, *refused})
+        if not wrong:
+            return events, {}
+        some = msgspec.structs.replace(
+            block,
+            lines=[block.lines[place] for place in wrong],
+            columns=[[column[place] for place in wrong] for column in block.columns],
+            wrong={number: block.wrong[place] for number, place in enumerate(wrong) if place in block.wrong},
+        )
+        for number, record in enumerate(to_records(some, self._options)):
+            reason = some.wrong.get(number) or encoder.explain(record)
+            if reason is None:
+                raise Unusual
+            refused[wrong[number]] = (
+                reason if isinstance(reason, Wrong) else Wrong(reason.code, forget_place(reason.error))
+            )
+        left = {*wrong}
+        return events.select([place for place in range(len(block)) if place not in left]), refused
+
+    async def _upload(self, batch: _Batch, run: Run) -> tuple[Refused, asyncio.Future[Any] | None]:
+        """Upload a batch, once under its key; what a run before this one stored is not stored again."""
+        ledger, facts = self._stores.ledger, self._stores.facts
+        key = IdempotencyKey(self._account.id, batch.key, b"import") if batch.key else None
+        if key is not None:
+            kept = await ledger.write(lambda connection: idempotency.keep(connection, key, "", run.now))
+            if kept is not None and kept.answer:
+                return msgspec.json.decode(kept.answer, type=Refused), None
+        given = (ledger, facts, self._account, {"d": batch.records}, run.now)
+        result, copied = await start_upload(*given, system=True, key=key, limits=self._limits)
+        refused: Refused = {}
+        for number, one in zip(result.numbers, result.unprocessed, strict=True):
+            sentence = one["error"].rpartition("Skipped record number : ")[0]
+            refused[batch.places[number]] = Wrong(one["code"], forget_place(sentence))
+        if key is not None:
+            await copied
+            text = msgspec.json.encode(refused).decode()
+            await ledger.write(lambda connection: idempotency.complete(connection, key, text))
+        return refused, copied
+
+
+def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> EventColumns:
+    """Return a block's columns as those of events. Times that are not understood are None, and noted as refused. Raises
+    Unusual for columns that hold lists or objects."""
+    keys: dict[str, Sequence[Any]] = {}
+    props: dict[str, Sequence[Any]] = {}
+    count = len(block)
+    names: Sequence[Any] = [options.event] * count
+    at: Sequence[Any] = [int(run.now)] * count
+    for name, column in zip(block.names, block.columns, strict=True):
+        if name in ("type", "evtData") or any(isinstance(one, list | dict) for one in column[:RECORDS]):
+            raise Unusual
+        if name in IDENTITY_KINDS:
+            keys[name] = column
+        elif name == "evtName":
+            names = column if options.event is None else [one or options.event for one in column]
+        elif name == "ts":
+            at = _read_times(column, options, run, refused)
+        elif name:
+            props[name] = column
+    return EventColumns(range(count), keys, at, names, props, block.read_cell)
+
+
+def _read_times(column: Sequence[Any], options: Options, run: Run, refused: Refused) -> list[int | None]:
+    if {*map(len, map(str, column))} == {SECONDS_DIGITS}:
+        try:
+            seconds = [int(cell) for cell in column]
+        except ValueError:
+            seconds = [0]
+        if min(seconds) >= 10 ** (SECONDS_DIGITS - 1) and max(seconds) < LATEST_TS:
+            return list(seconds)
+    times: list[int | None] = []
+    for place, cell in enumerate(column):
+        try:
+            times.append(int(run.now) if cell is None or cell == "" else read_time(cell, options.zone))
+        except UnreadTime as error:
+            refused[place] = bad_time(error)
+            times.append(None)
+    return times
+
+
+def _done(refused: Refused) -> asyncio.Future[Refused]:
+    future: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
+    future.set_result(refused)
+    return future
+
+
+async def _wait(copies: list[asyncio.Future[Any]], refused: Refused) -> Refused:
+    await asyncio.gather(*copies)
+    return refused
+
+
+__all__ = ["BAD_ROW", "Refused", "Run", "ServerStore", "Store", "StoresStore"]

@@ -1,0 +1,481 @@
+"""Files that people have: dialects, encodings, packing, times, exports; and that columns are stored as records are."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import functools
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+from conftest import Caller, Server
+from email_validator import EmailNotValidError, validate_email
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, TextClause, text
+
+from tocsin.account import Account, create_account
+from tocsin.cli import tocsin
+from tocsin.cli.cell_time import UnreadTime, read_time
+from tocsin.cli.import_run import run_import
+from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_cell
+from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
+from tocsin.errors import Misconfigured
+from tocsin.ingest import upload
+from tocsin.ingest.event_encoder import Encoder
+from tocsin.ingest.names import NameLimits
+from tocsin.ingest.profile import to_facts
+from tocsin.ingest.record import read_email
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+from tocsin.store.props import encode_props, encode_raw
+
+pytest_plugins = ("engines",)
+
+BERLIN = ZoneInfo("Europe/Berlin")
+EVENTS = Options(kind="event", zone=BERLIN)
+PROFILES = Options(kind="profile", zone=BERLIN)
+ROOMY = NameLimits(512, 2048, 1024)
+NOW = 1_790_000_000.0
+
+
+def read(file: Path, options: Options = PROFILES) -> list[Any]:
+    """All records of a file."""
+    return [record for block in read_file(file, options).blocks for record in to_records(block, options)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("commas.csv", b"identity,Name,Age\nu1,Zo\xc3\xab,30\n"),
+        ("semicolons.csv", b"identity;Name;Age\r\nu1;Zo\xc3\xab;30\r\n"),
+        ("excel.csv", b"\xef\xbb\xbfsep=;\r\nidentity;Name;Age\r\nu1;Zo\xc3\xab;30\r\n"),
+        ("quoted.csv", b'"identity"|"Name"|"Age"\n"u1"|"Zo\xc3\xab"|30\n\n'),
+        ("tabs.tsv", b"identity\tName\tAge\nu1\tZo\xc3\xab\t30"),
+        ("single.txt", b"'identity','Name','Age'\n'u1','Zo\xc3\xab','30'\n"),
+        ("padded.csv", b"identity , Name, Age \nu1 , Zo\xc3\xab , 30\n,,\n"),
+        ("latin.csv", b"identity;Name;Age\nu1;Zo\xeb;30\n"),
+        ("utf16.csv", "identity\tName\tAge\r\nu1\tZoë\t30\r\n".encode("utf-16")),
+        ("unmarked.csv", "identity,Name,Age\r\nu1,Zoë,30\r\n".encode("utf-16-le")),
+        ("packed.csv.gz", gzip.compress(b"identity,Name,Age\nu1,Zo\xc3\xab,30\n")),
+        ("packed.csv.zst", pa.compress(b"identity,Name,Age\nu1,Zo\xc3\xab,30\n", "zstd", asbytes=True)),
+        ("lines.jsonl", b'\xef\xbb\xbf{"identity":"u1","Name":"Zo\xc3\xab","Age":30}\n\n'),
+        ("list.json", b'[\n {"identity": "u1",\n  "Name": "Zo\xc3\xab", "Age": 30}\n]'),
+        ("refused.csv", b"refused_line,refused_because,identity,Name,Age\n7,wrong,u1,Zo\xc3\xab,30\n"),
+    ],
+)
+def test_files_in_any_dialect(tmp_path: Path, name: str, content: bytes) -> None:
+    """However it is written, it is the same person."""
+    (tmp_path / name).write_bytes(content)
+    assert read(tmp_path / name) == [{"type": "profile", "identity": "u1", "profileData": {"Name": "Zoë", "Age": 30}}]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("2026-11-20T10:00:00Z", 1795168800),
+        ("2026-11-20 11:00:00", 1795168800),
+        ("2026-11-20 10:00 UTC", 1795168800),
+        ("2026-11-20T12:00:00.250+02:00", 1795168800),
+        ("2026-11-20 12:00:00 +0200", 1795168800),
+        ("20.11.2026 11:00", 1795168800),
+        ("20.11.2026, 11:00:00", 1795168800),
+        ("20/11/2026 11:00:00", 1795168800),
+        ("11/20/2026 11:00 AM", 1795168800),
+        ("1795168800", 1795168800),
+        ("1795168800.0", 1795168800),
+        (1795168800.9, 1795168800),
+        (1795168800000, 1795168800),
+        ("1795168800000000", 1795168800),
+        (1795168800_000000000, 1795168800),
+        (20261120110000, 1795168800),
+        ("2026-11-20", 1795129200),
+        ("20261120", 1795129200),
+        ("05/05/2026", 1777932000),
+        ("2026/05/05", 1777932000),
+        ("May 5 2026", 1777932000),
+    ],
+)
+def test_times_as_people_write_them(value: Any, expected: int) -> None:
+    """One moment in many spellings; a clock without a zone is the account's."""
+    assert read_time(value, BERLIN) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["03/04/2026", "31.02.2026", "yesterday", "12:00", True, None, "", "0", -5, "99999999999999999999999", "1_0"],
+)
+def test_times_that_are_none(value: Any) -> None:
+    """What may be two days, or is no time, is refused and not guessed."""
+    with pytest.raises(UnreadTime):
+        read_time(value, BERLIN)
+
+
+def test_cells_are_what_they_spell() -> None:
+    """Digits that no store holds as a number are a text; so is a number with a zero before it."""
+    cells = ("12", "-1.5", "true", "007", "12345678901234567890", "1e999", "12,5", "nan", "-", "1E3", "twelve")
+    assert [type_cell(one) for one in cells] == [
+        *(12, -1.5, True, "007", "12345678901234567890", "1e999", "12,5", "nan", "-", 1000.0, "twelve")
+    ]
+
+
+def test_rows_without_cells_are_no_rows(tmp_path: Path) -> None:
+    """However many there are, what comes after them is read, and its line is right."""
+    file = tmp_path / "gaps.csv"
+    file.write_text("identity,a\n" + "\n" * 1500 + ",\n" * 800 + 'u1,"x\ny"\n' + "\nu2,z")
+    blocks = list(read_file(file, PROFILES).blocks)
+    assert [line for block in blocks for line in block.lines] == [2302, 2305]
+    assert [record["identity"] for record in read(file)] == ["u1", "u2"]
+
+
+def test_headers_by_other_names(tmp_path: Path) -> None:
+    """CleverTap's own names in any capitals, and any name by --map; both are said."""
+    file = tmp_path / "p.csv"
+    file.write_text("Customer,email,Plan,Junk\nu1,a@example.com,gold,x\n")
+    options = Options(kind="profile", zone=BERLIN, mapping={"Customer": "identity", "Junk": ""})
+    reading = read_file(file, options)
+    records = [record for block in reading.blocks for record in to_records(block, options)]
+    assert records == [{"type": "profile", "identity": "u1", "profileData": {"Email": "a@example.com", "Plan": "gold"}}]
+    assert reading.notes == ["column email is taken as Email; --map email=email keeps it as it is."]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "sentence"),
+    [
+        (b"Name\nx\n", PROFILES, "no column that names a person"),
+        (b"identity,x\nu,1\n", EVENTS, "no column evtName"),
+        (b"identity,x,x\nu,1,2\n", PROFILES, "two columns x"),
+        (b"identity,x\nu,1\n", Options(kind="profile", zone=BERLIN, mapping={"y": "z"}), "no column y"),
+        (b"identity,x\nu,\xc3\xa9\nv,\xe9\n", PROFILES, "line 3"),
+        (b'identity,x\nu,1\nv,"a"b\n', PROFILES, "line 3"),
+        (b"identity,x\nu,1\n", Options(kind="profile", zone=BERLIN, encoding="klingon"), "no encoding"),
+    ],
+)
+def test_files_that_cannot_be_understood(tmp_path: Path, content: bytes, options: Options, sentence: str) -> None:
+    """The sentence says which file, which line, and what to do."""
+    (tmp_path / "f.csv").write_bytes(content)
+    with pytest.raises(Misconfigured, match=sentence):
+        read(tmp_path / "f.csv", options)
+
+
+def test_parquet_keeps_its_types(tmp_path: Path) -> None:
+    """Times are times, whole numbers that gaps made floats are whole, and nothing is nothing."""
+    moment = pa.array([1795168800_000, None], pa.timestamp("ms"))
+    columns = {
+        "identity": pa.array([5.0, 6.0]),
+        "evtName": pa.array(["A", "B"]).dictionary_encode(),
+        "ts": moment,
+        "count": pa.array([3.0, None]),
+        "price": pa.array([1.5, float("nan")]),
+        "day": pa.array([20777, None], pa.date32()),
+        "at": moment.cast(pa.timestamp("s", "UTC")),
+        "tags": pa.array([["a"], None]),
+    }
+    pa.parquet.write_table(pa.table(columns), tmp_path / "e.parquet")
+    first, second = read(tmp_path / "e.parquet", EVENTS)
+    berlin = 1795168800 - 3600  # the time has no zone
+    data = {"count": 3, "price": 1.5, "day": "$D_1795129200", "at": "$D_1795168800", "tags": ["a"]}
+    assert first == {"type": "event", "identity": 5, "evtName": "A", "ts": berlin, "evtData": data}
+    assert second == {"type": "event", "identity": 6, "evtName": "B", "evtData": {}}
+
+
+def test_exports_of_clevertap(tmp_path: Path) -> None:
+    """What its exports answer comes in without a map: events, profiles, and the tokens in profiles."""
+    event = {"profile": {"objectId": "d1", "identity": "u1", "profileData": {"a": 1}}, "ts": 20261120110000}
+    person = {
+        "identity": "u1",
+        "email": "a@example.com",
+        "profileData": {"Plan": "gold"},
+        "platformInfo": [{"platform": "Android", "push_token": "t" * 30, "objectId": "d1"}, {"platform": "Web"}],
+    }
+    file = tmp_path / "x.json"
+    file.write_bytes(msgspec.json.encode({"status": "success", "records": [event | {"event_props": {"v": "x"}}]}))
+    assert read(file, Options(kind="event", zone=BERLIN, event="Seen")) == [
+        {
+            "type": "event",
+            "identity": "u1",
+            "objectId": "d1",
+            "ts": 1795168800,
+            "evtName": "Seen",
+            "evtData": {"v": "x"},
+        }
+    ]
+    file.write_bytes(msgspec.json.encode({"status": "success", "records": [person]}))
+    assert read(file) == [
+        {
+            "type": "profile",
+            "identity": "u1",
+            "objectId": "d1",
+            "profileData": {"Email": "a@example.com", "Plan": "gold"},
+        }
+    ]
+    assert read(file, Options(kind="token", zone=BERLIN)) == [
+        {"type": "token", "objectId": "d1", "tokenData": {"id": "t" * 30, "type": "fcm"}}
+    ]
+
+
+# --- columns and records -------------------------------------------------------------------------------------------
+
+
+class Opened:
+    """Both stores, as `StoresStore` wants them."""
+
+    def __init__(self, ledger: Ledger, facts: Facts):
+        self.ledger = ledger
+        self.facts = facts
+
+
+def _select(sql: TextClause, account_id: str, connection: Connection) -> list[Any]:
+    return list(connection.execute(sql, {"id": account_id}).all())
+
+
+def look(ledger: Ledger, facts: Facts, account: Account) -> dict[str, Any]:
+    """All that both stores say about an account, without its own id, and how often a user was written."""
+    said: dict[str, Any] = {}
+    for table, columns in {
+        "user": "id, profile, created_at",
+        "identity": "kind, value, user_id",
+        "device": "user_id, object_id, kind, token",
+        "known_name": "kind, name",
+        "unsubscribed": "kind, address",
+    }.items():
+        sql = text(f'SELECT {columns} FROM "{table}" WHERE account_id = :id')
+        rows = ledger.read_now(functools.partial(_select, sql, account.id))
+        said[table] = sorted(map(tuple, rows))
+    for table, columns in {
+        "event": "name, day, user, at, id, toJSONString(props), raw",
+        "profile": "user, reach, toJSONString(props)",
+    }.items():
+        asked = f"SELECT {columns} FROM {table} FINAL WHERE account = {{id:String}}"
+        said[table] = sorted(facts.query_now(asked, {"id": account.id}))
+    return said
+
+
+def rows_of_many_kinds() -> list[list[str]]:
+    """Rows of a CSV file that is right, wrong and odd in many ways; some of them twice, near and far."""
+    rows = [
+        ["u1", "", "Charged", "1795000000", "12.50", "Zoë", "", "x"],
+        ["u1", "", "Charged", "1795000000", "12.50", "Zoë", "", "x"],
+        ["", "dev1", "Charged", "2026-11-20 10:00:00", "0", 'it\'s "quoted" \\ \t', "true", ""],
+        ["u2", "dev1", "Viewed", "1795000000123", "-0.0", "$D_1795000000", "12345678901234567890", "007"],
+        ["u3", "dev1", "Viewed", "20.11.2026", "1e3", "5", "nan", "false"],
+        ["u2", "dev1", "App Launched", "1795000001", "1e999", "日本", "-", "1.0"],
+        ["", "", "Charged", "1795000000", "1", "nobody", "", ""],
+        ["u4", "", "", "1795000000", "1", "no name", "", ""],
+        ["u4", "", "Charged", "03/04/2026", "1", "ambiguous", "", ""],
+        ["u4", "", "Charged", "1795000000", "1", "y" * 2049, "", ""],
+        ["u" * 1025, "", "Charged", "1795000000", "1", "long", "", ""],
+        ["u5", "", "Charged", "1795000000", "1", "with a \0 in it", "", ""],
+        ["u5", "", "N" * 481, "1795000000", "1", "long", "", ""],
+        ["u6@example.com", "", "Charged", "", "1", "no time", "", ""],
+        ["+4915112345678", "", "Charged", "1795000000", "1", "İ ß \u1e9e", "\x1f", "\x1e"],
+    ]
+    many = [
+        [f"m{n % 50}", "", "Seen", str(1_795_000_000 + n % 700), str(n % 3), "Desk lamp", "", ""] for n in range(1500)
+    ]
+    return [
+        *rows,
+        *many,
+        *rows,
+        ["u1", "", "Charged", "1795000000", "1"],
+        ["u1", "", "Charged", "1", "", "", "", "", "9"],
+    ]
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    file = tmp_path / "mixed.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        csv.writer(out).writerows(
+            [["identity", "objectId", "evtName", "ts", "a", "b.c", "ünï-code", "d"], *rows_of_many_kinds()]
+        )
+    return file
+
+
+async def by_columns(
+    opened: Opened, account: Account, file: Path, options: Options, limits: NameLimits
+) -> dict[int, Wrong]:
+    store = StoresStore(opened, account, options, limits)  # type: ignore[arg-type]
+    refused: dict[int, Wrong] = {}
+    row = 0
+    for block in read_file(file, options).blocks:
+        found = await (await store.take(block, row, Run("x", NOW)))
+        refused |= {row + place: wrong for place, wrong in found.items()}
+        row += len(block)
+    return refused
+
+
+async def by_records(
+    opened: Opened, account: Account, file: Path, options: Options, limits: NameLimits
+) -> dict[int, Wrong]:
+    refused: dict[int, Wrong] = {}
+    row = 0
+    for block in read_file(file, options).blocks:
+        batches, wrong = make_batches(block, row, Run("x", NOW), options)
+        for batch in batches:
+            answer = await upload(
+                opened.ledger, opened.facts, account, {"d": batch.records}, NOW, system=True, limits=limits
+            )
+            for number, one in zip(answer.numbers, answer.unprocessed, strict=True):
+                sentence = forget_place(one["error"].rpartition("Skipped record number : ")[0])
+                wrong[batch.places[number]] = Wrong(one["code"], sentence)
+        refused |= {row + place: one for place, one in wrong.items()}
+        row += len(block)
+    return refused
+
+
+@pytest.mark.parametrize("limits", [ROOMY, NameLimits(2, 3, 3)], ids=["roomy", "too many names"])
+def test_columns_are_stored_as_records_are(store: Ledger, facts: Facts, mixed: Path, limits: NameLimits) -> None:
+    """The same rows by both ways: the same facts, the same ledger, the same refusals; and twice is once."""
+    opened = Opened(store, facts)
+    said, refused = [], []
+    for way in (by_columns, by_records):
+        account, _ = create_account(store, "x", "Europe/Berlin", NOW)
+        before = [{"type": "profile", "identity": "u4", "objectId": "dev1", "profileData": {"Email": "u6@example.com"}}]
+        asyncio.run(upload(store, facts, account, {"d": before}, NOW))
+        refused.append(asyncio.run(way(opened, account, mixed, EVENTS, limits)))
+        said.append(look(store, facts, account))
+        asyncio.run(way(opened, account, mixed, EVENTS, limits))
+        assert look(store, facts, account)["event"] == said[-1]["event"]
+    for what, rows in said[0].items():
+        assert rows == said[1][what], what
+    assert refused[0] == refused[1]
+    assert len(refused[0]) >= 12
+    assert len(said[0]["event"]) > 700
+
+
+def test_opt_outs_in_a_file_go_record_by_record(store: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """«Channel Unsubscribed» opts an address out, by columns as by records."""
+    file = tmp_path / "e.csv"
+    file.write_text(
+        "identity,evtName,ts,Campaign Type,Identity\n"
+        "u1,Seen,1795000000,,\nu1,Channel Unsubscribed,1795000000,Email,A@Example.com\n"
+    )
+    account, _ = create_account(store, "x", "UTC", NOW)
+    asyncio.run(by_columns(Opened(store, facts), account, file, Options(kind="event", zone=BERLIN, mapping={}), ROOMY))
+    said = look(store, facts, account)
+    assert said["unsubscribed"] == [("email", "a@example.com")]
+    assert len(said["event"]) == 2
+
+
+CELLS = st.one_of(
+    st.text(max_size=12),
+    st.integers(-(2**70), 2**70),
+    st.floats(),
+    st.booleans(),
+    st.sampled_from(["$D_5", "A5", "x" * 2049]),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.text(max_size=6), CELLS)
+def test_cells_are_encoded_as_properties_are(key: str, value: Any) -> None:
+    """What the encoder adds for a cell is what `upload` makes of the property."""
+    encoder = Encoder(NOW)
+    found = encoder.read_cells(key, [value], lambda cell: cell)[value]
+    record = {"type": "event", "identity": "u", "evtName": "e", "evtData": {key: value}}
+    if value == "":
+        assert found == ("", "")
+    elif found is None:
+        assert encoder.explain(record) is not None
+    else:
+        assert found == (encode_raw({key: value})[1:-1], encode_props(to_facts({key: value}))[1:-1])
+        assert encoder.explain(record) is None
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.from_regex(r"[A-Za-z0-9._+-]{1,8}@([a-z0-9-]{1,5}\.){1,2}([a-z]{1,4}|test|local|invalid)", fullmatch=True))
+def test_plain_addresses_are_read_as_others(address: str) -> None:
+    """The short way to an address says what the library says."""
+    try:
+        known = validate_email(address, check_deliverability=False, test_environment=True).normalized.lower()
+    except EmailNotValidError:
+        known = ""
+    assert read_email(address) == known
+
+
+# --- the command ---------------------------------------------------------------------------------------------------
+
+
+def run(server: Server, caller: Caller, *arguments: str) -> Any:
+    """Run the command beside the server of the session."""
+    given = ("--data", str(server.data), "--account", caller.account_id)
+    return CliRunner().invoke(tocsin, ["import", *arguments, *given])
+
+
+def test_refused_rows_are_beside_their_file(server: Server, caller: Caller, tmp_path: Path) -> None:
+    """With line and reason; mended, that file is imported, and what is refused no more is gone."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "a.csv").write_text(
+        'identity;Note;Email\nu1;"two\nlines";a@example.com\n\nu2;x;nonsense\nu3;x;c@example.com;9\n'
+    )
+    (folder / "b.jsonl").write_text('{"identity":"u4","Email":"d@example.com"}\n{no\n')
+    done = run(server, caller, "profiles", str(folder))
+    assert (done.exit_code, json.loads(done.stdout)) == (1, {"processed": 2, "unprocessed": 3})
+    refused = folder / "a.csv.refused.csv"
+    with refused.open(newline="") as rows:
+        found = list(csv.reader(rows))
+    assert found[0] == ["refused_line", "refused_because", "identity", "Note", "Email"]
+    assert [row[0] for row in found[1:]] == ["5", "6"]
+    assert "Email is not valid" in found[1][1]
+    assert "4 cells" in found[2][1]
+    assert json.loads((folder / "b.jsonl.refused.jsonl").read_text())["refused_line"] == 2
+    refused.write_text(refused.read_text().replace("nonsense", "b@example.com"))
+    assert json.loads(run(server, caller, "profiles", str(refused)).stdout) == {"processed": 2, "unprocessed": 0}
+
+
+def test_dry_run_stores_nothing(server: Server, caller: Caller, tmp_path: Path) -> None:
+    """It shows what would become of the rows, what looks odd, and what would be refused."""
+    file = tmp_path / "p.csv"
+    file.write_text("identity;mail;Sum\nu1;a@example.com;12,50\nu2;b@example.com;7\n;;9\n")
+    done = run(server, caller, "profiles", str(file), "--dry-run")
+    assert done.exit_code == 1
+    assert "Sum: 12,50 is taken as a text" in done.stdout
+    assert "no row has Email" in done.stdout
+    assert "first line 4: Identity is missing" in done.stdout
+    assert json.loads(run(server, caller, "profiles", str(file), "--map", "mail=Email").stdout) == {
+        "processed": 2,
+        "unprocessed": 1,
+    }
+
+
+def test_an_import_goes_on_where_it_stopped(
+    store: Ledger, facts: Facts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Broken off in the middle, also between a batch and the note of it, `$incr` counts once."""
+    file = tmp_path / "p.jsonl"
+    rows = [
+        {"type": "profile", "identity": f"u{n % 100}", "profileData": {"Visits": {"$incr": 1}}} for n in range(2100)
+    ]
+    file.write_bytes(b"\n".join(map(msgspec.json.encode, rows)))
+    account, _ = create_account(store, "x", "UTC", NOW)
+
+    def go(**given: Any) -> tuple[int, int]:
+        target = StoresStore(Opened(store, facts), account, PROFILES, ROOMY)  # type: ignore[arg-type]
+        return asyncio.run(run_import([file], PROFILES, account, tmp_path, target, restart=False, **given))
+
+    class Stopped(Exception):  # noqa: N818
+        pass
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr("tocsin.cli.import_run._File.note", stop)
+            with pytest.raises(Stopped):
+                go()
+    assert go() == (2100, 0)
+    said = look(store, facts, account)
+    visits = [json.loads(profile)["Visits"] for _, profile, *_ in said["user"]]
+    assert visits == [21] * 100
+    assert not list((tmp_path / "imports").iterdir())
