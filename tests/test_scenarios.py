@@ -1086,15 +1086,15 @@ CONDITIONS = [
         asked(has(LONG[:-1], "exists"), ""),
     ),
     row(
-        "four thousand different names",
+        "a thousand different names, as many as an account may have",
         [
             is_(f"u{number}", {f"p{number}_{one}": f"v{one}" if one % 2 else one for one in range(200)})
-            for number in range(20)
+            for number in range(5)
         ],
-        *(asked(has(f"p{number}_{one}", "exists"), f"u{number}") for number in (0, 10, 19) for one in (0, 199)),
-        *(asked(has(f"p{number}_198", "equals", "198.0"), f"u{number}") for number in (0, 10, 19)),
-        *(asked(has(f"p{number}_199", "equals", "V199"), f"u{number}") for number in (0, 10, 19)),
-        asked(has("p19_199", "does_not_exist"), " ".join(f"u{number}" for number in range(19))),
+        *(asked(has(f"p{number}_{one}", "exists"), f"u{number}") for number in (0, 2, 4) for one in (0, 199)),
+        *(asked(has(f"p{number}_198", "equals", "198.0"), f"u{number}") for number in (0, 2, 4)),
+        *(asked(has(f"p{number}_199", "equals", "V199"), f"u{number}") for number in (0, 2, 4)),
+        asked(has("p4_199", "does_not_exist"), " ".join(f"u{number}" for number in range(4))),
     ),
     row(
         "whole numbers of 2^53 and more are equal by their digits only",
