@@ -47,6 +47,7 @@ bench: setup     ## the numbers of docs/benchmarks.md
 	$(BIN)/tocsin bench transactional $(ARGS)
 	$(BIN)/tocsin bench audience $(ARGS)
 	$(BIN)/tocsin bench ingest $(ARGS)
+	$(BIN)/tocsin bench neighbours $(ARGS)
 
 lock: setup      ## compile both lock files anew (needs uv on the PATH)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml --group build -o requirements.lock
