@@ -7,6 +7,7 @@ out of a line that has run, which costs about a tenth; coverage.py's tracer doub
 """
 
 import atexit
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,14 @@ def begin(folder: Path) -> None:
     """Instrument what is imported from now on, and write the notes at the end of the process."""
     from slipcover import FileMatcher, ImportManager, Slipcover
 
-    notes = Slipcover()
+    class Notes(Slipcover):
+        def deinstrument_seen(self) -> None:
+            """Take out probes, or leave them until the next time: SlipCover goes through the names of modules while
+            other threads add to them, and what it raises then would come out of whatever line runs just now."""
+            with contextlib.suppress(RuntimeError):
+                super().deinstrument_seen()
+
+    notes = Notes()
     ImportManager(notes, FileMatcher(sources=[SOURCE])).__enter__()
     pid = os.getpid()
 
