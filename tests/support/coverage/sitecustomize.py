@@ -20,7 +20,7 @@ def begin(folder: Path) -> None:
     """Instrument what is imported from now on, and write the notes at the end of the process."""
     from slipcover import FileMatcher, ImportManager, Slipcover
 
-    class Notes(Slipcover):
+    class Notes(Slipcover):  # type: ignore[misc]  # it has no types
         def deinstrument_seen(self) -> None:
             """Take out probes, or leave them until the next time: SlipCover goes through the names of modules while
             other threads add to them, and what it raises then would come out of whatever line runs just now."""
