@@ -56,7 +56,7 @@ def test_no_text_of_the_caller_is_in_the_sql(
 async def test_hostile_texts_are_only_texts(ledger: Ledger, facts: Facts) -> None:
     """A name or value made to break out of a statement finds nobody, or exactly the person who has it."""
     account = create_account(ledger, "hostile", "UTC", NOW)[0]
-    hostile = ("') OR 1=1 --", "{account:String}", "\\'; DROP TABLE event", "%(account)s", "`x`", "a\x00b", "?", "$1")
+    hostile = ("') OR 1=1 --", "{account:String}", "\\'; DROP TABLE event", "%(account)s", "`x`", "a\x01b", "?", "$1")
     records = [{"type": "profile", "identity": text, "profileData": {text: text}} for text in hostile]
     assert (await upload(ledger, facts, account, {"d": records}, NOW)).unprocessed == []
     for text in hostile:
