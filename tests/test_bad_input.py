@@ -9,7 +9,7 @@ import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from typing import Any
 
 import msgspec
@@ -675,12 +675,12 @@ def test_unknown_path(caller: Caller, path: str, method: str) -> None:
 def test_no_http(quiet: Caller, text: bytes) -> None:
     """Whoever speaks no HTTP does no harm to those who do."""
     with closing(socket.create_connection(("127.0.0.1", quiet.port), timeout=10)) as connection:
-        connection.sendall(text)
-        connection.shutdown(socket.SHUT_WR)
-        try:
+        reply = b""
+        with suppress(OSError):  # a head that is too long is hung up on before its end
+            connection.sendall(text)
+            connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
             reply = connection.recv(100)
-        except ConnectionError:
-            reply = b""
 
     assert not reply.startswith(b"HTTP/1.1 2")
     nothing_queued(quiet)
