@@ -29,8 +29,9 @@ from tocsin.errors import Problem
 from tocsin.providers.contract import Address
 
 ENVELOPE = Addressing(id="i", collapse="c", campaign="7_1", push_id="p", address=Address("fcm", "t"), expires_at=99)
-# The law is 50 ms for 16 kB, compiled or rendered. What is asked for here is twenty times that: the processor of a shared
-# machine, with the probes of coverage in each line, may be slower by so much, and a law that fails by chance is none.
+# The law is 50 ms for 16 kB, compiled or rendered. What is asked for here is twenty times that: the processor of a
+# shared machine, with the probes of coverage in each line, may be slower by so much, and a law that fails by chance is
+# none.
 LAW_SECONDS = 1.0
 LETTERS = 1_000_000 if THOROUGH else 250_000
 
