@@ -289,9 +289,9 @@ def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
     done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
     measured = json.loads(done.stdout.splitlines()[-1])
     assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
-    assert [one["name"] for one in measured["readings"]] == [
-        *("events through /1/upload", "bare insert", "peak memory of the server"),
-    ]
+    names = [one["name"] for one in measured["readings"]]
+    assert names[:3] == ["events through /1/upload", "bare insert", "peak memory of the server"]
+    assert "events of a CSV file" in names
     assert all(one["value"] > 0 for one in measured["readings"])
 
 

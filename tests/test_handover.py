@@ -287,7 +287,7 @@ def test_a_dead_sender_is_no_silence_of_the_vendor(tmp_path: Path) -> None:
         under_way.report_loss()
     assert Counter(receipt.outcome for receipt in collected if receipt is not None) == {
         Outcome.UNKNOWN: 200,
-        Outcome.UNAVAILABLE: 100,
+        Outcome.THROTTLED: 100,
     }
     assert (lane.in_flight, lane.paused_until) == (0, 0.0)
 
