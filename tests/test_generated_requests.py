@@ -23,7 +23,7 @@ REQUESTS = 10_000 if THOROUGH else 500
 ROUND = [one for one in ENDPOINTS for _ in range(2 if one.path in BODIES else 1)]
 ROUNDS = REQUESTS // len(ROUND) + 1
 WARM_UP = 4  # rounds, after which the server has loaded what it needs
-MOST_MEGABYTES = 40
+MOST_MEGABYTES = 100  # with the probes of coverage in the server
 FACTS = ("event", "activity", "profile", "outcome", "interaction")
 # A failure names one request: there is nothing to shrink.
 some = settings(

@@ -625,7 +625,7 @@ STUB_ANSWERS: list[tuple[str, str, Outcome, Scope, bool]] = [
     (".", "550 this looks like spam", REFUSED, MESSAGE, True),
     (".", "550 blocked by our policy", REFUSED, MESSAGE, True),
     (".", "554 no", REFUSED, MESSAGE, False),
-    ("RCPT", "550 no such user", REFUSED, MESSAGE, False),
+    ("RCPT", "550 no such user", Outcome.GONE, MESSAGE, False),
     ("RCPT", "550-5.7.26 Not authenticated:\r\n550 5.7.26 see the manual", REFUSED, MESSAGE, True),
     (".", "250 2.0.0 Ok: queued as 4XyZ", OK, MESSAGE, False),
 ]
