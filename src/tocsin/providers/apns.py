@@ -250,7 +250,7 @@ class Apns:
         self._topic = settings.topic
         self._timeout = settings.timeout
         self.signer = share_signer(settings, self._origin, transport)
-        limits = PoolLimits(connections=2, streams=1000, in_flight=500, idle=3600, fresh_dns=True)
+        limits = PoolLimits(connections=1, streams=1000, in_flight=1000, idle=3600, fresh_dns=True)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:

@@ -188,7 +188,7 @@ class Fcm:
         self._style = settings.style
         # FCM: at most 100 streams on a connection.
         self._pool = transport.pool(
-            ca=check_ca(settings.ca), limits=PoolLimits(connections=4, streams=100, in_flight=400)
+            ca=check_ca(settings.ca), limits=PoolLimits(connections=10, streams=100, in_flight=1000)
         )
         self._tokens = Tokens(self._pool, self._ask)
         self._proved: dict[str, None] = {}
