@@ -24,7 +24,7 @@ from tocsin.account import create_account
 from tocsin.cli import tocsin
 from tocsin.cli.providers import sandbox_settings, store_providers
 from tocsin.delivery.circuit_breaker import BreakerRules
-from tocsin.delivery.outgoing import LEAST_AT_ONCE as AT_ONCE
+from tocsin.delivery.in_flight import LEAST_AT_ONCE as AT_ONCE
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Message, Receipt

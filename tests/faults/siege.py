@@ -18,7 +18,7 @@ from evidence import count_sent, read_recipients, read_states, read_users
 from vendors import count_accepted, count_doubled, read_accepted, read_cut, read_refused, set_faults
 
 from tocsin.delivery import sender_pool, settle
-from tocsin.delivery.outgoing import MOST_AT_ONCE
+from tocsin.delivery.in_flight import MOST_AT_ONCE
 from tocsin.outcome import FINAL, State
 
 WINDOW = 64

@@ -15,6 +15,7 @@ import structlog
 from tocsin.content import Unrenderable
 from tocsin.delivery.batch import Batch, BatchContext, PendingMessage, render
 from tocsin.delivery.handover import NoteFile
+from tocsin.delivery.in_flight import LEAST_AT_ONCE, InFlight
 from tocsin.delivery.retry import lane_pause
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
@@ -25,16 +26,6 @@ from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()
 
-# How many messages of a lane are in flight in one process: GAIN times what the rate and the vendor's latency need, and
-# no more, for on loopback a message costs 57 µs with 32 in flight and 92 µs with 256. While the vendor limits the rate
-# the number doubles; when we do, it stays. The rate is that of SAMPLE answers or more, and of one latency or longer:
-# answers come in bursts where a burst was sent. The latency is the quickest of SAMPLE answers with few in flight: with
-# many they wait for us. It is measured again every PROBE_SECONDS (as BBR does for a path of the network).
-LEAST_AT_ONCE = 32
-MOST_AT_ONCE = 1500
-SAMPLE = 64
-GAIN = 2.0
-PROBE_SECONDS = 10.0
 # A message that takes longer than so many times the vendor's latency, and than SLOW_SECONDS, takes nobody's place.
 # Until the latency is known (TLS comes first, and APNs opens a connection with one stream) that is a second.
 SLOW_FACTOR, SLOW_SECONDS, SLOW_AT_FIRST = 8.0, 0.05, 1.0
@@ -78,15 +69,7 @@ class OutgoingLane:
         self._queue: deque[_Item] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused_until = 0.0
-        self._most = min(provider.at_once, MOST_AT_ONCE) if provider is not None else LEAST_AT_ONCE
-        self._at_once = min(LEAST_AT_ONCE, self._most)
-        self._latency = 0.0
-        self._rate = 0.0  # before the latency was measured again
-        self._probed_at = 0.0  # when the latency was measured; 0: it is being measured
-        self._few_since = 0.0  # since when few are in flight, so that it can be
-        self._quickest = float("inf")  # of the sample
-        self._timed = 0  # answers of the sample
-        self._sample_began = 0.0
+        self._in_flight = InFlight(provider.at_once if provider is not None else LEAST_AT_ONCE)
         self._started: dict[int, float] = {}  # by slot, oldest first; without those that are slow
         self._slow: set[int] = set()
         self._sweeper: asyncio.TimerHandle | None = None
@@ -125,12 +108,12 @@ class OutgoingLane:
 
     @property
     def _allowed(self) -> int:
-        return min(self._at_once + len(self._slow), self._most)
+        return min(self._in_flight.allowed + len(self._slow), self._in_flight.most)
 
     def _start_tasks(self) -> None:
         waiting = len(self._urgent) + len(self._queue)
         if waiting and not self._tasks:
-            self._begin_sample(time.monotonic())
+            self._in_flight.begin(time.monotonic())
         for _ in range(min(self._allowed - len(self._tasks), waiting)):
             task = asyncio.create_task(self._send_all())
             self._tasks.add(task)
@@ -141,7 +124,8 @@ class OutgoingLane:
     def _sweep(self) -> None:
         """Let others go in place of messages that take long."""
         self._sweeper = None
-        limit = max(self._latency * SLOW_FACTOR, SLOW_SECONDS) if self._latency else SLOW_AT_FIRST
+        latency = self._in_flight.latency
+        limit = max(latency * SLOW_FACTOR, SLOW_SECONDS) if latency else SLOW_AT_FIRST
         oldest, before = time.monotonic() - limit, len(self._slow)
         for slot, started in list(self._started.items()):
             if started > oldest:
@@ -195,35 +179,10 @@ class OutgoingLane:
         finally:
             if self._started.pop(slot, None) is None:
                 self._slow.discard(slot)
-        self._adapt(started, time.monotonic())
+        if self._in_flight.hear(started, time.monotonic(), len(self._started)):
+            self._tell()
+            self._start_tasks()
         return receipt
-
-    def _adapt(self, started: float, ended: float) -> None:
-        """Take one answer into the sample, and at its end decide how many may be in flight."""
-        if started < self._few_since:
-            if len(self._started) <= LEAST_AT_ONCE and self._few_since > ended:
-                self._few_since = ended
-                self._begin_sample(ended)
-            return
-        self._quickest = min(self._quickest, ended - started)
-        self._timed += 1
-        if self._timed < SAMPLE or ended - self._sample_began < self._latency:
-            return
-        rate = self._timed / (ended - self._sample_began)
-        if not self._probed_at:
-            self._latency, self._probed_at = self._quickest, ended
-            rate = max(rate, self._rate)
-        self._latency = min(self._latency, self._quickest)
-        self._at_once = int(min(max(rate * self._latency * GAIN, LEAST_AT_ONCE), self._most))
-        if ended - self._probed_at > PROBE_SECONDS:
-            self._rate, self._at_once = rate, min(LEAST_AT_ONCE, self._most)
-            self._probed_at, self._few_since = 0.0, float("inf")
-        self._begin_sample(ended)
-        self._tell()
-        self._start_tasks()
-
-    def _begin_sample(self, now: float) -> None:
-        self._sample_began, self._quickest, self._timed = now, float("inf"), 0
 
 
 class OutgoingLanes:

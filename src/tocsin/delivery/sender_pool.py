@@ -20,8 +20,9 @@ import structlog
 from tocsin.delivery.batch import Batch, BatchContext
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
 from tocsin.delivery.handover import HandoverFolder, HandoverNote, NoteFile, Step
+from tocsin.delivery.in_flight import LEAST_AT_ONCE
 from tocsin.delivery.lane import Lane, Outgoing
-from tocsin.delivery.outgoing import LEAST_AT_ONCE, Answers, OutgoingLanes, make_provider, name_lane
+from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider, name_lane
 from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
