@@ -228,7 +228,8 @@ def _store(
     changes = take_back(connection, account.id, people.returned)
     changes += find_event_changes(connection, account.id, taken, users)
     apply_address_changes(connection, account.id, changes, now)
-    copies = copy_profiles(connection, account.id, sorted({*changed, *people.moved, *opted_out}))
+    copied = sorted({*changed, *people.moved, *opted_out})
+    copies = copy_profiles(connection, account.id, copied, people.profiles)
     return _StoredUpload(taken, users, copies, refused, changes)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import Connection, Select, bindparam, case, delete, func, select, update
 
 from tocsin.channels import CHANNELS
 from tocsin.ingest.profile import apply_changes, split_push_choice, wants
@@ -34,7 +34,7 @@ from tocsin.ingest.record import (
 )
 from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
-from tocsin.store.rows import among, among_named, pack_values, upsert_rows
+from tocsin.store.rows import among, among_named, insert_rows, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
@@ -58,7 +58,7 @@ class People:
         self._names: Counter[int] = Counter()  # identities by user
         self._texts: dict[int, str] = {}  # profiles that were read and are not decoded yet
         self._letters: dict[int, int] = {}  # of the profiles as they are stored
-        self._profiles: dict[int, dict[str, Any]] = {}
+        self.profiles: dict[int, dict[str, Any]] = {}  # those that were decoded, as they are now
         self.sizes: dict[int, int] = {}  # bytes of the profiles in memory as JSON, at most
         self._measured: set[int] = set()  # users whose size is exact
         self._changed: set[int] = set()  # users whose profile is not what it was
@@ -127,10 +127,10 @@ class People:
                 self._link(key, user)
         if isinstance(record, ProfileRecord):
             self._note_push_choice(record)
-            before, self._profiles[user] = self._profiles[user], after
+            before, self.profiles[user] = self.profiles[user], after
             self._move_addresses(before, user)
-            if not wants(before, EMAIL) and wants(self._profiles[user], EMAIL):
-                self.returned[user] = read_email(self._profiles[user].get("Email"))
+            if not wants(before, EMAIL) and wants(self.profiles[user], EMAIL):
+                self.returned[user] = read_email(self.profiles[user].get("Email"))
         elif isinstance(record, TokenRecord):
             self._tokens.pop((record.kind, record.token), None)  # the last of the dict is the newest
             self._tokens[record.kind, record.token] = (user, record.keys["objectId"])
@@ -187,7 +187,7 @@ class People:
 
     def _read_profile(self, user: int, *, smaller: bool) -> dict[str, Any]:
         """Return the profile of a user. smaller: to make it so; else Rejected is raised for one over the limit."""
-        if (known := self._profiles.get(user)) is not None:
+        if (known := self.profiles.get(user)) is not None:
             return known
         if self._letters.get(user, 0) > PROFILE_BYTES and not smaller:
             raise _too_large(self._letters[user])
@@ -199,7 +199,7 @@ class People:
             text = self._connection.scalar(select(table.c.profile).where(*mine)) or "{}"
         self.sizes[user] = len(text) if text.isascii() else len(text.encode())
         found: dict[str, Any] = msgspec.json.decode(text)
-        self._profiles[user] = found
+        self.profiles[user] = found
         return found
 
     def _note_push_choice(self, record: ProfileRecord) -> None:
@@ -213,7 +213,7 @@ class People:
 
     def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
         """Link an address to the first user who has it in the profile, and unlink it when they have it no more."""
-        after = self._profiles[user]
+        after = self.profiles[user]
         for kind, read in (("Email", read_email), ("Phone", read_phone)):
             old, new = (kind, read(before.get(kind))), (kind, read(after.get(kind)))
             if old[1] and old != new and self._users.get(old) == user:
@@ -276,7 +276,7 @@ class People:
     def _create_user(self) -> int:
         self._last_user += 1
         self.created.add(self._last_user)
-        self._profiles.setdefault(self._last_user, {})
+        self.profiles.setdefault(self._last_user, {})
         self.sizes.setdefault(self._last_user, 0)
         return self._last_user
 
@@ -301,7 +301,7 @@ class People:
                 row = {
                     "account_id": self._account,
                     "id": user,
-                    "profile": msgspec.json.encode(self._profiles[user]).decode(),
+                    "profile": msgspec.json.encode(self.profiles[user]).decode(),
                     "version": 1,
                     "updated_at": self._now,
                     "created_at": self._now,
@@ -309,7 +309,7 @@ class People:
                 written[user in self.created].append(row)
         table = schema.user
         if created := written[True]:
-            self._connection.execute(insert(table), created)
+            insert_rows(self._connection, table, created)
             self._connection.execute(
                 update(schema.account).where(schema.account.c.id == self._account).values(last_user=self._last_user)
             )

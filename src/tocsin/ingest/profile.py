@@ -61,7 +61,8 @@ def split_push_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool 
 def wants(profile: Mapping[str, Any], channel: Channel) -> bool:
     """Return False when one of the channel's consent properties says no. For push those are `MSG-push-all` and a
     `MSG-push` that was sent without a device: both are for all devices of the user."""
-    return not any(_is_false(profile.get(key)) for key in channel.consent)
+    said = [profile[key] for key in channel.consent if key in profile]  # of most nothing, and this is asked often
+    return not any(map(_is_false, said))
 
 
 def read_address(profile: Mapping[str, Any], channel: Channel) -> str:
@@ -113,6 +114,10 @@ def _as_degrees(value: Any) -> float:
 
 def to_facts(value: Any) -> Any:
     """Return a value as it is queried: a date of CleverTap, `$D_1487576752`, is the number of its epoch seconds."""
+    if isinstance(value, dict) and _PLAIN.issuperset(map(type, value.values())):  # as most are, and no text a date
+        texts = [one for one in value.values() if type(one) is str]
+        if not any(one.startswith("$D_") for one in texts):
+            return value
     if isinstance(value, str) and value.startswith("$D_"):
         digits = value[3:].removeprefix("-")
         return int(value[3:]) if digits.isascii() and digits.isdigit() and len(digits) < 14 else value
@@ -121,6 +126,9 @@ def to_facts(value: Any) -> Any:
     if isinstance(value, list):
         return [to_facts(inner) for inner in value]
     return value
+
+
+_PLAIN = {str, int, float, bool, type(None)}
 
 
 def _is_false(value: Any) -> bool:

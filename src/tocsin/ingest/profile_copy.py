@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, select, update
@@ -21,8 +22,12 @@ from tocsin.store.rows import among
 NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
 
 
-def copy_profiles(connection: Connection, account_id: str, users: Sequence[int]) -> list[Row]:
-    """Return the rows of the facts store's `profile` for these users, as the ledger knows them now."""
+def copy_profiles(
+    connection: Connection, account_id: str, users: Sequence[int], known: Mapping[int, dict[str, Any]] | None = None
+) -> list[Row]:
+    """Return the rows of the facts store's `profile` for these users, as the ledger knows them now. known: profiles
+    that this transaction has written, which need not be read again."""
+    known = known or {}
     table, device = schema.user, schema.device
     rows: list[Row] = []
     for part in split_values(users):
@@ -32,10 +37,16 @@ def copy_profiles(connection: Connection, account_id: str, users: Sequence[int])
         )
         for one in connection.execute(found):
             devices[one.user_id].append((one.kind, one.gone_at is None and not one.opted_out))
-        query = select(table.c.id, table.c.version, table.c.profile).where(
-            table.c.account_id == account_id, among(connection, table.c.id, part)
-        )
-        people = [(user.id, user.version, msgspec.json.decode(user.profile)) for user in connection.execute(query)]
+        people: list[tuple[int, int, dict[str, Any]]] = []
+        mine = table.c.account_id == account_id
+        if here := [user for user in part if user in known]:
+            versions = select(table.c.id, table.c.version).where(mine, among(connection, table.c.id, here))
+            people = [(user, version, known[user]) for user, version in connection.execute(versions)]
+        if rest := [user for user in part if user not in known]:
+            query = select(table.c.id, table.c.version, table.c.profile).where(
+                mine, among(connection, table.c.id, rest)
+            )
+            people += [(user, version, msgspec.json.decode(text)) for user, version, text in connection.execute(query)]
         suppressed: set[str] = set()
         for channel in ADDRESS_CHANNELS:
             addresses = [address for *_, profile in people if (address := read_address(profile, channel))]

@@ -331,11 +331,12 @@ def _strip(value: str) -> str:
 
 def read_email(value: Any) -> str:
     """Return an e-mail address normalized and in lower case; "" when the value is none."""
-    return _normalize_email(_strip(value)) if isinstance(value, str) and len(value) <= 254 else ""
+    return _normalize_email(value) if isinstance(value, str) and len(value) <= 254 else ""
 
 
 @functools.lru_cache(maxsize=50_000)  # 100 µs each, and an address is read when uploaded, copied and sent to
 def _normalize_email(value: str) -> str:
+    value = _strip(value)
     if (found := PLAIN_ADDRESS.fullmatch(value)) and not f".{found[1]}".lower().endswith(SPECIAL_DOMAINS):
         return value.lower()
     try:
@@ -347,16 +348,16 @@ def _normalize_email(value: str) -> str:
 def read_phone(value: Any) -> str:
     """Return a phone number with its country code as E.164; "" when the value is none."""
     text = f"+{value}" if isinstance(value, int) and not isinstance(value, bool) else value
-    text = _strip(text) if isinstance(text, str) else text
-    if not isinstance(text, str) or not PHONE_START.match(text) or len(text) > 40:
-        return ""
-    return _normalize_phone(text if text.startswith("+") else f"+{text}")
+    return _normalize_phone(text) if isinstance(text, str) and len(text) <= 60 else ""
 
 
 @functools.lru_cache(maxsize=50_000)  # 250 µs each, and a number is read as often as an address
 def _normalize_phone(text: str) -> str:
+    text = _strip(text)
+    if not PHONE_START.match(text) or len(text) > 40:
+        return ""
     try:
-        number = phonenumbers.parse(text)
+        number = phonenumbers.parse(text if text.startswith("+") else f"+{text}")
     except phonenumbers.NumberParseException:
         return ""
     if not phonenumbers.is_possible_number(number):

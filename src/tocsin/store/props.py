@@ -56,10 +56,10 @@ def escape_key(key: str) -> str:
 def encode_props(props: Mapping[str, Any]) -> str:
     """Return a property object as the text of a `props` column."""
     out: dict[str, Any] = {}
-    for key, value in props.items():
-        if isinstance(value, dict | list):
-            for inner, elements in _open(key, value):
-                _put(out, inner, elements)
+    nested = [(key, value) for key, value in props.items() if isinstance(value, dict | list)]
+    for key, value in nested:
+        for inner, elements in _open(key, value):
+            _put(out, inner, elements)
     for key, value in props.items():  # after what came out of objects: a key that was itself uploaded goes first
         if value is not None:
             _put(out, key, value if not isinstance(value, dict | list) else list(_leaves(value)))
@@ -121,11 +121,12 @@ def _put(out: dict[str, Any], key: str, value: Any) -> None:
     if path in out:
         del out[path]
         out.pop(f"#{path}", None)
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < EXACT:
-        out[path] = float(value)
-        return
-    if isinstance(value, str) and value[:1].isalpha():  # no number
+    kind = type(value)
+    if kind is str and value[:1].isalpha():  # no number
         out[path] = f"{SEPARATOR}{fold(value)}{SEPARATOR}"
+        return
+    if (kind is int or kind is float) and abs(value) < EXACT:
+        out[path] = float(value)
         return
     elements = value if isinstance(value, list) else [value]
     texts = [NOTHING if one is None else element_of(one) for one in elements]
