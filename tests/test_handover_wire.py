@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -12,6 +13,7 @@ import pytest
 from support.bench import Bench
 
 from tocsin.outcome import Outcome
+from tocsin.providers.http.multi import BURST
 from tocsin.providers.transport import HttpPost, MailTransfer, Server, Transport, VendorAnswer
 
 pytest_plugins = ("support.bench",)
@@ -195,3 +197,22 @@ async def test_without_an_access_token_nothing_is_noted(bench: Bench, name: str)
     await bench.break_down(name, "cut", of="token")
     receipt = await bench.provider(name).send(bench.message(name), time.time(), note.hand_over)
     assert (receipt.outcome, note.times) == (Outcome.UNAVAILABLE, 0)
+
+
+async def test_few_are_noted_at_once(bench: Bench) -> None:
+    """Those whose bytes are still with us when they are noted are those that a kill makes unknown for nothing."""
+    provider = bench.provider("fcm")
+    await provider.send(bench.message("fcm"), time.time())  # opens the connection
+    noted: list[int] = []
+    turn = 0
+
+    async def count_turns() -> None:
+        nonlocal turn
+        while len(noted) < 90:
+            turn += 1
+            await asyncio.sleep(0)
+
+    sent = [provider.send(bench.message("fcm"), time.time(), lambda: noted.append(turn)) for _ in range(90)]
+    receipts, _ = await asyncio.gather(asyncio.gather(*sent), count_turns())
+    assert {one.outcome for one in receipts} == {Outcome.ACCEPTED}
+    assert max(Counter(noted).values()) <= BURST

@@ -14,6 +14,9 @@ import pycurl
 from tocsin.providers.http.transfer import HttpPost, Transfer
 
 CONNECTIONS_KEPT = 256  # connections of a pool whose last answer is remembered
+# Transfers that begin in one iteration of the loop. libcurl reads the bodies of all that it finds, which notes them as
+# handed over, and then writes them: those that a kill catches in between nobody has seen.
+BURST = 16
 
 
 class CurlMulti:
@@ -24,6 +27,8 @@ class CurlMulti:
         self._multi = multi = pycurl.CurlMulti()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._under_way: dict[pycurl.Curl, asyncio.Future[pycurl.error | None]] = {}
+        self._begun = 0  # transfers since libcurl was last called
+        self._later: dict[pycurl.Curl, None] = {}  # transfers that begin when it was called again
         self._watched: dict[int, int] = {}  # for each socket, the POLL_ flags that libcurl waits for
         self._timer: asyncio.Handle | None = None
         self._soon = False  # the timer is set for the next iteration of the loop
@@ -50,14 +55,28 @@ class CurlMulti:
         """Start a transfer; return the future of libcurl's error, None for success."""
         loop = self._loop = self._loop or asyncio.get_running_loop()
         self._under_way[transfer.curl] = end = loop.create_future()
-        self._multi.add_handle(transfer.curl)
+        self._later[transfer.curl] = None
+        self._begin_some()
         return end
+
+    def _begin_some(self) -> None:
+        while self._later and self._begun < BURST:
+            curl = next(iter(self._later))
+            del self._later[curl]
+            self._begun += 1
+            self._multi.add_handle(curl)
 
     def give_up(self, transfer: Transfer) -> None:
         """Stop a transfer whose caller was cancelled."""
         if self._under_way.pop(transfer.curl, None) is not None:
-            self._multi.remove_handle(transfer.curl)
+            self._remove(transfer.curl)
         self._close_if_left()
+
+    def _remove(self, curl: pycurl.Curl) -> None:
+        if curl in self._later:
+            del self._later[curl]
+        else:
+            self._multi.remove_handle(curl)
 
     def hear(self, transfer: Transfer) -> None:
         """Note that an answer came on the connection of `transfer`."""
@@ -147,6 +166,7 @@ class CurlMulti:
         if self._multi.closed:
             return
         self._multi.socket_action(fd, action)
+        self._begun = 0
         while True:
             left, fine, broken = self._multi.info_read()
             for curl in fine:
@@ -154,10 +174,11 @@ class CurlMulti:
             for curl, code, sentence in broken:
                 self._finish(curl, pycurl.error(code, sentence))
             if not left:
-                return
+                break
+        self._begin_some()
 
     def _finish(self, curl: pycurl.Curl, end: pycurl.error | None) -> None:
-        self._multi.remove_handle(curl)
+        self._remove(curl)
         waiting = self._under_way.pop(curl, None)
         if waiting is not None and not waiting.done():
             waiting.set_result(end)
