@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,7 @@ class App:
             wanted = {"apps": {"identities": "trust" if trust else "confirm"}, "limits": limits}
             for name, value in wanted.items():
                 ledger.write_now(
-                    lambda connection, name=name, value=value: set_policy(
-                        connection, caller.account_id, name, json.dumps(value), time.time()
-                    )
+                    partial(set_policy, account_id=caller.account_id, name=name, value=json.dumps(value), now=0.0)
                 )
         wait_for(self._is_known)
 
@@ -304,6 +303,21 @@ def test_commands(tmp_path: Path) -> None:
         assert isinstance(run("app", *wrong), str), wrong
     assert run("app", "remove", "shop", "--account", one) == [{"account_id": one, "removed": "shop"}]
     assert [found["name"] for found in run("app", "list", "--account", one)] == ["site"]
+
+
+def test_check(app: App, server: Server) -> None:
+    """An operator sees whether an app would work, and what is wrong where it would not."""
+
+    def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+        given = ("app", "check", "shop", "--account", app.caller.account_id, "--data", str(server.data), *arguments)
+        done = CliRunner().invoke(tocsin, given)
+        return done.exit_code, json.loads(done.output)
+
+    code, seen = run()
+    assert (code, seen["wrong"], seen["batch"]["status"], seen["web"]["status"]) == (0, [], 200, 204)
+    assert app.matches({"event_name": "App Launched", "from": "today", "to": "today"}) >= 1
+    code, seen = run("--url", "http://127.0.0.1:9")
+    assert (code, len(seen["wrong"])) == (1, 1)
 
 
 def web(app: App, kind: str, payload: dict[str, Any], **more: Any) -> tuple[int, Any, Mapping[str, str]]:

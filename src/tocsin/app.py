@@ -157,7 +157,7 @@ def _make_context(
         ),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
-        reports=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
+        reports=Places(settings.connections, settings.connections // 2),
         apps=AppDirectory(ledger),
         app_rates=AppRates(settings.app_requests_per_second, settings.app_device_per_minute),
         intake=Intake(ledger, facts, read_limits(settings)),

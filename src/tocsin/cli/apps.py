@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
+from tocsin.errors import Misconfigured
 
 APP_PLATFORM = click.Choice(["android", "ios", "web"])
 
@@ -83,3 +84,34 @@ def remove(name: str, data: Path, account_id: str) -> None:
     with open_ledger_only(data) as ledger:
         remove_app(ledger, account_id, name)
     print_json({"account_id": account_id, "removed": name})
+
+
+@app.command("check")
+@click.argument("name")
+@data_option
+@account_option
+@click.option("--url", help="Where apps report, such as https://t.example.com; without it the server of this folder.")
+def check(name: str, data: Path, account_id: str, url: str | None) -> None:
+    """Send what an app would, to the running server, and say what came back. One device «tocsin-check» is kept of it.
+    Exit code 1: an app would not work.
+
+    Example: tocsin app check shop --url https://t.example.com --account ABC-DEF-GHIJ --data ./data
+    """
+    from tocsin.authenticator.apps import list_apps
+    from tocsin.cli.app_check import check_app
+    from tocsin.store.data_folder import find_running
+    from tocsin.store.stores import open_ledger_only
+
+    with open_ledger_only(data) as ledger:
+        found = next((one for one in list_apps(ledger, account_id) if one.name == name), None)
+    if found is None:
+        raise Misconfigured(f"{account_id} has no app {name!r}; `tocsin app list` shows them.")
+    if url is None:
+        running = find_running(data)
+        if running is None:
+            raise Misconfigured("No server runs on this folder; start one, or give --url.")
+        url = running.url
+    seen = check_app(found, url.rstrip("/"), time.time())
+    print_json(seen)
+    if seen["wrong"]:
+        raise click.exceptions.Exit(1)

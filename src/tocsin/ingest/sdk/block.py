@@ -118,7 +118,7 @@ class _Block:
             raise _Late("stale")
         if record.at < named_at:  # somebody else uses it by now
             rest = {kind: value for kind, value in record.keys.items() if kind != "objectId"}
-            if not rest or meant is None:
+            if not rest:
                 raise _Late("stale")
             return self._tell(one, msgspec.structs.replace(record, keys=rest))
         if owner is None or owner != meant:
