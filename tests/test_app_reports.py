@@ -22,7 +22,14 @@ ONE, TWO, THREE = guid(1), guid(2), guid(3)
 
 
 @pytest.fixture
-def world(store: Ledger, facts: Facts) -> SdkWorld:
+def world(ledger: Ledger, facts: Facts) -> SdkWorld:
+    """On SQLite, where accounts keep the tests apart."""
+    return SdkWorld(ledger, facts)
+
+
+@pytest.fixture
+def each_world(store: Ledger, facts: Facts) -> SdkWorld:
+    """On SQLite and on PostgreSQL in turn."""
     return SdkWorld(store, facts)
 
 
@@ -45,8 +52,9 @@ async def test_the_first_launch(world: SdkWorld) -> None:
     assert world.dropped == {}
 
 
-async def test_twice_is_once(world: SdkWorld) -> None:
+async def test_twice_is_once(each_world: SdkWorld) -> None:
     """At-least-once delivery counts once: events, increments, and two equal events of one batch are still two."""
+    world = each_world
     batch = (
         meta(ONE),
         profile(START + 1, Identity="u1", Score={"$incr": 5}, Tags={"$add": ["a"]}),
@@ -73,8 +81,9 @@ async def test_what_was_said_last_counts(world: SdkWorld) -> None:
     assert "Plan" not in await world.profile("u1")
 
 
-async def test_another_person_logs_in(world: SdkWorld) -> None:
+async def test_another_person_logs_in(each_world: SdkWorld) -> None:
     """The device's token goes to whom it belongs now, and the first person's pushes go there no more."""
+    world = each_world
     await world.send(meta(ONE), profile(START, Identity="u1"), token("register", "t", START + 1))
     last = (meta(ONE), event("Bye", START + 5), token("unregister", "t", START + 6))
     first = (meta(TWO), profile(START + 7, Identity="u2"), launch(START + 7), token("register", "t", START + 8))
@@ -104,8 +113,9 @@ async def test_the_same_guid_changes_hands(world: SdkWorld) -> None:
     assert (await world.tokens("u1"), await world.tokens("u2")) == (set(), {"t"})
 
 
-async def test_two_devices_of_one_person(world: SdkWorld) -> None:
+async def test_two_devices_of_one_person(each_world: SdkWorld) -> None:
     """Both are theirs, and so is what the second one did before it was told who uses it."""
+    world = each_world
     await world.send(meta(ONE), profile(START, Identity="u1", Plan="gold"), token("register", "t1", START))
     await world.send(meta(TWO, IOS), event("Viewed", START + 1), token("register", "a" * 64, START, "apns"))
     await world.send(meta(TWO, IOS), profile(START + 2, Colour="red"))
@@ -240,17 +250,12 @@ HISTORY: tuple[tuple[dict[str, Any], ...], ...] = (
 )
 
 
-@pytest.fixture
-def law_ledger(own_ledger: Ledger) -> Ledger:
-    return own_ledger
-
-
-async def test_any_order_is_the_same_history(law_ledger: Ledger, facts: Facts) -> None:
+async def test_any_order_is_the_same_history(ledger: Ledger, facts: Facts) -> None:
     """The same batches, each once or several times, in any order and many at a time: the same people, properties,
     tokens and events."""
 
     async def tell(order: list[int], together: int) -> dict[str, Any]:
-        world = SdkWorld(law_ledger, facts)
+        world = SdkWorld(ledger, facts)
         await world.upload({"type": "profile", "identity": "server", "profileData": {"Since": 1}})
         for start in range(0, len(order), together):
             await asyncio.gather(*(world.send(*HISTORY[place]) for place in order[start : start + together]))
