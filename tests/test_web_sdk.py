@@ -86,13 +86,8 @@ class Shopper:
 
     def wait(self, page: Page) -> None:
         """Until the browser has its GUID and nothing is left to send."""
-        waiting = "JSON.stringify([localStorage.WZRK_G || document.cookie, localStorage.WZRK_L || '{}'])"
-
-        def is_done() -> bool:
-            guid, left = json.loads(page.run(waiting))
-            return "WZRK_G" in guid + str(page.run("Object.keys(localStorage).join()")) and not json.loads(left)
-
-        wait_for(is_done, 30)
+        done = "'WZRK_G' in localStorage && decodeURIComponent(localStorage.WZRK_L || '{}') === '{}'"
+        wait_for(lambda: bool(page.run(done)), 30)
 
 
 READ = """
@@ -156,6 +151,7 @@ def test_what_arrived_is_what_the_pages_did(start_server: Callable[..., Server],
         fetching.do("event.push('Fetched', {N: 1})")
     assert server.stop() == 0
     people = read_people(tmp_path / "server", caller.account_id)
+    print(json.dumps(people, indent=1))
     named = {value: one for one in people for kind, value in one["names"] if kind == "identity"}
     assert {*named} == {"ann", "bob"}
     ann, bob = named["ann"], named["bob"]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import http.client
+import http.server
 import ssl
 import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -19,45 +21,33 @@ from cryptography.x509.oid import NameOID
 
 @contextlib.contextmanager
 def tls_in_front(port: int, folder: Path) -> Iterator[int]:
-    """The port on which what comes over TLS is handed on to `port`."""
+    """The port on which requests that come over TLS are handed on to `port`."""
+
+    class Proxy(http.server.BaseHTTPRequestHandler):
+        def hand_on(self) -> None:
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as back:
+                back.request(self.command, self.path, headers=dict(self.headers.items()))
+                answer = back.getresponse()
+                content = answer.read()
+            self.send_response_only(answer.status)
+            for name, value in answer.getheaders():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        do_GET = do_OPTIONS = hand_on  # noqa: N815 - the names are the library's
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(_make_certificate(folder))
-    loop = asyncio.new_event_loop()
-    started: list[int] = []
-    ready = threading.Event()
-
-    async def hand_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        back, forth = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(_copy(reader, forth), _copy(back, writer), return_exceptions=True)
-
-    async def serve() -> None:
-        server = await asyncio.start_server(hand_on, "127.0.0.1", 0, ssl=context)
-        started.append(server.sockets[0].getsockname()[1])
-        ready.set()
-
-    def run() -> None:
-        loop.run_until_complete(serve())
-        loop.run_forever()
-        for task in asyncio.all_tasks(loop):
-            task.cancel()
-        loop.run_until_complete(loop.shutdown_asyncgens())
-        loop.close()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert ready.wait(30)
-    yield started[0]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(30)
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    try:
-        while part := await reader.read(1 << 16):
-            writer.write(part)
-            await writer.drain()
-    finally:
-        writer.close()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        # Each connection shakes hands in its own thread: a browser opens some that it does not use.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
 
 
 def _make_certificate(folder: Path) -> Path:

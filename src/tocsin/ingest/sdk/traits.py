@@ -29,7 +29,10 @@ OFFSET = re.compile(r"GMT([+-][0-9]{2})([0-9]{2})")  # how the Web SDK spells a 
 COUNTRIES = {"GB": "United Kingdom", "KR": "South Korea", "KP": "North Korea", "VG": "British Virgin Islands"}
 # In a browser's User-Agent, what comes first counts: Edge and Opera call themselves Chrome, and Chrome Safari.
 BROWSERS = (("Edg", "Edge"), ("OPR/", "Opera"), ("Firefox/", "Firefox"), ("Chrome/", "Chrome"), ("Safari/", "Safari"))
-SYSTEMS = (("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iOS"), ("Windows", "Windows"), ("Mac OS", "macOS"))
+SYSTEMS = (
+    *(("Android", "Android"), ("iPhone", "iOS"), ("iPad", "iOS"), ("Windows", "Windows"), ("Mac OS", "macOS")),
+    *(("CrOS", "ChromeOS"), ("Linux", "Linux")),
+)
 
 
 def read_traits(af: Mapping[str, Any]) -> dict[str, Any]:
