@@ -20,11 +20,10 @@ from tocsin.ingest.record import (
     TokenRecord,
     read_record,
 )
-from tocsin.ingest.sdk.report import SdkBatch, SdkReport
+from tocsin.ingest.sdk.report import LAUNCHED, SdkBatch, SdkReport, tells_traits
 from tocsin.ingest.sdk.traits import find_country, read_zone
 from tocsin.ingest.subscription import UNSUBSCRIBED
 
-LAUNCHED = "App Launched"
 # Only this server knows of them, or applies them to somebody.
 FORBIDDEN = (RESTRICTED_EVENTS - {LAUNCHED}) | {UNSUBSCRIBED, "Mail Bounced", "Mail Complained", "App Installed"}
 NAMING = frozenset((*SPELLINGS, "Email", "Phone"))  # properties that say who somebody is, or where to write to them
@@ -46,16 +45,12 @@ def judge(batch: SdkBatch, now: float, *, trust: bool) -> list[JudgedReport]:
     `batch.dropped`. trust: a device may say who uses it."""
     found = [_judge_one(batch, report, now, trust) for report in batch.reports]
     judged = [one for one in found if one is not None]
-    launches = [one.report.at for one in judged if _tells_traits(one)]
+    launches = [one.report.at for one in judged if tells_traits(one.report)]
     if launches and batch.traits:
         raw = {"type": "profile", "objectId": batch.device, "ts": max(launches), "profileData": dict(batch.traits)}
         if (record := _read_fitting(batch, raw, "profileData", now)) is not None:
             judged.append(JudgedReport(SdkReport("profile", record.at, 0), record))
     return sorted(judged, key=lambda one: (not isinstance(one.record, ProfileRecord), one.report.at))
-
-
-def _tells_traits(one: JudgedReport) -> bool:
-    return one.report.kind == "profile" or (one.report.kind == "event" and one.report.name == LAUNCHED)
 
 
 def _judge_one(batch: SdkBatch, report: SdkReport, now: float, trust: bool) -> JudgedReport | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from tocsin.ingest.sdk.report import FETCH, VIEWS, SdkBatch, SdkReport, is_device, make_id, read_clock
+from tocsin.ingest.sdk.report import FETCH, VIEWS, SdkBatch, SdkReport, is_device, make_id, read_clock, tells_traits
 from tocsin.ingest.sdk.traits import read_marks, read_mobile_traits
 
 OBJECTS = 600  # of one batch; the SDKs send 50, and what an iPhone kept for days comes 49 at a time
@@ -44,15 +44,17 @@ def read_mobile(body: bytes, now: float) -> tuple[MobileMeta, SdkBatch]:
         device=meta.device,
         reports=[],
         views=[],
-        traits=read_mobile_traits(meta.fields),
+        traits={},
         marks=read_marks(meta.fields, "Mobile"),
         dropped=Counter(),
     )
-    equals: Counter[bytes] = Counter()
+    equals: dict[bytes, int] = {}
     for part in parts[1:]:
         raw = bytes(part)
-        equals[raw] += 1
+        equals[raw] = equals.get(raw, 0) + 1
         _add(batch, _read_object(part), make_id(meta.device, raw, equals[raw]), now)
+    if any(tells_traits(one) for one in batch.reports):
+        batch.traits.update(read_mobile_traits(meta.fields))
     return meta, batch
 
 

@@ -35,6 +35,7 @@ AHEAD = 86_400.0  # seconds that a device's clock may be ahead
 BEHIND = 366 * 86_400.0
 VIEWS = {"Notification Viewed": "viewed", "Notification Clicked": "clicked"}
 FETCH = "wzrk_fetch"
+LAUNCHED = "App Launched"
 
 
 class SdkReport(msgspec.Struct, frozen=True):
@@ -59,6 +60,11 @@ class SdkBatch(msgspec.Struct, frozen=True):
     traits: dict[str, Any]
     marks: dict[str, Any]
     dropped: Counter[str]
+
+
+def tells_traits(report: SdkReport) -> bool:
+    """Return whether what the device is like is taken from the batch of a report: at the beginning of each session."""
+    return report.kind == "profile" or (report.kind == "event" and report.name == LAUNCHED)
 
 
 def is_device(value: Any) -> bool:

@@ -9,10 +9,9 @@ from typing import Any
 
 import msgspec
 
-from tocsin.ingest.sdk.judge import LAUNCHED
 from tocsin.ingest.sdk.lz_string import BadPacking, unpack
 from tocsin.ingest.sdk.mobile import Unreadable, add_event
-from tocsin.ingest.sdk.report import FETCH, SdkBatch, SdkReport, is_device, make_id, read_clock
+from tocsin.ingest.sdk.report import FETCH, LAUNCHED, SdkBatch, SdkReport, is_device, make_id, read_clock
 from tocsin.ingest.sdk.traits import read_browser_traits, read_marks
 from tocsin.ingest.sdk.transit import unseal
 
