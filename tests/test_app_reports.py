@@ -206,6 +206,12 @@ async def test_names_are_left_for_the_server(world: SdkWorld) -> None:
         await world.send(meta(ONE), *(event(f"e{number}", START) for number in range(start, start + 50)))
     assert world.dropped["record"] == 500 - 512 * 3 // 4
     await world.upload({"type": "event", "identity": "u", "evtName": "of the server", "evtData": {}})
+    for start in range(0, 1000, 250):
+        await world.send(meta(ONE), profile(START + start, **{f"p{start + number}": 1 for number in range(250)}))
+    await world.send(meta(ONE), *(profile(START + number, **{f"q{number}": 1}) for number in range(50)))
+    await world.send(meta(TWO), profile(START, Identity="u1", Email="a@example.com", Another=1))
+    assert (await world.profile("u1"))["Email"] == "a@example.com"
+    assert "Another" not in await world.profile("u1")
 
 
 async def test_nobody_is_taken_over(world: SdkWorld) -> None:
@@ -241,7 +247,12 @@ HISTORY: tuple[tuple[dict[str, Any], ...], ...] = (
         token("register", "t1", START + 41),
     ),
     (meta(TWO), profile(START + 45, Score={"$incr": 1}), event("Viewed", START + 46)),
-    (meta(THREE, IOS), launch(START + 5), event("Viewed", START + 6, n=9), profile(START + 7, Colour="red")),
+    (
+        meta(THREE, IOS),
+        launch(START + 5),
+        event("Viewed", START + 6, n=9),
+        profile(START + 7, Colour="red", Score={"$incr": 5}),
+    ),
     (meta(THREE, IOS), token("register", "a" * 64, START + 8, "apns")),
     (meta(THREE, IOS), profile(START + 50, Identity="u1", Plan="platinum"), event("Bought", START + 51)),
     (meta(THREE, IOS), token("register", "b" * 64, START + 60, "apns")),
@@ -263,7 +274,7 @@ async def test_any_order_is_the_same_history(ledger: Ledger, facts: Facts) -> No
 
     straight = list(range(len(HISTORY)))
     wanted = await tell(straight, 1)
-    assert wanted["u1"][0]["Plan"] == "platinum"
+    assert (wanted["u1"][0]["Plan"], wanted["u1"][0]["Score"]) == ("platinum", 7)
     assert {len(one[2]) for one in wanted.values()} == {2, 9}
     dice = random.Random(7)
     for together in [24, 2, 24, *[5] * 20] if THOROUGH else (24, 6, 24):

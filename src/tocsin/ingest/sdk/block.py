@@ -17,8 +17,8 @@ from tocsin.ingest import event_row
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.people import People
 from tocsin.ingest.profile_copy import bump_versions, copy_profiles
-from tocsin.ingest.record import EventRecord, ProfileRecord, Rejected, TokenRecord
-from tocsin.ingest.sdk.judge import JudgedReport
+from tocsin.ingest.record import RESERVED, EventRecord, ProfileRecord, Rejected, TokenRecord
+from tocsin.ingest.sdk.judge import NAMING, JudgedReport
 from tocsin.ingest.sdk.tokens import TokenChange, apply_token_changes
 from tocsin.ingest.sdk.told import Told, encode_told, read_told
 from tocsin.ingest.subscription import AddressChange, apply_address_changes, take_back
@@ -77,8 +77,7 @@ class _Block:
         tokens: list[TokenChange] = []
         for place, one in enumerate(self._judged):
             try:
-                self._names.admit(place)
-                self._users[place] = self._apply(one)
+                self._users[place] = self._apply(self._admit(place, one))
             except Rejected:
                 self._dropped.append((place, "record"))
             except _Late as late:
@@ -97,6 +96,19 @@ class _Block:
         copies = copy_profiles(self._connection, self._account.id, touched)
         self._dropped += [(-1, "stale")] * stale
         return StoredBlock(self._make_events(), copies, self._merged, changes, self._dropped)
+
+    def _admit(self, place: int, one: JudgedReport) -> JudgedReport:
+        """Return a report whose names the account may have. A log-in with names too many is one without its properties;
+        for anything else Rejected is raised."""
+        try:
+            self._names.admit(place)
+        except Rejected:
+            if not one.logs_in or not isinstance(one.record, ProfileRecord):
+                raise
+            self._dropped.append((place, "property"))
+            naming = {key: value for key, value in one.record.changes.items() if key in NAMING}
+            return msgspec.structs.replace(one, record=msgspec.structs.replace(one.record, changes=naming))
+        return one
 
     def _apply(self, one: JudgedReport) -> int:
         """Apply one report and return whose it is. Raise Rejected, and _Late for what was overtaken."""
@@ -153,10 +165,12 @@ class _Block:
     def _merge(self, former: int, user: int, device: str) -> None:
         """Give what a device told as a person of its own to whom it belongs."""
         own, told = self._told_of(former), self._told_of(user)
-        profile = self._people.read_profile(former)
-        for key, at in sorted(own.times.items(), key=lambda item: item[1]):
-            if key in profile and (kept := told.take({key: profile[key]}, at)):
-                self._people.apply(ProfileRecord(keys={"objectId": device}, at=at, changes=kept))
+        known = self._people.read_profile(user)
+        changes: dict[str, Any] = {}
+        for key, value in self._people.read_profile(former).items():
+            at = own.times.get(key)
+            changes |= _add_up(key, value, known) if at is None else told.take({key: value}, at)
+        self._people.apply(ProfileRecord(keys={"objectId": device}, at=int(self._now), changes=changes))
         told.applied |= own.applied
         self._told[former] = Told()
         self._changed += [former, user]
@@ -245,6 +259,16 @@ class _Late(Exception):  # noqa: N818 - what is dropped, not a failure
 
 def _device_of(one: JudgedReport) -> str:
     return one.record.keys["objectId"]
+
+
+def _add_up(key: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the change that gives a person what a device counted or collected before it was known to be theirs."""
+    if key not in known:
+        return {key: value}
+    if isinstance(value, list):
+        return {key: {"$add": value}}
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (value, known[key]))
+    return {key: {"$incr": value}} if numbers and key not in RESERVED else {}
 
 
 def _mark_choice(changes: Mapping[str, Any], device: str) -> dict[str, Any]:
