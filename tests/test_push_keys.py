@@ -58,7 +58,7 @@ def windows(**block: Any) -> dict[str, list[str]]:
 
 MEDIA = {"ct_mediaUrl": "https://e.example/v", "ct_mediaType": "video"}
 LEAST = OURS | SDK | {"wzrk_pn": "true", "nt": "Hello", "nm": "there"}
-LEAST |= {"wzrk_ttl": "1800000600", "wzrk_ck": "tocsin-7", "pr": "high"}
+LEAST |= {"wzrk_ttl": "1800000600", "wzrk_ck": "tocsin-7", "pr": "high", "wzrk_dd": "true"}
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,8 @@ from starlette.types import ASGIApp
 
 from tocsin.api import ENDPOINTS as API_ENDPOINTS
 from tocsin.api import Context, Endpoint, build_router
+from tocsin.api.app_directory import AppDirectory
+from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import SHARE, Bodies
 from tocsin.api.health import Health
 from tocsin.api.operator import HEALTH, METRICS
@@ -45,6 +47,8 @@ from tocsin.feedback.mail import Feedback
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.feedback.suppression import end_soft_bounces
 from tocsin.idempotency import forget_all_old
+from tocsin.ingest.names import read_limits
+from tocsin.ingest.sdk.intake import Intake
 from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
@@ -153,6 +157,10 @@ def _make_context(
         ),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
+        reports=Places(settings.connections, settings.connections // 2),
+        apps=AppDirectory(ledger),
+        app_rates=AppRates(settings.app_requests_per_second, settings.app_device_per_minute),
+        intake=Intake(ledger, facts, read_limits(settings)),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),

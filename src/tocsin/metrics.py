@@ -26,6 +26,9 @@ FEEDBACK = Counter(
 REFUSED_LOGINS = Counter(
     "tocsin_refused_logins_total", "Log-ins that were refused, by reason.", ("reason",), registry=REGISTRY
 )
+APP_REPORTS = Counter(
+    "tocsin_app_reports_total", "What apps' SDKs reported, by what became of it.", ("result",), registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

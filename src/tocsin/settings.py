@@ -102,6 +102,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Names of properties that the profiles of one account may have together; else code 522.",
         ),
     ] = 1024
+    app_requests_per_second: Annotated[
+        float, Meta(gt=0, description="Requests of one account's apps in a second and process; else 429.")
+    ] = 5000.0
+    app_device_per_minute: Annotated[
+        int, Meta(ge=1, description="Requests of one device, by its CleverTap ID, in a minute and process; else 429.")
+    ] = 240
     report_days: Annotated[
         float,
         Meta(gt=0, le=3650, description="Days after a message in which a view or click of it is taken; else 410."),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tocsin.api import (
+    apps,
     bounces,
     operator,
     reports,
@@ -27,6 +28,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *tracking.ENDPOINTS,
     *unsubscribe.ENDPOINTS,
     *bounces.ENDPOINTS,
+    *apps.ENDPOINTS,
     *operator.ENDPOINTS,
 )
 

@@ -11,6 +11,8 @@ import msgspec
 from starlette.requests import Request
 
 from tocsin.account import Account, list_accounts
+from tocsin.api.app_directory import AppDirectory
+from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import HELD, STRANGERS, Bodies
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
@@ -24,6 +26,7 @@ from tocsin.delivery.wakeup import Wakeups
 from tocsin.errors import Problem
 from tocsin.feedback.mail import Feedback
 from tocsin.feedback.signed_id import SignedIds
+from tocsin.ingest.sdk.intake import Intake
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -53,6 +56,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Throttle
     sends: Places
     reads: Places
+    reports: Places
+    apps: AppDirectory
+    app_rates: AppRates
+    intake: Intake
     bodies: Bodies
     health: Health
     send_queue: SendQueue

@@ -13,6 +13,7 @@ from tocsin.errors import Misconfigured, Problem
 COMMANDS = LazyCommands(
     {
         "account": "tocsin.cli.accounts:account",
+        "app": "tocsin.cli.apps:app",
         "bench": "tocsin.cli.bench:bench",
         "bounce": "tocsin.cli.bounce:bounce",
         "config": "tocsin.cli.maintenance:config",

@@ -10,7 +10,9 @@ import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
 
-name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control", "conversion", "retention"]))
+name_argument = click.argument(
+    "name", type=click.Choice(["caps", "limits", "control", "conversion", "retention", "apps"])
+)
 
 
 @click.group()
@@ -32,10 +34,11 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     \b
     caps     {"push": {"most": 3, "days": 1, "dwell_minutes": 15, "throttle": 10000}}
     limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15, "event_names": 512,
-              "event_properties": 2048, "profile_properties": 1024}
+              "event_properties": 2048, "profile_properties": 1024, "app_requests_per_second": 5000}
     control  {"percent": 5}
     conversion  {"event_name": "Charged", "conversion_time": "1D"}
     retention  {"days": 30}
+    apps     {"identities": "trust"}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """

@@ -160,7 +160,8 @@ _LONGEST = Addressing(
     push_id="p" * 27,
     address=Address("fcm", ""),
     expires_at=4_000_000_000,
-    account="ABC-DEF-GHIJ",
+    account="A" * 16,
+    reports=True,
 )
 
 
@@ -180,7 +181,8 @@ def _make_push(fields: _BlockFields, title: str, body: str, envelope: Addressing
         sound=fields.sound,
         category=fields.category,
         badge=fields.badge,
-        mutable_content=fields.mutable_content,
+        # An iPhone tells of a view where the app's notification service extension may look at the message.
+        mutable_content=fields.mutable_content or envelope.reports,
         channel=fields.channel,
         data=data,
         expires_at=envelope.expires_at,

@@ -24,7 +24,8 @@ class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
 
 
 class BatchContext(msgspec.Struct, frozen=True, array_like=True):
-    """What all messages of a chunk share. content: `Content` as JSON. secret: makes and signs ids."""
+    """What all messages of a chunk share. content: `Content` as JSON. secret: makes and signs ids. sdk_id: what the
+    account's apps call it; "" where it has none."""
 
     account_id: str
     chunk_id: int
@@ -34,6 +35,7 @@ class BatchContext(msgspec.Struct, frozen=True, array_like=True):
     expires_at: float
     public_url: str
     secret: Secrets
+    sdk_id: str = ""
 
     def __repr__(self) -> str:
         return f"BatchContext({self.chunk_id})"
@@ -77,6 +79,7 @@ def _addressing(context: BatchContext, pending: PendingMessage) -> Addressing:
         push_id=sign_push_id(signing, *place, "bounce" if mail else "track"),
         address=pending.address,
         expires_at=int(context.expires_at),
-        account=context.account_id,
+        account=context.sdk_id or context.account_id,
+        reports=bool(context.sdk_id),
         unsubscribe=unsubscribe_url(context.public_url, link) if link else "",
     )

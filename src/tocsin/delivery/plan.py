@@ -10,6 +10,7 @@ import structlog
 from sqlalchemy import Connection
 
 from tocsin.account import Account
+from tocsin.authenticator.apps import find_sdk_id
 from tocsin.campaign.addressees import find_recipients, list_keys
 from tocsin.campaign.quiet_hours import Quiet
 from tocsin.campaign.runs import read_stored_spec
@@ -64,6 +65,7 @@ class Planner:
         self._settings = settings
         self._secret = secret
         self._policy: Policy | None = None
+        self._sdk_id: str | None = None
 
     def look_up(self, chunks: Sequence[Chunk], channel: str, account: Account | None) -> LookUp:
         """Read the credentials; plan new chunks of a channel, find who their requests name, and read about as many of
@@ -126,6 +128,8 @@ class Planner:
 
     def _make(self, chunk: Chunk, content: bytes, name: str, every_device: bool, quiet: Quiet | None) -> DeliveryPlan:
         day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
+        if self._sdk_id is None:
+            self._sdk_id = find_sdk_id(self._connection, self._account_id)
         context = BatchContext(
             account_id=chunk.account_id,
             chunk_id=chunk.id,
@@ -135,6 +139,7 @@ class Planner:
             expires_at=chunk.expires_at,
             public_url=self._settings.public_url,
             secret=self._secret,
+            sdk_id=self._sdk_id,
         )
         window = max(1, WINDOW_BYTES // (len(content) * 8 + 1))
         personal = b"{{" in content or b"{%" in content

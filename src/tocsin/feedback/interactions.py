@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -171,6 +172,11 @@ async def record_interaction(
     to everybody who counts.
     """
     sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
+    await _record(ledger, facts, sent, kind, now, report_days)
+
+
+async def _record(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float, report_days: float) -> None:
+    """Record an event about a message at `now`, or whenever it was first reported. Raise Problem 410 for an old one."""
     sent.require_younger(report_days, now)
     # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
     before = await _find_event(facts, sent, kind) if sent.cleaned else None
@@ -178,6 +184,32 @@ async def record_interaction(
     at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, first))
     row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])
+
+
+async def record_interactions(
+    ledger: Ledger,
+    facts: Facts,
+    signed_ids: SignedIds,
+    reports: Sequence[tuple[str, str]],
+    account_id: str,
+    now: float,
+    report_days: float = TRACK_DAYS,
+) -> int:
+    """Record views and clicks that an app of an account reports: (kind, id of the message). Return how many are not
+    recorded: an id that is not ours, of another account's message, or of one that is too old."""
+    lost = 0
+    for kind, push_id in dict.fromkeys(reports):
+        try:
+            sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
+            if sent.account.id != account_id:
+                lost += 1
+                continue
+            await _record(ledger, facts, sent, kind, now, report_days)
+        except Problem as problem:
+            if problem.status not in (400, 410):
+                raise
+            lost += 1
+    return lost
 
 
 async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | None:

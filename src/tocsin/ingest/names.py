@@ -57,12 +57,21 @@ DEFAULT_LIMITS = read_limits(Settings())
 
 
 class KnownNames:
-    """The names of one account while an upload is stored: those of its records that are known, and the new ones."""
+    """The names of one account while an upload is stored: those of its records that are known, and the new ones.
+    share: the part of the limits that may be used up."""
 
-    def __init__(self, connection: Connection, account_id: str, records: Sequence[Record], limits: NameLimits):
+    def __init__(
+        self,
+        connection: Connection,
+        account_id: str,
+        records: Sequence[Record],
+        limits: NameLimits,
+        share: float = 1.0,
+    ):
         self._connection = connection
         self._account = account_id
         self._limits = limits
+        self._share = share
         self._counts: Counter[str] | None = None
         self._new: list[Name] = []
         self._names = _list_all(records)
@@ -78,7 +87,7 @@ class KnownNames:
         new = [one for one in dict.fromkeys(self._names[place]) if one not in self._known]
         counts = self._count()
         for kind, more in Counter(kind for kind, _ in new).items():
-            limit = getattr(self._limits, kind)
+            limit = int(getattr(self._limits, kind) * self._share)
             if counts[kind] + more > limit:
                 code, start, what = KINDS[kind]
                 first = next(name for one, name in new if one == kind)[:SHOWN]

@@ -105,6 +105,22 @@ class People:
             if text is not None:
                 self._texts[user] = text
 
+    def owner_of(self, object_id: str) -> int | None:
+        """Return the user that a device of the records loaded belongs to; None for a new device."""
+        return self._users.get(("objectId", object_id))
+
+    def find(self, record: Record) -> int | None:
+        """Return the user that a record is about; None for a new one."""
+        return self._resolve(record)
+
+    def is_only_a_device(self, user: int) -> bool:
+        """Return whether nothing is known of who a user is, but one device that they have, or had a moment ago."""
+        return self._names[user] <= 1 and self._kinds[user] <= {"objectId"}
+
+    def read_profile(self, user: int) -> Mapping[str, Any]:
+        """Return the profile of a user as it is now. Raise Rejected for one that is too large."""
+        return self._read_profile(user, smaller=False)
+
     def apply(self, record: Record) -> int:
         """Find or create the user of a record, link its identities, apply its changes in memory; return the user.
 

@@ -88,7 +88,8 @@ def _build_apns(message: Push) -> _Built:
 def _make_sdk_data(message: Push) -> dict[str, Any]:
     """Return the keys that the SDK reads. The caller's data may replace `wzrk_ck`, `pr` or `ico`, but not `wzrk_pn`,
     `wzrk_ttl`, `nt` and `nm`."""
-    data: dict[str, Any] = {**SDK_DEFAULTS, "wzrk_ck": message.collapse, "pr": "high"}
+    # Without wzrk_dd the SDK drops a second view of a campaign within 2 s, for it looks at wzrk_id instead of wzrk_pid.
+    data: dict[str, Any] = {**SDK_DEFAULTS, "wzrk_dd": "true", "wzrk_ck": message.collapse, "pr": "high"}
     if message.channel:
         data["wzrk_cid"] = message.channel
     if message.image:

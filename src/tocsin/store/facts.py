@@ -214,6 +214,22 @@ class Facts:
 
         await self._inserts.run(write)
 
+    async def copy_events(self, account_id: str, pairs: Sequence[tuple[int, int]]) -> None:
+        """Store the events of some users under others as well: (whose they are, for whom). They keep their ids, so
+        that what is stored again of them is once."""
+        sql = (
+            "INSERT INTO event SELECT account, name, day, transform(user, {users:Array(UInt32)}, "
+            "{others:Array(UInt32)}, user), at, id, props, raw FROM event FINAL "
+            "WHERE account = {account:String} AND user IN {users:Array(UInt32)}"
+        )
+        asked = {"account": account_id, "users": [old for old, _ in pairs], "others": [new for _, new in pairs]}
+
+        def write() -> None:
+            with self._inserts.client(2 * self._seconds) as client:
+                client.command(sql, parameters=asked)
+
+        await self._inserts.run(write)
+
     async def insert_arrow(self, table: str, rows: Any) -> None:
         """Store a pyarrow table with the columns of COLUMNS[table]; it is stored when this returns. Its days and times
         are integers, as the store keeps them."""

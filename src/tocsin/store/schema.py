@@ -139,6 +139,37 @@ device_opt_out = Table(
     Column("since", Float, nullable=False),
 )
 
+# Apps with CleverTap's SDK. Their tokens are in every copy of the app, so they are no secret.
+app = Table(
+    "app",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("sdk_id", String(16), nullable=False),  # what the SDK calls the account
+    Column("token", String(64), nullable=False),
+    Column("platforms", String(32), nullable=False),  # authenticator.apps.APP_PLATFORMS, with commas
+    Column("created_at", Float, nullable=False),
+)
+
+# When a device last said who uses it, by its own clock, and of how many people it said so.
+app_device = Table(
+    "app_device",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("object_id", String(256), primary_key=True),
+    Column("named_at", Float, nullable=False),
+    Column("people", Integer, nullable=False),
+)
+
+# What the SDKs told of a user: ingest.sdk.told.Told as JSON.
+app_profile = Table(
+    "app_profile",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("user_id", Integer, primary_key=True, autoincrement=False),
+    Column("state", Text, nullable=False),
+)
+
 # Unsubscribed addresses, whichever users have them.
 unsubscribed = Table(
     "unsubscribed",
@@ -174,7 +205,7 @@ idempotency = Table(
     _partial("idempotency_answers", "account_id", "answer_bytes", where=COUNTED_ANSWER),
 )
 
-# An account's own settings as JSON by name: caps, limits, control, conversion, retention.
+# An account's own settings as JSON by name: caps, limits, control, conversion, retention, apps.
 policy = Table(
     "policy",
     metadata,

@@ -1,0 +1,68 @@
+"""Whose app is asking: the accounts that SDKs' ids stand for, kept in memory for a second."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+from collections.abc import Collection, Mapping
+
+import msgspec
+from sqlalchemy import Connection, select
+
+from tocsin.account import Account
+from tocsin.authenticator.apps import AppPlatform
+from tocsin.policy import Policy, load_policy
+from tocsin.store import schema
+from tocsin.store.ledger import Ledger
+
+CACHE_SECONDS = 1.0  # for so long a removed app may still report
+
+
+class KnownApps(msgspec.Struct, frozen=True):
+    """What an SDK's account id stands for: the account, its policy, and the platforms of each token."""
+
+    account: Account
+    policy: Policy
+    tokens: Mapping[str, Collection[str]]
+
+    def admits(self, token: str | None, platform: AppPlatform) -> bool:
+        """Return whether an app of the platform has this token. The Web SDK sends none: there the id is enough."""
+        if platform == "web":
+            return any(platform in platforms for platforms in self.tokens.values())
+        given = (token or "").encode()
+        found = [own for own in self.tokens if hmac.compare_digest(own.encode(), given)]
+        return any(platform in self.tokens[own] for own in found)
+
+
+class AppDirectory:
+    """All apps of all accounts, read once in CACHE_SECONDS: made-up ids cost no question each."""
+
+    def __init__(self, ledger: Ledger):
+        self._ledger = ledger
+        self._read_at = float("-inf")
+        self._known: Mapping[str, KnownApps] = {}
+        self._lock = asyncio.Lock()
+
+    async def find(self, sdk_id: str, now: float) -> KnownApps | None:
+        """Return what an SDK's account id stands for; None when no app has it."""
+        if not self._is_fresh(now):
+            async with self._lock:
+                if not self._is_fresh(now):
+                    self._known = await self._ledger.read(_read_apps)
+                    self._read_at = now
+        return self._known.get(sdk_id)
+
+    def _is_fresh(self, now: float) -> bool:
+        return 0 <= now - self._read_at < CACHE_SECONDS
+
+
+def _read_apps(connection: Connection) -> dict[str, KnownApps]:
+    table = schema.app
+    known: dict[str, KnownApps] = {}
+    for row in connection.execute(select(table.c.account_id, table.c.sdk_id, table.c.token, table.c.platforms)):
+        if row.sdk_id not in known:
+            account = Account.load(connection, row.account_id)
+            known[row.sdk_id] = KnownApps(account, load_policy(connection, row.account_id), {})
+        tokens = {**known[row.sdk_id].tokens, row.token: row.platforms.split(",")}
+        known[row.sdk_id] = msgspec.structs.replace(known[row.sdk_id], tokens=tokens)
+    return known
