@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import get
 from tocsin.api.http import answer
-from tocsin.stats.results import count_labels, count_tag_groups
+from tocsin.stats.results import add_up, count_labels, count_tag_groups
 
 
 async def show_tag_groups(context: Context, request: Request) -> Response:
     account = await context.authenticate(request)
     groups = await count_tag_groups(context.ledger, context.facts, account.id)
-    total: Counter[str] = Counter()
-    for numbers in groups.values():
-        total.update(numbers)
-    return answer({"status": "success", "tag_groups": groups, "total": dict(total)})
+    total = add_up(groups.values())
+    return answer({"status": "success", "tag_groups": groups, "total": total})
 
 
 async def show_labels(context: Context, request: Request) -> Response:

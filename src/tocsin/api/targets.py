@@ -19,6 +19,7 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_duplicates, count_reachable
+from tocsin.campaign.goal import find_revenue
 from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
@@ -26,6 +27,7 @@ from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import complete, find_answer, keep, read_key
+from tocsin.policy import load_policy
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
@@ -92,6 +94,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
             return replay(kept.answer)
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
+    policy = await context.ledger.read(lambda connection: load_policy(connection, account.id))
     # In a thread: templates are compiled and tried out.
     spec = await context.compile_pool.run(
         account.id,
@@ -103,6 +106,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
             segments,
             require_channel=context.settings.require_android_channel,
             unsubscribe_link=bool(context.settings.public_url),
+            revenue=find_revenue(policy.conversion),
         ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))

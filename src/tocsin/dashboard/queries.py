@@ -100,12 +100,14 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign's page. `more`: there are rarer reasons than the ones shown."""
+    """One campaign's page. `conversions`: empty for one without a goal. `more`: there are rarer reasons than the ones
+    shown."""
 
     line: CampaignLine
     created_at: float
     spec: Spec
-    variants: dict[str, dict[str, int]]
+    variants: dict[str, dict[str, float]]
+    conversions: dict[str, float]
     reasons: list[Reason]
     more: bool
 
@@ -160,7 +162,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     interactions, reasons, converted = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]),
         _count_reasons(facts, account_id, campaign_id),
-        count_converted(facts, account_id, campaign_id, spec),
+        count_converted(ledger, facts, account_id, campaign_id, spec),
     )
     variants = await read_variants(ledger, facts, account_id, campaign_id, spec) if spec.variants else {}
     line = CampaignLine(
@@ -176,6 +178,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         created_at=found.created_at,
         spec=spec,
         variants=variants,
+        conversions=converted,
         reasons=reasons[:REASONS],
         more=len(reasons) > REASONS,
     )
