@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -25,7 +25,8 @@ from tocsin.campaign.goal import GoalJson, find_revenue, read_policy_goal, to_go
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest import event_row, hash_id
 from tocsin.policy import Conversion, set_policy
-from tocsin.stats.conversions import COUNTED, Conversions, Grouping, count_conversions
+from tocsin.stats.comparison import CONTROL, group_outcomes
+from tocsin.stats.conversions import COUNTED, SENT, Conversions, Grouping, count_conversions, count_people
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import open_ledger
 
@@ -64,6 +65,7 @@ class Message(NamedTuple):
     user: int
     at: int
     outcome: str
+    code: str
     variant: str
     tag: str
 
@@ -114,8 +116,9 @@ def draw_world(dice: random.Random) -> World:
         user = dice.randrange(1, 7)
         variant, tag = ("", dice.choice(["", "news"])) if campaign == 0 else ("A" if chunk % 3 == 1 else "B", "")
         outcome = dice.choice(["accepted"] * 4 + ["unknown", "suppressed"])
+        code = dice.choice(["control group", "no device", "time passed"]) if outcome == "suppressed" else ""
         at = START + dice.choice([0, 0, 1, 60, DAY])
-        messages.append(Message(campaign, chunk, position, user, at, outcome, variant, tag))
+        messages.append(Message(campaign, chunk, position, user, at, outcome, code, variant, tag))
     events: list[Event] = []
     for number in range(dice.randrange(120)):
         props: dict[str, Any] = {}
@@ -145,8 +148,8 @@ def store(facts: Facts, world: World, dice: random.Random) -> None:
     def outcome_row(one: Message) -> tuple[Any, ...]:
         at = datetime.fromtimestamp(one.at, UTC)
         day = at.astimezone(world.account.zone).date()
-        what = (world.account.id, one.campaign, one.chunk, one.position, one.user, "ios", "push", one.outcome, "")
-        return (*what, one.tag, one.variant, day, at)
+        what = (world.account.id, one.campaign, one.chunk, one.position, one.user, "ios", "push", one.outcome)
+        return (*what, one.code, one.tag, one.variant, day, at)
 
     rows = {
         "outcome": [outcome_row(one) for one in world.messages],
@@ -229,29 +232,41 @@ def expect(
     )
 
 
-CELLS = {"": Grouping(), "variant": Grouping(cell="variant"), "tag": Grouping(cell="tag_group", each=True)}
-
-
 @settings(
-    max_examples=300 if THOROUGH else 5,
+    max_examples=300 if THOROUGH else 4,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a world is drawn from a seed: nothing smaller is near it
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(seed=st.integers(0, 2**32))
 async def test_the_question_is_what_it_says(facts: Facts, seed: int) -> None:
-    """Who converted, after what, and what it was worth: for many campaigns at once, together, by variant, by tag."""
+    """Who converted, after what, and what it was worth: for many campaigns at once, together, by variant, by
+    tag, and by the group that everybody was dealt to."""
     dice = random.Random(seed)
     world = draw_world(dice)
     store(facts, world, dice)
     goals = {one: to_goal(read_struct(goal, GoalJson)) for one, goal in world.goals.items()}
-    for by, grouping in CELLS.items():
+    names = {one.chunk: one.variant for one in world.messages if one.variant}
+    groupings: list[tuple[Grouping, Callable[[Message], str]]] = [
+        (Grouping(), lambda one: ""),
+        (Grouping(cell="variant"), lambda one: one.variant),
+        (Grouping(cell="tag_group", each=True), lambda one: one.tag),
+        (group_outcomes(names or {0: ""}), lambda one: CONTROL if one.code == "control group" else one.variant),
+    ]
+    for grouping, cell_of in groupings:
+        dealt = grouping.messages != SENT
         expected: dict[tuple[int, str], Conversions] = {}
         for campaign, goal in goals.items():
-            mine = [one for one in world.messages if one.campaign == campaign and one.outcome == "accepted"]
-            for cell in {getattr(one, by) if by else "" for one in mine}:
-                group = [one for one in mine if not by or getattr(one, by) == cell]
-                one = expect(world, campaign, group, goal.revenue_property, each=by == "tag")
+            mine = [one for one in world.messages if one.campaign == campaign]
+            mine = [one for one in mine if (one.code != "time passed" if dealt else one.outcome == "accepted")]
+            cells = {cell_of(one): [other for other in mine if cell_of(other) == cell_of(one)] for one in mine}
+            for cell, group in cells.items():
+                one = expect(world, campaign, group, goal.revenue_property, each=grouping.each)
                 expected |= {(campaign, cell): one} if one.converted else {}
+            if dealt:
+                people = {
+                    cell: (len({one.user for one in of}), max(one.at for one in of)) for cell, of in cells.items()
+                }
+                assert await count_people(facts, world.account.id, campaign, grouping) == people
         assert await count_conversions(facts, world.account, goals, grouping) == expected
 
 
@@ -260,7 +275,7 @@ async def test_more_goals_than_one_question_takes(facts: Facts) -> None:
     account = Account(secrets.token_hex(8), "many", ZONE)
     numbers = range(1, COUNTED + 3)
     goals = {one: to_goal(GoalJson(f"Event {one % (COUNTED + 1)}", f"{one}H")) for one in numbers}
-    world = World(account, {}, [Message(one, one, 0, 7, START, "accepted", "", "") for one in numbers], [])
+    world = World(account, {}, [Message(one, one, 0, 7, START, "accepted", "", "", "") for one in numbers], [])
     for one in (1, 2, COUNTED, COUNTED + 1, COUNTED + 2):
         name = f"Event {one % (COUNTED + 1)}"
         world.events.append(Event(7, name, START + one * 3600, hash_id(name, one), {}))
@@ -356,8 +371,66 @@ def test_over_http(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     wanted = {"converted": 3, "click_through": 0, "view_through": 0, "revenue": 70.5}
     total = wait_for(lambda: (found := sending.get("/1/tag_groups.json")[1]["total"])["converted"] == 3 and found)
     assert {name: total[name] for name in wanted} == wanted
-    login = f"{sending.account_id}:{sending.headers['X-CleverTap-Passcode']}"
-    browser = Caller(server.port, {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()})
-    page = browser.call("GET", f"/dashboard/campaigns/{made}")[1].decode()
+    page = see(sending, f"/dashboard/campaigns/{made}")
     assert "Click-through" in page
     assert "71.50" in page
+
+
+def test_is_b_better(sending: Caller) -> None:
+    """Two variants and a control group, of whom those of B all buy and the others do not: each person is in one group,
+    B is better than both, and A cannot be told from the control group."""
+    sending.upload(*people(150, kinds=("fcm",)))
+    variants = [{"name": name, "percentage": 50, "content": {"title": name, "body": "b"}} for name in ("A", "B")]
+    made = sending.create(
+        variants=variants,
+        conversion_goal={"event_name": "Charged", "conversion_time": "5M"},
+        control_group={"type": "campaign", "percentage": 30},
+    )
+    assert sending.post("/1/targets/compare.json", {"id": made + 10_000})[0] == 400
+    result, answer = sending.result(made), sending.post("/1/targets/result.json", {"id": made})[1]
+    where = {"event_name": "Notification Sent", "from": "today", "to": "today"}
+    where["event_properties"] = [{"name": "Variant", "value": "B"}]  # type: ignore[assignment]
+    buyers = [f"user-{number}" for number in range(150)]
+
+    def sent_b(name: str) -> bool:
+        explained = sending.post("/1/segments/explain.json", {"where": where, "identity": name})[1]
+        return bool(explained["in"])
+
+    buyers = [name for name in buyers[:60] if sent_b(name)]
+    sending.upload(
+        *(
+            {"type": "event", "identity": name, "evtName": "Charged", "evtData": {"Amount": 10 + number}}
+            for number, name in enumerate(buyers)
+        )
+    )
+    found = sending.post("/1/targets/compare.json", {"id": made})[1]
+    groups = {one["group"]: one for one in found["groups"]}
+    assert {name: one["people"] for name, one in groups.items()} == {
+        **{name: one["audience"] for name, one in answer["variants"].items()},
+        "control group": answer["suppressed_by"]["control group"],
+    }
+    assert sum(one["people"] for one in groups.values()) == result["audience"] == 150
+    assert [groups[name]["converted"] for name in ("A", "B", "control group")] == [0, len(buyers), 0]
+    assert groups["B"]["revenue"] == sum(10 + number for number in range(len(buyers)))
+    verdicts = {(one["group"], one["than"]): one["verdict"] for one in found["differences"]}
+    assert verdicts == {
+        ("A", "control group"): "undecided",
+        ("B", "control group"): "better",
+        ("B", "A"): "better",
+    }
+    assert all(one["revenue_per_person"] is None for one in found["differences"])  # nobody but B bought anything
+    assert (found["status"], found["final"], found["confidence"]) == ("success", False, 0.95)
+    page = see(sending, f"/dashboard/campaigns/{made}")
+    assert "Not enough people yet to tell A from control group" in page
+    plain = sending.create()
+    sending.result(plain)
+    status, refused = sending.post("/1/targets/compare.json", {"id": plain})
+    assert (status, "no conversion_goal" in refused["error"]) == (400, True)
+
+
+def see(caller: Caller, path: str) -> str:
+    """A page as a browser logged in to the account gets it."""
+    login = f"{caller.account_id}:{caller.headers['X-CleverTap-Passcode']}"
+    browser = Caller(caller.port, {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()})
+    page: bytes = browser.call("GET", path)[1]
+    return page.decode()

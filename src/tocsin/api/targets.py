@@ -30,6 +30,7 @@ from tocsin.idempotency import complete, find_answer, keep, read_key
 from tocsin.policy import load_policy
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
+from tocsin.stats.comparison import compare_groups, show_comparison
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
 
 
@@ -69,6 +70,13 @@ async def show_result(context: Context, request: Request) -> Response:
     numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
     more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
     return answer({"status": "success", "result": numbers, **more})
+
+
+async def compare(context: Context, request: Request) -> Response:
+    """Show the groups of a campaign side by side, with how sure the differences between them are."""
+    account, body = await context.read(request)
+    found = await compare_groups(context.ledger, context.facts, account.id, _read_id(body), context.clock())
+    return answer({"status": "success", **show_comparison(found)})
 
 
 async def show_all(context: Context, request: Request) -> Response:
@@ -177,5 +185,6 @@ ENDPOINTS = [
     post("/1/targets/create.json", create, right="send"),
     post("/1/targets/stop.json", stop, right="send"),
     post("/1/targets/result.json", show_result, right="read"),
+    post("/1/targets/compare.json", compare, right="read"),
     post("/1/targets/list.json", show_all, right="read"),
 ]

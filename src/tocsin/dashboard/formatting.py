@@ -14,6 +14,11 @@ def thousands(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:,.2f}"
 
 
+def points(share: float) -> str:
+    """A difference of rates in percentage points: «+1.25»."""
+    return f"{share * 100:+.2f}"
+
+
 def short_time(at: float, zone: ZoneInfo, now: float) -> str:
     """A minute of the account's clock, with no more of the date than is needed: «today, 14:05», «3 Feb, 09:00»."""
     local, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)

@@ -63,6 +63,19 @@ async def count_conversions(
     return found
 
 
+async def count_people(
+    facts: Facts, account_id: str, campaign_id: int, grouping: Grouping
+) -> dict[str, tuple[int, float]]:
+    """Return how many people each group of a campaign has, and when the time of the last of them began."""
+    rows = await facts.query(
+        f"SELECT {grouping.cell} AS cell, uniqExact(user), max(toUnixTimestamp(at)) FROM outcome FINAL "
+        "WHERE account = {account:String} AND campaign = {campaign:UInt32} "
+        f"AND {grouping.messages} GROUP BY cell",
+        {**grouping.values, "account": account_id, "campaign": campaign_id},
+    )
+    return {str(cell): (int(count), float(at)) for cell, count, at in rows}
+
+
 async def _count(
     facts: Facts, account: Account, kinds: Mapping[Counted, Mapping[int, Goal]], grouping: Grouping
 ) -> dict[tuple[int, str], Conversions]:
