@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tocsin.stats.comparison import Difference, describe_difference, judge
 from tocsin.stats.intervals import (
+    Amounts,
     Interval,
-    Sample,
     compare_means,
     compare_rates,
     estimate_rate,
@@ -74,8 +74,8 @@ def test_t_as_printed(confidence: float, freedom: float, t: float) -> None:
 def test_welch_as_by_hand() -> None:
     """Two groups of eight, equal spreads of 5.25: 2 ± 2.145 · √(0.75 / 8 · 2)."""
     group = [1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]
-    one = Sample(8, sum(group) + 16, sum((value + 2) ** 2 for value in group))
-    other = Sample(8, sum(group), sum(value**2 for value in group))
+    one = Amounts(8, sum(group) + 16, sum((value + 2) ** 2 for value in group))
+    other = Amounts(8, sum(group), sum(value**2 for value in group))
     found = compare_means(one, other, 0.95)
     spread = sum((value - sum(group) / 8) ** 2 for value in group)
     half = 2.1448 * (spread / 7 / 8 * 2) ** 0.5
@@ -125,7 +125,7 @@ def test_revenue_is_covered(one: tuple[int, float], other: tuple[int, float], sp
     for _ in range(EXPERIMENTS):
         amounts = [dice.lognormal(3, spread, dice.binomial(people, rate)) for people, rate in (one, other)]
         first, second = (
-            Sample(people, float(of.sum()), float((of**2).sum()))
+            Amounts(people, float(of.sum()), float((of**2).sum()))
             for (people, _), of in zip((one, other), amounts, strict=True)
         )
         found = compare_means(first, second, 0.95)

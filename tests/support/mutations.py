@@ -90,6 +90,8 @@ BODIES: dict[str, Any] = {
     "/1/segments/get.json": {"name": "gold"},
     "/1/segments/delete.json": {"name": "gold"},
     "/1/segments/explain.json": {"where": {"or": [{"segment": "all"}, {"sample": {"percent": 10, "seed": "s"}}]}},
+    "/1/profiles.json": {"event_name": "Charged", "from": "-30d", "to": "today", "props": [{"name": "A", "value": 1}]},
+    "/1/events.json": {"event_name": "Charged", "from": 20260101, "to": "today", "common_profile_properties": {}},
     "/1/subscribe": {"d": [{"type": "email", "value": "a@example.com", "status": "Unsubscribe"}]},
     "/track/{kind}": {"id": "A" * 27},
     "/bounces": {"a": "b"},

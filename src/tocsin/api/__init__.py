@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tocsin.api import (
     bounces,
+    exports,
     operator,
     reports,
     segments,
@@ -22,6 +23,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *upload.ENDPOINTS,
     *targets.ENDPOINTS,
     *segments.ENDPOINTS,
+    *exports.ENDPOINTS,
     *reports.ENDPOINTS,
     *subscriptions.ENDPOINTS,
     *tracking.ENDPOINTS,

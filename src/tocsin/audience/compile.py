@@ -152,7 +152,7 @@ class Writer:
         if leaf.times is not None or leaf.session.first is not None or leaf.session.last is not None:
             times = self._write_times("n", leaf.times or Times("greater_than_equals", 1))
             return f"SELECT {BITMAP}(user) FROM ({self._write_counts(leaf)}) WHERE {times}"
-        name, days = self.write_name(leaf), self._write_days(leaf)
+        name, days = self.write_name(leaf), self.write_days(leaf)
         meets = self.write_event(leaf)
         if not meets:
             return f"SELECT groupBitmapMergeState(users) FROM activity WHERE {name} AND {days}"
@@ -163,10 +163,10 @@ class Writer:
         session = did.session
         event = f"FROM event FINAL WHERE {self.write_name(did)}{self._only_user()}"
         if session.first is None and session.last is None:
-            meets = " AND ".join([self._write_days(did), *self.write_event(did)])
+            meets = " AND ".join([self.write_days(did), *self.write_event(did)])
             return f"SELECT user, toInt64(count()) AS n {event} AND {meets} GROUP BY user"
         # The first and the latest of that name are of all time: the days count only for which events are meant.
-        meets = " AND ".join([self._write_days(did), *self.write_event(did)])
+        meets = " AND ".join([self.write_days(did), *self.write_event(did)])
         n = _count_ends(session.first, session.last)
         counted = (
             "toInt64(countIf(meets)) AS c, toInt64(argMin(meets, (at, id))) AS f, "
@@ -179,7 +179,8 @@ class Writer:
         """Return what an event of the account and of that name meets."""
         return f"account = {{account:String}} AND name = {self._bind(did.event, 'String')}"
 
-    def _write_days(self, did: Did) -> str:
+    def write_days(self, did: Did) -> str:
+        """Return what the day of an event meets."""
         first, last = (self._bind(max(day.resolve(self._today), EPOCH), "Date") for day in (did.first, did.last))
         return f"day BETWEEN {first} AND {last}"
 

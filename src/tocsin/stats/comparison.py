@@ -22,8 +22,8 @@ from tocsin.outcome import State, reason_of
 from tocsin.stats import counts
 from tocsin.stats.conversions import Conversions, Grouping, count_conversions, count_people
 from tocsin.stats.intervals import (
+    Amounts,
     Interval,
-    Sample,
     compare_means,
     compare_rates,
     estimate_rate,
@@ -53,8 +53,8 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
     squares: float
 
     @property
-    def sample(self) -> Sample:
-        return Sample(self.people, self.revenue, self.squares)
+    def amounts(self) -> Amounts:
+        return Amounts(self.people, self.revenue, self.squares)
 
 
 class Difference(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +158,8 @@ def _subtract(one: Group, other: Group, confidence: float, goal: Goal) -> Differ
     rate = compare_rates(*rates, confidence)
     revenue = None
     if goal.revenue_property is not None and min(one.converted, other.converted) >= BUYERS:
-        spread = one.sample.spread + other.sample.spread
-        revenue = compare_means(one.sample, other.sample, confidence) if spread else None
+        spread = one.amounts.spread + other.amounts.spread
+        revenue = compare_means(one.amounts, other.amounts, confidence) if spread else None
     return Difference(
         group=one.name,
         than=other.name,
@@ -195,7 +195,7 @@ def show_comparison(found: Comparison) -> dict[str, Any]:
         shown: dict[str, Any] = {"group": one.name, "control": one.control, "people": one.people}
         shown |= {"converted": one.converted, **_show_interval("rate", one.rate)}
         if found.has_revenue:
-            shown |= {"revenue": one.revenue, "revenue_per_person": one.sample.mean if one.people else None}
+            shown |= {"revenue": one.revenue, "revenue_per_person": one.amounts.mean if one.people else None}
         groups.append(shown)
     differences = []
     for each in found.differences:

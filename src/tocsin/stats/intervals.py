@@ -25,7 +25,7 @@ class Interval(msgspec.Struct, frozen=True):
     high: float
 
 
-class Sample(msgspec.Struct, frozen=True):
+class Amounts(msgspec.Struct, frozen=True):
     """What the values of a group's people come to; people without any have 0. squares: the sum of their squares."""
 
     people: int
@@ -79,7 +79,7 @@ def compare_rates(one: tuple[int, int], other: tuple[int, int], confidence: floa
     )
 
 
-def compare_means(one: Sample, other: Sample, confidence: float) -> Interval:
+def compare_means(one: Amounts, other: Amounts, confidence: float) -> Interval:
     """Return by how much the mean of one group is above the other's. Each has 6 people or more, and not all of
     them the same value."""
     a, b = (group.spread / (group.people - 1) / group.people for group in (one, other))
