@@ -10,9 +10,11 @@ from tocsin.api import (
     segments,
     sends,
     subscriptions,
+    tallies,
     targets,
     tracking,
     unsubscribe,
+    unsupported,
     upload,
 )
 from tocsin.api.context import Context
@@ -24,10 +26,12 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *targets.ENDPOINTS,
     *segments.ENDPOINTS,
     *exports.ENDPOINTS,
+    *tallies.ENDPOINTS,
     *reports.ENDPOINTS,
     *subscriptions.ENDPOINTS,
     *tracking.ENDPOINTS,
     *unsubscribe.ENDPOINTS,
+    *unsupported.ENDPOINTS,
     *bounces.ENDPOINTS,
     *operator.ENDPOINTS,
 )

@@ -82,7 +82,7 @@ async def compare(context: Context, request: Request) -> Response:
 async def show_all(context: Context, request: Request) -> Response:
     """List campaigns by pages, without saying so where one page has them all: the documented answer has no more."""
     account, body = await context.read(request)
-    due, page = _read_days(body, account), read_struct(body, TargetsPageJson)
+    due, page = read_days(body, account), read_struct(body, TargetsPageJson)
     offset = (page.page - 1) * page.limit
     found = await list_targets(context.ledger, account.id, due=due, limit=page.limit, offset=offset)
     now, more = context.clock(), {}
@@ -164,7 +164,7 @@ def _read_id(body: Mapping[str, Any]) -> int:
     return value
 
 
-def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
+def read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
     """Return `from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
     first, last = read_day(body.get("from")), read_day(body.get("to"))
     if first is None or last is None:
