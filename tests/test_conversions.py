@@ -99,7 +99,7 @@ def draw_world(dice: random.Random) -> World:
     """A few people, campaigns, messages and events, most of them at the edges of the windows."""
     account = Account(secrets.token_hex(8), "law", ZONE)
     goals: dict[int, dict[str, Any]] = {}
-    for campaign in (0, *range(11, 11 + dice.randrange(12))):
+    for campaign in (0, *range(11, 11 + dice.randrange(1, 8))):
         goal: dict[str, Any] = {"event_name": dice.choice(EVENTS), "conversion_time": dice.choice(list(TIMES))}
         limits = dice.choice(FILTERS) if dice.random() < 0.6 else {}
         if limits or dice.random() < 0.5:
@@ -233,7 +233,7 @@ def expect(
 
 
 @settings(
-    max_examples=300 if THOROUGH else 4,
+    max_examples=300 if THOROUGH else 3,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a world is drawn from a seed: nothing smaller is near it
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
@@ -262,7 +262,7 @@ async def test_the_question_is_what_it_says(facts: Facts, seed: int) -> None:
             for cell, group in cells.items():
                 one = expect(world, campaign, group, goal.revenue_property, each=grouping.each)
                 expected |= {(campaign, cell): one} if one.converted else {}
-            if dealt:
+            if dealt and campaign < 13:
                 people = {
                     cell: (len({one.user for one in of}), max(one.at for one in of)) for cell, of in cells.items()
                 }
@@ -376,10 +376,10 @@ def test_over_http(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     assert "71.50" in page
 
 
-def test_is_b_better(sending: Caller) -> None:
+def test_is_b_better(sending: Caller, sandbox: Sandbox) -> None:
     """Two variants and a control group, of whom those of B all buy and the others do not: each person is in one group,
     B is better than both, and A cannot be told from the control group."""
-    sending.upload(*people(150, kinds=("fcm",)))
+    sending.upload(*people(100, kinds=("fcm",)))
     variants = [{"name": name, "percentage": 50, "content": {"title": name, "body": "b"}} for name in ("A", "B")]
     made = sending.create(
         variants=variants,
@@ -388,15 +388,8 @@ def test_is_b_better(sending: Caller) -> None:
     )
     assert sending.post("/1/targets/compare.json", {"id": made + 10_000})[0] == 400
     result, answer = sending.result(made), sending.post("/1/targets/result.json", {"id": made})[1]
-    where = {"event_name": "Notification Sent", "from": "today", "to": "today"}
-    where["event_properties"] = [{"name": "Variant", "value": "B"}]  # type: ignore[assignment]
-    buyers = [f"user-{number}" for number in range(150)]
-
-    def sent_b(name: str) -> bool:
-        explained = sending.post("/1/segments/explain.json", {"where": where, "identity": name})[1]
-        return bool(explained["in"])
-
-    buyers = [name for name in buyers[:60] if sent_b(name)]
+    sent = {one["address"]: one["body"]["message"]["data"]["nt"] for one in sandbox.messages("fcm")}
+    buyers = [f"user-{number}" for number in range(100) if sent.get(token("fcm", f"user-{number}")) == "B"]
     sending.upload(
         *(
             {"type": "event", "identity": name, "evtName": "Charged", "evtData": {"Amount": 10 + number}}
@@ -409,7 +402,7 @@ def test_is_b_better(sending: Caller) -> None:
         **{name: one["audience"] for name, one in answer["variants"].items()},
         "control group": answer["suppressed_by"]["control group"],
     }
-    assert sum(one["people"] for one in groups.values()) == result["audience"] == 150
+    assert sum(one["people"] for one in groups.values()) == result["audience"] == 100
     assert [groups[name]["converted"] for name in ("A", "B", "control group")] == [0, len(buyers), 0]
     assert groups["B"]["revenue"] == sum(10 + number for number in range(len(buyers)))
     verdicts = {(one["group"], one["than"]): one["verdict"] for one in found["differences"]}

@@ -25,7 +25,7 @@ from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
 
 PAGE_BYTES = 8 * 1024 * 1024  # of the records of one page, whatever `size` says; one record may be larger
-TOGETHER = 50  # people looked up at once: each may have half a megabyte
+TOGETHER = 100  # people looked up at once: each may have half a megabyte
 
 Page = tuple[list[msgspec.Raw], Cursor | None]  # the records, and where the next page begins
 

@@ -36,8 +36,9 @@ def read_people(connection: Connection, account_id: str, users: Sequence[int]) -
     identities: dict[int, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     mine = (identity.c.account_id == account_id, among(connection, identity.c.user_id, users))
     named = select(identity.c.user_id, identity.c.kind, identity.c.value).where(*mine)
-    for row in connection.execute(named.order_by(identity.c.kind, identity.c.value)):
-        identities[row.user_id][row.kind].append(row.value)
+    # Sorted here: for an order by the table's key SQLite would read all identities of the account.
+    for one, kind, value in sorted(map(tuple, connection.execute(named))):
+        identities[one][kind].append(value)
     tokens = _read_tokens(connection, account_id, users)
     query = select(user.c.id, user.c.profile).where(
         user.c.account_id == account_id, among(connection, user.c.id, users)
@@ -57,13 +58,13 @@ def _read_tokens(connection: Connection, account_id: str, users: Sequence[int]) 
     """Return the newest living token of each device, by user and objectId."""
     device = schema.device
     mine = (device.c.account_id == account_id, among(connection, device.c.user_id, users))
-    query = select(device.c.user_id, device.c.object_id, device.c.kind, device.c.token).where(
-        *mine, device.c.gone_at.is_(None), device.c.kind.in_(TOKENS)
-    )
+    query = select(
+        device.c.registered_at, device.c.id, device.c.user_id, device.c.object_id, device.c.kind, device.c.token
+    ).where(*mine, device.c.gone_at.is_(None), device.c.kind.in_(TOKENS))
     found: dict[int, dict[str, dict[str, str]]] = defaultdict(dict)
-    for row in connection.execute(query.order_by(device.c.registered_at, device.c.id)):
-        label = DEVICE_KINDS[row.kind].label
-        found[row.user_id][row.object_id] = {"platform": label, "push_token": row.token, "objectId": row.object_id}
+    for *_, user, object_id, kind, token in sorted(map(tuple, connection.execute(query))):
+        label = DEVICE_KINDS[kind].label
+        found[user][object_id] = {"platform": label, "push_token": token, "objectId": object_id}
     return found
 
 
