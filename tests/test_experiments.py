@@ -122,7 +122,7 @@ def test_the_system_control_group(server: Server, sending: Caller, sandbox: Sand
         ({"variants": [VARIANTS[0], {**VARIANTS[1], "content": {"title": ""}}]}, "Field title is empty"),
         ({"conversion_goal": {}}, "$.conversion_goal"),
         ({"conversion_goal": {"event_name": "x", "conversion_time": "6M"}}, "conversion_time"),
-        ({"conversion_goal": {"event_name": "x", "filter_type": {"first_time": "yes"}}}, "filter_type"),
+        ({"conversion_goal": {"event_name": "x", "filter_type": {"last_time": "yes"}}}, "filter_type.last_time"),
     ],
     ids=str,
 )

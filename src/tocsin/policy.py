@@ -46,10 +46,12 @@ class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What counts as converted where a campaign does not say: for sends by identity. time: such as 30m, 1H, 1D."""
+    """What counts as converted where a campaign does not say: for sends by identity. time: such as 30m, 1H, 1D.
+    revenue_property: says what such an event is worth, also to the goals of campaigns that name none."""
 
     event_name: Annotated[str, Meta(min_length=1, max_length=512)]
     conversion_time: Annotated[str, Meta(pattern="^[0-9]{1,4}[mHDWM]$")] = "1D"
+    revenue_property: Annotated[str, Meta(min_length=1, max_length=120)] | None = None
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

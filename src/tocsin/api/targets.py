@@ -19,6 +19,7 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
 from tocsin.audience.members import count_duplicates, count_reachable
+from tocsin.campaign.goal import find_revenue
 from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
@@ -26,8 +27,10 @@ from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import complete, find_answer, keep, read_key
+from tocsin.policy import load_policy
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
+from tocsin.stats.comparison import compare_groups, show_comparison
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
 
 
@@ -69,10 +72,17 @@ async def show_result(context: Context, request: Request) -> Response:
     return answer({"status": "success", "result": numbers, **more})
 
 
+async def compare(context: Context, request: Request) -> Response:
+    """Show the groups of a campaign side by side, with how sure the differences between them are."""
+    account, body = await context.read(request)
+    found = await compare_groups(context.ledger, context.facts, account.id, _read_id(body), context.clock())
+    return answer({"status": "success", **show_comparison(found)})
+
+
 async def show_all(context: Context, request: Request) -> Response:
     """List campaigns by pages, without saying so where one page has them all: the documented answer has no more."""
     account, body = await context.read(request)
-    due, page = _read_days(body, account), read_struct(body, TargetsPageJson)
+    due, page = read_days(body, account), read_struct(body, TargetsPageJson)
     offset = (page.page - 1) * page.limit
     found = await list_targets(context.ledger, account.id, due=due, limit=page.limit, offset=offset)
     now, more = context.clock(), {}
@@ -92,6 +102,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
             return replay(kept.answer)
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
+    policy = await context.ledger.read(lambda connection: load_policy(connection, account.id))
     # In a thread: templates are compiled and tried out.
     spec = await context.compile_pool.run(
         account.id,
@@ -103,6 +114,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
             segments,
             require_channel=context.settings.require_android_channel,
             unsubscribe_link=bool(context.settings.public_url),
+            revenue=find_revenue(policy.conversion),
         ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
@@ -152,7 +164,7 @@ def _read_id(body: Mapping[str, Any]) -> int:
     return value
 
 
-def _read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
+def read_days(body: Mapping[str, Any], account: Account) -> tuple[float, float]:
     """Return `from` and `to` as the moments between which they lie, both days included, in the account's time zone."""
     first, last = read_day(body.get("from")), read_day(body.get("to"))
     if first is None or last is None:
@@ -173,5 +185,6 @@ ENDPOINTS = [
     post("/1/targets/create.json", create, right="send"),
     post("/1/targets/stop.json", stop, right="send"),
     post("/1/targets/result.json", show_result, right="read"),
+    post("/1/targets/compare.json", compare, right="read"),
     post("/1/targets/list.json", show_all, right="read"),
 ]

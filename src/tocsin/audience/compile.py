@@ -32,7 +32,7 @@ from tocsin.audience.node import (
     Uses,
     walk,
 )
-from tocsin.audience.property import SYMBOLS, write_condition
+from tocsin.audience.property import SYMBOLS, write_condition, write_number
 from tocsin.channels import CHANNELS, PLATFORMS
 from tocsin.ingest.profile import REACHABLE
 
@@ -152,8 +152,8 @@ class Writer:
         if leaf.times is not None or leaf.session.first is not None or leaf.session.last is not None:
             times = self._write_times("n", leaf.times or Times("greater_than_equals", 1))
             return f"SELECT {BITMAP}(user) FROM ({self._write_counts(leaf)}) WHERE {times}"
-        name, days = self._write_name(leaf), self._write_days(leaf)
-        meets = self._write_event(leaf)
+        name, days = self.write_name(leaf), self.write_days(leaf)
+        meets = self.write_event(leaf)
         if not meets:
             return f"SELECT groupBitmapMergeState(users) FROM activity WHERE {name} AND {days}"
         return f"SELECT {BITMAP}(user) FROM event WHERE {name} AND {days}{self._only_user()} AND {' AND '.join(meets)}"
@@ -161,12 +161,12 @@ class Writer:
     def _write_counts(self, did: Did) -> str:
         """Return a query of (user, n), the number of such events, each once however often it was uploaded (FINAL)."""
         session = did.session
-        event = f"FROM event FINAL WHERE {self._write_name(did)}{self._only_user()}"
+        event = f"FROM event FINAL WHERE {self.write_name(did)}{self._only_user()}"
         if session.first is None and session.last is None:
-            meets = " AND ".join([self._write_days(did), *self._write_event(did)])
+            meets = " AND ".join([self.write_days(did), *self.write_event(did)])
             return f"SELECT user, toInt64(count()) AS n {event} AND {meets} GROUP BY user"
         # The first and the latest of that name are of all time: the days count only for which events are meant.
-        meets = " AND ".join([self._write_days(did), *self._write_event(did)])
+        meets = " AND ".join([self.write_days(did), *self.write_event(did)])
         n = _count_ends(session.first, session.last)
         counted = (
             "toInt64(countIf(meets)) AS c, toInt64(argMin(meets, (at, id))) AS f, "
@@ -175,14 +175,16 @@ class Writer:
         rows = f"SELECT user, at, id, toUInt8({meets}) AS meets {event}"
         return f"SELECT user, toInt64({n}) AS n FROM (SELECT user, {counted} FROM ({rows}) GROUP BY user) WHERE n > 0"
 
-    def _write_name(self, did: Did) -> str:
+    def write_name(self, did: Did) -> str:
+        """Return what an event of the account and of that name meets."""
         return f"account = {{account:String}} AND name = {self._bind(did.event, 'String')}"
 
-    def _write_days(self, did: Did) -> str:
+    def write_days(self, did: Did) -> str:
+        """Return what the day of an event meets."""
         first, last = (self._bind(max(day.resolve(self._today), EPOCH), "Date") for day in (did.first, did.last))
         return f"day BETWEEN {first} AND {last}"
 
-    def _write_event(self, did: Did) -> list[str]:
+    def write_event(self, did: Did) -> list[str]:
         """Return what the event itself must meet, beyond its name and day."""
         session = did.session
         meets = [self._write_condition(one) for one in did.properties]
@@ -205,6 +207,10 @@ class Writer:
 
     def _write_condition(self, condition: Condition) -> str:
         return write_condition(condition, self._bind, self._zone, self._today)
+
+    def write_worth(self, name: str) -> str:
+        """Return the number of a property; 0 where there is none."""
+        return write_number(name, self._bind)
 
     def write_boxes(self, near: Near) -> str:
         """Return the boxes around the circles: outside of them no sine needs to be computed."""

@@ -57,6 +57,13 @@ def write_condition(condition: Condition, bind: Bind, zone: ZoneInfo, today: dat
     return f"NOT {_any(meets)}" if condition.operator in NEGATIONS else _any(meets)
 
 
+def write_number(name: str, bind: Bind) -> str:
+    """Return SQL for the number that a property is, or reads as; of a list, the sum of its numbers; 0 for none."""
+    one = f"dynamicElement({bind(path_of(name), 'Identifier')}, 'Float64')"
+    several = f"dynamicElement({bind(numbers_path_of(name), 'Identifier')}, 'Array(Nullable(Float64))')"
+    return f"(ifNull({one}, 0) + arraySum(y -> ifNull(y, 0), {several}))"
+
+
 def _want(condition: Condition, bind: Bind, zone: ZoneInfo, today: date) -> Wanted:
     values, operator = condition.values, condition.operator
     if operator in SYMBOLS:

@@ -148,19 +148,27 @@ class WhereJson(EventJson, frozen=True, kw_only=True):
         return (*leaves, *(() if self.advanced_query is UNSET else self.advanced_query.list_parts()))
 
 
-def read_where(where: Any, segments: Segments | None = None) -> Query:
-    """Return the question of a request's `where`; `segments` are the saved ones it may name. Raise Problem, with the
-    place in the caller's JSON."""
+def read_where(where: Any, segments: Segments | None = None, place: str = "$.where") -> Query:
+    """Return the question of a request's `where`, which stands at `place`; `segments` are the saved ones it may name.
+    Raise Problem, with the place in the caller's JSON."""
     if not isinstance(where, dict):
         raise Problem(PARSE)
     if not where:
         return Everybody()
-    query = _build(read_struct(where, WhereJson, "$.where", start=f"{PARSE}: "), "$.where", segments or {}, LEVELS)
-    _bound(query)
+    query = _build(read_struct(where, WhereJson, place, start=f"{PARSE}: "), place, segments or {}, LEVELS)
+    _bound(query, place)
     return query
 
 
-def _bound(query: Query) -> None:
+def split_base(where: Mapping[str, Any], query: Query) -> tuple[Did | None, tuple[Query, ...]]:
+    """Return the base event of a question that was read from `where`, and the other parts, which must all be met."""
+    parts = query.of if isinstance(query, AllOf) else () if isinstance(query, Everybody) else (query,)
+    if "event_name" in where and isinstance(parts[0], Did):
+        return parts[0], parts[1:]
+    return None, parts
+
+
+def _bound(query: Query, place: str) -> None:
     """Refuse a question that is too large, with everything its segments bring."""
     conditions: list[Condition] = []
     parts = 0
@@ -175,7 +183,7 @@ def _bound(query: Query) -> None:
         (values, ALL_VALUES, "values"),
     ):
         if count > most:
-            fail(f"{count} {what}; at most {most} are allowed in one question", "$.where")
+            fail(f"{count} {what}; at most {most} are allowed in one question", place)
 
 
 def _build(where: WhereJson, place: str, segments: Segments, levels: int) -> Query:

@@ -29,6 +29,7 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 
 
 PAGE = 1000  # campaigns of a list, at most
+_GOAL = msgspec.json.Decoder(Goal)  # made before there are threads
 CampaignRow = Row[*tuple[Any, ...]]
 
 
@@ -50,8 +51,7 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
             name=spec.name,
             channel=spec.channel,
             spec=msgspec.json.encode(spec).decode(),
-            goal_event=spec.conversion_goal.event_name if spec.conversion_goal else None,
-            goal_seconds=spec.conversion_goal.seconds if spec.conversion_goal else None,
+            goal=msgspec.json.encode(spec.conversion_goal).decode() if spec.conversion_goal else None,
             created_at=now,
         )
     )
@@ -177,11 +177,9 @@ def find_labels(connection: Connection, account_id: str, limit: int) -> dict[int
 def find_goals(connection: Connection, account_id: str, campaign_ids: Collection[int]) -> dict[int, Goal]:
     """Return the conversion goals of those campaigns that have one."""
     table = schema.campaign
-    mine = (table.c.account_id == account_id, table.c.goal_event.is_not(None))
-    query = select(table.c.id, table.c.goal_event, table.c.goal_seconds).where(
-        *mine, among(connection, table.c.id, campaign_ids)
-    )
-    return {row.id: Goal(row.goal_event, row.goal_seconds) for row in connection.execute(query)}
+    mine = (table.c.account_id == account_id, table.c.goal.is_not(None))
+    query = select(table.c.id, table.c.goal).where(*mine, among(connection, table.c.id, campaign_ids))
+    return {row.id: _GOAL.decode(row.goal) for row in connection.execute(query)}
 
 
 def _summary_query() -> Select[Any]:

@@ -12,7 +12,7 @@ from tocsin.account import Account
 from tocsin.audience.condition import PARSE
 from tocsin.audience.node import Query
 from tocsin.audience.query import Segments, find_segment, read_where
-from tocsin.campaign.goal import Goal, GoalJson, to_goal
+from tocsin.campaign.goal import REVENUE, Goal, GoalJson, to_goal
 from tocsin.campaign.schedule import When, begins_at, read_schedule
 from tocsin.channels import CHANNELS
 from tocsin.content import Content, read_content
@@ -145,9 +145,11 @@ def read_spec(
     *,
     require_channel: bool = False,
     unsubscribe_link: bool = True,
+    revenue: Mapping[str, str] = REVENUE,
 ) -> Spec:
-    """Return the campaign of a create request; `segments` are the saved ones it may name. Raise Problem, of name,
-    content, when and where in this order, which is the documented one."""
+    """Return the campaign of a create request; `segments` are the saved ones it may name, and `revenue` the property of
+    an event that says what it is worth. Raise Problem, of name, content, when and where in this order, which is the
+    documented one."""
     asked = read_struct(body, CampaignJson)
     name, channel = (asked.name or "").strip(), asked.target_mode.lower()
     if not name:
@@ -178,7 +180,7 @@ def read_spec(
         control_percentage=_read_control(asked.control_group),
         system_control_group=asked.system_control_group_include,
         variants=variants,
-        conversion_goal=to_goal(asked.conversion_goal) if asked.conversion_goal else None,
+        conversion_goal=to_goal(asked.conversion_goal, revenue) if asked.conversion_goal else None,
         message_seconds=None if limit is None else limit * 60,
         when=when,
         users_limit=asked.users_limit_overall,

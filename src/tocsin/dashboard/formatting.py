@@ -9,8 +9,14 @@ MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", 
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 
 
-def thousands(number: int) -> str:
-    return f"{number:,}"
+def thousands(number: float) -> str:
+    """A number with its thousands apart; money and the like with two decimals."""
+    return f"{number:,}" if isinstance(number, int) else f"{number:,.2f}"
+
+
+def points(share: float) -> str:
+    """A difference of rates in percentage points: «+1.25»."""
+    return f"{share * 100:+.2f}"
 
 
 def short_time(at: float, zone: ZoneInfo, now: float) -> str:

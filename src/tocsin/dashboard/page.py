@@ -16,8 +16,9 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context, read_single
 from tocsin.audience.description import describe
-from tocsin.dashboard.formatting import full_time, iso_time, short_time, thousands
+from tocsin.dashboard.formatting import full_time, iso_time, points, short_time, thousands
 from tocsin.errors import Problem
+from tocsin.stats.comparison import describe_difference
 
 HERE = Path(__file__).parent
 HTML = "text/html"  # Starlette adds the character set
@@ -67,6 +68,8 @@ def _make_environment() -> Environment:
     )
     environment.filters |= {
         "thousands": thousands,
+        "points": points,
+        "says": describe_difference,
         "describe": describe,
         "short_time": short_time,
         "full_time": full_time,

@@ -15,6 +15,7 @@ from tocsin.campaign.spec import Spec
 from tocsin.content import Content
 from tocsin.errors import Problem
 from tocsin.stats import counts
+from tocsin.stats.comparison import Difference, compare_groups
 from tocsin.stats.results import (
     count_converted,
     count_interactions,
@@ -100,12 +101,16 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign's page. `more`: there are rarer reasons than the ones shown."""
+    """One campaign's page. `conversions`, `differences`: empty for one without a goal. `final`: the time of the goal is
+    over. `more`: there are rarer reasons than the ones shown."""
 
     line: CampaignLine
     created_at: float
     spec: Spec
-    variants: dict[str, dict[str, int]]
+    variants: dict[str, dict[str, float]]
+    conversions: dict[str, float]
+    differences: list[Difference]
+    final: bool
     reasons: list[Reason]
     more: bool
 
@@ -160,8 +165,10 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     interactions, reasons, converted = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]),
         _count_reasons(facts, account_id, campaign_id),
-        count_converted(facts, account_id, campaign_id, spec),
+        count_converted(ledger, facts, account_id, campaign_id, spec),
     )
+    goal = spec.conversion_goal
+    comparison = await compare_groups(ledger, facts, account_id, campaign_id, now) if goal else None
     variants = await read_variants(ledger, facts, account_id, campaign_id, spec) if spec.variants else {}
     line = CampaignLine(
         id=found.id,
@@ -176,6 +183,9 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         created_at=found.created_at,
         spec=spec,
         variants=variants,
+        conversions=converted,
+        differences=comparison.differences if comparison else [],
+        final=comparison is not None and comparison.final,
         reasons=reasons[:REASONS],
         more=len(reasons) > REASONS,
     )

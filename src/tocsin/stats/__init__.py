@@ -1,1 +1,1 @@
-"""Stage 7 of 7, stats: the numbers of campaigns, variants, tag groups and labels, and their conversions."""
+"""Stage 7 of 7, stats: the numbers of campaigns, tag groups and labels, their conversions, and what is read back."""

@@ -1,64 +1,180 @@
-"""Conversions, counted in the facts store: users who did a goal's event within its time after a message."""
+"""Conversions, counted in the facts store: what people did within a goal's time after a message, and what it was worth.
+
+All campaigns, whatever their goals, are one question. It reads the campaigns' outcomes of those who did one of the
+events in those days (the daily bitmaps know them), and joins these events to them: what grows with the audience is
+read and forgotten, what is held grows with those who may have converted.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
-from tocsin.campaign.goal import Goal
+import msgspec
+
+from tocsin.account import Account
+from tocsin.audience.compile import Writer
+from tocsin.audience.node import Day, Did
+from tocsin.campaign.goal import Counted, Goal
+from tocsin.feedback.interactions import INTERACTIONS
 from tocsin.store.facts import Facts
 
+COUNTED = 100  # kinds of events in one question; further ones are a second
+DAY = 86_400
+SENT = "outcome = 'accepted'"
 
-async def count_conversions(facts: Facts, account_id: str, campaigns: Mapping[int, Goal]) -> dict[int, int]:
-    """Return the converted users of each campaign. A user counts once for a campaign, however often they did the event
-    and on how many devices they got the message."""
-    found = dict.fromkeys(campaigns, 0)
-    by_goal: dict[Goal, list[int]] = {}
-    for campaign, goal in campaigns.items():
-        by_goal.setdefault(goal, []).append(campaign)
-    for goal, ids in by_goal.items():
-        rows = await facts.query(
-            f"SELECT campaign, uniqExact(user) FROM ({_CONVERTED}) GROUP BY campaign", _values(account_id, goal, ids)
-        )
-        found.update({int(campaign): int(count) for campaign, count in rows})
+
+class Conversions(msgspec.Struct, frozen=True, kw_only=True):
+    """Who converted. click_through: after a click on their message; view_through: of the others, after a view. revenue:
+    of all events that count. squares: the sum of the squares of what each of them was worth."""
+
+    converted: int = 0
+    click_through: int = 0
+    view_through: int = 0
+    revenue: float = 0.0
+    squares: float = 0.0
+
+
+class Grouping(msgspec.Struct, frozen=True, kw_only=True):
+    """Of which messages, and how they are told apart. messages: SQL, true for an outcome that counts. cell: SQL, the
+    group of an outcome. each: whether every message counts by itself, not every user."""
+
+    messages: str = SENT
+    cell: str = "''"
+    each: bool = False
+    values: Mapping[str, Any] = {}
+
+
+async def count_conversions(
+    facts: Facts, account: Account, goals: Mapping[int, Goal], grouping: Grouping | None = None
+) -> dict[tuple[int, str], Conversions]:
+    """Return the conversions by campaign and group, where there are any. A user counts once for a group, however often
+    they did the event and on how many devices they got the message; so does an event, however many messages it
+    followed."""
+    kinds: dict[Counted, dict[int, Goal]] = {}
+    for campaign, goal in goals.items():
+        kinds.setdefault(goal.counted, {})[campaign] = goal
+    found: dict[tuple[int, str], Conversions] = {}
+    names = list(kinds)
+    for start in range(0, len(names), COUNTED):
+        some = {one: kinds[one] for one in names[start : start + COUNTED]}
+        found |= await _count(facts, account, some, grouping or Grouping())
     return found
 
 
-async def count_conversions_by_tag(facts: Facts, account_id: str, goal: Goal) -> dict[str, int]:
-    """Return the messages of sends by identity that the event followed in time, by tag group."""
+async def count_people(
+    facts: Facts, account_id: str, campaign_id: int, grouping: Grouping
+) -> dict[str, tuple[int, float]]:
+    """Return how many people each group of a campaign has, and when the time of the last of them began."""
     rows = await facts.query(
-        f"SELECT tag_group, uniqExact(chunk, position) FROM ({_CONVERTED}) GROUP BY tag_group",
-        _values(account_id, goal, [0]),
+        f"SELECT {grouping.cell} AS cell, uniqExact(user), max(toUnixTimestamp(at)) FROM outcome FINAL "
+        "WHERE account = {account:String} AND campaign = {campaign:UInt32} "
+        f"AND {grouping.messages} GROUP BY cell",
+        {**grouping.values, "account": account_id, "campaign": campaign_id},
     )
-    return {str(tag): int(count) for tag, count in rows}
+    return {str(cell): (int(count), float(at)) for cell, count, at in rows}
 
 
-async def count_conversions_by_chunk(
-    facts: Facts, account_id: str, goal: Goal, campaign_id: int, names: Mapping[int, str]
-) -> dict[str, int]:
-    """Return the converted users of a campaign by the name that `names` gives their chunk; "" for the other chunks."""
-    rows = await facts.query(
-        "SELECT transform(chunk, {chunks:Array(UInt64)}, {names:Array(String)}, '') AS called, uniqExact(user) "
-        f"FROM ({_CONVERTED}) GROUP BY called",
-        _values(account_id, goal, [campaign_id]) | {"chunks": list(names), "names": list(names.values())},
+async def _count(
+    facts: Facts, account: Account, kinds: Mapping[Counted, Mapping[int, Goal]], grouping: Grouping
+) -> dict[tuple[int, str], Conversions]:
+    campaigns = {one: (kind, goal) for kind, of in enumerate(kinds.values()) for one, goal in of.items()}
+    days = await facts.query(
+        "SELECT min(day), max(day) FROM outcome "
+        "WHERE account = {account:String} AND campaign IN {campaigns:Array(UInt32)} HAVING count() > 0",
+        {"account": account.id, "campaigns": list(campaigns)},
     )
-    return {str(name): int(count) for name, count in rows}
-
-
-# Accepted messages that the event followed within the goal's time, a row for each such event.
-_CONVERTED = """
-    SELECT o.campaign AS campaign, o.tag_group AS tag_group, o.chunk AS chunk, o.position AS position, o.user AS user
-    FROM (SELECT * FROM outcome FINAL WHERE account = {account:String} AND outcome = 'accepted'
-          AND campaign IN {campaigns:Array(UInt32)}) AS o
-    INNER JOIN (SELECT user, at FROM event WHERE account = {account:String} AND name = {name:String}) AS e
-    ON o.user = e.user
-    WHERE e.at >= o.at AND e.at <= o.at + {seconds:UInt32}"""
-
-
-def _values(account_id: str, goal: Goal, campaigns: Sequence[int]) -> dict[str, Any]:
-    return {
-        "account": account_id,
-        "name": goal.event_name,
-        "seconds": goal.seconds,
+    if not days:
+        return {}
+    writer = Writer(account, 0.0)
+    last = max(goal.seconds for _, goal in campaigns.values())
+    writer.parameters |= {
+        **grouping.values,
+        "names": list(dict.fromkeys(one.event_name for one in kinds)),
+        "interactions": list(INTERACTIONS.values()),
+        "clicked": INTERACTIONS["clicked"],
+        "viewed": INTERACTIONS["viewed"],
         "campaigns": list(campaigns),
+        "kinds": [kind for kind, _ in campaigns.values()],
+        "seconds": [goal.seconds for _, goal in campaigns.values()],
+        "first": days[0][0] - timedelta(1),
+        "last": days[0][1] + timedelta(last // DAY + 2),
     }
+    events = " UNION ALL ".join(_write_events(writer, number, one) for number, one in enumerate(kinds))
+    rows = await facts.query(_write_question(events, grouping), writer.parameters)
+    return {
+        (int(campaign), str(cell)): Conversions(
+            converted=int(converted),
+            click_through=int(clicked),
+            view_through=int(viewed),
+            revenue=float(revenue),
+            squares=float(squares),
+        )
+        for campaign, cell, converted, clicked, viewed, revenue, squares in rows
+    }
+
+
+# Who did one of the events in those days: only their messages and views are looked at.
+_DOERS = """bitmapContains((SELECT groupBitmapMergeState(users) FROM activity WHERE account = {account:String}
+    AND name IN {names:Array(String)} AND day BETWEEN {first:Date} AND {last:Date}), user)"""
+
+
+def _write_events(writer: Writer, number: int, counted: Counted) -> str:
+    """Return a query of the events of one kind: (kind, user, at, id, worth)."""
+    did = Did(counted.event_name, Day(), Day(), counted.properties, counted.session)
+    name = writer.write_name(did)
+    meets = [name, "day BETWEEN {first:Date} AND {last:Date}", *writer.write_event(did)]
+    if counted.session.first is not None:  # of all time, by the same order as in a `where`
+        firsts = f"SELECT user, min((at, id)) FROM event WHERE {name} AND {_DOERS} GROUP BY user"
+        meets.append(f"(user, (at, id)) {'' if counted.session.first else 'NOT '}IN ({firsts})")
+    worth = "0." if counted.revenue_property is None else writer.write_worth(counted.revenue_property)
+    return (
+        f"SELECT toUInt16({number}) AS kind, user, at, id, toFloat64({worth}) AS worth "
+        f"FROM event WHERE {' AND '.join(meets)}"
+    )
+
+
+def _write_question(events: str, grouping: Grouping) -> str:
+    """Return the whole question: (campaign, cell, converted, click-through, view-through, revenue, squares).
+
+    From the inside: messages and the events in time after each; each event once, with the messages it followed; each
+    user, with the messages that led to an event; the sums.
+    """
+    messages = f"""
+        SELECT campaign, {grouping.cell} AS cell, user, chunk * 65536 + position AS message, at AS sent,
+            transform(campaign, {{campaigns:Array(UInt32)}}, {{kinds:Array(UInt16)}}, toUInt16(0)) AS kind,
+            transform(campaign, {{campaigns:Array(UInt32)}}, {{seconds:Array(UInt32)}}, toUInt32(0)) AS seconds
+        FROM outcome FINAL
+        WHERE account = {{account:String}} AND campaign IN {{campaigns:Array(UInt32)}}
+            AND {grouping.messages} AND {_DOERS}"""
+    seen = f"""
+        SELECT id AS message, minOrNullIf(at, name = {{clicked:String}}) AS clicked,
+            minOrNullIf(at, name = {{viewed:String}}) AS viewed
+        FROM event
+        WHERE account = {{account:String}} AND name IN {{interactions:Array(String)}} AND day >= {{first:Date}}
+            AND {_DOERS}
+            AND has({{campaigns:Array(UInt32)}}, accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32'))
+        GROUP BY id"""
+    # Of messages their ids are gathered, of users only whether there are any.
+    if grouping.each:
+        gather, merge = "groupUniqArrayIf(m.message, {})", "groupUniqArrayArray({})"
+        numbers = "sum(length(after)), sum(length(clicked)), sum(length(arrayFilter(x -> NOT has(clicked, x), viewed)))"
+    else:
+        gather, merge = "max({})", "max({})"
+        numbers = "count(), countIf(clicked = 1), countIf(viewed = 1 AND clicked = 0)"
+    by_event = f"""
+        SELECT m.campaign AS campaign, m.cell AS cell, e.user AS user, e.at AS at, e.id AS id, any(e.worth) AS worth,
+            {gather.format("1")} AS after,
+            {gather.format("ifNull(s.clicked <= e.at, 0)")} AS clicked,
+            {gather.format("ifNull(s.viewed <= e.at, 0)")} AS viewed
+        FROM ({events}) AS e
+        INNER JOIN ({messages}) AS m ON e.user = m.user AND e.kind = m.kind
+        LEFT JOIN ({seen}) AS s ON m.message = s.message
+        WHERE e.at >= m.sent AND e.at <= m.sent + m.seconds
+        GROUP BY campaign, cell, user, at, id"""
+    by_user = f"""
+        SELECT campaign, cell, user, sum(worth) AS worth, {merge.format("after")} AS after,
+            {merge.format("clicked")} AS clicked, {merge.format("viewed")} AS viewed
+        FROM ({by_event}) GROUP BY campaign, cell, user"""
+    return f"SELECT campaign, cell, {numbers}, sum(worth), sum(worth * worth) FROM ({by_user}) GROUP BY campaign, cell"

@@ -6,14 +6,14 @@ What was sent comes from the ledger, which is exact at any moment; views, clicks
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, func, select
 
-from tocsin.campaign.goal import Goal, read_time
+from tocsin.account import Account
+from tocsin.campaign.goal import Goal, read_policy_goal
 from tocsin.campaign.runs import (
     PAGE,
     CampaignSummary,
@@ -30,7 +30,7 @@ from tocsin.feedback.interactions import INTERACTIONS
 from tocsin.outcome import NUMBERS
 from tocsin.policy import load_policy
 from tocsin.stats import counts
-from tocsin.stats.conversions import count_conversions, count_conversions_by_chunk, count_conversions_by_tag
+from tocsin.stats.conversions import Conversions, Grouping, count_conversions
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -38,10 +38,10 @@ from tocsin.store.ledger import Ledger
 _KIND_OF_EVENT = {event: kind for kind, event in INTERACTIONS.items()}
 
 
-async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, int]:
-    """Return {audience, *NUMBERS, viewed, clicked} of a campaign, with `converted` where it has a goal, and `missed`
-    (runs whose time passed) where there are any. When all runs have ended, audience = sent + unknown + failed +
-    suppressed; until then the numbers of a campaign with several runs grow.
+async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
+    """Return {audience, *NUMBERS, viewed, clicked} of a campaign, with its conversions where it has a goal, and
+    `missed` (runs whose time passed) where there are any. When all runs have ended, audience = sent + unknown +
+    failed + suppressed; until then the numbers of a campaign with several runs grow.
 
     Raise Problem, with the documented sentence, until a run is completed or all have ended, and for a campaign that was
     stopped before it began.
@@ -57,7 +57,8 @@ async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     if not over and not found.completed:
         raise Problem("This target hasn't been completed", code=None)
     parts, converted = await asyncio.gather(
-        count_interactions(facts, account_id, [campaign_id]), count_converted(facts, account_id, campaign_id, spec)
+        count_interactions(facts, account_id, [campaign_id]),
+        count_converted(ledger, facts, account_id, campaign_id, spec),
     )
     missed = {"missed": found.missed} if found.missed else {}
     return {**numbers, "audience": found.audience, **parts[campaign_id], **converted, **missed}
@@ -75,42 +76,60 @@ async def read_breakdown(ledger: Ledger, facts: Facts, account_id: str, campaign
     return found
 
 
-async def count_converted(facts: Facts, account_id: str, campaign_id: int, spec: Spec) -> dict[str, int]:
-    """Return {converted: users} of a campaign with a goal, {} of one without."""
+async def count_converted(
+    ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, spec: Spec
+) -> dict[str, float]:
+    """Return `show_conversions` of a campaign with a goal, {} of one without."""
     if spec.conversion_goal is None:
         return {}
-    converted = await count_conversions(facts, account_id, {campaign_id: spec.conversion_goal})
-    return {"converted": converted[campaign_id]}
+    account = await ledger.read(lambda connection: Account.load(connection, account_id))
+    found = await count_conversions(facts, account, {campaign_id: spec.conversion_goal})
+    return show_conversions(spec.conversion_goal, found.get((campaign_id, "")))
+
+
+def show_conversions(goal: Goal, found: Conversions | None) -> dict[str, float]:
+    """Return {converted, click_through, view_through}, with `revenue` where the goal says what an event is worth."""
+    one = found or Conversions()
+    numbers: dict[str, float] = {
+        "converted": one.converted,
+        "click_through": one.click_through,
+        "view_through": one.view_through,
+    }
+    return numbers if goal.revenue_property is None else {**numbers, "revenue": one.revenue}
 
 
 async def read_variants(
     ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, spec: Spec
-) -> dict[str, dict[str, int]]:
-    """Return {audience, *NUMBERS, viewed, clicked} by variant, with `converted` where the campaign has a goal."""
-
-    def read(connection: Connection) -> tuple[dict[str, dict[str, int]], dict[int, str]]:
-        by_variant = counts.sum_numbers_by_variant(connection, campaign_id)
-        return by_variant, counts.find_variants(connection, campaign_id) if spec.conversion_goal else {}
-
-    by_variant, names = await ledger.read(read)
+) -> dict[str, dict[str, float]]:
+    """Return {audience, *NUMBERS, viewed, clicked} by variant, with its conversions where the campaign has a goal."""
+    by_variant = await ledger.read(lambda connection: counts.sum_numbers_by_variant(connection, campaign_id))
     rows = await facts.query(
         "SELECT variant, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
         "AND campaign = {campaign:UInt32} AND name IN {names:Array(String)} GROUP BY variant, name",
         {"account": account_id, "names": list(INTERACTIONS.values()), "campaign": campaign_id},
     )
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, dict[str, float]] = {}
     for one in spec.variants:
-        numbers = by_variant.get(one.name, dict.fromkeys(("audience", *NUMBERS), 0))
+        numbers: Mapping[str, float] = by_variant.get(one.name, dict.fromkeys(("audience", *NUMBERS), 0))
         found[one.name] = {**numbers, "viewed": 0, "clicked": 0}
     for variant, name, count in rows:
         if variant in found:
             found[variant][_KIND_OF_EVENT[name]] = int(count)
-    if spec.conversion_goal is not None:
-        goal = spec.conversion_goal
-        converted = await count_conversions_by_chunk(facts, account_id, goal, campaign_id, names) if names else {}
-        for variant, numbers in found.items():
-            numbers["converted"] = converted.get(variant, 0)
+    if (goal := spec.conversion_goal) is not None:
+        account, grouping = await ledger.read(lambda connection: _group_by_variant(connection, account_id, campaign_id))
+        converted = await count_conversions(facts, account, {campaign_id: goal}, grouping)
+        for variant, own in found.items():
+            own.update(show_conversions(goal, converted.get((campaign_id, variant))))
     return found
+
+
+def _group_by_variant(connection: Connection, account_id: str, campaign_id: int) -> tuple[Account, Grouping]:
+    """Return an account, and the messages of its campaign by variant. The ledger knows the variants of chunks whose
+    outcomes were recorded before facts had them."""
+    names = counts.find_variants(connection, campaign_id)
+    values = {"chunks": list(names), "variants": list(names.values())}
+    cell = "transform(chunk, {chunks:Array(UInt64)}, {variants:Array(String)}, '')"
+    return Account.load(connection, account_id), Grouping(cell=cell, values=values)
 
 
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
@@ -126,24 +145,27 @@ async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequen
     return seen
 
 
-async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, int]]:
+async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dict[str, dict[str, float]]:
     """Return {audience, *NUMBERS, viewed, clicked, converted} of the sends by identity, by tag group; those without one
-    are «Not Tagged». converted: messages that the event of the account's policy followed in time."""
+    are «Not Tagged». With an event in the account's policy, `show_conversions` counts the messages that it followed in
+    time."""
     clicks = facts.query(
         "SELECT tag_group, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
         "AND campaign = 0 AND name IN {names:Array(String)} GROUP BY tag_group, name",
         {"account": account_id, "names": list(INTERACTIONS.values())},
     )
-    policy = await ledger.read(lambda connection: load_policy(connection, account_id))
+    account, policy = await ledger.read(
+        lambda connection: (Account.load(connection, account_id), load_policy(connection, account_id))
+    )
     sums = ledger.read(lambda connection: counts.sum_numbers_by_tag_group(connection, account_id))
     found, interactions = await asyncio.gather(sums, clicks)
     new = {"viewed": 0, "clicked": 0, "converted": 0}
-    groups = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found.items()}
+    groups: dict[str, dict[str, float]] = {tag or NOT_TAGGED: {**numbers, **new} for tag, numbers in found.items()}
     if policy.conversion is not None:
-        goal = Goal(policy.conversion.event_name, read_time(policy.conversion.conversion_time, "the account's policy"))
-        for tag, count in (await count_conversions_by_tag(facts, account_id, goal)).items():
-            if (tag or NOT_TAGGED) in groups:
-                groups[tag or NOT_TAGGED]["converted"] = count
+        goal = read_policy_goal(policy.conversion)
+        converted = await count_conversions(facts, account, {0: goal}, Grouping(cell="tag_group", each=True))
+        for tag in found:
+            groups[tag or NOT_TAGGED].update(show_conversions(goal, converted.get((0, tag))))
     for tag, name, count in interactions:
         group = groups.get(tag or NOT_TAGGED)
         if group is not None:
@@ -151,31 +173,43 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
     return groups
 
 
-async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int = 1000) -> dict[str, dict[str, int]]:
-    """Return {campaigns, audience, *NUMBERS, viewed, clicked, converted} by label, over the newest `limit` campaigns. A
-    campaign with two labels counts in both."""
+async def count_labels(ledger: Ledger, facts: Facts, account_id: str, limit: int = 1000) -> dict[str, dict[str, float]]:
+    """Return {campaigns, audience, *NUMBERS, viewed, clicked, converted} by label, over the newest `limit` campaigns;
+    with `show_conversions` of those that have a goal. A campaign with two labels counts in both."""
 
     def read(
         connection: Connection,
-    ) -> tuple[dict[int, list[str]], dict[int, Goal], dict[int, dict[str, int]], dict[int, int]]:
+    ) -> tuple[Account, dict[int, list[str]], dict[int, Goal], dict[int, dict[str, int]], dict[int, int]]:
         labels = find_labels(connection, account_id, limit)
         rows = list_campaigns(connection, account_id, campaign_ids=list(labels))
         numbers = counts.sum_numbers_of_campaigns(connection, list(labels))
         goals = find_goals(connection, account_id, list(labels))
-        return labels, goals, numbers, {row.id: row.audience for row in rows}
+        account = Account.load(connection, account_id)
+        return account, labels, goals, numbers, {row.id: row.audience for row in rows}
 
-    labels, goals, numbers, audiences = await ledger.read(read)
+    account, labels, goals, numbers, audiences = await ledger.read(read)
     if not labels:
         return {}
     interactions, converted = await asyncio.gather(
-        count_interactions(facts, account_id, list(labels)), count_conversions(facts, account_id, goals)
+        count_interactions(facts, account_id, list(labels)), count_conversions(facts, account, goals)
     )
-    found: dict[str, Counter[str]] = {}
+    found: dict[str, list[dict[str, float]]] = {}
     for one, names in labels.items():
-        all_numbers = {**numbers[one], **interactions[one], "converted": converted.get(one, 0)}
+        goal = goals.get(one)
+        conversions = {} if goal is None else show_conversions(goal, converted.get((one, "")))
+        own = {"campaigns": 1, "audience": audiences[one], **numbers[one], **interactions[one], "converted": 0}
         for label in names:
-            found.setdefault(label, Counter()).update({"campaigns": 1, "audience": audiences[one], **all_numbers})
-    return {label: dict(counts) for label, counts in sorted(found.items())}
+            found.setdefault(label, []).append(own | conversions)
+    return {label: add_up(those) for label, those in sorted(found.items())}
+
+
+def add_up(those: Iterable[Mapping[str, float]]) -> dict[str, float]:
+    """Return the sum of numbers by name."""
+    total: dict[str, float] = {}
+    for numbers in those:
+        for name, number in numbers.items():
+            total[name] = total.get(name, 0) + number
+    return total
 
 
 async def list_targets(

@@ -275,8 +275,7 @@ campaign = Table(
     Column("name", Text, nullable=False),
     Column("channel", String(16), nullable=False),
     Column("spec", Text, nullable=False),  # campaign.Spec as JSON: a snapshot, never edited
-    Column("goal_event", Text),  # of its conversion goal, as in the spec
-    Column("goal_seconds", Integer),
+    Column("goal", Text),  # its conversion goal, as in the spec
     Column("created_at", Float, nullable=False),
     Index("campaign_of_account", "account_id", "created_at"),
 )
