@@ -93,7 +93,8 @@ def doctor(data: Path) -> None:
                 say(True, f"{account.id}: {sentence}")
         for account in accounts:
             names = {name for account_id, name in rows if account_id == account.id}
-            missing = sorted(set(BY_NAME) - names)
+            reached = {BY_NAME[name].platform for name in names if name in BY_NAME}
+            missing = sorted(name for name, one in BY_NAME.items() if one.platform not in reached)
             say(
                 bool(names),
                 f"{account.id}: providers {', '.join(sorted(names)) or 'none'}; not set {', '.join(missing)}",

@@ -18,10 +18,10 @@ from tocsin.content.template import (
 )
 from tocsin.errors import Problem
 from tocsin.providers.contract import Notice
+from tocsin.providers.web_push import DEFAULT_URGENCY, FOUR_WEEKS, URGENCIES
 
 SOURCE_BYTES = 16_384
 SMS_LETTERS = 1600  # ten parts; most gateways take no more
-WEBPUSH_BYTES = 3072  # before encryption: push services must take 4,096 bytes encrypted (RFC 8030)
 BROWSERS = ("chrome", "firefox", "safari")
 
 
@@ -42,7 +42,17 @@ def read_webpush(raw: Mapping[str, Any]) -> Content:
             raise Problem(f"unknown platform; known are {', '.join(BROWSERS)} (at {place})")
         if not isinstance(block, dict):
             raise Problem(f"must be an object (at {place})")
+        _check_delivery(block, place)
     return _check_size(Content(title=title, body=body, platforms=dict(blocks), channel="webpush"))
+
+
+def _check_delivery(block: Mapping[str, Any], place: str) -> None:
+    """Raise Problem for a `ttl` or `urgency` that no push service would take."""
+    ttl = str(block.get("ttl", "0"))
+    if not (ttl.isascii() and ttl.isdigit() and int(ttl[:10]) <= FOUR_WEEKS):
+        raise Problem(f"ttl must be a number of seconds from 0 to {FOUR_WEEKS} (at {place}.ttl)")
+    if block.get("urgency", DEFAULT_URGENCY) not in URGENCIES:
+        raise Problem(f"urgency must be one of {', '.join(URGENCIES)} (at {place}.urgency)")
 
 
 def _check_size(content: Content) -> Content:
@@ -75,13 +85,12 @@ class NoticeForm:
             yield from find_templates(block)
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Notice:
-        """Return the notice for one address. Raise Unrenderable when it is larger than gateways or browsers take."""
+        """Return the notice for one address. Raise Unrenderable for a text message that is longer than gateways take; a
+        web push is shortened, or refused, by its provider."""
         content: dict[str, Any] = {"body": self._body.fill(values)}
         if self._channel == "webpush":
             content["title"] = self._title.fill(values)
             content["platform_specific"] = {name: fill_value(block, values) for name, block in self._blocks.items()}
-            if (size := len(msgspec.json.encode(content))) > WEBPUSH_BYTES:
-                raise Unrenderable(f"{size} bytes, and browsers take {WEBPUSH_BYTES}")
         elif len(content["body"]) > SMS_LETTERS:
             raise Unrenderable(f"{len(content['body'])} letters, and gateways take {SMS_LETTERS}")
         return Notice(
@@ -92,4 +101,5 @@ class NoticeForm:
             address=envelope.address,
             content=content,
             expires_at=envelope.expires_at,
+            track_url=envelope.track_url,
         )
