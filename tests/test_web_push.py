@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -11,22 +12,27 @@ from typing import Any
 import jwt
 import msgspec
 import pytest
-from conftest import Caller, Sandbox, Server, wait_for
+from click.testing import CliRunner
+from conftest import SERVER_KEY, Caller, Sandbox, Server, wait_for
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bench import Bench, send
 from support.processes import children
 
+from tocsin.cli import tocsin
 from tocsin.outcome import Outcome
 from tocsin.providers import aes128gcm, vapid_key
 from tocsin.providers.contract import Address, Notice, Receipt, Scope
+from tocsin.providers.credential import find_web_push_keys
+from tocsin.providers.encryption import encrypt, read_keys
 from tocsin.providers.outage import Outages
 from tocsin.providers.payload import UnsendableError
-from tocsin.providers.vapid import Vapid, VapidSettings
+from tocsin.providers.vapid import Vapid, VapidSettings, complete
 from tocsin.providers.vapid_key import VapidSigner, decode_base64url, describe_key, make_key, read_key
 from tocsin.providers.web_push import PUSH_HOSTS, find_browser, make_payload, make_topic, read_subscription, read_ttl
 from tocsin.sandbox.web_push_key import Keys, decrypt, unseal
+from tocsin.store.ledger import open_ledger
 
 pytest_plugins = ("support.bench",)
 
@@ -363,6 +369,57 @@ def browsers(sandbox: Sandbox, count: int, prefix: str = "w", **asked: Any) -> l
         token = {"type": "chrome", "id": subscription["endpoint"], "keys": subscription["keys"]}
         records.append({"type": "token", "objectId": name, "tokenData": token})
     return records
+
+
+def run_vapid(server: Server, caller: Caller, *arguments: str) -> dict[str, Any]:
+    """What `tocsin provider vapid …` prints; the sentence it fails with is {"error": …}."""
+    account = ("--account", caller.account_id, "--data", str(server.data))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TOCSIN_LEDGER_URL", server.ledger_url)
+        done = CliRunner().invoke(tocsin, ["provider", "vapid", *arguments, *account])
+    if done.exception is not None:
+        return {"error": str(done.exception)}
+    found: dict[str, Any] = json.loads(done.output)
+    return found
+
+
+def test_a_key_is_made_shown_and_replaced(server: Server, caller: Caller, sandbox: Sandbox) -> None:
+    """Each command says what it did, and no private key. Setting one provider for browsers forgets the other."""
+    server.use_sandbox(caller, sandbox, webhook=True)
+    assert "no VAPID key" in run_vapid(server, caller, "show")["error"]
+    made = run_vapid(server, caller, "create", "--subject", SUBJECT)
+    assert made["replaced"] == ["webpush"]
+    assert "rotate" in run_vapid(server, caller, "create", "--subject", SUBJECT)["error"]
+    shown = run_vapid(server, caller, "show")
+    assert (shown["public_key"], shown["subject"]) == (made["public_key"], SUBJECT)
+    second = run_vapid(server, caller, "rotate")["public_key"]
+    assert "--force" in run_vapid(server, caller, "rotate")["error"]
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        keys = ledger.read_now(lambda connection: find_web_push_keys(connection, caller.account_id))
+    assert keys == [second, made["public_key"]]
+    third = run_vapid(server, caller, "rotate", "--force")["public_key"]
+    shown = run_vapid(server, caller, "show")
+    assert (shown["public_key"], shown["previous_public_key"]) == (third, second)
+
+
+def test_public_keys_stay_readable() -> None:
+    """Pages are told the public keys by processes that have no key of the ledger."""
+    given = VapidSettings(key=make_key(), subject=SUBJECT, previous=make_key())
+    settings = msgspec.json.encode(complete(given)).decode()
+    stored = encrypt(read_keys(SERVER_KEY), "ABC", "vapid", settings)
+    assert json.loads(stored)["public_key"] == json.loads(settings)["public_key"]
+    assert len(json.loads(stored)["public_key"].split()) == 2
+    assert given.key not in stored
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("ttl", -1), ("ttl", "soon"), ("ttl", 2_419_201), ("urgency", "now"), ("urgency", "{{ x }}")]
+)
+def test_what_no_push_service_takes_is_refused(sending: Caller, key: str, value: Any) -> None:
+    content = {"title": "t", "body": "b", "platform_specific": {"firefox": {key: value}}}
+    status, answer = sending.post("/1/send/webpush.json", {"to": {"Identity": ["ann"]}, "content": content})
+    assert status == 400
+    assert f"(at $.content.platform_specific.firefox.{key})" in answer["error"]
 
 
 FIELDS: dict[str, Any] = {"target_mode": "webpush", "content": {"title": "Hi {{ Profile.Name }}", "body": "there"}}

@@ -123,7 +123,8 @@ class WebPushRules:
             raise _RefusedPush(400, 999, "Urgency has to be very-low, low, normal or high.")
 
     def _check_authorization(self, head: Head, name: str, endpoint: str) -> None:
-        """Raise _RefusedPush unless the request shows the VAPID key that the subscription was made for (RFC 8292 4.2)."""
+        """Raise _RefusedPush unless the request shows the VAPID key that the subscription was made for, see RFC 8292
+        4.2."""
         found = _VAPID.fullmatch(head.header("authorization") or "")
         given = dict(part.strip().partition("=")[::2] for part in found[1].split(",")) if found else {}
         token, key = given.get("t", ""), given.get("k", "")
