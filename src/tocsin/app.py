@@ -153,6 +153,7 @@ def _make_context(
         ),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
+        pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tocsin.api import (
     bounces,
     operator,
+    pages,
     reports,
     segments,
     sends,
@@ -27,6 +28,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *tracking.ENDPOINTS,
     *unsubscribe.ENDPOINTS,
     *bounces.ENDPOINTS,
+    *pages.ENDPOINTS,
     *operator.ENDPOINTS,
 )
 

@@ -53,6 +53,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Throttle
     sends: Places
     reads: Places
+    pages: Places
     bodies: Bodies
     health: Health
     send_queue: SendQueue
