@@ -371,6 +371,16 @@ def browsers(sandbox: Sandbox, count: int, prefix: str = "w", **asked: Any) -> l
     return records
 
 
+@pytest.mark.parametrize(("room", "status"), [(3500, 200), (3900, 400)])
+def test_a_block_without_room_is_refused(sending: Caller, room: int, status: int) -> None:
+    """What no browser could get is told at once, with the largest key and its place."""
+    block = {"image": "https://x.example/" + "i" * room, "deep_link": "https://x.example"}
+    content = {"title": "t", "body": "b" * 300, "platform_specific": {"safari": block}}
+    came, answer = sending.post("/1/send/webpush.json", {"to": {"Identity": ["ann"]}, "content": content})
+    assert came == status
+    assert status == 200 or "(at $.content.platform_specific.safari.image)" in answer["error"]
+
+
 def run_vapid(server: Server, caller: Caller, *arguments: str) -> dict[str, Any]:
     """What `tocsin provider vapid …` prints; the sentence it fails with is {"error": …}."""
     account = ("--account", caller.account_id, "--data", str(server.data))

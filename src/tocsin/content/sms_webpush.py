@@ -17,11 +17,23 @@ from tocsin.content.template import (
     find_templates,
 )
 from tocsin.errors import Problem
-from tocsin.providers.contract import Notice
-from tocsin.providers.web_push import DEFAULT_URGENCY, FOUR_WEEKS, URGENCIES
+from tocsin.providers.aes128gcm import ROOM
+from tocsin.providers.contract import Address, Notice
+from tocsin.providers.web_push import DEFAULT_URGENCY, FOUR_WEEKS, URGENCIES, measure_payload
 
 SOURCE_BYTES = 16_384
+# A message whose fields beside the content are as long as they ever are, but for the server's own address.
+_LONGEST = Notice(
+    id="",
+    campaign="2147483647_20261231",
+    collapse="tocsin-2147483647",
+    push_id="p" * 27,
+    address=Address("webpush", ""),
+    content={},
+    expires_at=4_000_000_000,
+)
 SMS_LETTERS = 1600  # ten parts; most gateways take no more
+TEXT_BYTES = 256  # of a message that a block must leave to title and body
 BROWSERS = ("chrome", "firefox", "safari")
 
 
@@ -62,6 +74,20 @@ def _check_size(content: Content) -> Content:
     return content
 
 
+def check_webpush_room(content: Content, form: NoticeForm) -> None:
+    """Raise Problem 400 for a web push that no browser of a block could get: its block leaves title and body fewer than
+    TEXT_BYTES, or than they have."""
+    needed = min(len(content.title.encode()) + len(content.body.encode()), TEXT_BYTES)
+    for browser, block in content.platforms.items():
+        size = form.measure(browser)
+        if size + needed > ROOM:
+            key = max(block, key=lambda one: len(msgspec.json.encode(block[one])))
+            raise Problem(
+                f"{key} is {len(msgspec.json.encode(block[key]))} bytes; with everything beside title and body the "
+                f"message is {size} bytes, and browsers take {ROOM} (at $.content.platform_specific.{browser}.{key})"
+            )
+
+
 class NoticeForm:
     """The content of a text message or web push, its templates compiled. Raises Problem for a wrong template."""
 
@@ -83,6 +109,11 @@ class NoticeForm:
         yield self._body
         for block in self._blocks.values():
             yield from find_templates(block)
+
+    def measure(self, browser: str) -> int:
+        """Return the bytes of a browser's message without title and body, and with the block's templates empty."""
+        block = {key: fill_value(value, None) for key, value in self._blocks.get(browser, {}).items()}
+        return measure_payload(_LONGEST, block)
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Notice:
         """Return the notice for one address. Raise Unrenderable for a text message that is longer than gateways take; a

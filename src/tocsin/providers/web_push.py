@@ -124,6 +124,11 @@ def make_payload(message: Notice, block: Mapping[str, Any]) -> bytes:
     return _encode(payload)
 
 
+def measure_payload(message: Notice, block: Mapping[str, Any]) -> int:
+    """Return the bytes of the JSON that `make_payload` shortens."""
+    return len(_encode(_build(message, block)[0]))
+
+
 def _build(message: Notice, block: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the payload, and the object in it that holds the body."""
     own = {key: value for key, value in block.items() if key not in _OWN_KEYS}
