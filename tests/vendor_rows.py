@@ -1,4 +1,4 @@
-"""What FCM, APNs, WNS and push services answer, as they shape it, and what must come of each: for `test_vendor_answers`.
+"""What FCM, APNs, WNS and push services answer, as they shape it, and what must come of each.
 
 Written from the vendors' documentation, not from the code that reads the answers.
 """
