@@ -60,6 +60,7 @@ class ControlApi:
                 200, credentials["fcm"]["service_account"]
             ),
             ("GET", "/apns.p8"): lambda query, body: _file(credentials["apns"]["key"]),
+            ("GET", "/vapid.pem"): lambda query, body: _file(credentials["vapid"]["key"]),
             ("DELETE", "/tokens"): self._revoke_tokens,
             ("POST", "/subscriptions"): self._make_subscriptions,
         }
