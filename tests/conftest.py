@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from tocsin.account import create_account
+from tocsin.policy import set_policy
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest.register_assert_rewrite("support")
@@ -218,6 +220,12 @@ class Server(Process):
         with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
             account, passcode = create_account(ledger, "test", timezone, time.time())
         return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
+
+    def trust_pages(self, caller: Caller) -> None:
+        """Lets pages of the account say who somebody is."""
+        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
+            write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
+            ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
 
     def use_sandbox(self, caller: Caller, sandbox: Sandbox, *, webhook: bool = False) -> None:
         """Points the account's providers at the sandbox. webhook: web pushes go to a server that encrypts them."""

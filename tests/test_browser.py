@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Caller, Sandbox, wait_for
-from support.chromium import Chromium, running_chromium
+from conftest import Caller, Sandbox, Server, wait_for
+from support.devtools import Browser, running_browser
 
 # Stands in for the push service: remembers what it was asked, and answers with the sandbox's subscription.
 STUB = """
@@ -55,8 +55,9 @@ CLICK = """
 
 
 @pytest.fixture
-def site(sending: Caller, sandbox: Sandbox) -> Iterator[str]:
-    """Somebody's site: one page with our script, and the one line of a service worker."""
+def site(sending: Caller, sandbox: Sandbox, server: Server) -> Iterator[str]:
+    """Somebody's site, whose pages are believed: one with our script, and the one line of a service worker."""
+    server.trust_pages(sending)
     key = sandbox.control.get("/credentials")[1]["vapid"]["public_key"]
     ours = f"http://127.0.0.1:{sending.port}/sdk"
     page = f'<script src="{ours}/tocsin.js" data-account="{sending.account_id}" data-key="{key}"></script>'
@@ -82,7 +83,7 @@ def site(sending: Caller, sandbox: Sandbox) -> Iterator[str]:
         shop.shutdown()
 
 
-def open_page(browser: Chromium, site: str, stub: str) -> str:
+def open_page(browser: Browser, site: str, stub: str) -> str:
     """The session of a page of the site, whose visitor has allowed notifications."""
     browser.call("Browser.grantPermissions", permissions=["notifications"], origin=site)
     session = browser.attach(browser.find_target("page"))
@@ -94,7 +95,7 @@ def open_page(browser: Chromium, site: str, stub: str) -> str:
     return session
 
 
-def registration_of(browser: Chromium, site: str) -> str:
+def registration_of(browser: Browser, site: str) -> str:
     """The id of the site's service worker, once it is there."""
     told = browser.wait_for_event(
         "ServiceWorker.workerRegistrationUpdated",
@@ -108,7 +109,7 @@ def test_a_campaign_is_shown_and_its_click_counted(
 ) -> None:
     """Subscribe, log in, track; a campaign for who did that; it is shown as it was sent, and both reports arrive."""
     [made] = sandbox.control.post("/subscriptions", {})[1]["subscriptions"]
-    with running_chromium(tmp_path) as browser:
+    with running_browser(tmp_path) as browser:
         page = open_page(browser, site, STUB % json.dumps(made))
         assert browser.evaluate(page, "tocsin.subscribe()") is True
         asked = browser.evaluate(page, "asked")
@@ -138,7 +139,7 @@ def test_a_campaign_is_shown_and_its_click_counted(
 def test_somebody_else_at_the_browser(sending: Caller, sandbox: Sandbox, site: str, tmp_path: Path) -> None:
     """Who logs in after somebody else gets a device of their own, and the subscription moves to it."""
     [made] = sandbox.control.post("/subscriptions", {})[1]["subscriptions"]
-    with running_chromium(tmp_path) as browser:
+    with running_browser(tmp_path) as browser:
         page = open_page(browser, site, STUB % json.dumps(made))
         assert browser.evaluate(page, "tocsin.subscribe()") is True
         browser.evaluate(page, 'tocsin.login("ann")')

@@ -1,9 +1,9 @@
 """The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention."""
+conversion, its retention, whom its apps may name."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -57,12 +57,20 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
 
 
+class Apps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whom a device may say it belongs to. trust: to whomever it says, as with CleverTap. confirm: to nobody, until an
+    upload names the device."""
+
+    identities: Literal["confirm", "trust"] = "confirm"
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
     control: Control = Control()
     conversion: Conversion | None = None
     retention: Retention = Retention()
+    apps: Apps = Apps()
 
 
 KINDS: dict[str, Any] = {
@@ -71,6 +79,7 @@ KINDS: dict[str, Any] = {
     "control": Control,
     "conversion": Conversion,
     "retention": Retention,
+    "apps": Apps,
 }
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 

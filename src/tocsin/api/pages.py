@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +25,7 @@ from tocsin.api.http import answer, refuse
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest.names import read_limits
 from tocsin.ingest.push_service import make_token
+from tocsin.policy import load_policy
 from tocsin.providers.credential import find_web_push_keys
 
 BODY_BYTES = 16 * 1024
@@ -50,25 +52,42 @@ class PageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event: PageEvent | None = None
 
 
-async def authenticate_app(context: Context, request: Request) -> tuple[Account, str]:
-    """Return the account that a page speaks for, and the VAPID key that it should subscribe with. Raises Problem 401
-    for one whose key is not the account's, now or before the last rotation."""
+class PageAccount(msgspec.Struct, frozen=True):
+    """Whose page it is. key: the VAPID key that it should subscribe with. trust: it may say who somebody is."""
+
+    account: Account
+    key: str
+    trust: bool
+
+
+async def authenticate_app(context: Context, request: Request) -> PageAccount:
+    """Return whose page is asking. Raises Problem 401 for one whose key is not the account's, now or before the last
+    rotation."""
     account_id, key = (request.query_params.get(name, "") for name in ("account", "key"))
-    keys = await context.ledger.read(lambda connection: find_web_push_keys(connection, account_id))
-    if key not in keys:
+
+    def find(connection: Connection) -> PageAccount | None:
+        keys = find_web_push_keys(connection, account_id)
+        if key not in keys:
+            return None
+        trust = load_policy(connection, account_id).apps.identities == "trust"
+        return PageAccount(Account.load(connection, account_id), keys[0], trust)
+
+    found = await context.ledger.read(find)
+    if found is None:
         raise Problem(
             "The page's account or key is not valid: `tocsin provider vapid show` has them", code=401, status=401
         )
-    return await context.ledger.read(lambda connection: Account.load(connection, account_id)), keys[0]
+    return found
 
 
 async def take_report(context: Context, request: Request) -> Response:
     """Take what a page reports, and answer the key to subscribe with. Raises Problem 400, 401, 413, 429."""
-    account, key = await authenticate_app(context, request)
+    page = await authenticate_app(context, request)
+    account = page.account
     context.pages.take(account.id, request.scope[HELD])
     body = await context.read_json(request, account.id, BODY_BYTES)
     report = read_struct(body, PageReport)
-    records = _list_records(report)
+    records = _list_records(report, page.trust)
     if records:
         limits = read_limits(context.settings)
         result = await ingest.upload(
@@ -79,13 +98,14 @@ async def take_report(context: Context, request: Request) -> Response:
         if result.unprocessed:
             wrong = result.unprocessed[0]
             raise Problem(re.sub(r" ?Skipped record number : \d+$", "", wrong["error"]), code=wrong["code"])
-    return answer({"status": "success", "key": key}, OPEN)
+    doubt = {"unconfirmed": report.device} if report.identity and not page.trust else {}
+    return answer({"status": "success", "key": page.key, **doubt}, OPEN)
 
 
-def _list_records(report: PageReport) -> list[dict[str, Any]]:
-    """Return a report as records of an upload: first who it is, then the rest."""
+def _list_records(report: PageReport, trust: bool) -> list[dict[str, Any]]:
+    """Return a report as records of an upload: first who it is, where pages are trusted to say so, then the rest."""
     records: list[dict[str, Any]] = []
-    if report.identity:
+    if report.identity and trust:
         records.append({"type": "profile", "identity": report.identity, "objectId": report.device, "profileData": {}})
     if report.subscription is not None:
         if not make_token(report.subscription):

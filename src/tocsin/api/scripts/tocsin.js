@@ -55,6 +55,7 @@
   }
 
   window.tocsin = {
+    device,
     subscribe,
     unsubscribe,
     login: (identity) => become(String(identity)),

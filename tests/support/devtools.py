@@ -20,7 +20,7 @@ PATIENCE = 30.0
 FLAGS = ("--headless=new", "--no-sandbox", "--no-first-run", "--disable-gpu", "--disable-dev-shm-usage")
 
 
-class Chromium:
+class Browser:
     """A running browser. Its answers and events come over one pipe, each followed by a NUL."""
 
     def __init__(self, process: subprocess.Popen[bytes], to: int, back: int):
@@ -79,7 +79,7 @@ class Chromium:
 
 
 @contextlib.contextmanager
-def running_chromium(folder: Path) -> Iterator[Chromium]:
+def running_browser(folder: Path) -> Iterator[Browser]:
     """A browser of its own, with an empty profile in a folder. Skips where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
@@ -104,7 +104,7 @@ def running_chromium(folder: Path) -> Iterator[Chromium]:
     for one in (theirs_in, theirs_out, *pair):
         os.close(one)
     try:
-        yield Chromium(process, ours_out, ours_in)
+        yield Browser(process, ours_out, ours_in)
     finally:
         process.kill()
         process.wait(PATIENCE)
