@@ -13,6 +13,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from typing import Any
 
 import msgspec
 from cryptography.exceptions import InvalidTag
@@ -75,7 +76,7 @@ class Subscriptions:
         self._public_key = public_key
         self._find = functools.lru_cache(maxsize=4096)(self._make_keys)
 
-    def make(self, browser: str = "firefox", marker: str = "", public_key: bytes = b"") -> dict[str, object]:
+    def make(self, browser: str = "firefox", marker: str = "", public_key: bytes = b"") -> dict[str, Any]:
         """Return a new subscription as `PushSubscription.toJSON()` does. marker: stands in its name, such as
         «expired»."""
         name = f"{marker}{secrets.token_hex(8)}.{fingerprint(public_key or self._public_key)}"
