@@ -23,11 +23,14 @@ from benchmarks.server import cpu_seconds, family, make_caller, peak_mib, servin
 from benchmarks.sink import CONNECTIONS, STREAMS, Sink, open_mail_sink, open_sink, press_with_h2load
 from tocsin.account import Account
 from tocsin.demo import free_port
+from tocsin.errors import Misconfigured
 from tocsin.ingest import refresh_profiles
 from tocsin.outcome import Outcome
+from tocsin.providers.aes128gcm import encrypt
 from tocsin.providers.contract import Address, Push
 from tocsin.providers.fcm import Fcm
 from tocsin.providers.transport import Transport
+from tocsin.providers.vapid_key import decode_base64url, make_key
 from tocsin.stats.counts import sum_numbers
 from tocsin.store import schema
 from tocsin.store.facts import open_facts
@@ -37,6 +40,11 @@ BLOCK = 10_000  # people made by one statement
 PLAIN = {"title": "Weekend sale", "body": "Everything in the shop is a fifth cheaper until Sunday night."}
 PERSONAL = {"title": "Hello {{ Profile.Name }}", "body": 'Your {{ Profile.Plan | default: "basic" }} plan ends soon.'}
 CAMPAIGN_SECONDS = 900.0
+# Of all browsers: a message costs as much as if each had its own (these are RFC 8291's, appendix A).
+SUBSCRIPTION_KEYS = {
+    "p256dh": "BCVxsr7N_eNgVRqvHtD0zTZsEc6-VV-JvLexhqUzORcxaOzi6-AYWXvTBHm4bjyPjs7Vd8pZGH6SRpkNtoIAiw4",
+    "auth": "BTBZMqHH6r4Tts7J_aSIgg",
+}
 LOOK_SECONDS = 0.1
 SIGNATURES = 500
 PARAGRAPH = (
@@ -144,6 +152,46 @@ def measure_mail(folder: Path, audience: int) -> list[Reading]:
     ]
 
 
+def measure_webpush(folder: Path, audience: int) -> list[Reading]:
+    """Measure plain and personalised web pushes to an HTTP/2 sink, beside the encryption alone."""
+    with open_sink(folder / "sink") as sink:
+        if sink.name != "nghttpd":
+            raise Misconfigured("Web pushes are measured into nghttpd (Debian: nghttp2-server).")
+        print_progress(f"{audience:,} people are made; the sink is {sink.name}")
+        vapid = {key: sink.fcm[key] for key in ("endpoint", "ca")}
+        vapid |= {"key": make_key(), "subject": "mailto:bench@bench.example"}
+        caller, port = make_people(folder, audience, {"vapid": vapid}, "webpush"), free_port(18_300, 1)
+        with serving(folder, port) as pid:
+            push = {"target_mode": "webpush", "content": PLAIN}
+            deliver(folder, port, pid, caller, {**push, "users_limit_overall": 1000})  # warm
+            plain = deliver(folder, port, pid, caller, push)
+            personal = deliver(folder, port, pid, caller, {**push, "content": PERSONAL})
+        encryption = 1 / _time_encryption()
+    for one in (plain, personal):
+        if one.result["sent"] != audience:
+            raise RuntimeError(f"of {audience} were sent {one.result}")
+    beside = "encryption alone, one core"
+    return [
+        Reading("plain, delivered and recorded", plain.rate, "notifications/s", beside, plain.rate / encryption),
+        Reading(
+            "personalised, delivered and recorded", personal.rate, "notifications/s", beside, personal.rate / encryption
+        ),
+        Reading("encryption alone (RFC 8291)", encryption, "messages/s"),
+        Reading("CPU, plain", plain.cpu / audience * 1e6, "µs a notification"),
+        Reading("CPU, personalised", personal.cpu / audience * 1e6, "µs a notification"),
+        Reading(f"sent, sink {sink.name}", float(plain.result["sent"]), f"of {audience}, twice"),
+    ]
+
+
+def _time_encryption() -> float:
+    """Return the seconds that one web push of 300 bytes takes to be encrypted."""
+    point, auth = (decode_base64url(SUBSCRIPTION_KEYS[name]) for name in ("p256dh", "auth"))
+    started = time.perf_counter()
+    for _ in range(SIGNATURES):
+        encrypt(b"w" * 300, point, auth)
+    return (time.perf_counter() - started) / SIGNATURES
+
+
 def _time_signature(pem: str) -> float:
     """Return the seconds of one RSA signature over a mail's headers."""
     key = load_pem_private_key(pem.encode(), None)
@@ -176,6 +224,18 @@ def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]], 
     return headers
 
 
+def make_device_token(kind: str, user: int) -> str:
+    """Return a token of the length that real ones have. A browser's leads to the sink's one file."""
+    match kind:
+        case "fcm":
+            return f"device-{user}:" + "t" * 140
+        case "webpush":
+            endpoint = f"https://fcm.googleapis.com/v1/projects/bench/messages:send?device-{user}:" + "t" * 140
+            return msgspec.json.encode({"endpoint": endpoint, "keys": SUBSCRIPTION_KEYS}).decode()
+        case _:
+            return f"{user:064x}"
+
+
 def _insert_people(ledger: Ledger, account: Account, users: range, kind: str) -> None:
     now = time.time()
     mine = {"account_id": account.id}
@@ -186,7 +246,7 @@ def _insert_people(ledger: Ledger, account: Account, users: range, kind: str) ->
         text = msgspec.json.encode(profile).decode()
         people.append({**mine, "id": user, "profile": text, "version": 1, **times})
         identities.append({**mine, "kind": "identity", "value": f"user-{user}", "user_id": user})
-        token = f"device-{user}:" + "t" * 140 if kind == "fcm" else f"{user:064x}"
+        token = make_device_token(kind, user)
         device = {"user_id": user, "object_id": f"device-{user}", "kind": kind, "token": token, "registered_at": now}
         devices.append({**mine, **device})
 

@@ -91,7 +91,7 @@ def _run_sandbox(folder: Path) -> Iterator[Sink]:
 
 @contextmanager
 def _run_sandbox_vendors(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    port = free_port(18_400, 6)
+    port = free_port(18_400, 7)
     with (folder / "log").open("ab") as log, running(log, "sandbox", "--port", str(port)) as pid:
         with urlopen(f"http://127.0.0.1:{port}/credentials", timeout=10) as reply:
             given: dict[str, Any] = msgspec.json.decode(reply.read())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from tocsin.account import create_account
+from tocsin.policy import set_policy
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest.register_assert_rewrite("support")
@@ -219,21 +221,30 @@ class Server(Process):
             account, passcode = create_account(ledger, "test", timezone, time.time())
         return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
 
-    def use_sandbox(self, caller: Caller, sandbox: Sandbox) -> None:
-        """Points the account's providers at the sandbox."""
+    def trust_pages(self, caller: Caller) -> None:
+        """Lets pages of the account say who somebody is."""
+        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
+            write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
+            ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
+
+    def use_sandbox(self, caller: Caller, sandbox: Sandbox, *, webhook: bool = False) -> None:
+        """Points the account's providers at the sandbox. webhook: web pushes go to a server that encrypts them."""
         from tocsin.cli.providers import sandbox_settings, store_providers
 
         _, given = sandbox.control.get("/credentials")
         with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment
             patch.setenv("TOCSIN_LEDGER_URL", self.ledger_url)
             store_providers(self.data, caller.account_id, sandbox_settings(given))
+            if webhook:
+                hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
+                store_providers(self.data, caller.account_id, {"webpush": hook})
 
 
 class Sandbox(Process):
-    """`tocsin sandbox`: four vendors and their control API."""
+    """`tocsin sandbox`: the vendors and their control API."""
 
     def __init__(self) -> None:
-        self.port = free_ports(6)
+        self.port = free_ports(7)
         super().__init__("sandbox", "--port", str(self.port))
         self.control = Caller(self.port)
 
@@ -322,6 +333,13 @@ def caller(server: Server) -> Caller:
 def sending(server: Server, caller: Caller, sandbox: Sandbox) -> Caller:
     """A new account whose providers are the sandbox."""
     server.use_sandbox(caller, sandbox)
+    return caller
+
+
+@pytest.fixture
+def hooked(server: Server, caller: Caller, sandbox: Sandbox) -> Caller:
+    """A new account whose providers are the sandbox, web pushes by its receiver of webhooks."""
+    server.use_sandbox(caller, sandbox, webhook=True)
     return caller
 
 

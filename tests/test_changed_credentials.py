@@ -30,7 +30,7 @@ pytest_plugins = ("support.bench",)
 SECRETS = Secrets(b"message", b"signing")
 CHANGES = 50 if THOROUGH else 12
 EVERY = pytest.mark.parametrize("name", list(BY_NAME))
-CHANNEL_OF = {"smtp": "email", "sms": "sms", "webpush": "webpush"}
+CHANNEL_OF = {"smtp": "email", "sms": "sms", "webpush": "webpush", "vapid": "webpush"}
 CONTENTS: dict[str, dict[str, Any]] = {
     "push": {"title": "Hi", "body": "there"},
     "email": {"subject": "Hi", "body": "<p>there</p>"},

@@ -58,11 +58,11 @@ def group(caller: Caller, tag: str = "t") -> dict[str, int]:
 
 
 @pytest.mark.parametrize("channel", ["sms", "webpush"])
-def test_by_identity(sending: Caller, sandbox: Sandbox, channel: str) -> None:
-    sending.upload(*person("ann"))
+def test_by_identity(hooked: Caller, sandbox: Sandbox, channel: str) -> None:
+    hooked.upload(*person("ann"))
     body = {"to": {"Identity": ["ann", "nobody"]}, "content": CONTENT[channel], "tag_group": "t"}
-    assert sending.post(SEND[channel], body)[0] == 200
-    found = group(sending)
+    assert hooked.post(SEND[channel], body)[0] == 200
+    found = group(hooked)
     assert (found["sent"], found["suppressed"]) == (1, 1)
     [message] = sandbox.messages("webhook")
     data = message["body"]["data"]
@@ -76,16 +76,16 @@ def test_by_identity(sending: Caller, sandbox: Sandbox, channel: str) -> None:
 
 
 @pytest.mark.parametrize(("channel", "key"), [("sms", "web"), ("webpush", "chrome"), ("email", "web")])
-def test_by_audience(sending: Caller, channel: str, key: str) -> None:
+def test_by_audience(hooked: Caller, channel: str, key: str) -> None:
     """The estimate is what is sent: who has no number, no browser, or does not want it is not in it."""
-    sending.upload(*person("ann"), *person("bob", phone="+491701234568"))
-    sending.upload({"type": "profile", "identity": "carl", "profileData": {"Name": "no number"}})
+    hooked.upload(*person("ann"), *person("bob", phone="+491701234568"))
+    hooked.upload({"type": "profile", "identity": "carl", "profileData": {"Name": "no number"}})
     no = {"sms": {"MSG-sms": False}, "webpush": {"MSG-push-all": False}, "email": {"MSG-email": False}}[channel]
-    sending.upload({"type": "profile", "identity": "bob", "profileData": no})
+    hooked.upload({"type": "profile", "identity": "bob", "profileData": no})
     fields = {"target_mode": channel, "content": CONTENT[channel], "name": "n", "where": {}, "when": "now"}
-    status, answer = sending.post("/1/targets/create.json", fields)
+    status, answer = hooked.post("/1/targets/create.json", fields)
     assert (status, answer["estimates"]) == (200, {key: 1})
-    result = sending.result(answer["id"])
+    result = hooked.result(answer["id"])
     assert (result["audience"], result["sent"], result["suppressed"]) == (2, 1, 1)
 
 
@@ -236,14 +236,14 @@ def test_a_browser_needs_both_keys(caller: Caller, keys: Any) -> None:
     assert (answer["status"], answer["unprocessed"][0]["code"]) == ("fail", 535)
 
 
-def test_a_dead_browser_is_forgotten(sending: Caller) -> None:
+def test_a_dead_browser_is_forgotten(hooked: Caller) -> None:
     """410: its subscription is over, and the next campaign does not try."""
     records = person("expired")
-    sending.upload(*records)
+    hooked.upload(*records)
     for tag, expected in (("one", "failed"), ("two", "suppressed")):
         body = {"to": {"Identity": ["expired"]}, "content": CONTENT["webpush"], "tag_group": tag}
-        assert sending.post(SEND["webpush"], body)[0] == 200
-        assert group(sending, tag)[expected] == 1
+        assert hooked.post(SEND["webpush"], body)[0] == 200
+        assert group(hooked, tag)[expected] == 1
 
 
 def test_an_address_that_left_gets_nothing_whoever_has_it(sending: Caller) -> None:

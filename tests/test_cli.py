@@ -227,7 +227,9 @@ def test_repair_and_doctor_beside_a_server(server: Server, caller: Caller, sandb
     name = ("--account", caller.account_id, "--data", str(server.data))
     assert json.loads(run("repair", *name).stdout)["profiles"] == 1
     done = run("doctor", "--data", str(server.data))
-    assert f"{caller.account_id}: providers apns, fcm, sms, smtp, webpush, wns" in done.stdout
+    assert f"{caller.account_id}: providers apns, fcm, sms, smtp, vapid, wns" in done.stdout
+    key = sandbox.control.get("/credentials")[1]["vapid"]["public_key"]
+    assert f"{caller.account_id}: web push by the key {key}, to 0 browsers" in done.stdout
 
 
 def test_provider_set_reads_files(server: Server, caller: Caller, tmp_path: Path) -> None:

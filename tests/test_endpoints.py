@@ -60,6 +60,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("smtp", {}, ""),
     ("sms", {}, ""),
     ("webpush", {}, WEBPUSH),
+    ("vapid", {}, ""),  # at Mozilla's name
 ]
 
 

@@ -27,7 +27,7 @@ from tocsin.providers.contract import NO_TLS, Scope
 pytest_plugins = ("support.bench",)
 
 EVERY = pytest.mark.parametrize("name", list(BY_NAME))
-MULTIPLEXED = pytest.mark.parametrize("name", ["fcm", "apns"])
+MULTIPLEXED = pytest.mark.parametrize("name", ["fcm", "apns", "vapid"])
 PATIENCE = 0.4  # seconds: a vendor's answer comes in a tenth of it, even on a busy machine
 
 
@@ -151,6 +151,9 @@ async def test_slow_vendor_is_waited_for(bench: Bench, name: str) -> None:
         ("wns", {"status": 503}, Outcome.UNAVAILABLE, "503", Scope.MESSAGE),
         ("wns", {"status": 406, "retry_after": 3}, Outcome.THROTTLED, "406", Scope.LANE),
         ("wns", {"status": 410}, Outcome.GONE, "410", Scope.MESSAGE),
+        ("vapid", {"status": 503, "retry_after": 7}, Outcome.UNAVAILABLE, "503 999", Scope.MESSAGE),
+        ("vapid", {"status": 429, "retry_after": 3}, Outcome.THROTTLED, "429 999", Scope.DEVICE),
+        ("vapid", {"status": 410}, Outcome.GONE, "410 999", Scope.MESSAGE),
         ("smtp", {"status": 451, "code": "4.7.1"}, Outcome.UNAVAILABLE, "451 4.7.1", Scope.MESSAGE),
         ("smtp", {"status": 550, "code": "5.1.1"}, Outcome.GONE, "550 5.1.1", Scope.MESSAGE),
     ],
@@ -194,14 +197,16 @@ def spoil(bench: Bench, name: str) -> dict[str, Any]:
         account = bench.credentials["fcm"]["service_account"]
         known = json.loads(account) if isinstance(account, str) else account
         return {"service_account": {**known, "private_key": pem_of(rsa.generate_private_key(65537, 2048))}}
-    if name == "apns":
+    if name in ("apns", "vapid"):
         return {"key": pem_of(ec.generate_private_key(ec.SECP256R1()))}
     if name in WEBHOOKS:
         return {"secret": "whsec_" + base64.b64encode(b"w" * 32).decode()}
     return {"client_secret": "wrong"} if name == "wns" else {"password": "wrong"}
 
 
-@EVERY
+@pytest.mark.parametrize(
+    "name", [one for one in BY_NAME if one != "vapid"]
+)  # which is told about one browser at a time
 async def test_wrong_credentials_are_denied(bench: Bench, name: str) -> None:
     """A refused credential stops the lane; the address is not blamed."""
     came = await send(bench.provider(name, **spoil(bench, name)), bench.message(name))
@@ -251,6 +256,11 @@ def test_settings_describe_themselves(name: str) -> None:
         ("wns", {"tenant": "a/b"}),
         *((name, {"url": "http://example.com"}) for name in WEBHOOKS),
         *((name, {"secret": "whsec_c2hvcnQ="}) for name in WEBHOOKS),
+        ("vapid", {"endpoint": "http://example.com"}),
+        ("vapid", {"key": "x"}),
+        ("vapid", {"subject": "ops@example.com"}),
+        ("vapid", {"hosts": "*.com"}),
+        ("vapid", {"hosts": ""}),
         ("smtp", {"host": "a/b"}),
         ("smtp", {"sender": "a@b\r\nX: y"}),
         ("smtp", {"tls": "none"}),
@@ -330,7 +340,7 @@ async def test_wns_channel_elsewhere_is_not_called(bench: Bench) -> None:
     assert await bench.counts("wns") == before
 
 
-@pytest.mark.parametrize("name", ["fcm", "apns", "wns"])
+@pytest.mark.parametrize("name", ["fcm", "apns", "wns", "vapid"])
 async def test_what_cannot_be_shortened_is_refused_here(bench: Bench, name: str) -> None:
     """A body that is too long is shortened and taken; keys that are too large go no further than us."""
     assert (await send(bench.provider(name), bench.message(name, body="x" * 9000))).outcome is Outcome.ACCEPTED

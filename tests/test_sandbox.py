@@ -23,7 +23,7 @@ from tocsin.errors import Misconfigured
 from tocsin.sandbox import Sandbox, control, refusals
 from tocsin.sandbox.faults import Fault, Kind, Vendor
 
-VENDORS = ("fcm", "apns", "wns", "smtp", "webhook")
+VENDORS = ("fcm", "apns", "wns", "smtp", "webhook", "vapid")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import pytest
 from conftest import Sandbox
-from support.libraries import INSTALL_SECONDS, install, install_npm, run
+from support.libraries import INSTALL_SECONDS, NPM, install, install_npm, run
 
 HERE = Path(__file__).parent / "sender_libraries"
 PIP = "bin/python -m pip install --quiet --disable-pip-version-check --retries 1 --only-binary :all:"
@@ -90,3 +90,54 @@ def test_senders_of_node(node_libraries: Path, sandbox: Sandbox, keys: Path) -> 
     assert answer["apns"] == {"sent": 2, "failed": [[410, "Unregistered"]]}
     assert {one["address"] for one in sandbox.messages("fcm")} == {"node-whole:device", "node-batch:device"}
     assert [one["address"] for one in sandbox.messages("apns")] == ["b0" * 32, "b1" * 32]
+
+
+@pytest.fixture
+def subscribed(sandbox: Sandbox, keys: Path) -> Path:
+    """The same files, with the key of web pushes and three browsers, of which one is gone."""
+    _, content = sandbox.control.get("/vapid.pem")
+    (keys / "vapid.pem").write_bytes(content)
+    asked = ({"browser": "firefox"}, {"browser": "safari"}, {"marker": "expired"})
+    made = [sandbox.control.post("/subscriptions", one)[1]["subscriptions"][0] for one in asked]
+    (keys / "subscriptions.json").write_bytes(msgspec.json.encode(made))
+    return keys
+
+
+def check_browsers(sandbox: Sandbox, came: list[int], text: str) -> None:
+    """Two browsers have read the text, the third is gone."""
+    assert came == [201, 201, 410]
+    found = sandbox.messages("vapid")
+    assert [(one["body"], one["headers"]["ttl"], one["headers"]["topic"]) for one in found] == [
+        (text, "60", "orders")
+    ] * 2
+    assert [one["address"].split("/")[2] for one in found] == [
+        "updates.push.services.mozilla.com",
+        "web.push.apple.com",
+    ]
+
+
+def test_web_push_of_python(sandbox: Sandbox, subscribed: Path) -> None:
+    """pywebpush finds the sandbox by HTTPS_PROXY, at Mozilla's name and at Apple's."""
+    libraries = install(
+        HERE / "web_push" / "requirements.txt",
+        "pywebpush (PyPI)",
+        (sys.executable, "-m", "venv", "."),
+        (*shlex.split(PIP), "--no-binary", "http-ece", "--requirement", "requirements.txt"),  # it has no wheel
+    )
+    proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{sandbox.port}", "REQUESTS_CA_BUNDLE": str(subscribed / "ca.pem")}
+    answer = send(
+        (str(libraries / "bin/python"), str(HERE / "web_push" / "send_web_push.py"), str(subscribed)), subscribed, proxy
+    )
+    check_browsers(sandbox, answer["came"], "Grüße aus Python")
+
+
+def test_web_push_of_node(sandbox: Sandbox, subscribed: Path) -> None:
+    """web-push, by the proxy it is told."""
+    for program in ("node", "npm"):
+        if shutil.which(program) is None:
+            pytest.skip(f"NOT TRIED: web-push (npm): there is no {program}")
+    libraries = install(HERE / "web_push" / "package.json", "web-push (npm)", NPM)
+    shutil.copy(HERE / "web_push" / "send_web_push.mjs", libraries)
+    proxy = {"HTTPS_PROXY": f"http://127.0.0.1:{sandbox.port}", "NODE_EXTRA_CA_CERTS": str(subscribed / "ca.pem")}
+    answer = send(("node", "send_web_push.mjs", str(subscribed)), libraries, proxy)
+    check_browsers(sandbox, answer["came"], "Grüße aus Node")

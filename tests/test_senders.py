@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import signal
 import time
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
+from support.processes import children, command
 
 from tocsin.delivery import sender_pool
 from tocsin.delivery.batch import BatchContext, PendingMessage
@@ -25,22 +25,6 @@ from tocsin.providers.contract import Address, Receipt
 from tocsin.providers.credential import Credential
 
 UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, and a kill may come between
-
-
-def children(pid: int) -> list[int]:
-    """The senders of a server, as the kernel knows them."""
-    found: list[int] = []
-    for path in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):  # a thread ended meanwhile
-            found += map(int, path.read_text().split())
-    return [one for one in found if b"tocsin.delivery.sender" in command(one)]
-
-
-def command(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""
 
 
 def begin(server: Server, sandbox: Sandbox, count: int, **fields: object) -> tuple[Caller, int]:
@@ -105,6 +89,7 @@ def test_who_sends_makes_no_difference(start_small: Callable[[int], Server], san
         **{"fcm": 97, "apns": 100, "wns": 100},
         "smtp": 0,
         "webhook": 0,
+        "vapid": 0,
     }
     assert len(children(server.process.pid)) == senders
     assert server.stop() == 0

@@ -1,4 +1,4 @@
-"""Every answer of FCM, APNs, WNS and their token endpoints, given by the sandbox over the real protocol."""
+"""Every answer of FCM, APNs, WNS, push services and token endpoints, given by the sandbox over the real protocol."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vendor_rows import ACCEPTED, APNS, DENIED, GONE, LANE, REGISTERED, ROWS, TO
 
 from tocsin.errors import Misconfigured
 from tocsin.providers import apns
-from tocsin.providers.contract import Address, Message, Provider, Push
+from tocsin.providers.contract import Address, Message, Notice, Provider, Push
 
 pytest_plugins = ("support.bench",)
 
@@ -30,7 +30,7 @@ TOKENED = pytest.mark.parametrize("name", ["fcm", "wns"])
 def make_message(bench: Bench, name: str, collapse: str = "1_20260101") -> Message:
     """A push to a device registered at REGISTERED."""
     message = bench.message(name, collapse=collapse)
-    assert isinstance(message, Push)
+    assert isinstance(message, Push | Notice)
     address = Address(message.address.kind, message.address.value, REGISTERED)
     return msgspec.structs.replace(message, address=address)
 

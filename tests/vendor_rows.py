@@ -1,4 +1,4 @@
-"""What FCM, APNs and WNS answer, as they shape it, and what must come of each: rows for `test_vendor_answers`.
+"""What FCM, APNs, WNS and push services answer, as they shape it, and what must come of each.
 
 Written from the vendors' documentation, not from the code that reads the answers.
 """
@@ -273,7 +273,37 @@ WNS: list[Row] = [
     *(Row(f"{n}", raw(n, "", location="https://localhost/w/"), REFUSED, code=f"{n}") for n in (301, 302, 307, 308)),
 ]
 
-ROWS = {"fcm": FCM, "apns": APNS, "wns": WNS}
+
+def mozilla(status: int, errno: int, sentence: str = "", retry_after: int | None = None) -> dict[str, Any]:
+    """Autopush's error."""
+    return raw(status, {"code": status, "errno": errno, "error": "An error", "message": sentence}, retry_after)
+
+
+WEB_PUSH: list[Row] = [
+    Row("created", raw(201, "", location="https://updates.push.services.mozilla.com/m/abc"), ACCEPTED),
+    Row("received by Microsoft", microsoft(201, x_wns_status="received"), ACCEPTED),
+    Row("accepted for later", raw(202, ""), ACCEPTED),
+    Row("another key, Mozilla", mozilla(401, 109, "VAPID public key mismatch"), GONE, suspect=True, code="401 109"),
+    Row("another key, Google", raw(403, "the VAPID credentials do not correspond"), GONE, suspect=True, code="403"),
+    Row("another key, Apple", apple(400, "VapidPkHashMismatch"), GONE, suspect=True, code="400 VapidPkHashMismatch"),
+    Row("a token Apple does not like", apple(403, "BadJwtToken"), GONE, suspect=True, code="403 BadJwtToken"),
+    Row("no such subscription", mozilla(404, 102), GONE, suspect=True, code="404 102"),
+    Row("404 of a proxy", raw(404, HTML), GONE, suspect=True, code="404"),
+    Row("over", mozilla(410, 106), GONE, code="410 106"),
+    Row("over, Apple", apple(410, "Unregistered"), GONE, code="410 Unregistered"),
+    Row("bad request", mozilla(400, 111, "TTL"), REFUSED, code="400 111"),
+    Row("too large", mozilla(413, 104), REFUSED, code="413 104"),
+    Row("too many for a browser", mozilla(429, 201), THROTTLED, DEVICE, 60, "429 201"),
+    Row("too many, with a time", mozilla(429, 201, retry_after=9), THROTTLED, DEVICE, 9),
+    Row("too many for Edge", microsoft(406, "throttled"), THROTTLED, DEVICE, 600, "406"),
+    Row("its trouble", mozilla(500, 999), UNAVAILABLE, MESSAGE, 30, "500 999"),
+    Row("busy", mozilla(503, 201, retry_after=5), UNAVAILABLE, MESSAGE, 5),
+    Row("502 of a proxy", raw(502, HTML), UNAVAILABLE, MESSAGE, 30, "502"),
+    Row("redirect", raw(301, "", location="https://localhost/"), REFUSED, code="301"),
+]
+
+
+ROWS = {"fcm": FCM, "apns": APNS, "wns": WNS, "vapid": WEB_PUSH}
 
 TOKEN_ROWS: list[tuple[str, Row]] = [
     *(

@@ -161,6 +161,7 @@ def _make_context(
         apps=AppDirectory(ledger),
         app_rates=AppRates(settings.app_requests_per_second, settings.app_device_per_minute),
         intake=Intake(ledger, facts, read_limits(settings)),
+        pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time),
         send_queue=SendQueue(ledger),

@@ -6,7 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.request import Request as Call
 from urllib.request import urlopen
@@ -19,6 +19,7 @@ from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Address, Mail, Message, Notice, Provider, Push, Receipt
 from tocsin.providers.transport import Transport
 from tocsin.sandbox import Sandbox
+from tocsin.sandbox.web_push_key import Subscriptions
 
 WEBHOOKS = ("sms", "webpush")  # one receiver in the sandbox
 
@@ -30,6 +31,7 @@ class Bench:
     url: str
     credentials: dict[str, Any]
     transport: Transport
+    subscriptions: Subscriptions
 
     def settings(self, name: str, **changed: Any) -> msgspec.Struct:
         """The settings the sandbox hands out for a vendor, some of them changed."""
@@ -62,6 +64,8 @@ class Bench:
             return Mail(
                 **{"id": str(uuid4()), "address": Address("email", f"{device}@example.com"), **given, **changed}
             )
+        if name == "vapid":
+            return self._web_push(**changed)
         prefix = channel_prefix or self.credentials["wns"]["channel_prefix"]
         value = {"fcm": f"fcm-{device * 4}", "apns": device * 2, "wns": prefix + device}[name]
         address = Address(BY_NAME[name].kind, value)
@@ -74,6 +78,15 @@ class Bench:
         given = {"id": str(uuid4()), "collapse": "c", "campaign": "1_20260101", "push_id": device}
         address = Address(BY_NAME[name].kind, value)
         content = {"body": "<&>"} if name == "sms" else {"title": "Grüße", "body": "<&>"}
+        rest = {"address": address, "content": content, "expires_at": int(time.time()) + 600}
+        return Notice(**{**given, **rest, **changed})
+
+    def _web_push(self, data: Any = None, **changed: Any) -> Notice:
+        told: dict[str, Any] = {key: changed.pop(key) for key in ("title", "body") if key in changed}
+        told |= {"platform_specific": {"chrome": data or {}}}
+        content = {"title": "Grüße", "body": "<&>", **told}
+        address = Address("webpush", json.dumps(self.subscriptions.make()))
+        given = {"id": str(uuid4()), "collapse": "c", "campaign": "1_20260101", "push_id": uuid4().hex}
         rest = {"address": address, "content": content, "expires_at": int(time.time()) + 600}
         return Notice(**{**given, **rest, **changed})
 
@@ -104,7 +117,7 @@ class Bench:
 async def bench_of_module() -> AsyncIterator[Bench]:
     """One sandbox for all tests of this file."""
     sandbox = await Sandbox.start(data=None, port=0)
-    found = Bench(sandbox.url, {}, Transport())
+    found = Bench(sandbox.url, {}, Transport(), sandbox.subscriptions)
     found.credentials = await found.call("GET", "/credentials")
     yield found
     await sandbox.stop()
@@ -116,7 +129,7 @@ async def bench(bench_of_module: Bench) -> AsyncIterator[Bench]:
     await bench_of_module.call("DELETE", "/faults")
     await bench_of_module.call("DELETE", "/messages")
     async with Transport() as transport:
-        yield Bench(bench_of_module.url, bench_of_module.credentials, transport)
+        yield replace(bench_of_module, transport=transport)
 
 
 async def send(provider: Provider, message: Message) -> Receipt:

@@ -29,6 +29,11 @@ BODIES: dict[str, Any] = {
         "content": {"subject": "s", "body": "<p>b {% if Profile.A %}c{% endif %}</p>", "sender_name": "n"},
     },
     "/1/send/sms.json": {"to": {"Identity": ["somebody"]}, "content": {"body": "b"}},
+    "/sdk/report": {
+        "device": "web-0b0e2cf2-6f0e-4a52-9f0a-2a6c3f1d0001",
+        "identity": "somebody",
+        "event": {"name": "Charged", "properties": {"Amount": 1.5}},
+    },
     "/1/send/webpush.json": {"to": {"Identity": ["somebody"]}, "content": {"title": "t", "body": "b"}},
     "/1/upload": {
         "d": [

@@ -7,6 +7,7 @@ from tocsin.api import (
     bounces,
     exports,
     operator,
+    pages,
     reports,
     segments,
     sends,
@@ -35,6 +36,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *unsupported.ENDPOINTS,
     *bounces.ENDPOINTS,
     *apps.ENDPOINTS,
+    *pages.ENDPOINTS,
     *operator.ENDPOINTS,
 )
 

@@ -60,6 +60,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     apps: AppDirectory
     app_rates: AppRates
     intake: Intake
+    pages: Places
     bodies: Bodies
     health: Health
     send_queue: SendQueue

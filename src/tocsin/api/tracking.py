@@ -6,12 +6,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.api.context import Context
-from tocsin.api.endpoint import post
+from tocsin.api.endpoint import Endpoint
 from tocsin.api.http import answer
 from tocsin.errors import Problem
 from tocsin.feedback.interactions import INTERACTIONS, record_interaction
 
 BODY_BYTES = 4096
+OPEN = {"Cross-Origin-Resource-Policy": "cross-origin"}  # a page of a site may ask, and need not read the answer
 
 
 async def track(context: Context, request: Request) -> Response:
@@ -19,13 +20,18 @@ async def track(context: Context, request: Request) -> Response:
     kind = request.path_params["kind"]
     if kind not in INTERACTIONS:
         raise Problem("Not Found", code=404, status=404)
-    body = await context.read_json(request, limit=BODY_BYTES)
-    push_id = body.get("id")
+    if request.method == "POST":
+        push_id = (await context.read_json(request, limit=BODY_BYTES)).get("id")
+    else:
+        push_id = request.query_params.get("id")
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
+    if request.method == "HEAD":  # asks, and reports nothing
+        return answer({"status": "success"}, OPEN)
     stores = (context.ledger, context.facts, context.signed_ids)
     await record_interaction(*stores, kind, push_id, context.clock(), context.settings.report_days)
-    return answer({"status": "success"})
+    return answer({"status": "success"}, OPEN)
 
 
-ENDPOINTS = [post("/track/{kind}", track)]
+# GET is how the service worker of a browser reports.
+ENDPOINTS = [Endpoint("/track/{kind}", {"POST": track, "GET": track, "HEAD": track})]

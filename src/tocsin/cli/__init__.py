@@ -63,6 +63,22 @@ def provider() -> None:
     """
 
 
+@provider.group(
+    commands=LazyCommands(
+        {
+            "create": "tocsin.cli.vapid:create",
+            "rotate": "tocsin.cli.vapid:rotate",
+            "show": "tocsin.cli.vapid:show",
+        }
+    )
+)
+def vapid() -> None:
+    """The key that web pushes are signed with.
+
+    Example: tocsin provider vapid create --account ABC-DEF-GHIJ --data ./data --subject mailto:ops@example.com
+    """
+
+
 def main() -> None:
     """Run the command of `sys.argv`, and exit. The console script."""
     try:

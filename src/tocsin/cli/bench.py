@@ -57,11 +57,17 @@ def accept(recipients: int, seconds: float, as_json: bool) -> None:
 @bench.command()
 @click.option("--audience", type=click.IntRange(100, 2_000_000), default=20_000, show_default=True)
 @click.option("--email", is_flag=True, help="Mails signed with DKIM instead of pushes.")
+@click.option("--webpush", is_flag=True, help="Web pushes, encrypted for each browser, instead of pushes.")
 @click.option("--latency", type=click.FloatRange(0, 20), help="Seconds after which the sink answers.")
 @click.option("--tail", "tails", type=Tail(), multiple=True, help="A share of the answers that takes so many seconds.")
 @json_option
 def dispatch(
-    audience: int, email: bool, latency: float | None, tails: tuple[tuple[float, float], ...], as_json: bool
+    audience: int,
+    email: bool,
+    webpush: bool,
+    latency: float | None,
+    tails: tuple[tuple[float, float], ...],
+    as_json: bool,
 ) -> None:
     """A campaign from frozen to closed, beside h2load and a bare loop of the same client on the same sink.
 
@@ -70,10 +76,10 @@ def dispatch(
 
     Example: tocsin bench dispatch --audience 200000 --latency 0.1 --tail 0.01:2 --tail 0.001:10 --json
     """
-    if email and (latency is not None or tails):
-        raise click.UsageError("--latency and --tail are for pushes.")
+    if (email or webpush) and (latency is not None or tails or email == webpush):
+        raise click.UsageError("--latency and --tail are for pushes, and --email and --webpush not for each other.")
     find_benchmarks()
-    from benchmarks.delivery import measure_dispatch, measure_mail
+    from benchmarks.delivery import measure_dispatch, measure_mail, measure_webpush
     from benchmarks.reading import report
     from benchmarks.server import new_folder
     from benchmarks.tails import measure_tails
@@ -83,8 +89,9 @@ def dispatch(
             given = {"audience": audience, "latency": latency or 0.0, "tails": tails}
             report("dispatch", given, measure_tails(data, audience, latency or 0.0, tails), as_json=as_json)
             return
-        readings = (measure_mail if email else measure_dispatch)(data, audience)
-        report("dispatch", {"audience": audience, "email": email}, readings, as_json=as_json)
+        measure = measure_mail if email else measure_webpush if webpush else measure_dispatch
+        given = {"audience": audience, "email": email, "webpush": webpush}
+        report("dispatch", given, measure(data, audience), as_json=as_json)
 
 
 @bench.command()

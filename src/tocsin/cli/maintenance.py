@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -93,12 +94,32 @@ def doctor(data: Path) -> None:
                 say(True, f"{account.id}: {sentence}")
         for account in accounts:
             names = {name for account_id, name in rows if account_id == account.id}
-            missing = sorted(set(BY_NAME) - names)
+            reached = {BY_NAME[name].platform for name in names if name in BY_NAME}
+            missing = sorted(name for name, one in BY_NAME.items() if one.platform not in reached)
             say(
                 bool(names),
                 f"{account.id}: providers {', '.join(sorted(names)) or 'none'}; not set {', '.join(missing)}",
             )
+            if "vapid" in names:
+                say(*ledger.read_now(functools.partial(_judge_web_push, account_id=account.id)))
     raise SystemExit(0 if fine else 1)
+
+
+def _judge_web_push(connection: Connection, account_id: str) -> tuple[bool, str]:
+    """Return whether an account can send web pushes, and the sentence that says so: by which key, to how many."""
+    from sqlalchemy import func, select
+
+    from tocsin.providers.credential import find_web_push_keys
+    from tocsin.store import schema
+
+    keys = find_web_push_keys(connection, account_id)
+    device = schema.device
+    mine = (device.c.account_id == account_id, device.c.kind == "webpush", device.c.gone_at.is_(None))
+    count = connection.scalar(select(func.count()).select_from(device).where(*mine))
+    if not keys:
+        return False, f"{account_id}: web push has no key: `tocsin provider vapid create`"
+    before = ", with the one before it still kept" if keys[1:] else ""
+    return True, f"{account_id}: web push by the key {keys[0]}{before}, to {count} browsers"
 
 
 @click.command("rotate-key")

@@ -45,10 +45,11 @@ def warn_of_clear_text(host: str) -> None:
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Keep its keys here, so that a restart has the same.")
 @click.option(
-    "--port", type=click.IntRange(0, 65530), default=8200, show_default=True, help="The vendors get the next 5."
+    "--port", type=click.IntRange(0, 65529), default=8200, show_default=True, help="The vendors get the next 6."
 )
 def sandbox(data: Path | None, port: int) -> None:
-    """Run FCM, APNs, WNS, a mail server and a receiver of webhooks on loopback, strict like the real ones.
+    """Run FCM, APNs, WNS, a mail server, a receiver of webhooks and a push service of browsers on loopback, strict like
+    the real ones.
 
     Example: tocsin sandbox --port 8200
     """
@@ -61,7 +62,7 @@ def sandbox(data: Path | None, port: int) -> None:
 @click.option("--once", is_flag=True, help="End with exit code 0 when the results are in.")
 @click.option("--data", type=click.Path(path_type=Path), help="Keep the folder; without it a new one that goes away.")
 @click.option("--port", type=click.IntRange(1, 65535), help="Of the server; without it 8100 or the next free one.")
-@click.option("--sandbox-port", type=click.IntRange(1, 65530), help="Without it 8200 or the next free one.")
+@click.option("--sandbox-port", type=click.IntRange(1, 65529), help="Without it 8200 or the next free one.")
 @click.option(
     "--users", type=click.IntRange(100, 200_000), default=3000, show_default=True, help="Sample users to make."
 )

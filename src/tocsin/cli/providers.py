@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -12,15 +12,17 @@ from urllib.request import urlopen
 import click
 import msgspec
 from msgspec import Meta
-from sqlalchemy import Connection, update
+from sqlalchemy import Connection, delete, select, update
 
 from tocsin.account import find_account
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Provider
+from tocsin.providers.credential import list_providers
 from tocsin.providers.encryption import check_stored, encrypt, encrypt_again, read_keys
 from tocsin.providers.transport import Transport
+from tocsin.providers.vapid import VapidSettings, complete
 from tocsin.settings import read_settings
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
@@ -53,8 +55,9 @@ def use_sandbox(account_id: str, data: Path, port: int) -> None:
             given = msgspec.json.decode(reply.read())
     except OSError:
         raise Misconfigured(f"No sandbox answers on port {port}; start one with `tocsin sandbox`.") from None
-    store_providers(data, account_id, sandbox_settings(given))
-    print_json({"account_id": account_id, "providers": sorted(BY_NAME)})
+    settings = sandbox_settings(given)
+    store_providers(data, account_id, settings)
+    print_json({"account_id": account_id, "providers": sorted(settings)})
 
 
 @click.command("trust")
@@ -82,9 +85,10 @@ def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
 
 
 def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings of each provider, by its name, from a sandbox's answer to `GET /credentials`."""
+    """Return the settings of a provider for each platform, by its name, from a sandbox's answer to
+    `GET /credentials`."""
     ca = given["ca"]
-    fcm, apns, wns, smtp, hook = (given[name] for name in ("fcm", "apns", "wns", "smtp", "webhook"))
+    fcm, apns, wns, smtp, hook, vapid = (given[name] for name in ("fcm", "apns", "wns", "smtp", "webhook", "vapid"))
     return {
         "fcm": {
             "service_account": msgspec.json.encode(fcm["service_account"]).decode(),
@@ -99,12 +103,13 @@ def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "ca": ca,
         },
         "sms": {"url": hook["sms"], "secret": hook["secret"], "ca": ca},
-        "webpush": {"url": hook["webpush"], "secret": hook["secret"], "ca": ca},
+        "vapid": {**{key: vapid[key] for key in ("endpoint", "key", "subject")}, "ca": ca},
     }
 
 
-def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, Any]]) -> None:
-    """Write the settings of providers, by their names, in place of earlier ones.
+def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, Any]]) -> list[str]:
+    """Write the settings of providers, by their names, in place of earlier ones. A platform has one provider: return
+    the names of those that were forgotten because another of theirs was set.
 
     Raises Misconfigured for an account that does not exist, and when a provider refuses its settings.
     """
@@ -123,11 +128,22 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
 
-        def write(connection: Connection) -> None:
+        def write(connection: Connection) -> list[str]:
             check_stored(connection, secret_key, [(account_id, name) for name in settings])
             upsert_rows(connection, schema.provider, rows, keys=("account_id", "name"))
+            return _forget_others(connection, account_id, settings)
 
-        ledger.write_now(write)
+        return ledger.write_now(write)
+
+
+def _forget_others(connection: Connection, account_id: str, names: Collection[str]) -> list[str]:
+    """Delete the providers of an account that reach a platform of these, under another name. Return their names."""
+    others = [other for name in names for other in list_providers(BY_NAME[name].platform) if other not in names]
+    table = schema.provider
+    mine = (table.c.account_id == account_id, table.c.name.in_(others))
+    found = list(connection.scalars(select(table.c.name).where(*mine)))
+    connection.execute(delete(table).where(*mine))
+    return found
 
 
 @click.command("encrypt")
@@ -152,26 +168,26 @@ def _checked(name: str, settings: dict[str, Any]) -> str:
     except msgspec.ValidationError as error:
         raise Misconfigured(f"{name}: {error}.") from None
     cls(typed, Transport())
-    return msgspec.json.encode(typed).decode()
+    return msgspec.json.encode(complete(typed) if isinstance(typed, VapidSettings) else typed).decode()
 
 
 def _command_for(name: str, cls: type[Provider]) -> click.Command:
     """Return `tocsin provider set NAME`; its options are the fields of the provider's `Settings`.
 
-    A field whose `Meta` has `extra` is given as a file that holds the value.
+    A field whose `Meta` has `file` in `extra` is given as a file that holds the value; one with `made` is no option.
     """
-    fields = msgspec.structs.fields(cls.Settings)
+    fields = [one for one in msgspec.structs.fields(cls.Settings) if "made" not in _extra(one)]
 
     def run(account_id: str, data: Path, **options: Any) -> None:
         given = {key: value for key, value in options.items() if value is not None}
         for field in fields:
-            if _meta(field).extra and field.name in given:
+            if "file" in _extra(field) and field.name in given:
                 given[field.name] = Path(given[field.name]).read_text().strip()  # editors end files with a newline
-        store_providers(data, account_id, {name: given})
-        print_json({"account_id": account_id, "provider": name})
+        replaced = store_providers(data, account_id, {name: given})
+        print_json({"account_id": account_id, "provider": name, **({"replaced": replaced} if replaced else {})})
 
     example = f"Example: tocsin provider set {name} --account ABC-DEF-GHIJ --data ./data " + " ".join(
-        f"--{field.name.replace('_', '-')} {'FILE' if _meta(field).extra else 'VALUE'}"
+        f"--{field.name.replace('_', '-')} {'FILE' if 'file' in _extra(field) else 'VALUE'}"
         for field in fields
         if field.required
     )
@@ -184,7 +200,7 @@ def _command_for(name: str, cls: type[Provider]) -> click.Command:
 
 def _option(field: msgspec.structs.FieldInfo) -> Callable[..., Any]:
     meta = _meta(field)
-    kind: Any = click.Path(exists=True, dir_okay=False) if meta.extra else str
+    kind: Any = click.Path(exists=True, dir_okay=False) if "file" in _extra(field) else str
     help_text = meta.description or ""
     if not field.required and field.default != "":
         help_text += f" [default: {field.default}]"
@@ -195,6 +211,10 @@ def _option(field: msgspec.structs.FieldInfo) -> Callable[..., Any]:
 
 def _meta(field: msgspec.structs.FieldInfo) -> Meta:
     return next((one for one in getattr(field.type, "__metadata__", ()) if isinstance(one, Meta)), Meta())
+
+
+def _extra(field: msgspec.structs.FieldInfo) -> dict[str, Any]:
+    return _meta(field).extra or {}
 
 
 for _name, _cls in BY_NAME.items():

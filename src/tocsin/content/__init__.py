@@ -8,7 +8,7 @@ from tocsin.content.content import Addressing, Content, Unrenderable
 from tocsin.content.mail import read_mail
 from tocsin.content.push import PushForm, check_room, read_push
 from tocsin.content.renderer import Renderer, compile_content
-from tocsin.content.sms_webpush import read_sms, read_webpush
+from tocsin.content.sms_webpush import NoticeForm, check_webpush_room, read_sms, read_webpush
 from tocsin.content.template import try_out
 from tocsin.errors import Problem
 
@@ -35,6 +35,8 @@ def read_content(raw: Any, channel: str, *, require_channel: bool = False, unsub
     form = compile_content(content)
     if isinstance(form, PushForm):
         check_room(content, form)
+    elif isinstance(form, NoticeForm) and channel == "webpush":
+        check_webpush_room(content, form)
     tried: set[str] = set()
     for template in form.templates():
         if template.place not in tried:  # a mail's HTML and text are one

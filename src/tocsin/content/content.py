@@ -26,8 +26,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     """What a message needs beside its content. `campaign` is the `wzrk_id`; `push_id` lets clicks come back;
-    `unsubscribe` is the URL that takes a mailbox off the list, "" when this server has no public address; `reports`:
-    the account's apps tell of views."""
+    `unsubscribe` is the URL that takes a mailbox off the list, and `track_url` where browsers report views and clicks,
+    both "" when this server has no public address; `reports`: the account's apps tell of views."""
 
     id: str
     collapse: str
@@ -38,6 +38,7 @@ class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     account: str = ""
     unsubscribe: str = ""
     reports: bool = False
+    track_url: str = ""
 
 
 class Unrenderable(Exception):  # noqa: N818 - one recipient's result, not a failure of ours

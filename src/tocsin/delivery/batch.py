@@ -9,7 +9,7 @@ import hashlib
 import msgspec
 
 from tocsin.content import Addressing, Content, Renderer
-from tocsin.delivery.push_id import Secrets, sign_push_id, unsubscribe_url
+from tocsin.delivery.push_id import Secrets, sign_push_id, track_url, unsubscribe_url
 from tocsin.providers.contract import Address, Message
 
 
@@ -82,4 +82,5 @@ def _addressing(context: BatchContext, pending: PendingMessage) -> Addressing:
         account=context.sdk_id or context.account_id,
         reports=bool(context.sdk_id),
         unsubscribe=unsubscribe_url(context.public_url, link) if link else "",
+        track_url=track_url(context.public_url) if pending.address.kind == "webpush" else "",
     )

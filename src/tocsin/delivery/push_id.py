@@ -90,3 +90,8 @@ def _decode(push_id: str) -> bytes:
 def unsubscribe_url(public_url: str, push_id: str) -> str:
     """Return the URL of a mail's `List-Unsubscribe` (RFC 8058); "" when the server has no `public_url`."""
     return f"{public_url}/u/{push_id}" if public_url else ""
+
+
+def track_url(public_url: str) -> str:
+    """Return where a browser reports what became of a message; "" when the server has no `public_url`."""
+    return f"{public_url}/track" if public_url else ""

@@ -37,7 +37,7 @@ def show(*, once: bool, data: Path | None, port: int | None, sandbox_port: int |
     with contextlib.ExitStack() as stack:
         folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tocsin-demo-")))
         stage = stack.enter_context(
-            Stage.open(folder, port or free_port(8100, 1), sandbox_port or free_port(8200, 6), ZONE)
+            Stage.open(folder, port or free_port(8100, 1), sandbox_port or free_port(8200, 7), ZONE)
         )
         _upload_people(stage, users)
         platinum = _ask_audience(stage)

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 HOST_NAME = re.compile(r"(?=.{1,253}\Z)([a-z0-9_]([a-z0-9_-]*[a-z0-9])?\.)+[a-z0-9]([a-z0-9-]*[a-z0-9])?")
+MOST_BYTES = 2048  # of a subscription as it is stored
 LAST_NUMBER = re.compile(r"\.(\d+|0x[0-9a-f]*|localhost)\Z")
 # CleverTap and RudderStack call a browser by the last part of its endpoint, as Google's servers hand it out.
 CHROME_ENDPOINT = "https://fcm.googleapis.com/fcm/send/"
+# What CleverTap's Web SDK calls a browser → where its endpoint began, which the SDK cuts off. Safari it calls nothing.
+CUT_OFF = {
+    "chrome": CHROME_ENDPOINT,
+    "firefox": "https://updates.push.services.mozilla.com/wpush/v2/",
+    "": "https://web.push.apple.com/",
+}
 CHROME_ID = re.compile(r"[\w-]{8,64}:APA91[\w-]{20,512}", re.ASCII)
 
 
@@ -41,3 +49,19 @@ def encode_subscription(endpoint: str, keys: Any) -> str:
     if not isinstance(keys, dict) or not all(isinstance(keys.get(name), str) for name in ("p256dh", "auth")):
         return ""
     return msgspec.json.encode({"endpoint": endpoint, "keys": keys}, order="sorted").decode()
+
+
+def make_token(subscription: Mapping[str, Any], browser: str = "") -> str:
+    """Return the device token that is kept of a page's `PushSubscription` as JSON, to be stored with the kind
+    «webpush»; "" when it is none. The endpoint may be whole, or its last part as CleverTap's Web SDK sends it with what
+    it calls the `browser`; Safari has no name there."""
+    endpoint = subscription.get("endpoint")
+    if not isinstance(endpoint, str) or not endpoint:
+        return ""
+    if "://" not in endpoint:
+        endpoint = CUT_OFF.get(browser.lower(), "") + endpoint
+    if not is_push_service(endpoint) or not isinstance(subscription.get("keys"), dict):
+        return ""
+    keys = {name: subscription["keys"].get(name) for name in ("p256dh", "auth")}
+    token = encode_subscription(endpoint, keys)
+    return token if len(token.encode()) <= MOST_BYTES else ""

@@ -6,6 +6,7 @@ from tocsin.providers.apns import Apns
 from tocsin.providers.contract import Provider
 from tocsin.providers.fcm import Fcm
 from tocsin.providers.smtp import Smtp
+from tocsin.providers.vapid import Vapid
 from tocsin.providers.webhook import Sms, Webpush
 from tocsin.providers.wns import Wns
 
@@ -16,4 +17,5 @@ BY_NAME: dict[str, type[Provider]] = {
     "smtp": Smtp,
     "sms": Sms,
     "webpush": Webpush,
+    "vapid": Vapid,
 }

@@ -8,12 +8,8 @@ from urllib.parse import quote
 from weakref import WeakKeyDictionary
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, SECP256R1, EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
-from jwt.algorithms import ECAlgorithm
-from jwt.api_jws import PyJWS
-from jwt.utils import der_to_raw_signature
 from msgspec import Meta
 
 from tocsin.channels import AddressKind, Platform
@@ -36,6 +32,7 @@ from tocsin.providers.answer_table import (
     wrong_kind,
 )
 from tocsin.providers.contract import Address, HandOver, Message, Push, Receipt, Scope, unnoted
+from tocsin.providers.es256 import sign_token
 from tocsin.providers.payload import UnsendableError, make_apns_payload
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 
@@ -150,19 +147,6 @@ def request(message: Push, body: bytes, origin: str, topic: str, token: str, tim
     return HttpPost(url=url, headers=headers, body=body, timeout=timeout)
 
 
-class _RepeatableES256(ECAlgorithm):
-    """ES256 whose signature of the same text is the same (RFC 6979)."""
-
-    def sign(self, msg: bytes, key: EllipticCurvePrivateKey) -> bytes:
-        signature = key.sign(msg, ECDSA(SHA256(), deterministic_signing=True))
-        return der_to_raw_signature(signature, key.curve)
-
-
-_SIGNATURES = PyJWS()
-_SIGNATURES.unregister_algorithm("ES256")
-_SIGNATURES.register_algorithm("ES256", _RepeatableES256(ECAlgorithm.SHA256))
-
-
 class ApnsSigner:
     """The provider token of one key: Apple wants the same one on all connections, no second new one within 20 minutes
     and none older than an hour. `now` is epoch seconds.
@@ -201,8 +185,7 @@ class ApnsSigner:
         return self._token
 
     def _sign(self, issued: int) -> str:
-        claims = msgspec.json.encode({"iss": self._team_id, "iat": issued})
-        return _SIGNATURES.encode(claims, self._key, "ES256", headers={"kid": self._key_id, "typ": None})
+        return sign_token({"iss": self._team_id, "iat": issued}, self._key, {"kid": self._key_id, "typ": None})
 
     def replace(self, token: str, now: float) -> bool:
         """Discard `token`, which APNs calls expired; return True when the message may be sent again with another. False

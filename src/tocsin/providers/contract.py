@@ -88,7 +88,8 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):
     """One text message or web push, rendered. `content` is {body}, for a browser also {title, platform_specific}. `id`,
-    `collapse`, `expires_at` as in `Push`; `push_id` lets clicks come back."""
+    `collapse`, `expires_at` as in `Push`; `push_id` lets clicks come back, at `track_url` («https://HOST/track»; ""
+    when this server has no public address)."""
 
     id: str
     campaign: str
@@ -97,6 +98,7 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
     address: Address
     content: dict[str, Any]
     expires_at: int
+    track_url: str = ""
 
 
 Message = Push | Mail | Notice
@@ -136,7 +138,8 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 class Provider(Protocol):
     """One vendor for one account. at_once: messages it can have under way. `Settings` is a frozen msgspec struct, one
     field an option of `tocsin provider set`: its description is in `Annotated[..., Meta(description=...)]`, and
-    `extra={"file": True}` marks an option whose value is read from the named file."""
+    `extra={"file": True}` marks an option whose value is read from the named file, `{"made": True}` a field that
+    commands fill in."""
 
     name: ClassVar[str]
     kind: ClassVar[AddressKind]

@@ -12,11 +12,33 @@ from tocsin.store import schema
 
 
 def require_provider(connection: Connection, account_id: str, channel: str) -> None:
-    """Raise Problem when the channel has a provider of its own name (sms, webpush) and none is set for the account."""
+    """Raise Problem when the channel has a provider of its own name (sms, webpush) and none that carries it is set for
+    the account."""
+    if channel not in BY_NAME:
+        return
+    table, names = schema.provider, list_providers(channel)
+    mine = (table.c.account_id == account_id, table.c.name.in_(names))
+    if connection.scalar(select(table.c.name).where(*mine).limit(1)) is None:
+        how = " or ".join(f"`tocsin provider set {name}`" for name in names)
+        raise Problem(f"No {channel} provider is set for this account; {how} sets one")
+
+
+def list_providers(platform: str) -> list[str]:
+    """Return the names of the providers that reach a platform. An account has one of them, see `store_providers`."""
+    return [name for name, one in BY_NAME.items() if one.platform == platform]
+
+
+class _Keys(msgspec.Struct):
+    public_key: str = ""
+
+
+def find_web_push_keys(connection: Connection, account_id: str) -> list[str]:
+    """Return the VAPID public keys of an account, the newest first: the `applicationServerKey` of its pages, and the
+    one before it. They are no secret and need no key of the ledger."""
     table = schema.provider
-    mine = (table.c.account_id == account_id, table.c.name == channel)
-    if channel in BY_NAME and connection.scalar(select(table.c.name).where(*mine)) is None:
-        raise Problem(f"No {channel} provider is set for this account; `tocsin provider set {channel}` sets one")
+    mine = (table.c.account_id == account_id, table.c.name == "vapid")
+    stored = connection.scalar(select(table.c.settings).where(*mine))
+    return msgspec.json.decode(stored, type=_Keys).public_key.split() if stored else []
 
 
 _OF_ACCOUNT = select(

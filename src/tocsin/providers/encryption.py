@@ -2,7 +2,8 @@
 
 `TOCSIN_SECRET_KEY` is one key or several: the first encrypts, all of them decrypt, so that a key can be replaced. What
 is encrypted names its row, and is good in no other one: who can write to the ledger cannot give one account the
-credentials of another. Beside it only the endpoint is stored in clear text: uploads ask for the one of WNS.
+credentials of another. Beside it only what is no secret is stored in clear text: the endpoint, as uploads ask for the
+one of WNS, and the public keys of VAPID, which pages of a site ask for.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ class _Encrypted(msgspec.Struct, frozen=True):
 
     encrypted: str
     endpoint: str = ""
+    public_key: str = ""
 
 
 def read_keys(secret_key: str) -> MultiFernet | None:
@@ -51,8 +53,9 @@ def encrypt(keys: MultiFernet | None, account_id: str, name: str, settings: str)
     if keys is None:
         return settings
     token = keys.encrypt(_bind(account_id, name, settings)).decode()
-    endpoint = str(msgspec.json.decode(settings).get("endpoint", ""))
-    return msgspec.json.encode(_Encrypted(token, endpoint)).decode()
+    plain = msgspec.json.decode(settings)
+    clear = (str(plain.get(name, "")) for name in ("endpoint", "public_key"))
+    return msgspec.json.encode(_Encrypted(token, *clear)).decode()
 
 
 def decrypt(keys: MultiFernet | None, account_id: str, name: str, stored: str) -> str:

@@ -42,6 +42,7 @@ WAIT = 30.0  # seconds before a 5xx is tried again
 TOO_FAST = 60.0  # after a 429 that names no time
 LEAST_SECRET = 24  # bytes; Standard Webhooks: 24 to 64
 MOST_SECRET = 64
+WEBPUSH_BYTES = 3072  # before encryption: push services must take 4,096 bytes encrypted (RFC 8030)
 
 
 class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -160,6 +161,8 @@ class Webhook:
         """Send one notice; see `Provider.send`."""
         if not isinstance(message, Notice) or message.address.kind != self.kind:
             return wrong_kind(self.name)
+        if self.kind == "webpush" and (size := len(msgspec.json.encode(message.content))) > WEBPUSH_BYTES:
+            return REFUSED.receipt("payload too large", f"{size} bytes, and browsers take {WEBPUSH_BYTES}")
         body, timestamp = encode(message, now), int(now)
         headers = (
             "Content-Type: application/json",

@@ -1,4 +1,4 @@
-"""The vendors on loopback: strict fakes of FCM, APNs, WNS, an SMTP relay and a receiver of webhooks.
+"""The vendors on loopback: strict fakes of FCM, APNs, WNS, an SMTP relay, a receiver of webhooks, browsers.
 
 They speak the vendors' protocols over TLS, check every request against the vendors' documented rules, answer in the
 vendors' formats, and fail as fault scripts say (`faults`). They count what they accept and what they accept twice

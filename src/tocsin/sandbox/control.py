@@ -13,6 +13,7 @@ from tocsin.errors import Problem
 from tocsin.sandbox.accepted import AcceptedLog
 from tocsin.sandbox.faults import Fault, Faults, Vendor
 from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
+from tocsin.sandbox.web_push_key import Subscriptions, decode
 
 
 class _MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -21,17 +22,30 @@ class _MessagesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: Annotated[int, Meta(ge=0)] = 0
 
 
+class _SubscriptionsQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    count: Annotated[int, Meta(ge=1, le=1000)] = 1
+    browser: Literal["chrome", "firefox", "safari"] = "firefox"
+    marker: Annotated[str, Meta(pattern=r"^[a-z-]{0,32}$")] = ""
+    public_key: Annotated[str, Meta(max_length=100)] = ""
+
+
 class ControlApi:
     """Answers the requests of every connection to the control port."""
 
     def __init__(
-        self, faults: Faults, record: AcceptedLog, credentials: Mapping[str, Any], revoke: Callable[[], None]
+        self,
+        faults: Faults,
+        record: AcceptedLog,
+        credentials: Mapping[str, Any],
+        revoke: Callable[[], None],
+        subscriptions: Subscriptions,
     ) -> None:
         self.streams = 1
         self._faults = faults
         self._record = record
         self._credentials = credentials
         self._revoke = revoke
+        self._subscriptions = subscriptions
         self._routes = {
             ("GET", "/counts"): self._counts,
             ("GET", "/messages"): self._messages,
@@ -46,7 +60,9 @@ class ControlApi:
                 200, credentials["fcm"]["service_account"]
             ),
             ("GET", "/apns.p8"): lambda query, body: _file(credentials["apns"]["key"]),
+            ("GET", "/vapid.pem"): lambda query, body: _file(credentials["vapid"]["key"]),
             ("DELETE", "/tokens"): self._revoke_tokens,
+            ("POST", "/subscriptions"): self._make_subscriptions,
         }
 
     def draw_fault(self, head: Head) -> Fault | None:
@@ -110,6 +126,15 @@ class ControlApi:
     def _revoke_tokens(self, query: str, body: bytes) -> VendorReply:
         self._revoke()
         return json_reply(200, {})
+
+    def _make_subscriptions(self, query: str, body: bytes) -> VendorReply:
+        try:
+            asked = msgspec.json.decode(body or b"{}", type=_SubscriptionsQuery)
+            key = decode(asked.public_key) if asked.public_key else b""
+        except (msgspec.DecodeError, ValueError) as error:
+            raise Problem(f"The subscriptions do not fit: {error}.") from None
+        made = [self._subscriptions.make(asked.browser, asked.marker, key) for _ in range(asked.count)]
+        return json_reply(200, {"subscriptions": made})
 
     def _show_credentials(self, query: str, body: bytes) -> VendorReply:
         return json_reply(200, self._credentials)

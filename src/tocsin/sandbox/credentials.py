@@ -28,6 +28,7 @@ VENDOR_HOSTS = {
     "fcm": ("fcm.googleapis.com", "oauth2.googleapis.com"),
     "apns": ("api.push.apple.com", "api.sandbox.push.apple.com", "api.development.push.apple.com"),
     "wns": ("login.microsoftonline.com", "login.live.com", "*.notify.windows.com"),
+    "vapid": ("updates.push.services.mozilla.com", "web.push.apple.com"),
 }
 """The vendors' own names, in the certificate for senders whose library asks for nobody else."""
 
@@ -37,7 +38,8 @@ _YEARS = datetime.timedelta(days=3650)
 class Credentials(msgspec.Struct, frozen=True):
     """What the clients and the listeners of one sandbox need, as PEM or plain text.
 
-    fcm_key is the service account's RSA-2048 key, apns_key the ES256 key of a .p8 file. The key of the certificate
+    fcm_key is the service account's RSA-2048 key, apns_key the ES256 key of a .p8 file, vapid_key the key a sender of
+    web pushes signs with; files of earlier versions have none. The key of the certificate
     authority is not kept: it signs one certificate and no other.
     """
 
@@ -55,6 +57,7 @@ class Credentials(msgspec.Struct, frozen=True):
     wns_client_secret: str
     smtp_username: str
     smtp_password: str
+    vapid_key: str = ""
 
     @property
     def fcm_client_email(self) -> str:
@@ -98,17 +101,26 @@ def read_credentials(data: Path | None) -> Credentials:
     path = data / FILE
     if path.exists():
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Credentials)
+            found = msgspec.json.decode(path.read_bytes(), type=Credentials)
         except (OSError, msgspec.DecodeError) as error:
             raise Misconfigured(f"{path} is not a sandbox's credentials ({error}); remove it for new ones.") from None
+        if found.vapid_key:
+            return found
+        made = msgspec.structs.replace(found, vapid_key=make_vapid_key())
+        _write(path, made)
+        return made
     data.mkdir(parents=True, exist_ok=True)
     made = make_credentials()
+    _write(path, made)
+    return made
+
+
+def _write(path: Path, made: Credentials) -> None:
     temporary = path.with_suffix(f".{os.getpid()}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(handle, "wb") as file:
         file.write(msgspec.json.format(msgspec.json.encode(made)))
     temporary.rename(path)
-    return made
 
 
 def make_credentials() -> Credentials:
@@ -131,7 +143,13 @@ def make_credentials() -> Credentials:
         wns_client_secret=secrets.token_urlsafe(24),
         smtp_username="campaigns",
         smtp_password=secrets.token_urlsafe(18),
+        vapid_key=make_vapid_key(),
     )
+
+
+def make_vapid_key() -> str:
+    """Return a new key for VAPID, as PEM."""
+    return _pem(ec.generate_private_key(ec.SECP256R1()))
 
 
 def _certificates() -> tuple[str, str, str]:

@@ -19,8 +19,8 @@ _Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
 _Value = Annotated[str, Meta(max_length=1000, pattern=r"^[ -~]*$")]
 _FRAMING = frozenset(("connection", "content-length", "transfer-encoding"))
 
-Vendor = Literal["fcm", "apns", "wns", "smtp", "webhook"]
-VENDORS: tuple[Vendor, ...] = ("fcm", "apns", "wns", "smtp", "webhook")
+Vendor = Literal["fcm", "apns", "wns", "smtp", "webhook", "vapid"]
+VENDORS: tuple[Vendor, ...] = ("fcm", "apns", "wns", "smtp", "webhook", "vapid")
 
 
 class Kind(StrEnum):
@@ -130,8 +130,8 @@ def _require_complete(fault: Fault) -> None:
         raise Problem("A fault of kind `status` needs `status`.")
     if fault.kind is Kind.DELAY and fault.seconds is None:
         raise Problem("A fault of kind `delay` needs `seconds`.")
-    if fault.kind is Kind.SHRINK and (fault.streams is None or fault.vendor not in ("fcm", "apns")):
-        raise Problem("A fault of kind `shrink` needs `streams` and a vendor of HTTP/2, fcm or apns.")
+    if fault.kind is Kind.SHRINK and (fault.streams is None or fault.vendor not in ("fcm", "apns", "vapid")):
+        raise Problem("A fault of kind `shrink` needs `streams` and a vendor of HTTP/2: fcm, apns or vapid.")
     if fault.of == "token" and fault.vendor not in ("fcm", "wns"):
         raise Problem("Only fcm and wns give out access tokens.")
     if any(name.lower() in _FRAMING for name in fault.headers or {}):

@@ -14,11 +14,13 @@ BODY_KEPT = 64 * 1024
 
 
 class Head(msgspec.Struct, frozen=True):
-    """A request without its body. Header names are lower-case; their order and repetitions are kept."""
+    """A request without its body. Header names are lower-case; their order and repetitions are kept. authority: the
+    host and port it was sent to, as HTTP/2 has them; "" in HTTP/1.1, which has a header."""
 
     method: str
     target: str
     headers: tuple[tuple[str, str], ...]
+    authority: str = ""
 
     def header(self, name: str) -> str | None:
         """Return the first value of the header `name` (lower-case), None when it is absent."""

@@ -148,7 +148,7 @@ class Http2(asyncio.Protocol):
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in raw]
         pseudo = {name: value for name, value in pairs if name[0] == ":"}
         headers = tuple(pair for pair in pairs if pair[0][0] != ":")
-        head = Head(pseudo.get(":method", ""), pseudo.get(":path", ""), headers)
+        head = Head(pseudo.get(":method", ""), pseudo.get(":path", ""), headers, pseudo.get(":authority", ""))
         fault = self._handler.draw_fault(head)
         if fault and fault.kind is Kind.GOAWAY:
             self._go_away(fault)

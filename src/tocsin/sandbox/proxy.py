@@ -87,7 +87,7 @@ class Entrance(asyncio.Protocol):
         if port is None:
             line = self._buffer.partition(b"\r\n")[0].decode("latin-1")
             self._refusals.note(
-                "proxy", line, "403", "the proxy leads to the hosts of FCM, APNs and WNS only, port 443"
+                "proxy", line, "403", "the proxy leads to the hosts of FCM, APNs, WNS and web push only, port 443"
             )
             transport.write(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             transport.close()

@@ -1,4 +1,4 @@
-"""One sandbox: six listeners that share the fault scripts and the counts."""
+"""One sandbox: seven listeners that share the fault scripts and the counts."""
 
 from __future__ import annotations
 
@@ -31,24 +31,30 @@ from tocsin.sandbox.refusals import RefusalLog
 from tocsin.sandbox.smtp import SmtpConnection, SmtpState
 from tocsin.sandbox.smtp_login import Login
 from tocsin.sandbox.vendor import VendorConnection, VendorRules
+from tocsin.sandbox.web_push import WebPushRules
+from tocsin.sandbox.web_push_key import Subscriptions, encode, point_of
 from tocsin.sandbox.webhook import WebhookRules
 from tocsin.sandbox.wns import CHANNEL_PATH, WnsRules
 from tocsin.sandbox.wns_grant import ENTRA_PATH, WnsGrant
 
-_PORTS = ("control", "fcm", "apns", "wns", "smtp", "webhook")
+_PORTS = ("control", "fcm", "apns", "wns", "smtp", "webhook", "vapid")
 
 
 class Sandbox:
     """A running sandbox, from `start` to `stop`.
 
-    ports: the port of `control`, `fcm`, `apns`, `wns`, `smtp` and `webhook`. url: of the control API. credentials: the
-    answer of `GET /credentials`. record, faults: what the control API reads and changes, for use in the same process.
+    ports: the port of `control`, `fcm`, `apns`, `wns`, `smtp`, `webhook` and `vapid`. url: of the control API.
+    credentials: the answer of `GET /credentials`. record, faults, subscriptions: what the control API reads, changes
+    and makes, for use in the same process.
     """
 
     def __init__(self, sockets: dict[str, socket.socket], credentials: Credentials) -> None:
         self.ports = {name: int(sock.getsockname()[1]) for name, sock in sockets.items()}
         self.url = f"http://{HOST}:{self.ports['control']}"
         self.credentials = _describe(credentials, self.ports)
+        key = _public_key(credentials.vapid_key)
+        assert isinstance(key, EllipticCurvePublicKey)
+        self.subscriptions = Subscriptions(_derive_key("web push", credentials), point_of(key))
         self.record = AcceptedLog()
         self.faults = Faults()
         self._refusals = RefusalLog()
@@ -58,7 +64,7 @@ class Sandbox:
 
     @classmethod
     async def start(cls, data: Path | None = None, port: int = 8200) -> Sandbox:
-        """Serve on loopback: the control API on `port`, the vendors on the five ports after it; 0 takes free ones.
+        """Serve on loopback: the control API on `port`, the vendors on the six ports after it; 0 takes free ones.
 
         data: the folder that keeps the credentials from one start to the next; None makes new ones.
         Raise Misconfigured when a port is in use or the credentials cannot be read.
@@ -87,7 +93,7 @@ class Sandbox:
         return f"sandbox ready on {self.url} ({vendors})"
 
     async def _listen(self) -> None:
-        """Open the six listeners."""
+        """Open the seven listeners."""
         credentials, bearers, grant = self._credentials, Bearers(), WnsGrant(self._credentials)
         login = Login(credentials.smtp_username, credentials.smtp_password)
         smtp = SmtpState(credentials.tls(), login, self.faults, self.record, self._refusals)
@@ -96,15 +102,19 @@ class Sandbox:
             bearers.forget()
             grant.forget()
 
-        control = ControlApi(self.faults, self.record, self.credentials, revoke_tokens)
+        control = ControlApi(self.faults, self.record, self.credentials, revoke_tokens, self.subscriptions)
+        push = WebPushRules(self.subscriptions, self.credentials["vapid"]["endpoint"])
 
         def enter(listener: Listener) -> asyncio.Protocol:
             return Entrance(listener, self.ports, self._refusals, lambda: Http1(listener, control))
 
-        await self._open("webhook", ("http/1.1",), self._http1("webhook", WebhookRules(_webhook_key(credentials))))
+        await self._open(
+            "webhook", ("http/1.1",), self._http1("webhook", WebhookRules(_derive_key("webhook", credentials)))
+        )
         await self._open("fcm", ("h2", "http/1.1"), self._fcm_protocol(bearers))
         await self._open("apns", ("h2",), self._apns_protocol())
         await self._open("wns", ("http/1.1",), self._http1("wns", WnsRules(grant, self.credentials["wns"]["endpoint"])))
+        await self._open("vapid", ("h2", "http/1.1"), self._both("vapid", push))
         await self._open("smtp", None, lambda listener: SmtpConnection(listener, smtp))
         await self._open("control", None, enter)
 
@@ -125,12 +135,15 @@ class Sandbox:
         assert isinstance(key, RSAPublicKey)
         token_uri = self.credentials["fcm"]["service_account"]["token_uri"]
         grant = FcmGrant(key, self._credentials.fcm_key_id, self._credentials.fcm_client_email, token_uri, bearers)
-        rules = FcmRules(grant, bearers)
+        return self._both("fcm", FcmRules(grant, bearers))
+
+    def _both(self, vendor: Vendor, rules: VendorRules) -> MakeProtocol:
+        """HTTP/2, and HTTP/1.1 for clients that ask for it or send no ALPN."""
 
         def make(listener: Listener) -> asyncio.Protocol:
-            http1 = functools.partial(self._http1("fcm", rules), listener)
+            http1 = functools.partial(self._http1(vendor, rules), listener)
             return Negotiated(
-                {"h2": lambda: Http2(listener, self._connect("fcm", rules)), "http/1.1": http1, "": http1}
+                {"h2": lambda: Http2(listener, self._connect(vendor, rules)), "http/1.1": http1, "": http1}
             )
 
         return make
@@ -150,13 +163,19 @@ class Sandbox:
         return make
 
 
-def _webhook_key(credentials: Credentials) -> bytes:
-    return hashlib.sha256(b"webhook" + credentials.wns_client_secret.encode()).digest()
+def _derive_key(purpose: str, credentials: Credentials) -> bytes:
+    return hashlib.sha256(purpose.encode() + credentials.wns_client_secret.encode()).digest()
 
 
 def _public_key(pem: str) -> object:
     """Return the public key. The sandbox made the key itself: the test for primality at every start is left out."""
     return load_pem_private_key(pem.encode(), None, unsafe_skip_rsa_key_validation=True).public_key()
+
+
+def _describe_point(pem: str) -> str:
+    key = _public_key(pem)
+    assert isinstance(key, EllipticCurvePublicKey)
+    return encode(point_of(key))
 
 
 def _describe(credentials: Credentials, ports: dict[str, int]) -> dict[str, Any]:
@@ -189,7 +208,13 @@ def _describe(credentials: Credentials, ports: dict[str, int]) -> dict[str, Any]
         "webhook": {
             "sms": f"https://{HOST}:{ports['webhook']}/sms",
             "webpush": f"https://{HOST}:{ports['webhook']}/webpush",
-            "secret": "whsec_" + base64.b64encode(_webhook_key(credentials)).decode(),
+            "secret": "whsec_" + base64.b64encode(_derive_key("webhook", credentials)).decode(),
+        },
+        "vapid": {
+            "endpoint": f"https://{HOST}:{ports['vapid']}",
+            "key": credentials.vapid_key,
+            "public_key": _describe_point(credentials.vapid_key),
+            "subject": "mailto:sandbox@tocsin.example.com",
         },
     }
 
