@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.content.tracked_html import MailLinks
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address
 
@@ -26,7 +27,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 
 class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     """What a message needs beside its content. `campaign` is the `wzrk_id`; `push_id` lets clicks come back;
-    `unsubscribe` is the URL that takes a mailbox off the list, "" when this server has no public address."""
+    `unsubscribe` is the URL that takes a mailbox off the list, "" when this server has no public address. `tracking`
+    makes a mail's links, None when they are not followed."""
 
     id: str
     collapse: str
@@ -36,6 +38,7 @@ class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
     account: str = ""
     unsubscribe: str = ""
+    tracking: MailLinks | None = None
 
 
 class Unrenderable(Exception):  # noqa: N818 - one recipient's result, not a failure of ours

@@ -13,6 +13,7 @@ from typing import Any
 from tocsin.content.lexer import find_tags
 from tocsin.content.plain_text import TEXT_LETTERS, tidy, to_text
 from tocsin.content.template import CompiledTemplate, compile_template, is_template
+from tocsin.content.tracked_html import MailLinks, TrackedHtml
 from tocsin.errors import Problem
 
 _MARKS = "\ue000\ue001"  # private use characters: no text has them
@@ -22,11 +23,12 @@ _HTML_FILTER = re.compile(r"\|\s*(escape|escape_once|newline_to_br|safe|strip_ht
 
 
 class Body:
-    """A mail's body, compiled. Raises Problem for a template that is wrong."""
+    """A mail's body, compiled. tracked: its links may be followed. Raises Problem for a template that is wrong."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, *, tracked: bool = False):
         source = source.replace("\r\n", "\n").replace("\r", "\n")
-        self._html = compile_template("body", source, html=True)
+        self._tracked = TrackedHtml(source) if tracked else None
+        self._html = compile_template("body", source if self._tracked is None else self._tracked.source, html=True)
         self._text = _make_text_template(source)
         self._has_blocks = "{%" in source
 
@@ -36,12 +38,17 @@ class Body:
         if self._text is not None:
             yield self._text
 
-    def render(self, values: Mapping[str, Any]) -> tuple[str, str]:
-        """Return HTML and text for one profile. Values are escaped in the HTML and unchanged in the text. Raises what
-        Liquid and its filters raise."""
-        html = self._html.fill(values)
+    def render(self, values: Mapping[str, Any], tracking: MailLinks | None = None) -> tuple[str, str]:
+        """Return HTML and text for one profile. Values are escaped in the HTML and unchanged in the text, which is not
+        tracked. Raises what Liquid and its filters raise."""
+        html = plain = self._html.fill(values)
+        if self._tracked is not None and tracking is not None:
+            html = self._tracked.track(plain, tracking)
+        elif self._tracked is not None:
+            html = self._tracked.restore(plain)
         if self._text is None:
-            return html, to_text(html[:TEXT_LETTERS])
+            shown = plain if self._tracked is None else self._tracked.restore(plain)
+            return html, to_text(shown[:TEXT_LETTERS])
         text = self._text.fill(values)
         # Blocks leave empty lines behind.
         return html, tidy(text[:TEXT_LETTERS]) if self._has_blocks else text
