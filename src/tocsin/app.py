@@ -41,7 +41,9 @@ from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.interactions import forget_old_reports
+from tocsin.feedback.machines import QuickClicks
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.feedback.suppression import end_soft_bounces
 from tocsin.idempotency import forget_all_old
@@ -84,6 +86,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         stores = Stores(settings, (lambda one: check_stored(one, settings.secret_key)) if delivers else None)
         if shortage := describe_shortage(allowed):
             log.warning("few open files", what=shortage)
+        if not settings.public_url:
+            log.info("mails have no unsubscribe link and report no opens and clicks: set TOCSIN_PUBLIC_URL for that")
         try:
             await _run_roles(data, host, port, role, settings, stores)
         finally:
@@ -158,6 +162,8 @@ def _make_context(
         send_queue=SendQueue(ledger),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),
+        reports=Reports(ledger, facts, settings.report_days),
+        quick_clicks=QuickClicks(),
         load=load,
         wakeups=wakeups,
         signed_ids=signed_ids,

@@ -1,5 +1,5 @@
 """The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention."""
+conversion, its retention, what its mails report."""
 
 from __future__ import annotations
 
@@ -57,12 +57,20 @@ class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
 
 
+class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What mails are made to report: that they were opened, that their links were clicked."""
+
+    opens: bool = True
+    clicks: bool = True
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
     control: Control = Control()
     conversion: Conversion | None = None
     retention: Retention = Retention()
+    tracking: Tracking = Tracking()
 
 
 KINDS: dict[str, Any] = {
@@ -71,6 +79,7 @@ KINDS: dict[str, Any] = {
     "control": Control,
     "conversion": Conversion,
     "retention": Retention,
+    "tracking": Tracking,
 }
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from tocsin.api import (
     bounces,
+    mail_tracking,
     operator,
     reports,
     segments,
@@ -25,6 +26,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *reports.ENDPOINTS,
     *subscriptions.ENDPOINTS,
     *tracking.ENDPOINTS,
+    *mail_tracking.ENDPOINTS,
     *unsubscribe.ENDPOINTS,
     *bounces.ENDPOINTS,
     *operator.ENDPOINTS,

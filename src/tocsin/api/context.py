@@ -22,7 +22,9 @@ from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.errors import Problem
+from tocsin.feedback.machines import QuickClicks
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.settings import Settings
 from tocsin.store.facts import Facts
@@ -58,6 +60,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     send_queue: SendQueue
     compile_pool: CompilePool
     feedback: Feedback
+    reports: Reports
+    quick_clicks: QuickClicks
     load: LoadMeter
     wakeups: Wakeups
     signed_ids: SignedIds

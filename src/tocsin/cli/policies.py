@@ -10,12 +10,14 @@ import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
 
-name_argument = click.argument("name", type=click.Choice(["caps", "limits", "control", "conversion", "retention"]))
+name_argument = click.argument(
+    "name", type=click.Choice(["caps", "limits", "control", "conversion", "retention", "tracking"])
+)
 
 
 @click.group()
 def policy() -> None:
-    """Frequency caps, limits of endpoints, the control group and the retention of an account.
+    """Frequency caps, limits of endpoints, the control group, the retention and the mail tracking of an account.
 
     Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
     """
@@ -36,6 +38,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     control  {"percent": 5}
     conversion  {"event_name": "Charged", "conversion_time": "1D"}
     retention  {"days": 30}
+    tracking  {"opens": true, "clicks": true}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """

@@ -32,6 +32,9 @@ LONGEST_DAYS = 30  # between a message and the end of its chunk: 28 days, and a 
 DAY = 86_400.0
 # The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+# What a program did that reads mails for somebody: no view and no click.
+MACHINE = {"machine_viewed": "Notification Viewed by Machine", "machine_clicked": "Notification Clicked by Machine"}
+EVENTS = {**INTERACTIONS, **MACHINE}
 
 SWEEP = 1000  # rows deleted in one transaction, at most
 SWEEP_REST = 0.05  # seconds between two of them: the writer is there for others
@@ -110,6 +113,20 @@ async def find_sent(
     return sent
 
 
+async def find_cleaned_message(ledger: Ledger, facts: Facts, chunk_id: int, position: int) -> SentMessage:
+    """Return a message of which the ledger no longer keeps whom it went to. Raise Problem 400 when facts do not know it
+    either."""
+
+    def read(connection: Connection) -> tuple[Chunk | None, float]:
+        return queue.load(connection, chunk_id), _find_end(connection, chunk_id)
+
+    chunk, end = await ledger.read(read)
+    sent = await _find_cleaned(ledger, facts, chunk, chunk_id, position, end)
+    if sent is None:
+        raise Problem("id is not of a message this server sent (at $.id)")
+    return sent
+
+
 def _find_end(connection: Connection, chunk_id: int) -> float:
     """Return when a chunk was closed; inf for one that is open."""
     table = schema.chunk
@@ -172,12 +189,18 @@ async def record_interaction(
     """
     sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
     sent.require_younger(report_days, now)
+    await record_sent(ledger, facts, sent, kind, now)
+
+
+async def record_sent(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float) -> bool:
+    """Record a view or click of a message. kind: one of EVENTS. Return whether it is the first of its kind."""
     # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
     before = await _find_event(facts, sent, kind) if sent.cleaned else None
     first = now if before is None else before
     at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, first))
-    row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
+    row = event_row(sent.account, EVENTS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])
+    return at == now and before is None
 
 
 async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | None:
@@ -187,7 +210,7 @@ async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | Non
         "AND user = {user:UInt32} AND id = {id:UInt64} ORDER BY at LIMIT 1",
         {
             "account": sent.account.id,
-            "name": INTERACTIONS[kind],
+            "name": EVENTS[kind],
             "day": datetime.fromtimestamp(sent.sent_by - LONGEST_DAYS * DAY, UTC).date(),
             "user": sent.user,
             "id": sent.event_id,
