@@ -133,7 +133,11 @@ CLICKS = make_links(PUBLIC, SECRET, MAIL, clicks=True, opens=False)
 
 
 def render(source: str, tracking: MailLinks | None) -> tuple[str, str]:
-    return Body(source, tracked=True).render(VALUES, tracking)
+    if tracking is None:
+        return Body(source, tracked=True).render(VALUES)
+    pieces, text = Body(source, tracked=True).track(VALUES, tracking)
+    assert len(pieces.frame) == len(pieces.fills) + 1
+    return pieces.join(), text
 
 
 @given(documents())
@@ -266,8 +270,8 @@ def test_a_mail_of_many_links_is_bounded() -> None:
 @pytest.mark.parametrize("url", ["https://a.example/?u=1", "https://evil.example/?u=1", "https://a.example/?u=2"])
 def test_a_link_leads_nowhere_else(url: str) -> None:
     """The target is signed, and the mail, and what for."""
-    assert TRACKING.link is not None
-    letters = TRACKING.link(b"https://a.example/?u=1").rpartition("/")[2]
+    assert TRACKING.sign is not None
+    letters = TRACKING.sign([b"https://a.example/?u=1"])[0].rpartition("/")[2]
     changed = letters[:-1] + ("A" if letters[-1] != "A" else "B")
     cases: list[tuple[str, Any, str]] = [
         (letters, "link", url),

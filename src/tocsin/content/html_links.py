@@ -44,6 +44,10 @@ _OUTSIDE_ASCII = re.compile(r"[^\x21-\x7e]+")
 _HEX = "22|23|27|3[CcEe]|5[B-Eb-e]|60|7[B-Db-d]"
 _UNSAFE = re.compile(rf"""["#'<>\[\\\]^`{{|}}]|%(?:25)*+(?:{_HEX})""")
 _ESCAPED = re.compile(rf"%(25)?+((?:25)*+(?:{_HEX}))")
+# Most addresses, which mean what they are.
+_USUAL = re.compile(
+    r"https?://[A-Za-z0-9](?:[A-Za-z0-9._~:/?@!$()*+,;=-]++|&amp;|%(?!(?:25)*(?:" + _HEX + ")))*", re.IGNORECASE
+)
 
 
 class Href(NamedTuple):
@@ -89,6 +93,8 @@ def find_hrefs(html: str) -> tuple[list[Href], int]:
 def read_target(text: str) -> Target | None:
     """Return what an address means that is written so in an attribute. None for anything but a whole URL of the web,
     and for a very long one."""
+    if len(text) <= TARGET_BYTES and _USUAL.fullmatch(text):
+        return Target(text.replace("&amp;", "&").encode(), text)
     return _read_target(text) if len(text) <= KEPT_LETTERS else _read_target.__wrapped__(text)
 
 

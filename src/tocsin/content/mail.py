@@ -70,11 +70,17 @@ class MailForm:
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Mail:
         """Return the mail for one mailbox. Raises what Liquid and its filters raise."""
-        html, text = self._body.render(values, envelope.tracking)
+        if self._has_link and not envelope.unsubscribe:
+            raise Unrenderable(f"{UNSUBSCRIBE} needs TOCSIN_PUBLIC_URL")
+        pieces, leave = None, escape(envelope.unsubscribe)
+        if envelope.tracking is None:
+            html, text = self._body.render(values)
+        else:
+            pieces, text = self._body.track(values, envelope.tracking, leave or UNSUBSCRIBE)
+            html = pieces.join()
         if self._has_link:
-            if not envelope.unsubscribe:
-                raise Unrenderable(f"{UNSUBSCRIBE} needs TOCSIN_PUBLIC_URL")
-            html = html.replace(UNSUBSCRIBE, escape(envelope.unsubscribe))
+            if UNSUBSCRIBE in html:  # outside of addresses too
+                html, pieces = html.replace(UNSUBSCRIBE, leave), None
             text = text.replace(UNSUBSCRIBE, envelope.unsubscribe)
         return Mail(
             id=envelope.id,
@@ -87,4 +93,5 @@ class MailForm:
             reply_to=self._content.reply_to,
             unsubscribe=envelope.unsubscribe,
             bounce=envelope.push_id,
+            pieces=pieces,
         )

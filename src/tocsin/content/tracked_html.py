@@ -15,27 +15,41 @@ import msgspec
 
 from tocsin.content.html_links import BLOCK, find_hrefs, read_target
 from tocsin.content.lexer import Tag, find_tags
+from tocsin.providers.contract import Pieces
 
 LINKS = 1000  # of a mail that are followed; the others stay as they are
 UNSUBSCRIBE = "*|UNSUBSCRIBE|*"  # CleverTap's tag for the recipient's own link
 
 _PIXEL = "p"
+_PIXEL_PLACE, _UNSUBSCRIBE_PLACE = -1, -2
 _KINDS = {'"': "2", "'": "1", "": "0"}  # a mark's letter, by what the address stands in
 _OUTSIDE = {"2": '"', "1": "'", "0": " \t\n\r\f>", _PIXEL: ""}  # what an address cannot hold, by the mark's letter
 # Filters and blocks that write tags or read them, and texts with a tag in them.
 _WRITES_HTML = re.compile(r"""\bsafe\b|\bcapture\b|["'][^"'<]*+<""")
 
 Marked = tuple[str, str, str]  # the mark's letter, the address, and what comes after it
+Split = tuple[str, Sequence[Marked]]  # what comes before the first mark, and what each is of
+Wanted = tuple[bool, bool, tuple[bytes, ...]]  # clicks, opens, what begins the links that stay
 
 
 class MailLinks(msgspec.Struct, frozen=True):
-    """What makes one mail's links. link: returns the URL that leads to a target and counts, without the target itself
-    and as it stands in an attribute; None where clicks are not counted. pixel: the URL of the picture, as it stands in
-    an attribute; "" where views are not. own: what begins the links that are this server's already."""
+    """What makes one mail's links. sign: returns, for each of some targets, the URL that leads to it and counts,
+    without the target itself and as it stands in an attribute; None where clicks are not counted. pixel: the URL of the
+    picture, as it stands in an attribute; "" where views are not. own: what begins the links that are this server's
+    already."""
 
-    link: Callable[[bytes], str] | None = None
+    sign: Callable[[Sequence[bytes]], Sequence[str]] | None = None
     pixel: str = ""
     own: tuple[bytes, ...] = ()
+
+
+class _Plan(msgspec.Struct, frozen=True):
+    """Where a mail's own texts go. frame: what stands around them. order: of each the number of its target, or PIXEL or
+    UNSUBSCRIBED."""
+
+    frame: tuple[str, ...]
+    order: tuple[int, ...]
+    targets: tuple[bytes, ...]
 
 
 class TrackedHtml:
@@ -49,6 +63,7 @@ class TrackedHtml:
         self._late = any(_WRITES_HTML.search(source, tag.start, tag.end) for tag in tags)
         self.source = source if self._late else self._mark(source, _hide(source, tags))
         self._fixed = None if tags else self._split(self.source)
+        self._plans: dict[Wanted, _Plan] = {}  # an installation wants three at most
 
     def restore(self, filled: str) -> str:
         """Return the HTML without marks: nothing is tracked."""
@@ -57,21 +72,17 @@ class TrackedHtml:
         first, rest = self._fixed or self._split(filled)
         return "".join([first, *(text for _, address, after in rest for text in (address, after))])
 
-    def track(self, filled: str, tracking: MailLinks) -> str:
-        """Return the HTML of one mail."""
-        first, rest = self._fixed or self._split(self._mark(filled, filled) if self._late else filled)
-        link, own, left, out = tracking.link, tracking.own, LINKS, [first]
-        for kind, address, after in rest:
-            shown = address
-            if kind == _PIXEL:
-                shown = f'<img src="{tracking.pixel}" width="1" height="1" alt="">' if tracking.pixel else ""
-            elif link is not None and left and UNSUBSCRIBE not in address:
-                target = read_target(address)
-                if target is not None and not target.url.startswith(own):
-                    shown = f"{link(target.url)}?{target.written}"
-                    left -= 1
-            out += (shown, after)
-        return "".join(out)
+    def track(self, filled: str, links: MailLinks, unsubscribe: str = UNSUBSCRIBE) -> Pieces:
+        """Return the HTML of one mail. unsubscribe: what stands for UNSUBSCRIBE in an address, itself by default."""
+        wanted = (links.sign is not None, bool(links.pixel), links.own)
+        if self._fixed is None:
+            plan = _make_plan(self._split(self._mark(filled, filled) if self._late else filled), wanted)
+        else:
+            plan = self._plans.get(wanted) or self._plans.setdefault(wanted, _make_plan(self._fixed, wanted))
+        signed = links.sign(plan.targets) if links.sign is not None else ()
+        others = {_PIXEL_PLACE: links.pixel, _UNSUBSCRIBE_PLACE: unsubscribe}
+        fills = tuple([signed[place] if place >= 0 else others[place] for place in plan.order])
+        return Pieces(plan.frame, fills, fixed=self._fixed is not None)
 
     def _mark(self, source: str, hidden: str) -> str:
         """Return the source with its addresses between marks. hidden: the same without template."""
@@ -84,7 +95,7 @@ class TrackedHtml:
             position = stop
         return "".join([*out, source[position:]])
 
-    def _split(self, html: str) -> tuple[str, Sequence[Marked]]:
+    def _split(self, html: str) -> Split:
         """Return what comes before the first mark, and what each mark is of. A mark whose other half went with a block
         of the template is left out."""
         first, *pieces = html.split(self._open)
@@ -102,6 +113,35 @@ class TrackedHtml:
             first = first.replace(self._close, "")
             marked = [(kind, address, after.replace(self._close, "")) for kind, address, after in marked]
         return first, marked
+
+
+def _make_plan(split: Split, wanted: Wanted) -> _Plan:
+    first, marked = split
+    clicks, opens, own = wanted
+    frame: list[str] = [first]
+    order: list[int] = []
+    targets: list[bytes] = []
+    for kind, address, after in marked:
+        if kind == _PIXEL:
+            if opens:
+                frame[-1] += '<img src="'
+                order.append(_PIXEL_PLACE)
+                frame.append('" width="1" height="1" alt="">')
+        elif UNSUBSCRIBE in address:
+            before, *parts = address.split(UNSUBSCRIBE)
+            frame[-1] += before
+            order += [_UNSUBSCRIBE_PLACE] * len(parts)
+            frame += parts
+        else:
+            target = read_target(address) if clicks and len(targets) < LINKS else None
+            if target is None or target.url.startswith(own):
+                frame[-1] += address
+            else:
+                order.append(len(targets))
+                targets.append(target.url)
+                frame.append(f"?{target.written}")
+        frame[-1] += after
+    return _Plan(tuple(frame), tuple(order), tuple(targets))
 
 
 def _hide(source: str, tags: Sequence[Tag]) -> str:

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import hmac
 import struct
+from collections.abc import Sequence
 from html import escape
 from typing import Any, Literal, NamedTuple
 
@@ -54,17 +55,26 @@ def read_mail_id(secret: bytes, letters: str, purpose: MailPurpose, target: byte
 
 def make_links(public_url: str, secret: bytes, mail: MailId, *, clicks: bool, opens: bool) -> MailLinks:
     """Return what makes the links of one mail, and its picture."""
-    base = _escape(public_url)
+    base, own = _write_base(public_url)
     what = _MAIL.pack(*mail)
-    begun = _begin(secret, "link")
 
-    def link(target: bytes) -> str:
-        return f"{base}{LINK_PATH}{_write(what, begun, target)}"
+    def sign(targets: Sequence[bytes]) -> Sequence[str]:
+        begun = _begin(secret, "link").copy()
+        begun.update(what)
+        raw = bytearray()
+        for target in targets:
+            signature = begun.copy()
+            signature.update(target)
+            raw += what + signature.digest()
+        # 24 bytes are 32 letters to the letter, so all can be written at once.
+        letters = base64.urlsafe_b64encode(raw).decode()
+        places = range(0, len(letters), ID_LETTERS)
+        return [f"{base}{LINK_PATH}{letters[place : place + ID_LETTERS]}" for place in places]
 
     return MailLinks(
-        link=link if clicks else None,
+        sign=sign if clicks else None,
         pixel=f"{base}{PIXEL_PATH}{_write(what, _begin(secret, 'open'), b'')}{PIXEL_ENDING}" if opens else "",
-        own=tuple(f"{public_url}{path}".encode() for path in OWN_PATHS),
+        own=own,
     )
 
 
@@ -75,8 +85,9 @@ def _begin(secret: bytes, purpose: MailPurpose) -> Any:
 
 
 @functools.lru_cache(maxsize=16)
-def _escape(url: str) -> str:
-    return escape(url)
+def _write_base(public_url: str) -> tuple[str, tuple[bytes, ...]]:
+    """Return a public URL as it stands in an attribute, and what begins the links that are this server's."""
+    return escape(public_url), tuple(f"{public_url}{path}".encode() for path in OWN_PATHS)
 
 
 def _write(what: bytes, begun: Any, target: bytes) -> str:
