@@ -117,7 +117,7 @@ def test_where_replies_go(sending: Caller, text: str, good: bool) -> None:
 @pytest.mark.parametrize("there", [True, False], ids=["second", "first"])
 async def test_no_field_can_be_added(field: str, there: bool) -> None:
     """A mail that is sent on with one more field that the signature covers is no longer signed."""
-    mine = {"reply_to": "a@example.com", "unsubscribe": "https://m.example.com/u/x"} if there else {}
+    mine: dict[str, Any] = {"reply_to": "a@example.com", "unsubscribe": "https://m.example.com/u/x"} if there else {}
     message = Mail(
         id="6f9619ff-8b86-4011-b42d-00c04fc964ff",
         campaign="1_20270115",

@@ -28,7 +28,7 @@ from tocsin.content.mail_body import Body
 from tocsin.content.plain_text import tidy, to_text
 from tocsin.content.template import ProfileValues, compile_template
 from tocsin.errors import Misconfigured
-from tocsin.providers.contract import Address, Mail
+from tocsin.providers.contract import Address, Mail, Pieces
 from tocsin.providers.mail import mime
 from tocsin.providers.mail.dkim import DkimSigner
 from tocsin.providers.smtp import Smtp, SmtpSettings, return_path
@@ -349,3 +349,26 @@ def test_options_are_documented() -> None:
         row = f"| `--{field.name.replace('_', '-')}` | {default} | {meta.description} |"
         expected.append(row.replace("|  |", "| |"))
     assert [line for line in found.splitlines() if line.startswith("| `--")] == expected
+
+
+PIECES = st.lists(TEXTS | st.sampled_from(["", "\n", "x" * 75, "=" * 30, "a  \n", " ", "."]), min_size=1, max_size=5)
+
+
+@given(
+    PIECES,
+    st.lists(st.sampled_from(["", "https://m.example/l/" + "A" * 32, "https://m.example/" + "a=" * 60]), min_size=4),
+)
+def test_pieces_read_back_as_their_html(frame: list[str], fills: list[str]) -> None:
+    """However HTML is cut into pieces, a reader gets the whole; no line is too long, and DKIM's form is that of the
+    bytes."""
+    for fixed in (True, False):
+        pieces = Pieces(tuple(frame), tuple(fills[: len(frame) - 1]), fixed=fixed)
+        if len(pieces.fills) != len(frame) - 1 or not pieces.join():
+            return
+        wire, relaxed = mime.encode_pieces(pieces)
+        expected, _ = mime.encode(pieces.join())
+        assert quopri.decodestring(wire).replace(b"\r\n", b"\n") == quopri.decodestring(expected).replace(
+            b"\r\n", b"\n"
+        )
+        assert max(map(len, wire.split(b"\r\n"))) <= 76
+        assert Relaxed.canonicalize_body(wire) == relaxed.rstrip(b"\r\n") + (b"\r\n" if relaxed.strip(b"\r\n") else b"")

@@ -43,7 +43,9 @@ from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
 from tocsin.feedback.interactions import forget_old_reports
+from tocsin.feedback.machines import QuickClicks
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.feedback.suppression import end_soft_bounces
 from tocsin.idempotency import forget_all_old
@@ -88,6 +90,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         stores = Stores(settings, (lambda one: check_stored(one, settings.secret_key)) if delivers else None)
         if shortage := describe_shortage(allowed):
             log.warning("few open files", what=shortage)
+        if not settings.public_url:
+            log.info("mails have no unsubscribe link and report no opens and clicks: set TOCSIN_PUBLIC_URL for that")
         try:
             await _run_roles(data, host, port, role, settings, stores)
         finally:
@@ -157,7 +161,7 @@ def _make_context(
         ),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
-        reports=Places(settings.connections, settings.connections // 2),
+        app_places=Places(settings.connections, settings.connections // 2),
         apps=AppDirectory(ledger),
         app_rates=AppRates(settings.app_requests_per_second, settings.app_device_per_minute),
         intake=Intake(ledger, facts, read_limits(settings)),
@@ -167,6 +171,8 @@ def _make_context(
         send_queue=SendQueue(ledger),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),
+        reports=Reports(ledger, facts, settings.report_days),
+        quick_clicks=QuickClicks(),
         load=load,
         wakeups=wakeups,
         signed_ids=signed_ids,

@@ -23,6 +23,12 @@ LANE_STOPS = Counter(
 FEEDBACK = Counter(
     "tocsin_feedback_total", "Unsubscribes and mails that came back, by what they were.", ("result",), registry=REGISTRY
 )
+REPORTS = Counter(
+    "tocsin_reports_total",
+    "Reports of views and clicks, by how they came and what became of them.",
+    ("way", "result"),
+    registry=REGISTRY,
+)
 REFUSED_LOGINS = Counter(
     "tocsin_refused_logins_total", "Log-ins that were refused, by reason.", ("reason",), registry=REGISTRY
 )

@@ -1,5 +1,5 @@
 """The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention, whom its apps may name."""
+conversion, its retention, whom its apps may name, what its mails report."""
 
 from __future__ import annotations
 
@@ -67,6 +67,13 @@ class Apps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     identities: Literal["confirm", "trust"] = "confirm"
 
 
+class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What mails are made to report: that they were opened, that their links were clicked."""
+
+    opens: bool = True
+    clicks: bool = True
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
@@ -74,6 +81,7 @@ class Policy(msgspec.Struct, frozen=True):
     conversion: Conversion | None = None
     retention: Retention = Retention()
     apps: Apps = Apps()
+    tracking: Tracking = Tracking()
 
 
 KINDS: dict[str, Any] = {
@@ -83,6 +91,7 @@ KINDS: dict[str, Any] = {
     "conversion": Conversion,
     "retention": Retention,
     "apps": Apps,
+    "tracking": Tracking,
 }
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 

@@ -47,7 +47,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Meta(
             description="This server as the world reaches it, such as `https://mail.example.com`; empty: mails have no "
-            "unsubscribe link."
+            "unsubscribe link and report nothing."
         ),
     ] = ""
     body_limit: Annotated[

@@ -6,6 +6,7 @@ and counted (`tocsin_app_reports_total`). Nobody logs in: an app's token is publ
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -23,7 +24,6 @@ from tocsin.api.endpoint import Endpoint
 from tocsin.api.http import PRIVATE, encode
 from tocsin.authenticator.apps import AppPlatform
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import record_interactions
 from tocsin.ingest.sdk.judge import judge
 from tocsin.ingest.sdk.mobile import MobileMeta, Unreadable, read_mobile
 from tocsin.ingest.sdk.report import SdkBatch
@@ -119,7 +119,7 @@ async def refuse_inbox(_: Context, __: Request) -> Response:
 
 def _admit(context: Context, request: Request, known: KnownApps, now: float) -> None:
     """Hold a place for a request of an account. Raise Problem 429."""
-    context.reports.take(known.account.id, request.scope[HELD])
+    context.app_places.take(known.account.id, request.scope[HELD])
     context.app_rates.admit(known.account.id, now, known.policy.limits.app_requests_per_second)
 
 
@@ -152,11 +152,24 @@ async def _store(context: Context, known: KnownApps, batch: SdkBatch, now: float
 
 
 async def _record_views(context: Context, account: Account, batch: SdkBatch, now: float) -> int:
-    """Record views and clicks; return how many are of no message of the account's."""
-    if not batch.views:
-        return 0
-    stores = (context.ledger, context.facts, context.signed_ids)
-    return await record_interactions(*stores, batch.views, account.id, now, context.settings.report_days)
+    """Record views and clicks; return how many are of no message of the account's, or of one that is too old."""
+    return sum(await asyncio.gather(*(_record_view(context, account, one, now) for one in dict.fromkeys(batch.views))))
+
+
+async def _record_view(context: Context, account: Account, view: tuple[str, str], now: float) -> int:
+    kind, push_id = view
+    try:
+        message = await context.signed_ids.read(push_id, "track")
+    except Problem:
+        context.reports.note("app", "forged", now, account.id)
+        return 1
+    try:
+        await context.reports.take("app", kind, *message, now, of=account.id)
+    except Problem as problem:
+        if problem.status not in (400, 410):
+            raise
+        return 1
+    return 0
 
 
 def _count(dropped: Mapping[str, int], stored: int = 0) -> None:

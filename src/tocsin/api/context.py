@@ -24,7 +24,9 @@ from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.errors import Problem
+from tocsin.feedback.machines import QuickClicks
 from tocsin.feedback.mail import Feedback
+from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest.sdk.intake import Intake
 from tocsin.settings import Settings
@@ -56,7 +58,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Throttle
     sends: Places
     reads: Places
-    reports: Places
+    app_places: Places
     apps: AppDirectory
     app_rates: AppRates
     intake: Intake
@@ -66,6 +68,8 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     send_queue: SendQueue
     compile_pool: CompilePool
     feedback: Feedback
+    reports: Reports
+    quick_clicks: QuickClicks
     load: LoadMeter
     wakeups: Wakeups
     signed_ids: SignedIds

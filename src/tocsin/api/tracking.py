@@ -9,7 +9,7 @@ from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint
 from tocsin.api.http import answer
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import INTERACTIONS, record_interaction
+from tocsin.feedback.interactions import INTERACTIONS
 
 BODY_BYTES = 4096
 OPEN = {"Cross-Origin-Resource-Policy": "cross-origin"}  # a page of a site may ask, and need not read the answer
@@ -28,8 +28,13 @@ async def track(context: Context, request: Request) -> Response:
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
     if request.method == "HEAD":  # asks, and reports nothing
         return answer({"status": "success"}, OPEN)
-    stores = (context.ledger, context.facts, context.signed_ids)
-    await record_interaction(*stores, kind, push_id, context.clock(), context.settings.report_days)
+    now = context.clock()
+    try:
+        message = await context.signed_ids.read(push_id, "track")
+    except Problem:
+        context.reports.note("track", "forged", now)
+        raise
+    await context.reports.take("track", kind, *message, now)
     return answer({"status": "success"}, OPEN)
 
 

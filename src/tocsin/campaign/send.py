@@ -40,6 +40,8 @@ class SendJson(msgspec.Struct, frozen=True):
     respect_frequency_caps: Annotated[bool, Meta(extra={"code": CODE_FREQUENCY_CAPS})] = True
     send_to_all_devices: bool = False
     on_crash: OnCrash = "report"
+    track_opens: bool = True
+    track_clicks: bool = True
     campaign_id: Any = None
     provider_nick_name: Any = None
     subscription_groups: Any = None
@@ -101,6 +103,8 @@ async def accept(
         content=msgspec.Raw(content),
         send_to_all_devices=asked.send_to_all_devices,
         respect_frequency_caps=asked.respect_frequency_caps,
+        track_opens=asked.track_opens,
+        track_clicks=asked.track_clicks,
     )
     new = NewRequest(
         account_id=account.id,
@@ -171,6 +175,8 @@ class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
     content: msgspec.Raw
     send_to_all_devices: bool = False
     respect_frequency_caps: bool = True
+    track_opens: bool = True
+    track_clicks: bool = True
 
     def without_names(self) -> str:
         """Return it as JSON that names nobody: the chunk has the users by then, and would keep them twice."""

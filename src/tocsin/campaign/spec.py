@@ -52,7 +52,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """What a campaign keeps of its request as it was sent.
 
     send_to_every_profile: a mailbox or number that several profiles have gets a message for each of them, not one.
-    frequency_cap: so often one user gets it, over all its runs. on_crash: what becomes of a message nobody knows about,
+    frequency_cap: so often one user gets it, over all its runs. track_opens, track_clicks: what its mails report, where
+        the account's policy allows it. on_crash: what becomes of a message nobody knows about,
         sent or not: "report" it as unknown, or "resend" it under the same collapse key, so that a second copy replaces
         the first on the screen.
     """
@@ -63,6 +64,8 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     send_to_every_profile: bool = False
     frequency_cap: Cap | None = None
     respect_throttle: bool = False
+    track_opens: bool = True
+    track_clicks: bool = True
     on_crash: OnCrash = "report"
 
 

@@ -67,6 +67,7 @@ def doctor(data: Path) -> None:
 
     from tocsin.account import list_accounts, list_passcodes
     from tocsin.providers import BY_NAME
+    from tocsin.settings import read_settings
     from tocsin.store import schema
     from tocsin.store.open_files import allowed_files, describe_shortage
     from tocsin.store.stores import open_ledger_only
@@ -84,6 +85,8 @@ def doctor(data: Path) -> None:
         say(True, "the ledger opens and its tables are of this version")
         running = find_running(data)
         say(True, f"a server runs on {running.url}" if running else "no server runs on this folder now")
+        if not read_settings(os.environ, data).public_url:
+            say(True, "TOCSIN_PUBLIC_URL is not set: mails have no unsubscribe link and report no opens and clicks")
         accounts = list_accounts(ledger)
         say(bool(accounts), f"{len(accounts)} accounts" if accounts else "no account: `tocsin account create`")
         table = schema.provider

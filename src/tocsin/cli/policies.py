@@ -11,13 +11,13 @@ import msgspec
 from tocsin.cli.options import account_option, data_option, print_json
 
 name_argument = click.argument(
-    "name", type=click.Choice(["caps", "limits", "control", "conversion", "retention", "apps"])
+    "name", type=click.Choice(["caps", "limits", "control", "conversion", "retention", "apps", "tracking"])
 )
 
 
 @click.group()
 def policy() -> None:
-    """Frequency caps, limits of endpoints, the control group and the retention of an account.
+    """Frequency caps, limits of endpoints, the control group, the retention and the mail tracking of an account.
 
     Example: tocsin policy show --account ABC-DEF-GHIJ --data ./data
     """
@@ -39,6 +39,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     conversion  {"event_name": "Charged", "conversion_time": "1D"}
     retention  {"days": 30}
     apps     {"identities": "trust"}
+    tracking  {"opens": true, "clicks": true}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """

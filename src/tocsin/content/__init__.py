@@ -10,9 +10,10 @@ from tocsin.content.push import PushForm, check_room, read_push
 from tocsin.content.renderer import Renderer, compile_content
 from tocsin.content.sms_webpush import NoticeForm, check_webpush_room, read_sms, read_webpush
 from tocsin.content.template import try_out
+from tocsin.content.tracked_html import MailLinks
 from tocsin.errors import Problem
 
-__all__ = ["Addressing", "Content", "Renderer", "Unrenderable", "read_content"]
+__all__ = ["Addressing", "Content", "MailLinks", "Renderer", "Unrenderable", "read_content"]
 
 
 def read_content(raw: Any, channel: str, *, require_channel: bool = False, unsubscribe_link: bool = True) -> Content:

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.content.tracked_html import MailLinks
 from tocsin.errors import Problem
 from tocsin.providers.contract import Address
 
@@ -27,7 +28,8 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     """What a message needs beside its content. `campaign` is the `wzrk_id`; `push_id` lets clicks come back;
     `unsubscribe` is the URL that takes a mailbox off the list, and `track_url` where browsers report views and clicks,
-    both "" when this server has no public address; `reports`: the account's apps tell of views."""
+    both "" when this server has no public address; `reports`: the account's apps tell of views. `tracking` makes a
+    mail's links, None when they are not followed."""
 
     id: str
     collapse: str
@@ -39,6 +41,7 @@ class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     unsubscribe: str = ""
     reports: bool = False
     track_url: str = ""
+    tracking: MailLinks | None = None
 
 
 class Unrenderable(Exception):  # noqa: N818 - one recipient's result, not a failure of ours

@@ -10,13 +10,13 @@ from typing import Any
 from tocsin.content.content import Addressing, Content, Unrenderable, read_text
 from tocsin.content.mail_body import Body
 from tocsin.content.template import CompiledTemplate, compile_template
+from tocsin.content.tracked_html import UNSUBSCRIBE
 from tocsin.errors import Problem
 from tocsin.ingest.record import read_email
 from tocsin.providers.contract import Mail
 
 MAIL_BYTES = 1024 * 1024
 SUBJECT_BYTES = 900  # a header line may have 998
-UNSUBSCRIBE = "*|UNSUBSCRIBE|*"  # CleverTap's tag for the recipient's own link
 
 
 def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
@@ -55,12 +55,12 @@ def is_mailbox(text: str) -> bool:
 
 
 class MailForm:
-    """A mail's compiled templates. Raises Problem for a template that is wrong."""
+    """A mail's compiled templates. tracked: its links may be followed. Raises Problem for a template that is wrong."""
 
-    def __init__(self, content: Content):
+    def __init__(self, content: Content, *, tracked: bool = False):
         self._content = content
         self._subject = compile_template("subject", content.subject)
-        self._body = Body(content.body)
+        self._body = Body(content.body, tracked=tracked)
         self._has_link = UNSUBSCRIBE in content.body
 
     def templates(self) -> Iterator[CompiledTemplate]:
@@ -70,11 +70,17 @@ class MailForm:
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Mail:
         """Return the mail for one mailbox. Raises what Liquid and its filters raise."""
-        html, text = self._body.render(values)
+        if self._has_link and not envelope.unsubscribe:
+            raise Unrenderable(f"{UNSUBSCRIBE} needs TOCSIN_PUBLIC_URL")
+        pieces, leave = None, escape(envelope.unsubscribe)
+        if envelope.tracking is None:
+            html, text = self._body.render(values)
+        else:
+            pieces, text = self._body.track(values, envelope.tracking, leave or UNSUBSCRIBE)
+            html = pieces.join()
         if self._has_link:
-            if not envelope.unsubscribe:
-                raise Unrenderable(f"{UNSUBSCRIBE} needs TOCSIN_PUBLIC_URL")
-            html = html.replace(UNSUBSCRIBE, escape(envelope.unsubscribe))
+            if UNSUBSCRIBE in html:  # outside of addresses too
+                html, pieces = html.replace(UNSUBSCRIBE, leave), None
             text = text.replace(UNSUBSCRIBE, envelope.unsubscribe)
         return Mail(
             id=envelope.id,
@@ -87,4 +93,5 @@ class MailForm:
             reply_to=self._content.reply_to,
             unsubscribe=envelope.unsubscribe,
             bounce=envelope.push_id,
+            pieces=pieces,
         )

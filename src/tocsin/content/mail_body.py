@@ -13,7 +13,9 @@ from typing import Any
 from tocsin.content.lexer import find_tags
 from tocsin.content.plain_text import TEXT_LETTERS, tidy, to_text
 from tocsin.content.template import CompiledTemplate, compile_template, is_template
+from tocsin.content.tracked_html import UNSUBSCRIBE, MailLinks, TrackedHtml
 from tocsin.errors import Problem
+from tocsin.providers.contract import Pieces
 
 _MARKS = "\ue000\ue001"  # private use characters: no text has them
 _MARK = re.compile("\ue000([0-9]+)\ue001")
@@ -22,11 +24,12 @@ _HTML_FILTER = re.compile(r"\|\s*(escape|escape_once|newline_to_br|safe|strip_ht
 
 
 class Body:
-    """A mail's body, compiled. Raises Problem for a template that is wrong."""
+    """A mail's body, compiled. tracked: its links may be followed. Raises Problem for a template that is wrong."""
 
-    def __init__(self, source: str):
+    def __init__(self, source: str, *, tracked: bool = False):
         source = source.replace("\r\n", "\n").replace("\r", "\n")
-        self._html = compile_template("body", source, html=True)
+        self._tracked = TrackedHtml(source) if tracked else None
+        self._html = compile_template("body", source if self._tracked is None else self._tracked.source, html=True)
         self._text = _make_text_template(source)
         self._has_blocks = "{%" in source
 
@@ -40,11 +43,26 @@ class Body:
         """Return HTML and text for one profile. Values are escaped in the HTML and unchanged in the text. Raises what
         Liquid and its filters raise."""
         html = self._html.fill(values)
+        if self._tracked is not None:
+            html = self._tracked.restore(html)
+        return html, self._make_text(values, html)
+
+    def track(self, values: Mapping[str, Any], links: MailLinks, unsubscribe: str = UNSUBSCRIBE) -> tuple[Pieces, str]:
+        """Return HTML and text as `render` does, with a mail's own links in the HTML of a body that is tracked.
+        unsubscribe: what stands for UNSUBSCRIBE in an address."""
+        filled = self._html.fill(values)
+        if self._tracked is None:
+            return Pieces((filled,), ()), self._make_text(values, filled)
+        plain = self._tracked.restore(filled) if self._text is None else ""
+        return self._tracked.track(filled, links, unsubscribe), self._make_text(values, plain)
+
+    def _make_text(self, values: Mapping[str, Any], html: str) -> str:
+        """Return the plain text. html: what it is made of, where it has no template of its own."""
         if self._text is None:
-            return html, to_text(html[:TEXT_LETTERS])
+            return to_text(html[:TEXT_LETTERS])
         text = self._text.fill(values)
         # Blocks leave empty lines behind.
-        return html, tidy(text[:TEXT_LETTERS]) if self._has_blocks else text
+        return tidy(text[:TEXT_LETTERS]) if self._has_blocks else text
 
 
 def _make_text_template(source: str) -> CompiledTemplate | None:

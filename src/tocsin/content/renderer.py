@@ -29,11 +29,12 @@ class Form(Protocol):
         """Return the message for one address."""
 
 
-def compile_content(content: Content) -> Form:
-    """Return a content's form. Raise Problem for a wrong template."""
+def compile_content(content: Content, *, tracked: bool = False) -> Form:
+    """Return a content's form. tracked: a mail's links may be followed; where an error stands is then not to be had
+    from it. Raise Problem for a wrong template."""
     if content.channel:
         return NoticeForm(content)
-    return MailForm(content) if content.subject else PushForm(content)
+    return MailForm(content, tracked=tracked) if content.subject else PushForm(content)
 
 
 class CompiledContents:
@@ -73,10 +74,11 @@ _numbers = itertools.count()
 
 class Renderer:
     """Makes messages of a content. Its templates are compiled for the first message, and again when others needed the
-    room in between."""
+    room in between. tracked: the links of some of its mails are followed."""
 
-    def __init__(self, content: Content, compiled: CompiledContents = _COMPILED):
+    def __init__(self, content: Content, compiled: CompiledContents = _COMPILED, *, tracked: bool = False):
         self._content = content
+        self._tracked = tracked
         self._compiled = compiled
         self._key = next(_numbers)
 
@@ -86,7 +88,7 @@ class Renderer:
         try:
             form = self._compiled.find(self._key)
             if form is None:
-                form = compile_content(self._content)
+                form = compile_content(self._content, tracked=self._tracked)
                 self._compiled.keep(self._key, form)
             return form.render(platform, {"Profile": ProfileValues(profile)}, envelope)
         except Unrenderable:

@@ -41,6 +41,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     suppressed: int = 0
     viewed: int = 0
     clicked: int = 0
+    machine_viewed: int = 0
+    machine_clicked: int = 0
     converted: int = 0
 
     @property

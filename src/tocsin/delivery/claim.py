@@ -16,6 +16,7 @@ from tocsin.delivery.batch import PendingMessage
 from tocsin.delivery.frequency_cap import CapDecision, Claim
 from tocsin.delivery.plan import DeliveryPlan
 from tocsin.delivery.recipients import Person, find_addresses
+from tocsin.ingest.profile import allows_tracking
 from tocsin.outcome import State
 from tocsin.queue import Chunk
 
@@ -114,8 +115,9 @@ def address_window(
             chunk.finish(position, addresses, now)
             continue
         profile = person.profile if person is not None and plan.personal else ""
+        tracked = person is None or platform != "email" or allows_tracking(person.profile)
         messages.setdefault(platform, []).extend(
-            PendingMessage(position, device_id, address, profile) for device_id, address in addresses
+            PendingMessage(position, device_id, address, profile, tracked) for device_id, address in addresses
         )
     return messages
 

@@ -167,7 +167,7 @@ class OutgoingLane:
             return Receipt(outcome=Outcome.DENIED, code="misconfigured", scope=Scope.LANE)
         self._notes.render(slot)
         try:
-            message = render(context, platform, pending)
+            message = render(context, platform, pending, now)
         finally:
             self._notes.render(0)
         self._started[slot] = started = time.monotonic()

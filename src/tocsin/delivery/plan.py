@@ -20,13 +20,14 @@ from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.frequency_cap import CapRule, name_message
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person, load_people
-from tocsin.policy import Cap, Policy, load_policy
+from tocsin.policy import Cap, Policy, Tracking, load_policy
 from tocsin.providers.credential import Credential, read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 
 log = structlog.get_logger()
 
+NOTHING = Tracking(opens=False, clicks=False)
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 
 
@@ -92,13 +93,19 @@ class Planner:
         """Return the plan of a chunk: from its request, or from its campaign; with the account's caps."""
         if chunk.request is not None:
             request = msgspec.json.decode(chunk.request, type=StoredRequest)
-            plan = self._make(chunk, bytes(request.content), f"s{chunk.id}", request.send_to_all_devices, None)
+            plan = self._make(
+                *(chunk, bytes(request.content), f"s{chunk.id}", request.send_to_all_devices, None),
+                self._find_tracking(chunk, opens=request.track_opens, clicks=request.track_clicks),
+            )
             return self._with_caps(chunk, plan, respect=request.respect_frequency_caps)
         spec = read_stored_spec(self._connection, chunk.account_id, chunk.campaign_id)
         quiet = None if spec.when is None else spec.when.quiet
         content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
         encoded = msgspec.json.encode(content)
-        plan = self._make(chunk, encoded, str(chunk.campaign_id), spec.send_to_all_devices, quiet)
+        plan = self._make(
+            *(chunk, encoded, str(chunk.campaign_id), spec.send_to_all_devices, quiet),
+            self._find_tracking(chunk, opens=spec.track_opens, clicks=spec.track_clicks),
+        )
         respect, own = spec.respect_frequency_caps, spec.frequency_cap
         return self._with_caps(chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
 
@@ -110,9 +117,7 @@ class Planner:
     def _with_caps(
         self, chunk: Chunk, plan: DeliveryPlan, *, respect: bool, own: Cap | None = None, throttled: bool = False
     ) -> DeliveryPlan:
-        if self._policy is None:
-            self._policy = load_policy(self._connection, self._account_id)
-        cap = self._policy.caps.get(chunk.channel)
+        cap = self._load_policy().caps.get(chunk.channel)
         rule = CapRule(
             account_id=chunk.account_id,
             channel=chunk.channel,
@@ -126,7 +131,21 @@ class Planner:
             return plan
         return msgspec.structs.replace(plan, rule=rule)
 
-    def _make(self, chunk: Chunk, content: bytes, name: str, every_device: bool, quiet: Quiet | None) -> DeliveryPlan:
+    def _find_tracking(self, chunk: Chunk, *, opens: bool, clicks: bool) -> Tracking:
+        """Return what of a chunk's mails is counted: what the account, the campaign and a public address allow."""
+        if chunk.channel != "email" or not self._settings.public_url:
+            return NOTHING
+        mine = self._load_policy().tracking
+        return Tracking(opens=opens and mine.opens, clicks=clicks and mine.clicks)
+
+    def _load_policy(self) -> Policy:
+        if self._policy is None:
+            self._policy = load_policy(self._connection, self._account_id)
+        return self._policy
+
+    def _make(
+        self, chunk: Chunk, content: bytes, name: str, every_device: bool, quiet: Quiet | None, tracking: Tracking
+    ) -> DeliveryPlan:
         day = datetime.fromtimestamp(chunk.started_at, UTC).strftime("%Y%m%d")
         if self._sdk_id is None:
             self._sdk_id = find_sdk_id(self._connection, self._account_id)
@@ -140,6 +159,8 @@ class Planner:
             public_url=self._settings.public_url,
             secret=self._secret,
             sdk_id=self._sdk_id,
+            opens=tracking.opens,
+            clicks=tracking.clicks,
         )
         window = max(1, WINDOW_BYTES // (len(content) * 8 + 1))
         personal = b"{{" in content or b"{%" in content

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +32,9 @@ LONGEST_DAYS = 30  # between a message and the end of its chunk: 28 days, and a 
 DAY = 86_400.0
 # The kind of `/track/KIND` and the number of `result.json` → the event it is recorded as.
 INTERACTIONS = {"viewed": "Notification Viewed", "clicked": "Notification Clicked"}
+# What a program did that reads mails for somebody: no view and no click.
+MACHINE = {"machine_viewed": "Notification Viewed by Machine", "machine_clicked": "Notification Clicked by Machine"}
+EVENTS = {**INTERACTIONS, **MACHINE}
 
 SWEEP = 1000  # rows deleted in one transaction, at most
 SWEEP_REST = 0.05  # seconds between two of them: the writer is there for others
@@ -111,6 +113,20 @@ async def find_sent(
     return sent
 
 
+async def find_cleaned_message(ledger: Ledger, facts: Facts, chunk_id: int, position: int) -> SentMessage:
+    """Return a message of which the ledger no longer keeps whom it went to. Raise Problem 400 when facts do not know it
+    either."""
+
+    def read(connection: Connection) -> tuple[Chunk | None, float]:
+        return queue.load(connection, chunk_id), _find_end(connection, chunk_id)
+
+    chunk, end = await ledger.read(read)
+    sent = await _find_cleaned(ledger, facts, chunk, chunk_id, position, end)
+    if sent is None:
+        raise Problem("id is not of a message this server sent (at $.id)")
+    return sent
+
+
 def _find_end(connection: Connection, chunk_id: int) -> float:
     """Return when a chunk was closed; inf for one that is open."""
     table = schema.chunk
@@ -178,38 +194,18 @@ async def record_interaction(
 async def _record(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float, report_days: float) -> None:
     """Record an event about a message at `now`, or whenever it was first reported. Raise Problem 410 for an old one."""
     sent.require_younger(report_days, now)
+    await record_sent(ledger, facts, sent, kind, now)
+
+
+async def record_sent(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float) -> bool:
+    """Record a view or click of a message. kind: one of EVENTS. Return whether it is the first of its kind."""
     # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
     before = await _find_event(facts, sent, kind) if sent.cleaned else None
     first = now if before is None else before
     at = await ledger.write(lambda connection: _keep_first(connection, sent, kind, first))
-    row = event_row(sent.account, INTERACTIONS[kind], sent.user, at, sent.event_id, sent.props)
+    row = event_row(sent.account, EVENTS[kind], sent.user, at, sent.event_id, sent.props)
     await facts.insert("event", [row])
-
-
-async def record_interactions(
-    ledger: Ledger,
-    facts: Facts,
-    signed_ids: SignedIds,
-    reports: Sequence[tuple[str, str]],
-    account_id: str,
-    now: float,
-    report_days: float = TRACK_DAYS,
-) -> int:
-    """Record views and clicks that an app of an account reports: (kind, id of the message). Return how many are not
-    recorded: an id that is not ours, of another account's message, or of one that is too old."""
-    lost = 0
-    for kind, push_id in dict.fromkeys(reports):
-        try:
-            sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
-            if sent.account.id != account_id:
-                lost += 1
-                continue
-            await _record(ledger, facts, sent, kind, now, report_days)
-        except Problem as problem:
-            if problem.status not in (400, 410):
-                raise
-            lost += 1
-    return lost
+    return at == now and before is None
 
 
 async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | None:
@@ -219,7 +215,7 @@ async def _find_event(facts: Facts, sent: SentMessage, kind: str) -> float | Non
         "AND user = {user:UInt32} AND id = {id:UInt64} ORDER BY at LIMIT 1",
         {
             "account": sent.account.id,
-            "name": INTERACTIONS[kind],
+            "name": EVENTS[kind],
             "day": datetime.fromtimestamp(sent.sent_by - LONGEST_DAYS * DAY, UTC).date(),
             "user": sent.user,
             "id": sent.event_id,

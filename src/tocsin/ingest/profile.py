@@ -6,11 +6,14 @@ import math
 from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
+import msgspec
+
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS, DEVICE_KINDS, PLATFORMS, Channel
 from tocsin.ingest.record import INTEGERS, LIST_LENGTH, Rejected, read_email, read_phone
 
 READERS = {"Email": read_email, "Phone": read_phone}  # of the properties that hold addresses
 
+TRACKING = "MSG-email-tracking"  # the property that says no to being counted in mails
 ZONE_LENGTH = 64  # of a name; the longest there is has 32
 NEVER, REACHABLE, UNREACHABLE = 0, 1, 2  # facts.sql: what a platform column of `profile` says
 
@@ -63,6 +66,12 @@ def wants(profile: Mapping[str, Any], channel: Channel) -> bool:
     `MSG-push` that was sent without a device: both are for all devices of the user."""
     said = [profile[key] for key in channel.consent if key in profile]  # of most nothing, and this is asked often
     return not any(map(_is_false, said))
+
+
+def allows_tracking(profile: str) -> bool:
+    """Return whether mails to somebody may report what is done with them. profile: its JSON; `MSG-email-tracking` says
+    no as a consent does."""
+    return TRACKING not in profile or not _is_false(msgspec.json.decode(profile).get(TRACKING))
 
 
 def read_address(profile: Mapping[str, Any], channel: Channel) -> str:

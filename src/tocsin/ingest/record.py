@@ -55,6 +55,7 @@ RESERVED = frozenset(
     (
         *("Name", "Email", "Phone", "Gender", "Employed", "Education", "Married", "DOB", "Age", "Tz", "Photo"),
         *("MSG-email", "MSG-push", "MSG-push-all", "MSG-sms", "MSG-whatsapp", "MSG-dndPhone"),
+        "MSG-email-tracking",
     )
 )
 # Of subscription groups, which are not built: kept and not obeyed, they would be a promise to who left one.

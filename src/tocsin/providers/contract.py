@@ -22,6 +22,7 @@ __all__ = [
     "Mail",
     "Message",
     "Notice",
+    "Pieces",
     "Provider",
     "Push",
     "Receipt",
@@ -66,12 +67,28 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     expires_at: int
 
 
+class Pieces(msgspec.Struct, frozen=True):
+    """HTML in pieces: `frame`, and between each two of it one of `fills`, a URL. fixed: the frame is the same for all
+    recipients, so that its bytes are made once."""
+
+    frame: tuple[str, ...]
+    fills: tuple[str, ...]
+    fixed: bool = False
+
+    def join(self) -> str:
+        """Return the HTML."""
+        whole = [""] * (2 * len(self.frame) - 1)
+        whole[::2], whole[1::2] = self.frame, self.fills
+        return "".join(whole)
+
+
 class Mail(msgspec.Struct, frozen=True, kw_only=True):
     """One e-mail for one mailbox, rendered. `html` or `text` may be empty, not both. `id` as in `Push`; `campaign` is
     the `wzrk_id`. No header value may hold CR or LF: content refuses them before a `Mail` is made.
 
     unsubscribe: the https URL that takes this mailbox off the list by one POST (RFC 8058), or "".
     bounce: the signed id that a bounce of this mail has to bring back in its address (VERP), or "".
+    pieces: the same HTML, where it is known in pieces.
     """
 
     id: str
@@ -84,6 +101,7 @@ class Mail(msgspec.Struct, frozen=True, kw_only=True):
     reply_to: str = ""
     unsubscribe: str = ""
     bounce: str = ""
+    pieces: Pieces | None = None
 
 
 class Notice(msgspec.Struct, frozen=True, kw_only=True):

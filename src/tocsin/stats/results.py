@@ -26,7 +26,7 @@ from tocsin.campaign.runs import (
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import Spec
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import INTERACTIONS
+from tocsin.feedback.interactions import EVENTS, INTERACTIONS
 from tocsin.outcome import NUMBERS
 from tocsin.policy import load_policy
 from tocsin.stats import counts
@@ -35,13 +35,13 @@ from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-_KIND_OF_EVENT = {event: kind for kind, event in INTERACTIONS.items()}
+_KIND_OF_EVENT = {event: kind for kind, event in EVENTS.items()}
 
 
 async def read_result(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int) -> dict[str, Any]:
     """Return {audience, *NUMBERS, viewed, clicked} of a campaign, with its conversions where it has a goal, and
-    `missed` (runs whose time passed) where there are any. When all runs have ended, audience = sent + unknown +
-    failed + suppressed; until then the numbers of a campaign with several runs grow.
+    `missed` (runs whose time passed), `machine_viewed` and `machine_clicked` where there are any. When all runs have
+    ended, audience = sent + unknown + failed + suppressed; until then the numbers of a campaign with several runs grow.
 
     Raise Problem, with the documented sentence, until a run is completed or all have ended, and for a campaign that was
     stopped before it began.
@@ -133,11 +133,12 @@ def _group_by_variant(connection: Connection, account_id: str, campaign_id: int)
 
 
 async def count_interactions(facts: Facts, account_id: str, campaign_ids: Sequence[int]) -> dict[int, dict[str, int]]:
-    """Return {viewed, clicked} by campaign, in messages. A message counts once, however often it is reported."""
+    """Return {viewed, clicked} by campaign, in messages, and {machine_viewed, machine_clicked} where there are any. A
+    message counts once, however often it is reported."""
     rows = await facts.query(
         "SELECT campaign, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
         "AND campaign IN {campaigns:Array(UInt32)} AND name IN {names:Array(String)} GROUP BY campaign, name",
-        {"account": account_id, "names": list(INTERACTIONS.values()), "campaigns": list(campaign_ids)},
+        {"account": account_id, "names": list(EVENTS.values()), "campaigns": list(campaign_ids)},
     )
     seen = {campaign: {"viewed": 0, "clicked": 0} for campaign in campaign_ids}
     for campaign, name, count in rows:
@@ -152,7 +153,7 @@ async def count_tag_groups(ledger: Ledger, facts: Facts, account_id: str) -> dic
     clicks = facts.query(
         "SELECT tag_group, name, uniqExactMerge(messages) FROM interaction WHERE account = {account:String} "
         "AND campaign = 0 AND name IN {names:Array(String)} GROUP BY tag_group, name",
-        {"account": account_id, "names": list(INTERACTIONS.values())},
+        {"account": account_id, "names": list(EVENTS.values())},
     )
     account, policy = await ledger.read(
         lambda connection: (Account.load(connection, account_id), load_policy(connection, account_id))

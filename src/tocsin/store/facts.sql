@@ -129,7 +129,7 @@ SELECT
 FROM outcome
 WHERE outcome = 'accepted';
 
--- Messages that were viewed and clicked, kept on every insert, so that nobody counts the events. A message reported
+-- Messages that were viewed and clicked, by people and by machines, kept on every insert, so that nobody counts the events. A message reported
 -- twice is one id. The ids of a campaign are many, so each is read without the others.
 CREATE TABLE IF NOT EXISTS interaction
 (
@@ -144,7 +144,11 @@ ENGINE = AggregatingMergeTree
 ORDER BY (account, campaign, name, tag_group, variant)
 SETTINGS index_granularity = 1;
 
+-- What the view selects is set each time a store is opened: an older one does not know the machines.
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_to_interaction TO interaction AS
+SELECT account, name FROM event WHERE 0;
+
+ALTER TABLE event_to_interaction MODIFY QUERY
 SELECT
     account,
     accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') AS campaign,
@@ -153,7 +157,8 @@ SELECT
     JSONExtractString(raw, 'Variant') AS variant,
     uniqExactState(id) AS messages
 FROM event
-WHERE name IN ('Notification Viewed', 'Notification Clicked')
+WHERE name IN ('Notification Viewed', 'Notification Clicked',
+        'Notification Viewed by Machine', 'Notification Clicked by Machine')
     AND accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') IS NOT NULL
 GROUP BY account, campaign, name, tag_group, variant;
 

@@ -9,17 +9,19 @@ import base64
 import binascii
 import functools
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from email.utils import format_datetime, parseaddr
 
 import msgspec
 
-from tocsin.providers.contract import Mail
+from tocsin.providers.contract import Mail, Pieces
 
 KEPT_CHARACTERS = 1000  # of a line that is kept encoded; 4,096 are
 _LINE = 76  # bytes of a header's line before it is folded
 _WORD = 42  # bytes of UTF-8 in one encoded word, which may be 75 long (RFC 2047 2)
 _BOUNCE = re.compile(r"[A-Za-z0-9_-]{0,64}")
+_PLAIN = re.compile(r"[A-Za-z0-9:/_~?&;.-]*")  # of a URL: as it is in quoted-printable, wherever it stands
 _BLANKS = re.compile(rb"[ \t]+")
 
 Encoded = tuple[bytes, bytes]  # as it is sent, and in DKIM's relaxed form (RFC 6376 3.4.4)
@@ -92,18 +94,20 @@ def write(message: Mail, sender: str, now: float) -> Letter:
 
 def _write_body(message: Mail) -> tuple[str, Encoded]:
     """Return the Content-Type field, and the encoded body."""
-    parts = [(kind, text) for kind, text in (("plain", message.text), ("html", message.html)) if text]
+    parts = [("plain", encode(message.text))] if message.text else []
+    if message.html:
+        parts.append(("html", encode(message.html) if message.pieces is None else encode_pieces(message.pieces)))
     if len(parts) == 1:
-        kind, text = parts[0]
-        return f'Content-Type: text/{kind}; charset="utf-8"', encode(text)
+        kind, encoded = parts[0]
+        return f'Content-Type: text/{kind}; charset="utf-8"', encoded
     # No quoted-printable line can hold «=_», so the boundary cannot occur in a part (RFC 2045 6.7).
     pieces: list[Encoded] = []
-    for kind, text in parts:
+    for kind, encoded in parts:
         head = (
             f'--=_{message.id}\r\nContent-Type: text/{kind}; charset="utf-8"\r\n'
             "Content-Transfer-Encoding: quoted-printable\r\n\r\n"
         ).encode()
-        pieces += ((head, head), encode(text), (b"\r\n", b"\r\n"))  # the line end before a boundary belongs to it
+        pieces += ((head, head), encoded, (b"\r\n", b"\r\n"))  # the line end before a boundary belongs to it
     end = f"--=_{message.id}--\r\n".encode()
     pieces.append((end, end))
     body, relaxed = (b"".join(forms) for forms in zip(*pieces, strict=True))
@@ -113,13 +117,55 @@ def _write_body(message: Mail) -> tuple[str, Encoded]:
 @functools.lru_cache(maxsize=8)  # a body without templates is the same for all recipients
 def encode(text: str) -> Encoded:
     """Return a text in quoted-printable, with CRLF and a line break at its end."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\n")
-    lines = [
-        _encode_line(line) if len(line) <= KEPT_CHARACTERS else _encode_line.__wrapped__(line)
-        for line in text.removesuffix("\n").split("\n")
-    ]
-    return b"".join([line[0] for line in lines]), b"".join([line[1] for line in lines])
+    return _join(_encode_lines(_break(text).removesuffix("\n").split("\n")))
+
+
+def encode_pieces(pieces: Pieces) -> Encoded:
+    """Return HTML in quoted-printable as `encode` does, with a soft line break at each end of a piece: so the bytes of
+    a frame are those of every mail."""
+    frame = _join_frame(pieces.frame) if pieces.fixed else _encode_frame(pieces.frame)
+    fills = pieces.fills
+    if _PLAIN.fullmatch("".join(fills)) and max(map(len, fills), default=0) < _LINE:
+        encoded = [[(wire, wire)] for wire in [f"{fill}=\r\n".encode() for fill in fills]]
+    else:
+        encoded = [_encode_open(fill) for fill in fills]
+    whole: list[list[Encoded]] = [[]] * (2 * len(frame) - 1)
+    whole[::2], whole[1::2] = frame, encoded
+    return _join([line for lines in whole for line in lines])
+
+
+@functools.lru_cache(maxsize=8)
+def _join_frame(frame: tuple[str, ...]) -> list[list[Encoded]]:
+    return [[_join(lines)] for lines in _encode_frame(frame)]
+
+
+def _encode_frame(frame: tuple[str, ...]) -> list[list[Encoded]]:
+    """Return the lines of each piece of a frame; the last one ends with a line break."""
+    return [*map(_encode_open, frame[:-1]), _encode_lines(_break(frame[-1]).removesuffix("\n").split("\n"))]
+
+
+def _encode_open(text: str) -> list[Encoded]:
+    """Return the lines of a text that goes on, with a soft line break at its end. The last line is encoded with a
+    letter more, whose place the break takes."""
+    *lines, last = _break(text).split("\n")
+    encoded = _encode_lines(lines)
+    if last:
+        [(wire, relaxed)] = _encode_lines([f"{last}x"])
+        encoded.append((wire[:-3] + b"=\r\n", relaxed[:-3] + b"=\r\n"))
+    return encoded
+
+
+def _encode_lines(lines: Sequence[str]) -> list[Encoded]:
+    return [_encode_line(line) if len(line) <= KEPT_CHARACTERS else _encode_line.__wrapped__(line) for line in lines]
+
+
+def _break(text: str) -> str:
+    """Return a text with LF at the ends of its lines."""
+    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _join(lines: Sequence[Encoded]) -> Encoded:
+    return b"".join([wire for wire, _ in lines]), b"".join([relaxed for _, relaxed in lines])
 
 
 @functools.lru_cache(maxsize=4096)

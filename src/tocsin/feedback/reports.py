@@ -1,0 +1,245 @@
+"""Reports of views and clicks, as many as come: gathered for a moment, then stored together.
+
+A report is answered when both stores have it. While one block is written the next one gathers, so under load a block
+grows and a report costs little; alone it waits for nobody. Accounts take turns in a block, and each has its share of
+the places. What is reported again costs no store, as long as it is remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import msgspec
+import structlog
+
+from tocsin import metrics
+from tocsin.errors import Problem
+from tocsin.feedback.first_reports import First, Heard, Key, find_refusing, keep_first
+from tocsin.feedback.interactions import (
+    EVENTS,
+    MACHINE,
+    find_cleaned_message,
+    record_sent,
+)
+from tocsin.feedback.report_log import ReportLog
+from tocsin.feedback.sent_chunks import SentChunk, SentChunks
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+log = structlog.get_logger()
+
+Way = Literal["track", "app", "link", "pixel"]
+BY_MAIL: tuple[Way, ...] = ("link", "pixel")
+Result = Literal["counted", "machine", "repeated", "stale", "off", "unsent", "unknown", "forged", "full"]
+
+BLOCK = 1000  # reports that are stored together
+PLACES, SHARE = 8192, 4  # reports that wait, of all accounts; of one of them a quarter
+REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
+OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
+OLD_WAITING = 256
+NOT_OURS = "id is not of a message this server sent (at $.id)"
+TOO_MANY = "Too many reports are waiting; try again"
+_RESULTS: dict[int, Result] = {410: "stale", 429: "full"}
+
+
+class _Waiting(msgspec.Struct):
+    heard: Heard
+    chunk: SentChunk
+    done: asyncio.Future[Result]
+
+
+class Reports:
+    """Takes reports, and tells metric and log what became of each. report_days: after a message, for its reports."""
+
+    def __init__(self, ledger: Ledger, facts: Facts, report_days: float):
+        self._ledger, self._facts, self._days = ledger, facts, report_days
+        self._chunks = SentChunks(ledger)
+        self._log = ReportLog()
+        self._waiting: dict[str, deque[_Waiting]] = {}
+        self._under_way: dict[Key, asyncio.Future[Result]] = {}
+        self._held = Counter[str]()
+        self._stored: OrderedDict[Key, None] = OrderedDict()
+        self._storing: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._old = asyncio.Semaphore(OLD_AT_ONCE)
+        self._old_waiting = 0
+
+    def note(self, way: Way, result: Result, now: float, account_id: str = "") -> None:
+        """Count a report, and leave a line where it changed nothing."""
+        metrics.REPORTS.labels(way=way, result=result).inc()
+        if result not in ("counted", "machine"):
+            self._log.tell(way, result, account_id, now)
+
+    async def take(self, way: Way, kind: str, chunk_id: int, position: int, now: float, *, of: str = "") -> Result:
+        """Store that a message was viewed or clicked (`kind` is one of EVENTS), whose signed id was read. of: the
+        account it has to be of. Return what became of it. Raise Problem 400 for a message that is not known, 410 for
+        one that is too old, and 429 when too many reports of its account wait."""
+        key, account_id = Key(chunk_id, position, kind), ""
+        try:
+            chunk = self._chunks.get(chunk_id) or await self._chunks.read(chunk_id)
+            if chunk is None:
+                result = await self._take_old(way, key, now, of)
+            elif of and chunk.account.id != of:
+                raise Problem(NOT_OURS)
+            else:
+                account_id = chunk.account.id
+                result = await self._take(way, key, chunk, now)
+        except Problem as problem:
+            self.note(way, _RESULTS.get(problem.status, "unknown"), now, account_id)
+            raise
+        self.note(way, result, now, account_id)
+        return result
+
+    def start(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> asyncio.Task[None]:
+        """Take a report whose result nobody waits for; the task ends when it is stored, or cannot be."""
+        task = asyncio.create_task(self._take_quietly(way, kind, chunk_id, position, now))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def _take_quietly(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> None:
+        try:
+            await self.take(way, kind, chunk_id, position, now)
+        except Problem:
+            pass  # metric and log have it
+        except Exception as error:
+            log.error("a report is lost", way=way, reason=type(error).__name__)
+
+    async def _take(self, way: Way, key: Key, chunk: SentChunk, now: float) -> Result:
+        sent = chunk.find(key.position)
+        if sent is None:
+            raise Problem(NOT_OURS)
+        sent.require_younger(self._days, now)
+        if key in self._stored:
+            self._stored.move_to_end(key)
+            return "repeated"
+        if chunk.is_unsent(key.position):
+            return "unsent"
+        if way in BY_MAIL and not (chunk.tracking.opens if way == "pixel" else chunk.tracking.clicks):
+            return "off"
+        if (same := self._under_way.get(key)) is not None:
+            result = await asyncio.shield(same)
+            return "repeated" if result in ("counted", "machine") else result
+        return await asyncio.shield(self._put(key, chunk, now))
+
+    async def _take_old(self, way: Way, key: Key, now: float, of: str) -> Result:
+        """Take a report about a message of which only facts know whom it went to."""
+        if self._old_waiting >= OLD_WAITING:
+            raise Problem(TOO_MANY, code=429, status=429, retry_after=1)
+        self._old_waiting += 1
+        try:
+            async with self._old:
+                sent = await find_cleaned_message(self._ledger, self._facts, key.chunk_id, key.position)
+                if of and sent.account.id != of:
+                    raise Problem(NOT_OURS)
+                sent.require_younger(self._days, now)
+                if way in BY_MAIL and await self._find_refusing(sent.account.id, [sent.user]):
+                    return "off"
+                new = await record_sent(self._ledger, self._facts, sent, key.kind, now)
+        finally:
+            self._old_waiting -= 1
+        return _name(key, new=new)
+
+    def _put(self, key: Key, chunk: SentChunk, now: float) -> asyncio.Future[Result]:
+        owner = chunk.account.id
+        if self._held[owner] >= PLACES // SHARE or len(self._under_way) >= PLACES:
+            raise Problem(TOO_MANY, code=429, status=429, retry_after=1)
+        self._held[owner] += 1
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = done
+        self._waiting.setdefault(owner, deque()).append(_Waiting(Heard(key, owner, now), chunk, done))
+        if self._storing is None:
+            self._storing = asyncio.create_task(self._store_waiting())
+        return done
+
+    async def _store_waiting(self) -> None:
+        try:
+            while self._waiting:
+                block = self._pick_block()
+                try:
+                    first = await self._keep_first(block)
+                except Exception as error:
+                    self._fail(block, error)
+                    continue
+                task = asyncio.create_task(self._insert(block, first))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+        finally:
+            self._storing = None
+
+    def _pick_block(self) -> list[_Waiting]:
+        """Return what is stored next: of every account that waits an equal part, as far as it goes."""
+        block: list[_Waiting] = []
+        part = max(1, BLOCK // len(self._waiting))
+        for owner in list(self._waiting):
+            if len(block) >= BLOCK:
+                break
+            queue = self._waiting.pop(owner)
+            block += [queue.popleft() for _ in range(min(part, len(queue)))]
+            if queue:
+                self._waiting[owner] = queue  # to the end: the others come first
+        return block
+
+    async def _keep_first(self, block: Sequence[_Waiting]) -> dict[Key, First]:
+        """Return the first report of each of a block, without those about people who do not want to be counted."""
+        mailed: dict[str, set[int]] = {}
+        for one in block:
+            if one.chunk.channel == "email":
+                mailed.setdefault(one.heard.account_id, set()).add(one.chunk.users[one.heard.key.position])
+        refusing = {owner: await self._find_refusing(owner, sorted(users)) for owner, users in mailed.items()}
+        kept = [
+            one.heard
+            for one in block
+            if one.chunk.channel != "email"
+            or one.chunk.users[one.heard.key.position] not in refusing[one.heard.account_id]
+        ]
+        return await self._ledger.write(lambda connection: keep_first(connection, kept)) if kept else {}
+
+    async def _find_refusing(self, account_id: str, users: Sequence[int]) -> set[int]:
+        return await self._ledger.read(lambda connection: find_refusing(connection, account_id, users))
+
+    async def _insert(self, block: Sequence[_Waiting], first: dict[Key, First]) -> None:
+        """Store the events of a block, the old ones again: a crash may have lost their rows."""
+        rows = [
+            one.chunk.make_row(one.heard.key.position, EVENTS[one.heard.key.kind], first[one.heard.key].at)
+            for one in block
+            if one.heard.key in first
+        ]
+        try:
+            await self._facts.insert("event", rows)
+        except Exception as error:
+            self._fail(block, error)
+            return
+        for one in block:
+            key = one.heard.key
+            if key not in first:
+                self._finish(one, lambda done: done.set_result("off"))
+                continue
+            self._stored[key] = None
+            result = _name(key, new=first[key].new)
+            self._finish(one, lambda done, result=result: done.set_result(result))  # type: ignore[misc]
+        while len(self._stored) > REMEMBERED:
+            self._stored.popitem(last=False)
+
+    def _fail(self, block: Sequence[_Waiting], error: Exception) -> None:
+        log.error("reports cannot be stored", count=len(block), reason=type(error).__name__)
+        for one in block:
+            self._finish(one, lambda done: done.set_exception(error))
+            one.done.exception()  # somebody may wait no more
+
+    def _finish(self, one: _Waiting, answer: Callable[[asyncio.Future[Result]], None]) -> None:
+        del self._under_way[one.heard.key]
+        owner = one.heard.account_id
+        self._held[owner] -= 1
+        if not self._held[owner]:
+            del self._held[owner]
+        answer(one.done)
+
+
+def _name(key: Key, *, new: bool) -> Result:
+    if not new:
+        return "repeated"
+    return "machine" if key.kind in MACHINE else "counted"
