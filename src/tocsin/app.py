@@ -33,6 +33,7 @@ from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
+from tocsin.delivery.hold import list_held
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
@@ -119,6 +120,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
                 load=load,
             )
             tasks.append(asyncio.create_task(worker.run()))
+            if held := await stores.ledger.read(list_held):
+                log.warning("held since a restore: `tocsin campaign held`", campaigns=len(held))
         if role in ("all", "api"):
             context = _make_context(
                 stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)

@@ -13,8 +13,10 @@ from tocsin.errors import Misconfigured, Problem
 COMMANDS = LazyCommands(
     {
         "account": "tocsin.cli.accounts:account",
+        "backup": "tocsin.cli.backup:backup",
         "bench": "tocsin.cli.bench:bench",
         "bounce": "tocsin.cli.bounce:bounce",
+        "campaign": "tocsin.cli.campaigns:campaign",
         "config": "tocsin.cli.maintenance:config",
         "demo": "tocsin.cli.processes:demo",
         "doctor": "tocsin.cli.maintenance:doctor",
@@ -22,6 +24,7 @@ COMMANDS = LazyCommands(
         "import": "tocsin.cli.file_import:import_records",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
+        "restore": "tocsin.cli.backup:restore",
         "rotate-key": "tocsin.cli.maintenance:rotate_key",
         "sandbox": "tocsin.cli.processes:sandbox",
         "serve": "tocsin.cli.processes:serve",

@@ -62,9 +62,15 @@ def doctor(data: Path) -> None:
 
     Example: tocsin doctor --data ./data
     """
+    raise SystemExit(0 if examine(data) else 1)
+
+
+def examine(data: Path) -> bool:
+    """Print what an installation has and lacks, a line each. Return whether it lacks nothing."""
     from sqlalchemy import select
 
     from tocsin.account import list_accounts, list_passcodes
+    from tocsin.delivery.hold import list_held
     from tocsin.providers import BY_NAME
     from tocsin.store import schema
     from tocsin.store.open_files import allowed_files, describe_shortage
@@ -98,7 +104,10 @@ def doctor(data: Path) -> None:
                 bool(names),
                 f"{account.id}: providers {', '.join(sorted(names)) or 'none'}; not set {', '.join(missing)}",
             )
-    raise SystemExit(0 if fine else 1)
+        for held in ledger.read_now(list_held):
+            what = f"campaign {held.campaign}" if held.campaign else "requests to /1/send"
+            say(True, f"{held.account}: {what} held since a restore: `tocsin campaign resume`, or stop it")
+    return fine
 
 
 @click.command("rotate-key")

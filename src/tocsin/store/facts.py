@@ -15,7 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -188,6 +188,27 @@ class Facts:
         """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
         with self._questions.client(2 * self._seconds) as client:
             client.command(sql)
+
+    def freeze_now(self, name: str) -> tuple[dict[str, str], str]:
+        """Keep the parts of every table as they are between two inserts, as hard links below `shadow/NAME`. Return the
+        folder of each table, seen from the store's own, and the engine's version. For chDB."""
+        with ExitStack() as held:
+            client, *_ = [held.enter_context(self._inserts.client(2 * self._seconds)) for _ in range(INSERTS)]
+            tables = self.find_folders()
+            for table in tables:
+                client.command(f"ALTER TABLE {table} FREEZE WITH NAME '{name}'")
+            ((version,),) = client.query("SELECT version()").result_rows
+        root = Path(urlsplit(self.url).path)
+        return {table: f"shadow/{name}/{Path(one).relative_to(root)}" for table, one in tables.items()}, str(version)
+
+    def find_folders(self) -> dict[str, str]:
+        """Return where the parts of each table are. For chDB."""
+        found = self.query_now(
+            "SELECT name, data_paths[1] FROM system.tables "
+            "WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree')",
+            {},
+        )
+        return {str(name): str(folder) for name, folder in found}
 
     async def insert(self, table: str, rows: Sequence[Row]) -> None:
         """Store rows of COLUMNS[table]; they are stored when this returns.

@@ -48,6 +48,7 @@ WRITERS = 4  # transactions side by side on PostgreSQL; SQLite takes one
 LOCK_SECONDS = (
     15  # how long a write waits for another one; on SQLite for another process (`account create` beside `serve`)
 )
+MIGRATIONS = str(Path(__file__).parent / "migrations")
 BROKEN_OFF = ("40P01", "40001")  # PostgreSQL: deadlock_detected, serialization_failure. Nothing of it was committed.
 TRIES = 6  # of work that is broken off
 RETRY_SECONDS = 0.01  # before the second try, at most; doubled before each further one
@@ -226,10 +227,19 @@ def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
         return ledger.write_now(read_or_make)
 
 
+def list_migrations() -> list[str]:
+    """Return the numbers of the migrations of this version, the last one last."""
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
+    return [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
 def migrate(url: str, revision: str = "head") -> None:
     """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", MIGRATIONS)
     engine = _engine(url, writing=True)
     try:
         with engine.begin() as connection:
