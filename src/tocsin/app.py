@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp
 from tocsin.api import ENDPOINTS as API_ENDPOINTS
 from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.bodies import SHARE, Bodies
-from tocsin.api.health import Health
+from tocsin.api.health import Health, Installation
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
@@ -49,7 +50,7 @@ from tocsin.idempotency import forget_all_old
 from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
-from tocsin.store.ledger import read_secret
+from tocsin.store.ledger import read_migration, read_secret
 from tocsin.store.notification import listen
 from tocsin.store.open_files import describe_shortage, raise_open_files
 from tocsin.store.signing_key import FIRST, read_signing_keys
@@ -124,7 +125,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
                 log.warning("held since a restore: `tocsin campaign held`", campaigns=len(held))
         if role in ("all", "api"):
             context = _make_context(
-                stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)
+                *(stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)),
+                await asyncio.to_thread(_describe, stores, role),
             )
             await _start_listening(context, host, port, servers, tasks)
         if worker is not None:
@@ -138,8 +140,27 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         await sender_pool.aclose()
 
 
+def _describe(stores: Stores, role: Role) -> Installation:
+    ledger, facts = stores.ledger, stores.facts
+    return Installation(
+        version=version("tocsin"),
+        role=role,
+        ledger="sqlite" if ledger.embedded else "postgresql",
+        migration=read_migration(ledger.url) or "",
+        facts="chdb" if facts.embedded else "clickhouse",
+        facts_version=facts.engine,
+        started_at=time.time(),
+    )
+
+
 def _make_context(
-    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, signed_ids: SignedIds, local_token: str
+    stores: Stores,
+    settings: Settings,
+    wakeups: Wakeups,
+    load: LoadMeter,
+    signed_ids: SignedIds,
+    local_token: str,
+    installation: Installation,
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
     return Context(
@@ -157,7 +178,7 @@ def _make_context(
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
-        health=Health(ledger, facts, time.time),
+        health=Health(ledger, facts, time.time, installation),
         send_queue=SendQueue(ledger),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),

@@ -19,10 +19,12 @@ from tocsin.repair import copy_all_profiles, record_again
 from tocsin.store.backup import freeze_stores
 
 
-async def check_health(context: Context, _: Request) -> Response:
-    """Return 200 while both stores answer, as they were found a second ago at most. Raises Problem 503."""
+async def check_health(context: Context, request: Request) -> Response:
+    """Return 200 while both stores answer, as they were found a second ago at most. Raises Problem 503. `verbose`: with
+    versions and the migration of the ledger, from memory."""
     await context.health.check()
-    return answer({"status": "success"})
+    more = msgspec.to_builtins(context.health.installation) if "verbose" in request.query_params else {}
+    return answer({"status": "success", **more})
 
 
 async def show_metrics(context: Context, _: Request) -> Response:

@@ -22,6 +22,7 @@ COMMANDS = LazyCommands(
         "doctor": "tocsin.cli.maintenance:doctor",
         "explain": "tocsin.cli.explain:explain",
         "import": "tocsin.cli.file_import:import_records",
+        "migrate": "tocsin.cli.migration:migrate",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
         "restore": "tocsin.cli.backup:restore",

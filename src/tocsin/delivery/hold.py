@@ -19,7 +19,7 @@ from tocsin.delivery.frequency_cap import free_places, name_message
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.settle import SettleRules, rescue
 from tocsin.outcome import State
-from tocsin.queue import HOLD_SECONDS, Chunk
+from tocsin.queue import CAMPAIGN, HOLD_SECONDS, TRANSACTIONAL, Chunk
 from tocsin.settings import Settings
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
@@ -141,7 +141,8 @@ def _skip_ids(connection: Connection, now: float) -> None:
 
 
 def _chunk_is_held() -> ColumnElement[bool]:
-    return and_(schema.chunk_is_open, chunk.c.not_before >= HOLD_SECONDS)
+    free = and_(schema.chunk_is_open, chunk.c.lease_owner.is_(None))  # a range of the index `chunk_due`
+    return and_(free, chunk.c.priority.in_((TRANSACTIONAL, CAMPAIGN)), chunk.c.not_before >= HOLD_SECONDS)
 
 
 def _run_is_held() -> ColumnElement[bool]:

@@ -79,8 +79,8 @@ def freeze_stores(ledger: Ledger, facts: Facts, now: float) -> Frozen:
     refuse_elsewhere(ledger.url, facts.url)
     folder = Path(facts.url.partition("://")[2])
     thaw(folder)
-    tables, engine = facts.freeze_now(SHADOW)
-    return Frozen(now, str(Path(make_url(ledger.url).database or "").resolve()), str(folder), tables, engine)
+    place = Path(make_url(ledger.url).database or "").resolve()
+    return Frozen(now, str(place), str(folder), facts.freeze_now(SHADOW), facts.engine)
 
 
 def refuse_elsewhere(ledger_url: str, facts_url: str) -> None:
