@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.app_directory import AppDirectory
 from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import SHARE, Bodies
-from tocsin.api.health import Health
+from tocsin.api.health import Health, Installation
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
@@ -35,6 +36,7 @@ from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
+from tocsin.delivery.hold import list_held
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
@@ -54,7 +56,7 @@ from tocsin.ingest.sdk.intake import Intake
 from tocsin.providers.encryption import check_stored
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
-from tocsin.store.ledger import read_secret
+from tocsin.store.ledger import read_migration, read_secret
 from tocsin.store.notification import listen
 from tocsin.store.open_files import describe_shortage, raise_open_files
 from tocsin.store.signing_key import FIRST, read_signing_keys
@@ -127,9 +129,12 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
                 load=load,
             )
             tasks.append(asyncio.create_task(worker.run()))
+            if held := await stores.ledger.read(list_held):
+                log.warning("held since a restore: `tocsin campaign held`", campaigns=len(held))
         if role in ("all", "api"):
             context = _make_context(
-                stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)
+                *(stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)),
+                await asyncio.to_thread(_describe, stores, role),
             )
             await _start_listening(context, host, port, servers, tasks)
         if worker is not None:
@@ -143,8 +148,27 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         await sender_pool.aclose()
 
 
+def _describe(stores: Stores, role: Role) -> Installation:
+    ledger, facts = stores.ledger, stores.facts
+    return Installation(
+        version=version("tocsin"),
+        role=role,
+        ledger="sqlite" if ledger.embedded else "postgresql",
+        migration=read_migration(ledger.url) or "",
+        facts="chdb" if facts.embedded else "clickhouse",
+        facts_version=facts.engine,
+        started_at=time.time(),
+    )
+
+
 def _make_context(
-    stores: Stores, settings: Settings, wakeups: Wakeups, load: LoadMeter, signed_ids: SignedIds, local_token: str
+    stores: Stores,
+    settings: Settings,
+    wakeups: Wakeups,
+    load: LoadMeter,
+    signed_ids: SignedIds,
+    local_token: str,
+    installation: Installation,
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
     return Context(
@@ -167,7 +191,7 @@ def _make_context(
         intake=Intake(ledger, facts, read_limits(settings)),
         pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
-        health=Health(ledger, facts, time.time),
+        health=Health(ledger, facts, time.time, installation),
         send_queue=SendQueue(ledger),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),

@@ -24,6 +24,7 @@ from tocsin.store.rows import insert_new
 
 KEPT_SECONDS = 86_400.0
 BUSY_SECONDS = 30.0  # a request that has no answer after this crashed
+UPLOAD_SECONDS = 3600.0  # no upload takes as long
 SWEEP = 1000  # old keys deleted in one transaction, at most
 REST_FACTOR = 2  # a sweep rests so many times as long as a transaction took: the writer is there for others
 KEYS = 5_000_000  # of one account; about 58 a second for a whole day
@@ -149,6 +150,13 @@ def complete(connection: Connection, key: IdempotencyKey, answer: str) -> None:
 def release(connection: Connection, key: IdempotencyKey) -> None:
     """Delete the key of a request that was refused: it had no effect, so the key may be used again."""
     connection.execute(delete(table).where(*_same(key), table.c.answer == ""))
+
+
+def reopen_uploads(connection: Connection, since: float) -> None:
+    """Take back the answers of uploads that were under way at a time or came after it, from a ledger whose facts store
+    is of that time: a repeat writes their events again, under the same ids."""
+    recent = (table.c.stored == 1, table.c.created_at > since - UPLOAD_SECONDS)
+    connection.execute(update(table).where(*recent).values(answer="", answer_bytes=0))
 
 
 async def forget_all_old(ledger: Ledger, now: float) -> int:

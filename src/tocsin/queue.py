@@ -37,11 +37,13 @@ from tocsin.store import schema
 from tocsin.store.clock import ledger_now
 from tocsin.store.lock import lock_runs
 from tocsin.store.notification import notify
+from tocsin.store.rows import among
 from tocsin.store.sums import add_closed
 
 SIZE = 1000
 TRANSACTIONAL, CAMPAIGN = 0, 1
 ACCOUNTS = 1000  # whose turn is looked for at a time
+HOLD_SECONDS = 1e12  # seconds: the time of what is held is so much later (`delivery/hold.py`), in the year 33658
 ON_TIME = 60.0  # seconds after a chunk's `started_at` in which it is the time of what happened to a recipient
 
 table = schema.chunk
@@ -429,6 +431,15 @@ def set_free(connection: Connection, chunks: Sequence[Chunk]) -> None:
         connection,
         f"{_STATES}, not_before = {{}}, lease_owner = NULL, lease_until = NULL WHERE id = {{}}",
         [(*_values(chunk), 0.0, chunk.id) for chunk in chunks],
+    )
+
+
+def hold(connection: Connection, chunk_ids: Sequence[int]) -> None:
+    """End the leases of chunks, and move their time by HOLD_SECONDS; those that are held already stay as they are."""
+    connection.execute(
+        update(table)
+        .where(among(connection, table.c.id, chunk_ids), table.c.not_before < HOLD_SECONDS)
+        .values(not_before=table.c.not_before + HOLD_SECONDS, lease_owner=None, lease_until=None)
     )
 
 

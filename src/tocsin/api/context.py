@@ -103,12 +103,16 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         """Return the body as an object. Raises Problem as Bodies.read does, or 400 with the place."""
         return read_object(await self.read_body(request, owner, limit), request.scope["path"])
 
-    async def authenticate_locally(self, request: Request) -> Account:
-        """Return the account that a command of this machine names. It proves itself with the token of the data folder,
-        which only the folder's owner can read. Raises Problem 401 or 404."""
+    def prove_local(self, request: Request) -> None:
+        """Raise Problem 401 unless a command of this machine is asking: it has the token of the data folder."""
         given = read_single(request, "x-tocsin-local")[0] or ""
         if not hmac.compare_digest(given.encode(), self.local_token.encode()):
             raise Problem("Invalid Credentials", code=401, status=401)
+
+    async def authenticate_locally(self, request: Request) -> Account:
+        """Return the account that a command of this machine names. It proves itself with the token of the data folder,
+        which only the folder's owner can read. Raises Problem 401 or 404."""
+        self.prove_local(request)
         account_id = request.headers.get("x-clevertap-account-id", "")
         accounts = await asyncio.to_thread(list_accounts, self.ledger)
         found = next((account for account in accounts if account.id == account_id), None)

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
+import msgspec
 import structlog
 
 from tocsin.errors import Problem
@@ -23,10 +24,23 @@ LIMIT_SECONDS = 5.0  # after which a store that says nothing is away
 UNKNOWN: Mapping[str, float] = {"chunks": math.nan, "overdue": math.nan}
 
 
+class Installation(msgspec.Struct, frozen=True, kw_only=True):
+    """What this process is, as it was when it started. migration: of the ledger; facts: its engine's version."""
+
+    version: str
+    role: str
+    ledger: str
+    migration: str
+    facts: str
+    facts_version: str
+    started_at: float
+
+
 class Health:
     """The state of both stores. Nobody asks them while nobody asks us."""
 
-    def __init__(self, ledger: Ledger, facts: Facts, clock: Callable[[], float]):
+    def __init__(self, ledger: Ledger, facts: Facts, clock: Callable[[], float], installation: Installation):
+        self.installation = installation
         self._ledger = ledger
         self._facts = facts
         self._clock = clock

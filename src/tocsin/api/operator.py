@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -11,13 +14,17 @@ from tocsin.api.endpoint import get, post
 from tocsin.api.http import PRIVATE, answer
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
+from tocsin.errors import Misconfigured, Problem
 from tocsin.repair import copy_all_profiles, record_again
+from tocsin.store.backup import freeze_stores
 
 
-async def check_health(context: Context, _: Request) -> Response:
-    """Return 200 while both stores answer, as they were found a second ago at most. Raises Problem 503."""
+async def check_health(context: Context, request: Request) -> Response:
+    """Return 200 while both stores answer, as they were found a second ago at most. Raises Problem 503. `verbose`: with
+    versions and the migration of the ledger, from memory."""
     await context.health.check()
-    return answer({"status": "success"})
+    more = msgspec.to_builtins(context.health.installation) if "verbose" in request.query_params else {}
+    return answer({"status": "success", **more})
 
 
 async def show_metrics(context: Context, _: Request) -> Response:
@@ -54,6 +61,16 @@ async def free_address(context: Context, request: Request) -> Response:
     return answer({"status": "success", "users": users})
 
 
+async def freeze(context: Context, request: Request) -> Response:
+    """Freeze the facts store for a backup that a command copies. Raises Problem 409 for stores of other machines."""
+    context.prove_local(request)
+    try:
+        frozen = await asyncio.to_thread(freeze_stores, context.ledger, context.facts, context.clock())
+    except Misconfigured as error:
+        raise Problem(str(error), code=409, status=409) from None
+    return answer(msgspec.to_builtins(frozen))
+
+
 HEALTH = get("/healthz", check_health)
 METRICS = get("/metrics", show_metrics)
 LOCAL = [
@@ -61,5 +78,6 @@ LOCAL = [
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
     post("/local/free", free_address),
+    post("/local/freeze", freeze),
 ]
 ENDPOINTS = [HEALTH, METRICS, *LOCAL]

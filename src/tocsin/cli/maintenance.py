@@ -63,9 +63,15 @@ def doctor(data: Path) -> None:
 
     Example: tocsin doctor --data ./data
     """
+    raise SystemExit(0 if examine(data) else 1)
+
+
+def examine(data: Path) -> bool:
+    """Print what an installation has and lacks, a line each. Return whether it lacks nothing."""
     from sqlalchemy import select
 
     from tocsin.account import list_accounts, list_passcodes
+    from tocsin.delivery.hold import list_held
     from tocsin.providers import BY_NAME
     from tocsin.settings import read_settings
     from tocsin.store import schema
@@ -105,7 +111,10 @@ def doctor(data: Path) -> None:
             )
             if "vapid" in names:
                 say(*ledger.read_now(functools.partial(_judge_web_push, account_id=account.id)))
-    raise SystemExit(0 if fine else 1)
+        for held in ledger.read_now(list_held):
+            what = f"campaign {held.campaign}" if held.campaign else "requests to /1/send"
+            say(True, f"{held.account}: {what} held since a restore: `tocsin campaign resume`, or stop it")
+    return fine
 
 
 def _judge_web_push(connection: Connection, account_id: str) -> tuple[bool, str]:

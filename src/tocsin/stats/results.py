@@ -12,6 +12,7 @@ from typing import Any
 
 from sqlalchemy import Connection, func, select
 
+from tocsin import queue
 from tocsin.account import Account
 from tocsin.campaign.goal import Goal, read_policy_goal
 from tocsin.campaign.runs import (
@@ -255,7 +256,8 @@ def backlog(connection: Connection, now: float) -> Mapping[str, float]:
     # Two counts, for two indexes: history is not read. Who is held is open.
     free = select(func.count()).where(schema.chunk_is_open, chunk.c.lease_owner.is_(None))
     held = select(func.count()).where(chunk.c.lease_owner.is_not(None))
-    oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled"))
+    held_back = func.coalesce(run.c.retry_at, 0.0) >= queue.HOLD_SECONDS  # until somebody says so: nothing is wrong
+    oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled", ~held_back))
     return {
         "chunks": float(sum(connection.scalar(query) or 0 for query in (free, held))),
         "overdue": max(0.0, now - oldest) if oldest is not None else 0.0,

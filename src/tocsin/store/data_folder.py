@@ -16,6 +16,7 @@ from tocsin.errors import Misconfigured
 
 LOCK = "serve.lock"
 ADDRESS = "serve.json"
+RESTORING = "restoring"  # is there while `tocsin restore` fills the folder
 
 
 class RunningServer(msgspec.Struct, frozen=True):
@@ -32,6 +33,14 @@ def lock_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
     Raises Misconfigured when another process holds the lock for `patience` seconds more: a command that only looks for
     a server holds it for a moment. The lock is the kernel's (flock): it ends with the process, however that ends.
     """
+    refuse_half_restored(data)
+    with hold_folder(data, patience=patience):
+        yield
+
+
+@contextmanager
+def hold_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
+    """Do what `lock_folder` does, also in a folder that is being restored."""
     data.mkdir(parents=True, exist_ok=True, mode=0o700)
     deadline = time.monotonic() + patience
     with (data / LOCK).open("w") as lock:
@@ -46,6 +55,12 @@ def lock_folder(data: Path, *, patience: float = 0.0) -> Iterator[None]:
                     ) from None
                 time.sleep(0.05)
         yield
+
+
+def refuse_half_restored(data: Path) -> None:
+    """Raise Misconfigured for a folder that `tocsin restore` has not finished."""
+    if (data / RESTORING).exists():
+        raise Misconfigured(f"{data} holds half of a restore. Empty the folder, and run `tocsin restore` again.")
 
 
 def forget_address(data: Path) -> None:
@@ -67,6 +82,7 @@ def find_running(data: Path) -> RunningServer | None:
 
     Raises Misconfigured while a server is starting.
     """
+    refuse_half_restored(data)
     try:
         with lock_folder(data):
             return None

@@ -15,7 +15,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,6 +94,7 @@ class Facts:
         self.url = url
         self.bound(query_seconds, query_megabytes)
         self.embedded = url.startswith("chdb:")
+        self.engine = ""  # the version of the store's engine, once it was opened
         self._questions = _Line(url, "question", QUESTIONS)
         self._inserts = _Line(url, "insert", INSERTS)
         self._streams = _Line(url, "stream", STREAMS)
@@ -188,6 +189,26 @@ class Facts:
         """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
         with self._questions.client(2 * self._seconds) as client:
             client.command(sql)
+
+    def freeze_now(self, name: str) -> dict[str, str]:
+        """Keep the parts of every table as they are between two inserts, as hard links below `shadow/NAME`. Return the
+        folder of each table, seen from the store's own. For chDB."""
+        with ExitStack() as held:
+            client, *_ = [held.enter_context(self._inserts.client(2 * self._seconds)) for _ in range(INSERTS)]
+            tables = self.find_folders()
+            for table in tables:
+                client.command(f"ALTER TABLE {table} FREEZE WITH NAME '{name}'")
+        root = Path(urlsplit(self.url).path)
+        return {table: f"shadow/{name}/{Path(one).relative_to(root)}" for table, one in tables.items()}
+
+    def find_folders(self) -> dict[str, str]:
+        """Return where the parts of each table are. For chDB."""
+        found = self.query_now(
+            "SELECT name, data_paths[1] FROM system.tables "
+            "WHERE database = currentDatabase() AND endsWith(engine, 'MergeTree')",
+            {},
+        )
+        return {str(name): str(folder) for name, folder in found}
 
     async def insert(self, table: str, rows: Sequence[Row]) -> None:
         """Store rows of COLUMNS[table]; they are stored when this returns.
@@ -398,6 +419,7 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
     _check_layout(client, url)
     facts = Facts(url, query_seconds, query_megabytes)
     facts._questions.add(client)
+    facts.engine = str(client.server_version)
     return facts
 
 

@@ -29,6 +29,8 @@ from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
@@ -48,6 +50,7 @@ WRITERS = 4  # transactions side by side on PostgreSQL; SQLite takes one
 LOCK_SECONDS = (
     15  # how long a write waits for another one; on SQLite for another process (`account create` beside `serve`)
 )
+MIGRATIONS = str(Path(__file__).parent / "migrations")
 BROKEN_OFF = ("40P01", "40001")  # PostgreSQL: deadlock_detected, serialization_failure. Nothing of it was committed.
 TRIES = 6  # of work that is broken off
 RETRY_SECONDS = 0.01  # before the second try, at most; doubled before each further one
@@ -226,14 +229,43 @@ def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
         return ledger.write_now(read_or_make)
 
 
-def migrate(url: str, revision: str = "head") -> None:
-    """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits."""
+def list_migrations() -> list[str]:
+    """Return the numbers of the migrations of this version, the last one last."""
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", MIGRATIONS)
+    return [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+
+
+def read_migration(url: str) -> str | None:
+    """Return the number of a ledger's last migration; None for one that is empty or not there."""
+    location = make_url(url)
+    if location.get_backend_name() == "sqlite" and not Path(location.database or "").exists():
+        return None
+    engine = _engine(url, writing=False)
+    try:
+        with engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def migrate(url: str, revision: str = "head") -> None:
+    """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits.
+
+    Raises Misconfigured for tables of a newer version.
+    """
+    config = Config()
+    config.set_main_option("script_location", MIGRATIONS)
     engine = _engine(url, writing=True)
     try:
         with engine.begin() as connection:
             lock_migration(connection)
+            found = MigrationContext.configure(connection).get_current_revision()
+            if found is not None and found not in list_migrations():
+                raise Misconfigured(
+                    f"The ledger is of a newer version of Tocsin: its migration {found} is not known here. Install "
+                    "that version, or put back the backup from before it."
+                )
             config.attributes["connection"] = connection
             command.upgrade(config, revision)
     finally:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from tocsin.errors import Misconfigured
 from tocsin.settings import Settings, read_settings
-from tocsin.store.data_folder import lock_folder
+from tocsin.store.data_folder import lock_folder, refuse_half_restored
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 from tocsin.store.open_files import raise_open_files
@@ -58,6 +58,7 @@ def open_ledger_only(data: Path, *, new: bool = False) -> Iterator[Ledger]:
     """
     if not new and not data.is_dir():
         raise Misconfigured(f"There is no folder {data}; `tocsin serve` and `tocsin account create` make one.")
+    refuse_half_restored(data)
     ledger = open_ledger(read_settings(os.environ, data).ledger_url)
     try:
         yield ledger
