@@ -20,7 +20,7 @@ from tocsin.sandbox.accepted import Accepted
 from tocsin.sandbox.faults import Fault
 from tocsin.sandbox.http import Head, VendorReply, VendorRequest, json_reply
 from tocsin.sandbox.vendor import Ruling
-from tocsin.sandbox.web_push_key import NAME, Subscriptions, Undecryptable, decode, decrypt, fingerprint
+from tocsin.sandbox.web_push_key import NAME, Subscriptions, Unopened, decode, decrypt, fingerprint
 
 BODY_LIMIT = 4096
 """Bytes of an encrypted message; a push service must take so many (RFC 8030 7.2) and browsers' take no more."""
@@ -107,7 +107,7 @@ class WebPushRules:
                 raise _RefusedPush(400, 110, "The Content-Encoding has to be aes128gcm.")
             try:
                 text = decrypt(request.body, self._subscriptions.find(name))
-            except Undecryptable as undecryptable:
+            except Unopened as undecryptable:
                 raise _RefusedPush(400, 110, f"No browser could read it: {undecryptable}.") from None
         message = Accepted(endpoint, _campaign(text) or head.header("topic") or "", head.public_headers(), _body(text))
         place = (("location", f"{self._origin}/m/{name.partition('.')[0]}"), ("ttl", head.header("ttl") or "0"))

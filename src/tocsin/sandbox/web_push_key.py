@@ -35,7 +35,7 @@ LEAST_RECORD = 18
 _ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # of P-256's group
 
 
-class Undecryptable(Exception):  # noqa: N818 - what a browser says of a message, no failure of ours
+class Unopened(Exception):  # noqa: N818 - what a browser says of a message, no failure of ours
     """The browser would drop this message; the sentence says why."""
 
 
@@ -98,32 +98,32 @@ class Subscriptions:
 
 
 def decrypt(body: bytes, keys: Keys) -> bytes:
-    """Return the text of a push message, as the browser with these keys reads it. Raise Undecryptable."""
+    """Return the text of a push message, as the browser with these keys reads it. Raise Unopened."""
     sender = body[21 : 21 + body[20]] if len(body) > 20 else b""
     try:
         shared = keys.private.exchange(ec.ECDH(), ec.EllipticCurvePublicKey.from_encoded_point(ec.SECP256R1(), sender))
     except ValueError:
-        raise Undecryptable("the header's key is no point of P-256") from None
+        raise Unopened("the header's key is no point of P-256") from None
     return unseal(body, _expand(_extract(keys.auth, shared), b"WebPush: info\x00" + keys.point + sender, 32))
 
 
 def unseal(body: bytes, secret: bytes) -> bytes:
-    """Return the text of one record of RFC 8188's `aes128gcm`. Raise Undecryptable."""
+    """Return the text of one record of RFC 8188's `aes128gcm`. Raise Unopened."""
     if len(body) < 21:
-        raise Undecryptable("the body is shorter than a header of aes128gcm")
+        raise Unopened("the body is shorter than a header of aes128gcm")
     salt, size, record = body[:16], int.from_bytes(body[16:20], "big"), body[21 + body[20] :]
     if size < LEAST_RECORD or len(record) > size:
-        raise Undecryptable("a push message is one record, not longer than its header says")
+        raise Unopened("a push message is one record, not longer than its header says")
     pseudorandom = _extract(salt, secret)
     content_key = _expand(pseudorandom, b"Content-Encoding: aes128gcm\x00", 16)
     nonce = _expand(pseudorandom, b"Content-Encoding: nonce\x00", 12)
     try:
         padded = AESGCM(content_key).decrypt(nonce, record, None)
     except InvalidTag:
-        raise Undecryptable("the message is not encrypted for this subscription") from None
+        raise Unopened("the message is not encrypted for this subscription") from None
     text = padded.rstrip(b"\x00")
     if not text.endswith(b"\x02"):
-        raise Undecryptable("the last record has to end with the delimiter 2, and padding behind it")
+        raise Unopened("the last record has to end with the delimiter 2, and padding behind it")
     return text[:-1]
 
 

@@ -27,7 +27,7 @@ REPORTS_A_BLOCK = 2000
 
 
 @dataclass
-class _Waiting:
+class _WaitingBatch:
     judged: Sequence[JudgedReport]
     now: float
     done: asyncio.Future[Counter[str]]
@@ -40,7 +40,7 @@ class Intake:
         self._ledger = ledger
         self._facts = facts
         self._limits = limits
-        self._waiting: dict[str, deque[_Waiting]] = defaultdict(deque)
+        self._waiting: dict[str, deque[_WaitingBatch]] = defaultdict(deque)
         self._storing: dict[str, asyncio.Task[None]] = {}
 
     async def put(self, account: Account, judged: Sequence[JudgedReport], now: float) -> Counter[str]:
@@ -48,7 +48,7 @@ class Intake:
         if not judged:
             return Counter()
         done: asyncio.Future[Counter[str]] = asyncio.get_running_loop().create_future()
-        self._waiting[account.id].append(_Waiting(judged, now, done))
+        self._waiting[account.id].append(_WaitingBatch(judged, now, done))
         if account.id not in self._storing:
             self._storing[account.id] = asyncio.create_task(self._store_waiting(account))
         return await done
@@ -67,7 +67,7 @@ class Intake:
         finally:
             del self._storing[account.id], self._waiting[account.id]
 
-    async def _store_apart(self, account: Account, block: list[_Waiting], error: Exception) -> None:
+    async def _store_apart(self, account: Account, block: list[_WaitingBatch], error: Exception) -> None:
         """Store each request alone, after their block failed: only who has what cannot be stored gets the error."""
         for one in block:
             failure = error
@@ -80,7 +80,7 @@ class Intake:
             if not one.done.done():
                 one.done.set_exception(failure)
 
-    async def _store(self, account: Account, block: Sequence[_Waiting]) -> None:
+    async def _store(self, account: Account, block: Sequence[_WaitingBatch]) -> None:
         judged = [report for one in block for report in one.judged]
         now = max(one.now for one in block)
         stored = await self._ledger.write(
