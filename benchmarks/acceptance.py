@@ -63,6 +63,13 @@ def _body(names: Sequence[str]) -> bytes:
 
 
 def _measure_bare(body: bytes, seconds: float) -> float:
+    with serving_bare() as port:
+        return asyncio.run(press(port, "/", {}, body, connections=CONNECTIONS, seconds=seconds)).rate
+
+
+@contextmanager
+def serving_bare() -> Iterator[int]:
+    """Run a bare app, which reads the body and answers 200, while the context lasts; return its port."""
     port = free_port(18_200, 1)
     with subprocess.Popen(  # noqa: S603 - our own module
         [sys.executable, "-m", "benchmarks.load", str(port)], stdout=subprocess.PIPE, cwd=ROOT
@@ -70,7 +77,7 @@ def _measure_bare(body: bytes, seconds: float) -> float:
         try:
             assert process.stdout is not None
             process.stdout.readline()
-            return asyncio.run(press(port, "/", {}, body, connections=CONNECTIONS, seconds=seconds)).rate
+            yield port
         finally:
             process.kill()
 

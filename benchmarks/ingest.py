@@ -27,7 +27,7 @@ def measure_ingest(records: int) -> list[Reading]:
         port = free_port(18_500, 1)
         with closing(open_ledger(f"sqlite:///{data / 'ledger.db'}")) as ledger:
             _, headers = make_caller(ledger)
-        bodies = [_events(start, min(BATCH, records - start)) for start in range(0, records, BATCH)]
+        bodies = [make_events(start, min(BATCH, records - start)) for start in range(0, records, BATCH)]
         with serving(data, port) as pid:
             started = time.monotonic()
             asyncio.run(_post_all(port, headers, bodies))
@@ -50,7 +50,8 @@ def measure_ingest(records: int) -> list[Reading]:
     ]
 
 
-def _events(start: int, count: int) -> bytes:
+def make_events(start: int, count: int) -> bytes:
+    """Return a body of `/1/upload` with so many events of people in turn."""
     rows = [
         {
             "type": "event",

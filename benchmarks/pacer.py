@@ -119,13 +119,16 @@ class Pacer:
             self._next += 1
 
     def _send(self, index: int) -> None:
-        order = self._order
-        number = order.first + index
-        body = self._body.replace(NUMBER, b"%d" % number).replace(PERSON, b"%d" % (number % order.people + 1))
         sock = self._idle.popleft()
         self._busy[sock] = index
+        request = self._write(index)
         self.paced.sent[index] = time.monotonic()
-        sock.send(self._head + b"%d\r\n\r\n" % len(body) + body)
+        sock.send(request)
+
+    def _write(self, index: int) -> bytes:
+        number = self._order.first + index
+        body = self._body.replace(NUMBER, b"%d" % number).replace(PERSON, b"%d" % (number % self._order.people + 1))
+        return self._head + b"%d\r\n\r\n" % len(body) + body
 
     def _read_answers(self, wait: float) -> None:
         for key, _ in self._selector.select(max(0.0, wait)):

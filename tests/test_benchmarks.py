@@ -184,3 +184,16 @@ def test_a_tail_that_cannot_be(tail: str) -> None:
     )
     assert done.returncode == 2
     assert "must be like 0.01:2" in done.stderr
+
+
+@pytest.mark.timeout(400)
+def test_bench_feedback(tmp_path: Path) -> None:
+    """Every report that is answered is counted, whatever the way it came; each way has its rate."""
+    readings = measure("feedback", "--seconds", "0.5", folder=tmp_path)
+    for way in ("track", "link", "pixel"):
+        assert readings[f"{way}, alone"]["value"] > 0
+        counted = readings[f"{way}, alone, counted"]
+        assert counted["unit"] == f"of {counted['value']:.0f}"
+    together = readings["all ways, beside them, counted"]
+    assert together["unit"] == f"of {together['value']:.0f}"
+    assert {"/1/send, alone, answer p99", "/1/send, beside them, answer p99"} < readings.keys()

@@ -204,7 +204,9 @@ async def test_a_store_that_fails_is_told_and_comes_back(
         with pytest.raises(OSError, match="away"):
             await reports.take("track", "viewed", chunk, 0, NOW)
         for way in ways:
-            await reports.start(way, "clicked", chunk, 0, NOW)
+            stored = reports.start(way, "clicked", chunk, 0, NOW)
+            assert stored is not None
+            await asyncio.wait((stored,))
     # The ledger has it as an old one; its event is written now.
     assert await reports.take("track", "viewed", chunk, 0, NOW) == "repeated"
     assert (await count_interactions(facts, account.id, [CAMPAIGN]))[CAMPAIGN]["viewed"] == 1
@@ -259,8 +261,8 @@ def _day() -> tuple[Any, Any]:
     ],
 )
 def test_who_is_a_machine(agent: str, reason: str) -> None:
-    assert judge_visit("GET", {"user-agent": agent}) == reason
-    assert judge_visit("HEAD", {"user-agent": agent}) == "head"
+    assert judge_visit("GET", [(b"user-agent", agent.encode())]) == reason
+    assert judge_visit("HEAD", [(b"user-agent", agent.encode())]) == "head"
 
 
 async def test_quick_clicks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 
 import msgspec
 import structlog
+from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -25,6 +28,7 @@ log = structlog.get_logger()
 Handler = Callable[[Context, Request], Awaitable[Response]]
 OnProblem = Callable[[Request, Problem], Response]
 
+_LAST_PART = re.compile(r"([^{}]*/)\{(\w+)\}")
 UNKNOWN = "unknown"  # the route of all paths that nobody has: made-up paths must not make time series
 BUG = Problem("An unknown error occurred", code=500, status=500)
 NOT_FOUND = Problem("Not Found", code=404, status=404)
@@ -61,13 +65,25 @@ def post(path: str, handler: Handler, bug: Problem = BUG, right: Right = "all") 
 
 
 def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
-    """Return the ASGI application of the endpoints. A path without parameters is looked up; the others are
-    compared in turn by Starlette's router, which takes 8 µs more."""
+    """Return the ASGI application of the endpoints. A path without parameters is looked up, and so is one whose last
+    part is its only one; the others are compared in turn by Starlette's router, which takes 8 µs more."""
     applications = {endpoint.path: _Application(context, endpoint) for endpoint in endpoints}
     exact = {path: application for path, application in applications.items() if "{" not in path}
+    last: dict[str, tuple[_Application, str]] = {}  # by what comes before the parameter, with its name
+    for path, application in applications.items():
+        if found := _LAST_PART.fullmatch(path):
+            last[found[1]] = application, found[2]
 
     async def find(scope: Scope, receive: Receive, send: Send) -> None:
-        application = exact.get(scope["path"]) if scope["type"] == "http" else None
+        if scope["type"] != "http":
+            await router(scope, receive, send)
+            return
+        path = scope["path"]
+        if (application := exact.get(path)) is None:
+            start = path.rfind("/") + 1
+            if start < len(path) and (named := last.get(path[:start])) is not None:
+                application, name = named
+                scope["path_params"] = {name: path[start:]}
         await (application or router)(scope, receive, send)
 
     async def miss(scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,5 +138,10 @@ class _Application:
 
 
 async def _send(route: str, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
-    metrics.REQUESTS.labels(route=route, status=str(response.status_code)).inc()
+    _find_counter(route, response.status_code).inc()
     await response(scope, receive, send)
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_counter(route: str, status: int) -> Counter:
+    return metrics.REQUESTS.labels(route=route, status=str(status))

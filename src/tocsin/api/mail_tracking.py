@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import functools
 
 from starlette.requests import Request
@@ -26,12 +27,12 @@ RECORD_SECONDS = 1.0  # that an answer waits for the report to be stored; it is 
 QUERY_BYTES = 16 * 1024  # of a target as it is written in a link
 DAY = 86_400.0
 NOT_OURS = "This is not a link of a mail this server sent."
-HEADERS = {
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "X-Robots-Tag": "noindex",
-}
+HEADERS = [
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-robots-tag", b"noindex"),
+]
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # 1 × 1, transparent
 
 
@@ -43,22 +44,22 @@ async def follow(context: Context, request: Request) -> Response:
     mail = await _read(context, "link", request.path_params["mail_id"], target, now)
     if not is_web(url):
         raise Problem(NOT_OURS, code=404, status=404)
-    if judge_visit(request.method, request.headers):
+    if judge_visit(request.method, request.scope["headers"]):
         await _record(context, "link", "machine_clicked", mail, now)
     elif is_quick(now - mail.sent_at):
         context.quick_clicks.take(mail[:2], target, functools.partial(_count_quick, context, mail, now))
     else:
         await _record(context, "link", "clicked", mail, now)
-    return Response(status_code=302, headers={**HEADERS, "Location": url})
+    return _answer(302, b"", (b"location", target))
 
 
 async def show_pixel(context: Context, request: Request) -> Response:
     """Return the picture, and count the view. Raises Problem 404 for one that this server did not make."""
     now = context.clock()
     mail = await _read(context, "open", request.path_params["name"].removesuffix(PIXEL_ENDING), b"", now)
-    machine = judge_visit(request.method, request.headers)
+    machine = judge_visit(request.method, request.scope["headers"])
     await _record(context, "pixel", "machine_viewed" if machine else "viewed", mail, now)
-    return Response(PIXEL, headers=HEADERS, media_type="image/gif")
+    return _answer(200, PIXEL, (b"content-type", b"image/gif"))
 
 
 async def _read(context: Context, purpose: MailPurpose, letters: str, target: bytes, now: float) -> MailId:
@@ -78,8 +79,21 @@ async def _record(context: Context, way: Way, kind: str, mail: MailId, now: floa
     if now - mail.sent_at > context.settings.report_days * DAY:
         context.reports.note(way, "stale", now)
         return
-    task = context.reports.start(way, kind, mail.chunk_id, mail.position, now)
-    await asyncio.wait((task,), timeout=RECORD_SECONDS)
+    stored = context.reports.start(way, kind, mail.chunk_id, mail.position, now)
+    if stored is None:
+        return
+    timer = asyncio.get_running_loop().call_later(RECORD_SECONDS, stored.cancel)
+    with contextlib.suppress(asyncio.CancelledError, Exception):  # the log has what went wrong
+        await stored
+    timer.cancel()
+
+
+def _answer(status: int, body: bytes, header: tuple[bytes, bytes]) -> Response:
+    """Return an answer whose headers are written already."""
+    response = Response(status_code=status)
+    response.body = body
+    response.raw_headers = [*HEADERS, header, (b"content-length", b"%d" % len(body))]
+    return response
 
 
 ENDPOINTS = [

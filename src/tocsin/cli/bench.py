@@ -173,6 +173,22 @@ def neighbours(seconds: float, mixtures: int, seed: int, as_json: bool) -> None:
     report("neighbours", {"seconds": seconds, "mixtures": mixtures, "seed": seed}, readings, as_json=as_json)
 
 
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(0.5, 60), default=5, show_default=True)
+@json_option
+def feedback(seconds: float, as_json: bool) -> None:
+    """Reports of views and clicks by the way they come (`/track`, links and pictures of mails), each alone and then all
+    of them beside `/1/upload` and `/1/send`. Every report that is answered is counted.
+
+    Example: tocsin bench feedback --seconds 5 --json
+    """
+    find_benchmarks()
+    from benchmarks.feedback import measure_feedback
+    from benchmarks.reading import report
+
+    report("feedback", {"seconds": seconds}, measure_feedback(seconds), as_json=as_json)
+
+
 def find_benchmarks() -> None:
     """Make `benchmarks` importable. Raises Misconfigured outside a checkout."""
     root = Path(__file__).resolve().parents[3]

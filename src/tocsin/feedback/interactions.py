@@ -59,9 +59,7 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
 
     def require_younger(self, days: float, now: float) -> None:
         """Raise Problem 410 when the message was sent more than so many days ago."""
-        if now - self.sent_by > days * DAY:
-            sentence = f"The message was sent more than {days:g} days ago, and its id has ended"
-            raise Problem(sentence, code=410, status=410)
+        require_younger(self.sent_by, days, now)
 
     @property
     def event_id(self) -> int:
@@ -78,6 +76,13 @@ class SentMessage(msgspec.Struct, frozen=True, kw_only=True):
             "Platform": self.platform,
             "Tag group": self.tag_group,
         }
+
+
+def require_younger(sent_by: float, days: float, now: float) -> None:
+    """Raise Problem 410 when a message was sent more than so many days ago."""
+    if now - sent_by > days * DAY:
+        sentence = f"The message was sent more than {days:g} days ago, and its id has ended"
+        raise Problem(sentence, code=410, status=410)
 
 
 async def find_sent(

@@ -7,11 +7,13 @@ are people, most of them.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 
 QUICK_SECONDS = 2.0  # after a mail was handed over; somebody who reads it has not even got it
 HOLD_SECONDS = 1.0  # for so long a quick click waits for a second one
+AGENT_BYTES = 512  # of what a program calls itself
 MOST = 20_000  # mails of which quick clicks are remembered
 
 # Mail programs' proxies fetch pictures before, or instead of, the reader. Apple's says nothing but this; the second is
@@ -27,22 +29,28 @@ _SCANNERS = re.compile(
     r"|facebookexternalhit|skypeuripreview|bingpreview|linkpreview|whatsapp/",
     re.IGNORECASE,
 )
-_AHEAD = ("purpose", "sec-purpose", "x-purpose", "x-moz")  # a browser's words for «before anybody asked»
+_AHEAD = frozenset((b"purpose", b"sec-purpose", b"x-purpose", b"x-moz"))  # a browser's words for «before anybody asked»
 
 
-def judge_visit(method: str, headers: Mapping[str, str]) -> str:
+def judge_visit(method: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
     """Return why a request cannot be a person's: "head", "prefetch", "proxy" or "scanner"; "" when it may be one.
-    headers: by name, whatever the capitals."""
+    headers: names in small letters, and values."""
     if method == "HEAD":
         return "head"
-    agent = headers.get("user-agent", "")[:1000].strip()
+    for name, value in headers:
+        if name == b"user-agent":
+            if reason := _judge_agent(value[:AGENT_BYTES].decode("latin-1").strip()):
+                return reason
+        elif name in _AHEAD and b"pre" in value.lower():  # prefetch, prerender, preview
+            return "prefetch"
+    return ""
+
+
+@functools.lru_cache(maxsize=1024)
+def _judge_agent(agent: str) -> str:
     if _PROXIES.fullmatch(agent):
         return "proxy"
-    if _SCANNERS.search(agent):
-        return "scanner"
-    if any("pre" in headers.get(name, "").lower() for name in _AHEAD):  # prefetch, prerender, preview
-        return "prefetch"
-    return ""
+    return "scanner" if _SCANNERS.search(agent) else ""
 
 
 class QuickClicks:

@@ -8,11 +8,13 @@ the places. What is reported again costs no store, as long as it is remembered.
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import msgspec
+import prometheus_client
 import structlog
 
 from tocsin import metrics
@@ -23,6 +25,7 @@ from tocsin.feedback.interactions import (
     MACHINE,
     find_cleaned_message,
     record_sent,
+    require_younger,
 )
 from tocsin.feedback.report_log import ReportLog
 from tocsin.feedback.sent_chunks import SentChunk, SentChunks
@@ -35,8 +38,10 @@ Way = Literal["track", "app", "link", "pixel"]
 BY_MAIL: tuple[Way, ...] = ("link", "pixel")
 Result = Literal["counted", "machine", "repeated", "stale", "off", "unsent", "unknown", "forged", "full"]
 
-BLOCK = 1000  # reports that are stored together
-PLACES, SHARE = 8192, 4  # reports that wait, of all accounts; of one of them a quarter
+BLOCK = 2000  # reports that are stored together
+# An insert into facts costs about the same for one row and for a thousand. After a block of MANY the next one waits.
+MANY, GATHER_SECONDS = 50, 0.2
+PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
 OLD_WAITING = 256
@@ -46,9 +51,13 @@ _RESULTS: dict[int, Result] = {410: "stale", 429: "full"}
 
 
 class _Waiting(msgspec.Struct):
+    """A report that is to be stored, and those of the same that came meanwhile. done: for whoever waits for it."""
+
+    way: Way
     heard: Heard
     chunk: SentChunk
     done: asyncio.Future[Result]
+    repeats: list[tuple[Way, asyncio.Future[Result]]] = []
 
 
 class Reports:
@@ -59,17 +68,18 @@ class Reports:
         self._chunks = SentChunks(ledger)
         self._log = ReportLog()
         self._waiting: dict[str, deque[_Waiting]] = {}
-        self._under_way: dict[Key, asyncio.Future[Result]] = {}
+        self._under_way: dict[Key, _Waiting] = {}
         self._held = Counter[str]()
         self._stored: OrderedDict[Key, None] = OrderedDict()
         self._storing: asyncio.Task[None] | None = None
+        self._stored_at, self._last_size = float("-inf"), 0  # when the last block was begun, by the loop's clock
         self._tasks: set[asyncio.Task[None]] = set()
         self._old = asyncio.Semaphore(OLD_AT_ONCE)
         self._old_waiting = 0
 
     def note(self, way: Way, result: Result, now: float, account_id: str = "") -> None:
         """Count a report, and leave a line where it changed nothing."""
-        metrics.REPORTS.labels(way=way, result=result).inc()
+        _find_counter(way, result).inc()
         if result not in ("counted", "machine"):
             self._log.tell(way, result, account_id, now)
 
@@ -77,28 +87,33 @@ class Reports:
         """Store that a message was viewed or clicked (`kind` is one of EVENTS), whose signed id was read. of: the
         account it has to be of. Return what became of it. Raise Problem 400 for a message that is not known, 410 for
         one that is too old, and 429 when too many reports of its account wait."""
-        key, account_id = Key(chunk_id, position, kind), ""
+        key = Key(chunk_id, position, kind)
+        chunk = self._chunks.get(chunk_id) or await self._chunks.read(chunk_id)
+        if chunk is not None:
+            found = self._judge(way, key, chunk, now, of)
+            return found if isinstance(found, str) else await found
         try:
-            chunk = self._chunks.get(chunk_id) or await self._chunks.read(chunk_id)
-            if chunk is None:
-                result = await self._take_old(way, key, now, of)
-            elif of and chunk.account.id != of:
-                raise Problem(NOT_OURS)
-            else:
-                account_id = chunk.account.id
-                result = await self._take(way, key, chunk, now)
+            result = await self._take_old(way, key, now, of)
         except Problem as problem:
-            self.note(way, _RESULTS.get(problem.status, "unknown"), now, account_id)
+            self.note(way, _name_problem(problem), now)
             raise
-        self.note(way, result, now, account_id)
+        self.note(way, result, now)
         return result
 
-    def start(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> asyncio.Task[None]:
-        """Take a report whose result nobody waits for; the task ends when it is stored, or cannot be."""
-        task = asyncio.create_task(self._take_quietly(way, kind, chunk_id, position, now))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def start(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> asyncio.Future[Any] | None:
+        """Take a report whose result nobody asks for. Return what is done when it is stored or cannot be, and may be
+        ended by whoever waits no more; None when there is nothing to wait for."""
+        chunk = self._chunks.get(chunk_id)
+        if chunk is None:
+            task = asyncio.create_task(self._take_quietly(way, kind, chunk_id, position, now))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return asyncio.ensure_future(_wait_for(task))
+        try:
+            found = self._judge(way, Key(chunk_id, position, kind), chunk, now)
+        except Problem:
+            return None
+        return None if isinstance(found, str) else found
 
     async def _take_quietly(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> None:
         try:
@@ -108,11 +123,26 @@ class Reports:
         except Exception as error:
             log.error("a report is lost", way=way, reason=type(error).__name__)
 
-    async def _take(self, way: Way, key: Key, chunk: SentChunk, now: float) -> Result:
-        sent = chunk.find(key.position)
-        if sent is None:
+    def _judge(self, way: Way, key: Key, chunk: SentChunk, now: float, of: str = "") -> Result | asyncio.Future[Result]:
+        """Return what becomes of a report, or what will say so when it is stored. Raise Problem as `take` does."""
+        if of and chunk.account.id != of:
+            self.note(way, "unknown", now)
             raise Problem(NOT_OURS)
-        sent.require_younger(self._days, now)
+        try:
+            result = self._judge_at_once(way, key, chunk, now)
+            if result is None:
+                return self._put(way, key, chunk, now)
+        except Problem as problem:
+            self.note(way, _name_problem(problem), now, chunk.account.id)
+            raise
+        self.note(way, result, now, chunk.account.id)
+        return result
+
+    def _judge_at_once(self, way: Way, key: Key, chunk: SentChunk, now: float) -> Result | None:
+        """Return what becomes of a report that is not stored; None for one that is."""
+        if key.position >= len(chunk.users):
+            raise Problem(NOT_OURS)
+        require_younger(chunk.ended_at, self._days, now)
         if key in self._stored:
             self._stored.move_to_end(key)
             return "repeated"
@@ -120,10 +150,7 @@ class Reports:
             return "unsent"
         if way in BY_MAIL and not (chunk.tracking.opens if way == "pixel" else chunk.tracking.clicks):
             return "off"
-        if (same := self._under_way.get(key)) is not None:
-            result = await asyncio.shield(same)
-            return "repeated" if result in ("counted", "machine") else result
-        return await asyncio.shield(self._put(key, chunk, now))
+        return None
 
     async def _take_old(self, way: Way, key: Key, now: float, of: str) -> Result:
         """Take a report about a message of which only facts know whom it went to."""
@@ -143,14 +170,17 @@ class Reports:
             self._old_waiting -= 1
         return _name(key, new=new)
 
-    def _put(self, key: Key, chunk: SentChunk, now: float) -> asyncio.Future[Result]:
+    def _put(self, way: Way, key: Key, chunk: SentChunk, now: float) -> asyncio.Future[Result]:
+        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        if (same := self._under_way.get(key)) is not None:
+            same.repeats.append((way, done))
+            return done
         owner = chunk.account.id
         if self._held[owner] >= PLACES // SHARE or len(self._under_way) >= PLACES:
             raise Problem(TOO_MANY, code=429, status=429, retry_after=1)
         self._held[owner] += 1
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._under_way[key] = done
-        self._waiting.setdefault(owner, deque()).append(_Waiting(Heard(key, owner, now), chunk, done))
+        waiting = self._under_way[key] = _Waiting(way, Heard(key, owner, now), chunk, done)
+        self._waiting.setdefault(owner, deque()).append(waiting)
         if self._storing is None:
             self._storing = asyncio.create_task(self._store_waiting())
         return done
@@ -158,7 +188,9 @@ class Reports:
     async def _store_waiting(self) -> None:
         try:
             while self._waiting:
+                await self._gather()
                 block = self._pick_block()
+                self._last_size = len(block)
                 try:
                     first = await self._keep_first(block)
                 except Exception as error:
@@ -169,6 +201,13 @@ class Reports:
                 task.add_done_callback(self._tasks.discard)
         finally:
             self._storing = None
+
+    async def _gather(self) -> None:
+        """While many come, wait until GATHER_SECONDS after the last block."""
+        now = asyncio.get_running_loop().time()
+        if self._last_size >= MANY and now < self._stored_at + GATHER_SECONDS:
+            await asyncio.sleep(self._stored_at + GATHER_SECONDS - now)
+        self._stored_at = asyncio.get_running_loop().time()
 
     def _pick_block(self) -> list[_Waiting]:
         """Return what is stored next: of every account that waits an equal part, as far as it goes."""
@@ -216,30 +255,54 @@ class Reports:
         for one in block:
             key = one.heard.key
             if key not in first:
-                self._finish(one, lambda done: done.set_result("off"))
+                self._finish(one, "off")
                 continue
             self._stored[key] = None
-            result = _name(key, new=first[key].new)
-            self._finish(one, lambda done, result=result: done.set_result(result))  # type: ignore[misc]
+            self._finish(one, _name(key, new=first[key].new))
         while len(self._stored) > REMEMBERED:
             self._stored.popitem(last=False)
 
     def _fail(self, block: Sequence[_Waiting], error: Exception) -> None:
         log.error("reports cannot be stored", count=len(block), reason=type(error).__name__)
         for one in block:
-            self._finish(one, lambda done: done.set_exception(error))
-            one.done.exception()  # somebody may wait no more
+            self._leave(one)
+            for done in (one.done, *(done for _, done in one.repeats)):
+                if not done.done():
+                    done.set_exception(error)
+                    done.exception()  # somebody may wait no more
 
-    def _finish(self, one: _Waiting, answer: Callable[[asyncio.Future[Result]], None]) -> None:
+    def _finish(self, one: _Waiting, result: Result) -> None:
+        """Note what a report came to, and tell whoever still waits."""
+        self._leave(one)
+        repeated: Result = "repeated" if result in ("counted", "machine") else result
+        for way, done, found in ((one.way, one.done, result), *((way, done, repeated) for way, done in one.repeats)):
+            self.note(way, found, one.heard.at, one.heard.account_id)
+            if not done.done():
+                done.set_result(found)
+
+    def _leave(self, one: _Waiting) -> None:
         del self._under_way[one.heard.key]
         owner = one.heard.account_id
         self._held[owner] -= 1
         if not self._held[owner]:
             del self._held[owner]
-        answer(one.done)
+
+
+async def _wait_for(task: asyncio.Task[None]) -> None:
+    """Wait for a task that goes on when nobody waits any more."""
+    await asyncio.shield(task)
+
+
+def _name_problem(problem: Problem) -> Result:
+    return _RESULTS.get(problem.status, "unknown")
 
 
 def _name(key: Key, *, new: bool) -> Result:
     if not new:
         return "repeated"
     return "machine" if key.kind in MACHINE else "counted"
+
+
+@functools.cache
+def _find_counter(way: Way, result: Result) -> prometheus_client.Counter:
+    return metrics.REPORTS.labels(way=way, result=result)

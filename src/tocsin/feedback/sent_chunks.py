@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import msgspec
 from sqlalchemy import Connection, select
@@ -83,15 +84,16 @@ class SentChunk(msgspec.Struct):
             sent = self.find(position)
             assert sent is not None
             encoded = self.encoded[platform] = encode_props(sent.props), encode_raw(sent.props)
-        moment, day = find_day(self.account, int(at))
+        moment, day = find_day(self.account.timezone, int(at))
         event_id = self.id * 65536 + position
         return (self.account.id, name, day, self.users[position], moment, event_id, *encoded)
 
 
-def find_day(account: Account, second: int) -> tuple[datetime, date]:
-    """Return a second as a moment, and the day it is in in the account's time zone."""
+@functools.lru_cache(maxsize=1024)
+def find_day(timezone: str, second: int) -> tuple[datetime, date]:
+    """Return a second as a moment, and the day it is in in a time zone."""
     moment = datetime.fromtimestamp(second, UTC)
-    return moment, moment.astimezone(account.zone).date()
+    return moment, moment.astimezone(ZoneInfo(timezone)).date()
 
 
 class SentChunks:
