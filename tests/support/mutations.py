@@ -166,7 +166,7 @@ HEADERS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Host", ("example.com:99999", "[::1", "a b")),
 )
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "ODD")
-PARAMETERS = ("{kind}", "{push_id}", "{campaign_id}", "{name}")
+PARAMETERS = ("{kind}", "{push_id}", "{campaign_id}", "{name}", "{action}")
 IDS = ("x", "0", "1", "-1", "9" * 30, "A" * 27)
 PARTS = (*IDS, "viewed", "clicked", "style.css", "é", "a b", "%00", "..", "%2e%2e%2f", "%ff")
 QUERY_NAMES = ("page", "limit", "from", "to", "s", "", "days", "labels", "state")
