@@ -7,11 +7,12 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from click.testing import CliRunner
@@ -24,6 +25,7 @@ from tocsin.api.app_rates import AppRates
 from tocsin.authenticator.apps import add_app
 from tocsin.cli import tocsin
 from tocsin.errors import Problem
+from tocsin.ingest.sdk.report import Dropped
 from tocsin.policy import set_policy
 from tocsin.store.ledger import open_ledger
 
@@ -303,6 +305,12 @@ def test_commands(tmp_path: Path) -> None:
         assert isinstance(run("app", *wrong), str), wrong
     assert run("app", "remove", "shop", "--account", one) == [{"account_id": one, "removed": "shop"}]
     assert [found["name"] for found in run("app", "list", "--account", one)] == ["site"]
+
+
+def test_reasons_are_documented() -> None:
+    """docs/apps.md has a row for every word of the metric, in its order."""
+    page = (Path(__file__).parent.parent / "docs" / "apps.md").read_text().partition("## What is dropped")[2]
+    assert re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE) == ["stored", *get_args(Dropped)]
 
 
 def test_check(app: App, server: Server) -> None:

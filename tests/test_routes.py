@@ -87,7 +87,7 @@ def test_made_up_paths_make_no_series(server: Server) -> None:
     assert b"made-up" not in nobody.get("/metrics")[1]
 
 
-@pytest.mark.parametrize("path", ["/1/send/push.json", "/1/upload", "/1/targets/create.json"])
+@pytest.mark.parametrize("path", ["/1/send/push.json", "/1/upload", "/1/targets/create.json", "/a1"])
 def test_a_body_that_breaks_off(server: Server, caller: Caller, path: str) -> None:
     """A body shorter than its length is refused, also when what came of it would do."""
     before = counted(server, path, 400)

@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-import structlog
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -28,10 +27,9 @@ from tocsin.ingest.sdk.judge import judge
 from tocsin.ingest.sdk.mobile import MobileMeta, Unreadable, read_mobile
 from tocsin.ingest.sdk.report import SdkBatch
 from tocsin.ingest.sdk.transit import Undecryptable, seal, unseal
-from tocsin.ingest.sdk.web import WebAnswer, WebRequest, read_web, write_json, write_script
+from tocsin.ingest.sdk.web import WebAnswer, read_web, write_json, write_script
 
-log = structlog.get_logger()
-
+LARGE = 8192  # bytes of a request that is read in a thread: the others go on meanwhile
 BODY_BYTES = 1024 * 1024  # of a batch: fifty events as large as an SDK lets them be
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._/-]{0,200})?")
 ENCRYPTED = "x-clevertap-encryption-enabled"
@@ -71,7 +69,8 @@ async def take_mobile(context: Context, request: Request) -> Response:
         except Undecryptable:
             raise REFUSED_ENCRYPTION from None
     try:
-        meta, batch = read_mobile(body, now)
+        large = len(body) > LARGE
+        meta, batch = await asyncio.to_thread(read_mobile, body, now) if large else read_mobile(body, now)
     except Unreadable:
         return _drop("unreadable")
     if (meta.account, meta.token) != (sdk_id, token):
@@ -84,7 +83,9 @@ async def take_web(context: Context, request: Request) -> Response:
     """Take what a browser says. Raises Problem 402 for what cannot be decrypted, and 429."""
     now = context.clock()
     try:
-        found = read_web(request.query_params, request.headers.get("user-agent", ""), now)
+        asked = request.query_params, request.headers.get("user-agent", ""), now
+        large = len(request.url.query) > LARGE
+        found = await asyncio.to_thread(read_web, *asked) if large else read_web(*asked)
     except Undecryptable:
         raise REFUSED_ENCRYPTION from None
     except Unreadable:
@@ -95,7 +96,7 @@ async def take_web(context: Context, request: Request) -> Response:
         _count(Counter({"account": 1}))
     else:
         _admit(context, request, known, now)
-        await _store_web(context, known, found, now)
+        await _store(context, known, found.batch, now)
     return _answer_web(request, found.answer)
 
 
@@ -133,22 +134,16 @@ async def _read_body(context: Context, request: Request, owner: str) -> bytes | 
         return None
 
 
-async def _store_web(context: Context, known: KnownApps, found: WebRequest, now: float) -> None:
-    opted_out = found.answer is not None and found.answer.opted_out
-    await _store(context, known, found.batch, now, opted_out=bool(opted_out))
-
-
-async def _store(context: Context, known: KnownApps, batch: SdkBatch, now: float, *, opted_out: bool = False) -> None:
+async def _store(context: Context, known: KnownApps, batch: SdkBatch, now: float) -> None:
     """Store what a device tells, and count what became of it."""
     account = known.account
     context.app_rates.admit_device(account.id, batch.device, now)
-    told = len(batch.reports) + len(batch.views)
     judged = judge(batch, now, trust=known.policy.apps.identities == "trust")
-    dropped = batch.dropped + await context.intake.put(account, judged, now)
+    late = await context.intake.put(account, judged, now)
     lost = await _record_views(context, account, batch, now)
-    dropped["push id"] += lost
-    kept = sum(bool(one.report.id) for one in judged) + len(batch.views) - lost
-    _count(dropped, kept - sum(dropped[reason] for reason in ("stale", "people")) if told else 0)
+    batch.dropped["push id"] += lost
+    taken = sum(bool(one.report.id) for one in judged) - sum(late.values()) + late["property"]
+    _count(batch.dropped + late, taken + len(batch.views) - lost)
 
 
 async def _record_views(context: Context, account: Account, batch: SdkBatch, now: float) -> int:

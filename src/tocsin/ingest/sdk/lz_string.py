@@ -10,8 +10,8 @@ import base64
 import binascii
 from collections.abc import Iterator
 
-LETTERS = 256 * 1024  # that one payload may unfold to
-BASE64_LETTERS = 64 * 1024
+LETTERS = 128 * 1024  # that one payload may unfold to
+BASE64_LETTERS = 32 * 1024  # proxies take URLs of 8 KB, unless they are told otherwise
 END = 2
 
 

@@ -27,7 +27,6 @@ Dropped = Literal[
     "unconfirmed",  # identities and addresses that a device said, and the account does not take from devices
     "people",  # a device that names one person after another
     "push id",  # a view or click of a message that was not sent by this server, or not for this account, or long ago
-    "opt-out",  # of tracking
 ]
 # A CleverTap ID: a prefix and 32 hexadecimal digits, or what an app chose.
 DEVICE = re.compile(r"[=|<>;+.A-Za-z0-9()!:$@_-]{1,128}")
