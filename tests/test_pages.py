@@ -7,12 +7,16 @@ import json
 import time
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from conftest import Caller, Sandbox, Server, wait_for
+from support.lz import pack
 
 from tocsin.api.pages import SCRIPTS
+from tocsin.authenticator.apps import add_app
 from tocsin.ingest.push_service import make_token
+from tocsin.store.ledger import open_ledger
 
 DEVICE = "web-0b0e2cf2-6f0e-4a52-9f0a-2a6c3f1d0001"
 FIELDS: dict[str, Any] = {"target_mode": "webpush", "content": {"title": "Hi", "body": "there"}}
@@ -147,6 +151,26 @@ def test_whose_page_it_is(sending: Caller, sandbox: Sandbox, server: Server) -> 
     ):
         status, answer = page.report(identity="jane")
         assert (status, answer["code"]) == (401, 401)
+
+
+def test_an_app_on_the_web(sending: Caller, sandbox: Sandbox, server: Server) -> None:
+    """An app's token opens what the public key does; and CleverTap's Web SDK is told the key to subscribe with, before
+    each answer."""
+    with closing(open_ledger(server.ledger_url)) as ledger:
+        made = add_app(ledger, sending.account_id, "shop", time.time(), platforms="web")
+    page = Page(sending, sandbox)
+    by_token = Page(sending, sandbox, key=made.token)
+    wait_for(lambda: by_token.report()[0] == 200)  # the server looks for apps once a second
+    assert by_token.report() == (200, {"status": "success", "key": page.key})
+    asked = urlencode(
+        {"t": 96, "type": "page", "d": pack(json.dumps({"id": made.sdk_id})), "i": int(time.time()), "rn": 1}
+    )
+    nobody = Caller(sending.port)
+    script = nobody.get(f"/a?{asked}")[1].decode()
+    push = f'$WZRK_WR.enableWebPush(true,"{page.key}");$WZRK_WR.tr({{"webPushConfig":{{}}}});$WZRK_WR.s('
+    assert script.startswith(push)
+    fetched = nobody.call("GET", f"/a?{asked}", headers={"Accept": "application/json"})[1]
+    assert (fetched["wpe"], fetched["tr"]) == ({"enabled": True, "key": page.key}, {"webPushConfig": {}})
 
 
 def test_scripts_are_served(server: Server) -> None:

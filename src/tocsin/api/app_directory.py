@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.authenticator.apps import AppPlatform
 from tocsin.policy import Policy, load_policy
+from tocsin.providers.credential import find_web_push_keys
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 
@@ -19,11 +20,13 @@ CACHE_SECONDS = 1.0  # for so long a removed app may still report
 
 
 class KnownApps(msgspec.Struct, frozen=True):
-    """What an SDK's account id stands for: the account, its policy, and the platforms of each token."""
+    """What an SDK's account id stands for: the account, its policy, and the platforms of each token. web_push_key: what
+    browsers subscribe with, "" when the account sends no web pushes by itself."""
 
     account: Account
     policy: Policy
     tokens: Mapping[str, Collection[str]]
+    web_push_key: str = ""
 
     def admits(self, token: str | None, platform: AppPlatform) -> bool:
         """Return whether an app of the platform has this token. The Web SDK sends none: there the id is enough."""
@@ -62,7 +65,9 @@ def _read_apps(connection: Connection) -> dict[str, KnownApps]:
     for row in connection.execute(select(table.c.account_id, table.c.sdk_id, table.c.token, table.c.platforms)):
         if row.sdk_id not in known:
             account = Account.load(connection, row.account_id)
-            known[row.sdk_id] = KnownApps(account, load_policy(connection, row.account_id), {})
+            keys = find_web_push_keys(connection, row.account_id)
+            policy = load_policy(connection, row.account_id)
+            known[row.sdk_id] = KnownApps(account, policy, {}, keys[0] if keys else "")
         tokens = {**known[row.sdk_id].tokens, row.token: row.platforms.split(",")}
         known[row.sdk_id] = msgspec.structs.replace(known[row.sdk_id], tokens=tokens)
     return known

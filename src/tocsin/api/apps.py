@@ -97,7 +97,7 @@ async def take_web(context: Context, request: Request) -> Response:
     else:
         _admit(context, request, known, now)
         await _store(context, known, found.batch, now)
-    return _answer_web(request, found.answer)
+    return _answer_web(request, found.answer, "" if known is None else known.web_push_key)
 
 
 async def allow_pages(_: Context, __: Request) -> Response:
@@ -189,11 +189,11 @@ def _answer_mobile(meta: MobileMeta, platform: AppPlatform, key: bytes) -> Respo
     return Response(text, 200, headers, JSON)
 
 
-def _answer_web(request: Request, found: WebAnswer | None) -> Response:
+def _answer_web(request: Request, found: WebAnswer | None, push_key: str) -> Response:
     if JSON in request.headers.get("accept", ""):
-        body = encode({"tr": {}} if found is None else write_json(found))
+        body = encode({"tr": {}} if found is None else write_json(found, push_key))
         return Response(body, 200, OPEN_TO_PAGES, JSON)
-    return Response("" if found is None else write_script(found), 200, OPEN_TO_PAGES, JAVASCRIPT)
+    return Response("" if found is None else write_script(found, push_key), 200, OPEN_TO_PAGES, JAVASCRIPT)
 
 
 def refuse_page(_: Request, problem: Problem) -> Response:

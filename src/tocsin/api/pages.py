@@ -1,7 +1,7 @@
 """`/sdk/…`: what pages of a site load and report, for sites without CleverTap's SDK. See docs/webpush.md.
 
-Nobody logs in. A page names its account and shows its VAPID public key, which stands in its source for everybody to
-read: it opens this one route, for browsers and events, and nothing that reads.
+Nobody logs in. A page names its account and shows its VAPID public key, or an app's token, which stand in its source
+for everybody to read: they open this one route, for browsers and events, and nothing that reads.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tocsin.api.http import answer, refuse
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest.names import read_limits
 from tocsin.ingest.push_service import make_token
-from tocsin.policy import load_policy
+from tocsin.policy import Policy, load_policy
 from tocsin.providers.credential import find_web_push_keys
 
 BODY_BYTES = 16 * 1024
@@ -53,24 +53,28 @@ class PageReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PageAccount(msgspec.Struct, frozen=True):
-    """Whose page it is. key: the VAPID key that it should subscribe with. trust: it may say who somebody is."""
+    """Whose page it is. key: the VAPID key that it should subscribe with, "" when there is none. trust: it may say who
+    somebody is. per_second: requests the account's apps may make, where it has its own limit."""
 
     account: Account
     key: str
     trust: bool
+    per_second: float | None = None
 
 
 async def authenticate_app(context: Context, request: Request) -> PageAccount:
-    """Return whose page is asking. Raises Problem 401 for one whose key is not the account's, now or before the last
-    rotation."""
+    """Return whose page is asking, by the account's VAPID public key, now or before the last rotation, or by the id and
+    token of an app on the web. Raises Problem 401."""
     account_id, key = (request.query_params.get(name, "") for name in ("account", "key"))
+    app = await context.apps.find(account_id, context.clock())
+    if app is not None and "web" in app.tokens.get(key, ()):
+        return _describe_page(app.account, app.policy, app.web_push_key)
 
     def find(connection: Connection) -> PageAccount | None:
         keys = find_web_push_keys(connection, account_id)
         if key not in keys:
             return None
-        trust = load_policy(connection, account_id).apps.identities == "trust"
-        return PageAccount(Account.load(connection, account_id), keys[0], trust)
+        return _describe_page(Account.load(connection, account_id), load_policy(connection, account_id), keys[0])
 
     found = await context.ledger.read(find)
     if found is None:
@@ -80,13 +84,18 @@ async def authenticate_app(context: Context, request: Request) -> PageAccount:
     return found
 
 
+def _describe_page(account: Account, policy: Policy, key: str) -> PageAccount:
+    return PageAccount(account, key, policy.apps.identities == "trust", policy.limits.app_requests_per_second)
+
+
 async def take_report(context: Context, request: Request) -> Response:
     """Take what a page reports, and answer the key to subscribe with. Raises Problem 400, 401, 413, 429."""
     page = await authenticate_app(context, request)
     account = page.account
     context.pages.take(account.id, request.scope[HELD])
-    body = await context.read_json(request, account.id, BODY_BYTES)
-    report = read_struct(body, PageReport)
+    context.app_rates.admit(account.id, context.clock(), page.per_second)
+    report = read_struct(await context.read_json(request, account.id, BODY_BYTES), PageReport)
+    context.app_rates.admit_device(account.id, report.device, context.clock())
     records = _list_records(report, page.trust)
     if records:
         limits = read_limits(context.settings)

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from tocsin.ingest.push_service import CUT_OFF
 from tocsin.ingest.sdk.lz_string import BadPacking, unpack
 from tocsin.ingest.sdk.mobile import Unreadable, add_event
 from tocsin.ingest.sdk.report import FETCH, LAUNCHED, SdkBatch, SdkReport, is_device, make_id, read_clock
@@ -18,9 +19,9 @@ from tocsin.ingest.sdk.transit import unseal
 OPTED_OUT = ":OO"  # behind the GUID of a browser that may not be tracked
 # The SDK cuts the host off a browser's push endpoint; Safari says no name, or the old one of its own tokens.
 PUSH_SERVICES = {
-    "Chrome": ("chrome", "https://fcm.googleapis.com/fcm/send/"),
-    "Firefox": ("firefox", "https://updates.push.services.mozilla.com/wpush/v2/"),
-    "": ("safari", "https://web.push.apple.com/"),
+    "Chrome": ("chrome", CUT_OFF["chrome"]),
+    "Firefox": ("firefox", CUT_OFF["firefox"]),
+    "": ("safari", CUT_OFF[""]),
 }
 MOST = 2**53  # of a number that JavaScript holds exactly
 
@@ -153,17 +154,22 @@ def _find_session(told: Any, asked: str | None) -> int | None:
     return found if found is not None and 0 < found < MOST else None
 
 
-def write_script(answer: WebAnswer) -> str:
-    """Return an answer as the script that calls the SDK."""
+def write_script(answer: WebAnswer, push_key: str = "") -> str:
+    """Return an answer as the script that calls the SDK. push_key: the VAPID key that it may subscribe with; both calls
+    about it have to come before the answer itself, and with each."""
     arguments = [answer.guid, answer.session, answer.resume, answer.request]
     if answer.opted_out is not None:
         arguments.append(answer.opted_out)
     # A guid has letters that mean something in HTML; in a script they are written as escapes.
     text = msgspec.json.encode(arguments).decode().replace("<", "\\u003c")
-    return f"$WZRK_WR.s({text[1:-1]});"
+    push = f'$WZRK_WR.enableWebPush(true,"{push_key}");$WZRK_WR.tr({{"webPushConfig":{{}}}});' if push_key else ""
+    return f"{push}$WZRK_WR.s({text[1:-1]});"
 
 
-def write_json(answer: WebAnswer) -> dict[str, Any]:
-    """Return an answer as the object that the SDK's fetch mode reads."""
+def write_json(answer: WebAnswer, push_key: str = "") -> dict[str, Any]:
+    """Return an answer as the object that the SDK's fetch mode reads. push_key: as for `write_script`."""
     meta: dict[str, Any] = {"g": answer.guid, "sid": answer.session, "rf": answer.resume, "rn": answer.request}
-    return {"tr": {}, "meta": meta if answer.opted_out is None else meta | {"optOut": answer.opted_out}}
+    meta = meta if answer.opted_out is None else meta | {"optOut": answer.opted_out}
+    if not push_key:
+        return {"tr": {}, "meta": meta}
+    return {"tr": {"webPushConfig": {}}, "meta": meta, "wpe": {"enabled": True, "key": push_key}}
