@@ -12,12 +12,14 @@ from tocsin.account import Account
 from tocsin.audience.compile import Sql, Writer, compile_members
 from tocsin.audience.events import compile_events
 from tocsin.audience.node import Did, Query
+from tocsin.feedback.interactions import MACHINE
 from tocsin.stats.export.person import read_people
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.props import NOTHING, SEPARATOR, fold, path_of
 
 NOW_SECONDS = 300  # «now» is the last five minutes
+NOT_THEIRS = ["Notification Sent", "App Uninstalled", *MACHINE.values()]
 STEPS = (1, 2, 5)  # of the widths of ranges, with any power of ten
 
 Period = Literal["daily", "weekly", "monthly"]
@@ -65,12 +67,12 @@ async def count_events(facts: Facts, account: Account, events: Events, now: floa
 
 
 async def count_active(facts: Facts, account: Account, now: float) -> int:
-    """Return how many people did anything in the last five minutes; a message to them is nothing they did."""
+    """Return how many people did anything in the last five minutes: not what we or a machine did for them."""
     [(count,)] = await facts.query(
-        "SELECT uniqExact(user) FROM event WHERE account = {account:String} AND name != 'Notification Sent' "
+        "SELECT uniqExact(user) FROM event WHERE account = {account:String} AND name NOT IN {names:Array(String)} "
         "AND day BETWEEN toDate({first:UInt32}) - 1 AND toDate({last:UInt32}) + 1 "
         "AND at > toDateTime({first:UInt32}) AND at <= toDateTime({last:UInt32})",
-        {"account": account.id, "first": int(now) - NOW_SECONDS, "last": int(now)},
+        {"account": account.id, "names": NOT_THEIRS, "first": int(now) - NOW_SECONDS, "last": int(now)},
     )
     return int(count)
 
