@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import os
+import secrets
 import signal
 import sys
 import time
@@ -131,16 +132,19 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(worker.run()))
             if held := await stores.ledger.read(list_held):
                 log.warning("held since a restore: `tocsin campaign held`", campaigns=len(held))
-        if role in ("all", "api"):
+        serves = role in ("all", "api")
+        if serves or settings.operator_port:
             context = _make_context(
-                *(stores, settings, wakeups, load, SignedIds(keys, stores.ledger), write_address(data, url)),
+                *(stores, settings, wakeups, load, SignedIds(keys, stores.ledger)),
+                write_address(data, url) if serves else secrets.token_urlsafe(),  # nobody asks the others locally
                 await asyncio.to_thread(_describe, stores, role),
             )
-            await _start_listening(context, host, port, servers, tasks)
+            await _start_listening(context, (host, port) if serves else None, servers, tasks)
         if worker is not None:
             await _wait(worker.ready, tasks)
         _settle_memory()
-        print(f"tocsin is ready on {url} (role {role}, dashboard {url}/dashboard/)", flush=True)
+        where = f" on {url}" if serves else ""
+        print(f"tocsin is ready{where} (role {role}{f', dashboard {url}/dashboard/' if serves else ''})", flush=True)
         await _wait(stop, tasks)
     finally:
         await _stop(servers, worker, tasks, stop, wakeups, settings)
@@ -206,9 +210,10 @@ def _make_context(
 
 
 async def _start_listening(
-    context: Context, host: str, port: int, servers: list[Server], tasks: list[asyncio.Task[None]]
+    context: Context, place: tuple[str, int] | None, servers: list[Server], tasks: list[asyncio.Task[None]]
 ) -> None:
-    """Serve the API and the dashboard, and the operator's pages where they have a port of their own."""
+    """Serve the API and the dashboard where they have a place, and the operator's pages where they have a port of their
+    own."""
     public = ENDPOINTS
     if operator_port := context.settings.operator_port:
         app = build_router(context, (HEALTH, METRICS))
@@ -216,9 +221,10 @@ async def _start_listening(
         servers.append(server)
         tasks.append(serving)
         public = tuple(endpoint for endpoint in ENDPOINTS if endpoint is not METRICS)
-    server, serving = await _listen(build_router(context, public), host, port, context.settings)
-    servers.append(server)
-    tasks.append(serving)
+    if place is not None:
+        server, serving = await _listen(build_router(context, public), *place, context.settings)
+        servers.append(server)
+        tasks.append(serving)
 
 
 async def _listen(app: ASGIApp, host: str, port: int, settings: Settings) -> tuple[Server, asyncio.Task[None]]:

@@ -66,7 +66,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 10.0
     operator_port: Annotated[
         int,
-        Meta(ge=0, le=65_535, description="Port of the loopback for health and metrics; 0: they are beside the API."),
+        Meta(
+            ge=0,
+            le=65_535,
+            description="Port of the loopback for health and metrics, of any role; 0: they are beside the API.",
+        ),
     ] = 0
     requests_at_once: Annotated[
         int, Meta(ge=4, description="`send` requests under way at one time in a process; of one account a quarter.")

@@ -51,6 +51,9 @@ AS_WRITTEN = {
     "input_format_json_read_numbers_as_strings": 0,
 }
 
+# An insert is stored on its shards when it is acknowledged, and an IN asks all shards. Alone, a server ignores both.
+ON_A_CLUSTER = {"distributed_foreground_insert": 1, "distributed_product_mode": "global"}
+
 # A property costs a wide part some files of its own, each open while it is read or merged, and there are as many
 # properties as callers think of. So parts are compact, a file or two each, until they are large; and of all accounts'
 # properties only so many have columns of their own in a merged part; the others share some.
@@ -387,7 +390,7 @@ def connect(url: str) -> Any:
     if url.startswith("chdb:"):
         return clickhouse_connect.get_client(dsn=url, settings=AS_WRITTEN)
     database = urlsplit(url).path.strip("/") or "tocsin"
-    return clickhouse_connect.get_client(dsn=url, database=database, settings=AS_WRITTEN)
+    return clickhouse_connect.get_client(dsn=url, database=database, settings=AS_WRITTEN | ON_A_CLUSTER)
 
 
 def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> Facts:
@@ -413,9 +416,10 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
             f"The facts store at {hide_passwords(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
-    for statement in read_script():
-        client.command(statement)
-    _bound_parts(client)
+    if not _is_distributed(client):
+        for statement in read_script():
+            client.command(statement)
+        _bound_parts(client)
     _check_layout(client, url)
     facts = Facts(url, query_seconds, query_megabytes)
     facts._questions.add(client)
@@ -428,6 +432,12 @@ def read_script() -> list[str]:
     script = (Path(__file__).parent / "facts.sql").read_text()
     lines = (line for line in script.splitlines() if not line.startswith("--"))
     return [statement for statement in "\n".join(lines).split(";") if statement.strip()]
+
+
+def _is_distributed(client: Any) -> bool:
+    """Return whether the tables stand before those of a cluster: `tocsin facts schema` makes them, and no start."""
+    asked = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND engine = 'Distributed'"
+    return bool(client.query(asked).result_rows[0][0])
 
 
 def _bound_parts(client: Any) -> None:
