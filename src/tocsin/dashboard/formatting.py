@@ -19,6 +19,14 @@ def points(share: float) -> str:
     return f"{share * 100:+.2f}"
 
 
+def percent(part: int, whole: int) -> str:
+    """A share in percent, with one decimal below ten; «–» of nothing."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 0 < share < 10 else f"{share:.0f} %"
+
+
 def short_time(at: float, zone: ZoneInfo, now: float) -> str:
     """A minute of the account's clock, with no more of the date than is needed: «today, 14:05», «3 Feb, 09:00»."""
     local, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)
