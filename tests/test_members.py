@@ -3,72 +3,20 @@
 from __future__ import annotations
 
 import json
-import re
-import time
-from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from click.testing import CliRunner
 from conftest import Caller, Server
+from support.browser import FORM, HASHED, PASSWORD, Browser, join, unique
 
 from tocsin.account import create_account
 from tocsin.authenticator import Authenticator, audit, members, session
-from tocsin.authenticator.password import hash_password
 from tocsin.cli import tocsin
 from tocsin.dashboard import MEMBER_PAGES
 from tocsin.errors import Problem
 from tocsin.store.ledger import Ledger
-
-PASSWORD = "correct horse"
-HASHED = hash_password(PASSWORD)
-FORM = {"Content-Type": "application/x-www-form-urlencoded"}
-
-
-class Browser(Caller):
-    """Somebody at a browser: keeps the cookie and says whence a form comes."""
-
-    def look(self, path: str, **headers: str) -> tuple[int, str]:
-        status, page, _ = self.call("GET", path, headers=headers)
-        return status, page.decode() if isinstance(page, bytes) else json.dumps(page)
-
-    def send(self, path: str, fields: Mapping[str, str], **headers: str) -> tuple[int, str, Mapping[str, str]]:
-        """Posts a form; with the token of the first page when there is none in the fields."""
-        body = urlencode(fields).encode()
-        status, page, got = self.call("POST", path, body, FORM | {"Sec-Fetch-Site": "same-origin"} | headers)
-        if "set-cookie" in got:
-            self.headers["Cookie"] = got["set-cookie"].split(";")[0]
-        return status, page.decode() if isinstance(page, bytes) else json.dumps(page), got
-
-    def token(self) -> str:
-        """The token of this session's forms."""
-        found = re.search(r'name="token" value="(\w+)"', self.look("/dashboard/")[1])
-        assert found is not None
-        return found[1]
-
-    def log_in(self, email: str, password: str = PASSWORD) -> int:
-        return self.send("/dashboard/login", {"email": email, "password": password})[0]
-
-
-def join(server: Server, caller: Caller, role: members.Role, email: str) -> Browser:
-    """A browser in which a new member of the account has logged in."""
-    from tocsin.store.ledger import open_ledger
-
-    ledger = open_ledger(server.ledger_url)
-    try:
-        ledger.write_now(
-            lambda connection: members.add_member(connection, email, HASHED, caller.account_id, role, time.time())
-        )
-    finally:
-        ledger.close()
-    browser = Browser(server.port)
-    assert browser.log_in(email) == 303
-    return browser
-
-
-def unique(name: str, caller: Caller) -> str:
-    return f"{name}@{caller.account_id.lower()}.example"
 
 
 def test_log_in_and_out(server: Server, caller: Caller) -> None:

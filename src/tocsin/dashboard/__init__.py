@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import campaigns, entrance
+from tocsin.dashboard import administration, campaigns, composing, entrance, people, segments
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -34,6 +34,9 @@ READING_PAGES = [
     page("/dashboard/campaigns/{campaign_id}", campaigns.show_campaign),
     page("/dashboard/campaigns/{campaign_id}/live", campaigns.show_live),
     page("/dashboard/tag-groups", campaigns.show_groups),
+    page("/dashboard/segments", segments.show_segments),
+    page("/dashboard/segments/count", segments.count),
+    page("/dashboard/system", administration.show_system),
 ]
 # Open to a session only, or to everybody.
 MEMBER_PAGES = [
@@ -42,6 +45,15 @@ MEMBER_PAGES = [
     page("/dashboard/logout", post=entrance.leave),
     page("/dashboard/account", post=entrance.switch),
     page("/dashboard/campaigns/{campaign_id}/stop", campaigns.ask_to_stop, campaigns.stop),
+    page("/dashboard/new", composing.show_form, composing.take_form),
+    page("/dashboard/new/check", post=composing.check),
+    page("/dashboard/new/mail", post=composing.preview_mail),
+    page("/dashboard/new/values", composing.suggest),
+    page("/dashboard/segments/delete", post=segments.delete),
+    page("/dashboard/people", people.show_people),
+    page("/dashboard/settings", administration.show_settings),
+    page("/dashboard/settings/passcodes", post=administration.change_passcodes),
+    page("/dashboard/start", administration.show_first_steps, administration.make_samples),
     page("/dashboard/static/{name}", show_static),
 ]
 PAGES = [*READING_PAGES, *MEMBER_PAGES]

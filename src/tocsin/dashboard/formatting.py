@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -45,3 +48,13 @@ def full_time(at: float, zone: ZoneInfo) -> str:
 
 def iso_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def pretty_json(value: Any) -> str:
+    """JSON with a line for each field."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def plain_json(value: Any) -> str:
+    """JSON on one line."""
+    return msgspec.json.encode(value).decode()

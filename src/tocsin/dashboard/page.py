@@ -15,7 +15,16 @@ from tocsin.account import Account
 from tocsin.audience.description import describe
 from tocsin.authenticator.members import ROLES, Role
 from tocsin.authenticator.session import MemberSession, make_form_token
-from tocsin.dashboard.formatting import full_time, iso_time, percent, points, short_time, thousands
+from tocsin.dashboard.formatting import (
+    full_time,
+    iso_time,
+    percent,
+    plain_json,
+    points,
+    pretty_json,
+    short_time,
+    thousands,
+)
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.errors import Problem
 from tocsin.stats.comparison import describe_difference
@@ -103,6 +112,8 @@ def _make_environment() -> Environment:
         "short_time": short_time,
         "full_time": full_time,
         "iso_time": iso_time,
+        "plain_json": plain_json,
+        "pretty_json": pretty_json,
     }
     # A changed file gets another address, so a cached one is never wrong.
     digest = hashlib.sha256(b"".join(content for _, content in STATIC.values())).hexdigest()[:12]

@@ -251,6 +251,16 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     )
 
 
+async def read_spec_of(ledger: Ledger, account_id: str, campaign_id: int) -> Spec | None:
+    """Return what was asked for by a campaign of the account; None when it has none of that id."""
+
+    def read(connection: Connection) -> Spec | None:
+        found = list_campaigns(connection, account_id, campaign_ids=[campaign_id])
+        return read_stored_spec(connection, account_id, campaign_id) if found else None
+
+    return await ledger.read(read)
+
+
 async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> list[Reason]:
     """Recipients who were not simply sent to, the most frequent first, one row more than is shown. Facts are written
     after the ledger, so while a campaign runs these may lag behind its numbers."""
