@@ -141,12 +141,13 @@ def test_from_log_in_to_report(
     page.locator(".pill.completed").wait_for()
     page.get_by_role("heading", name="Over time").wait_for()
     assert page.locator("#figures .figure", has_text="Sent").locator("dd").first.inner_text() == "2"
+    assert page.get_by_role("link", name="Stop").count() == 0
     eye.look("campaign")
     shown = page.url.split("?")[0].rsplit("/", 1)[1]
     assert sending.result(int(shown))["sent"] == 2
 
     page.get_by_role("link", name="Duplicate").click()
-    page.get_by_text("Save this audience as a segment").click()
+    page.locator("summary", has_text="Save this audience as a segment").click()
     page.get_by_label("Name of the segment").fill("Gold")
     page.get_by_role("button", name="Save this audience as a segment").click()
     page.get_by_text("The segment «Gold» is saved").wait_for()

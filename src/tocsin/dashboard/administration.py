@@ -29,7 +29,7 @@ LONGEST_DAYS = 36_500
 SAMPLES = ("Ana", "Ben", "Chi", "Dov", "Eva")
 
 
-class Step(msgspec.Struct, frozen=True):
+class FirstStep(msgspec.Struct, frozen=True):
     """One of the first steps, and whether it is done."""
 
     key: str
@@ -140,16 +140,16 @@ async def _show_settings(context: Context, request: Request, visitor: Visitor, m
     return render("settings.html", 200, frame=frame, passcodes=passcodes, made=made, rights=RIGHTS, **values)
 
 
-def _list_steps(connection: Connection, account_id: str) -> list[Step]:
+def _list_steps(connection: Connection, account_id: str) -> list[FirstStep]:
     def has(table: object, *conditions: object) -> bool:
         query = select(func.count()).select_from(table).where(table.c.account_id == account_id, *conditions)  # type: ignore[attr-defined, arg-type]
         return bool(connection.scalar(query.limit(1)))
 
     known, run = schema.known_name, schema.run
     return [
-        Step("provider", has(schema.provider)),
-        Step("people", has(schema.device)),
-        Step("event", has(known, known.c.kind == "event_names")),
-        Step("campaign", has(schema.campaign)),
-        Step("result", has(run, run.c.ended_at.is_not(None))),
+        FirstStep("provider", has(schema.provider)),
+        FirstStep("people", has(schema.device)),
+        FirstStep("event", has(known, known.c.kind == "event_names")),
+        FirstStep("campaign", has(schema.campaign)),
+        FirstStep("result", has(run, run.c.ended_at.is_not(None))),
     ]

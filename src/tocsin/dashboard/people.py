@@ -29,7 +29,7 @@ KINDS = ("identity", "Email", "objectId", "GPID", "FBID")  # in the order in whi
 SEARCH_LETTERS = 1024
 
 
-class Device(msgspec.Struct, frozen=True):
+class ShownDevice(msgspec.Struct, frozen=True):
     """One device. ends: the last letters of its token. gone_at: None for one that is alive."""
 
     kind: str
@@ -40,7 +40,7 @@ class Device(msgspec.Struct, frozen=True):
     gone_code: str | None
 
 
-class Person(msgspec.Struct, frozen=True, kw_only=True):
+class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
     """Somebody. where: the platforms a message would reach. events: (time, name, properties as JSON), newest first."""
 
     user: int
@@ -48,7 +48,7 @@ class Person(msgspec.Struct, frozen=True, kw_only=True):
     profile: dict[str, Any]
     where: list[str]
     opted_out: list[str]
-    devices: list[Device]
+    devices: list[ShownDevice]
     events: list[tuple[float, str, str]] = []
 
 
@@ -67,7 +67,7 @@ async def show_people(context: Context, request: Request) -> Response:
     return render("people.html", frame=Frame(visitor, now, HERE), asked=asked, found=found)
 
 
-def find_person(connection: Connection, account_id: str, text: str) -> Person | None:
+def find_person(connection: Connection, account_id: str, text: str) -> ShownPerson | None:
     """Return who has this identity, of any kind; None when nobody has."""
     keys = [(kind, read_email(text) if kind == "Email" else text) for kind in KINDS]
     users = find_users(connection, account_id, [(kind, value) for kind, value in keys if value])
@@ -81,14 +81,16 @@ def find_person(connection: Connection, account_id: str, text: str) -> Person | 
     columns = [device.c[name] for name in ("kind", "object_id", "token", "registered_at", "gone_at", "gone_code")]
     devices = select(*columns).where(device.c.account_id == account_id, device.c.user_id == user)
     person = people[user]
-    return Person(
+    return ShownPerson(
         user=user,
         identities=[(row.kind, row.value) for row in connection.execute(names)],
         profile=msgspec.json.decode(person.profile),
         where=[platform for platform, addresses in person.addresses.items() if addresses],
         opted_out=sorted(person.opted_out),
         devices=[
-            Device(row.kind, row.object_id, row.token[-TOKEN_LETTERS:], row.registered_at, row.gone_at, row.gone_code)
+            ShownDevice(
+                row.kind, row.object_id, row.token[-TOKEN_LETTERS:], row.registered_at, row.gone_at, row.gone_code
+            )
             for row in connection.execute(devices.order_by(device.c.registered_at.desc()))
         ],
     )

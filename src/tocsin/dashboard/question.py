@@ -76,7 +76,9 @@ def make_where(rows: Sequence[QuestionRow], more: Any = None) -> tuple[Json, dic
         places = {f".or[{index}]": row.number for index, row in enumerate(anys)}
         parts.append(({"or": [_write_row(row) for row in anys]}, places))
     nones = [row for row in rows if row.box == "none"]
-    if nones:
+    if len(nones) == 1:
+        parts.append(({"not": _write_row(nones[0])}, {".not": nones[0].number}))
+    elif nones:
         places = {f".not.or[{index}]": row.number for index, row in enumerate(nones)}
         parts.append(({"not": {"or": [_write_row(row) for row in nones]}}, places))
     if more is not None:
