@@ -29,7 +29,9 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # Nobody logs in there, or by the token of the data folder.
 APPS = ("/a1", "/a", "/hello", "/inbox/v2/{action}")  # there an app names itself
 OPEN = ("/healthz", "/metrics", "/track/", "/u/", "/bounces", "/local/", "/dashboard/static/", "/sdk/")
-LOCKED = [one for one in ENDPOINTS if not one.path.startswith(OPEN) and one not in MEMBER_PAGES and one.path not in APPS]
+LOCKED = [
+    one for one in ENDPOINTS if not one.path.startswith(OPEN) and one not in MEMBER_PAGES and one.path not in APPS
+]
 SOME = [tuple(some) for size in (1, 2) for some in itertools.combinations(RIGHTS, size)]
 
 

@@ -64,7 +64,7 @@ def write_event(did: Did) -> Json:
     written: Json = {"event_name": did.event, "from": _write_day(did.first), "to": _write_day(did.last)}
     if did.properties:
         written["event_properties"] = [write_condition(one) for one in did.properties]
-    if sessions := _write_session(did.session):
+    if sessions := write_session(did.session):
         written["session_properties"] = sessions
     if did.times is not None:
         written |= {"operator": did.times.operator, "value": did.times.number}
@@ -97,7 +97,8 @@ def _write_property_day(day: Day) -> str:
     return day.on.isoformat() if day.on is not None else str(_write_day(day))
 
 
-def _write_session(session: Session) -> list[Json]:
+def write_session(session: Session) -> list[Json]:
+    """Return when an event was, as `session_properties`."""
     given: list[Json] = []
     for name, flag in (("first_time", session.first), ("last_time", session.last)):
         if flag is not None:

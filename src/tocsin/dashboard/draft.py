@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from tocsin.audience.writing import write_condition, write_session
+from tocsin.campaign.goal import Goal
 from tocsin.campaign.spec import DEVICES, Spec
 from tocsin.content import Content
 from tocsin.dashboard.question import QuestionRow, make_where, read_number, read_rows, split_question
@@ -264,6 +266,8 @@ def _list_more(spec: Spec) -> dict[str, Any]:
         more["system_control_group_include"] = False
     if spec.users_limit is not None:
         more["users_limit_overall"] = spec.users_limit
+    if spec.conversion_goal is not None and (limits := _write_goal(spec.conversion_goal)):
+        more["conversion_goal"] = limits
     if spec.frequency_cap is not None and (spec.frequency_cap.dwell_minutes or spec.frequency_cap.most is None):
         cap = msgspec.to_builtins(spec.frequency_cap)
         more["frequency_cap"] = {name: value for name, value in cap.items() if value is not None}
@@ -278,6 +282,17 @@ def _list_more(spec: Spec) -> dict[str, Any]:
             },
         }
     return more
+
+
+def _write_goal(goal: Goal) -> dict[str, Any]:
+    """Return what the form has no field for of a goal: which of the events count, and what says what they are worth."""
+    limits: dict[str, Any] = {one["name"]: one["value"] for one in write_session(goal.session)}
+    names = {"name": "property_name", "value": "property_value"}
+    if goal.properties:
+        written = [write_condition(one) for one in goal.properties]
+        limits["event_property"] = [{names.get(key, key): value for key, value in one.items()} for one in written]
+    more: dict[str, Any] = {"filter_type": limits} if limits else {}
+    return more if goal.revenue_property is None else more | {"revenue_property": goal.revenue_property}
 
 
 def _write_content(content: Content) -> dict[str, Any]:
