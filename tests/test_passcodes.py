@@ -21,6 +21,7 @@ from tocsin.api.endpoint import Endpoint
 from tocsin.app import ENDPOINTS
 from tocsin.authenticator import Authenticator
 from tocsin.cli import tocsin
+from tocsin.dashboard import MEMBER_PAGES
 from tocsin.errors import Problem
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -28,7 +29,9 @@ REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # Nobody logs in there, or by the token of the data folder.
 APPS = ("/a1", "/a", "/hello", "/inbox/v2/{action}")  # there an app names itself
 OPEN = ("/healthz", "/metrics", "/track/", "/u/", "/o/", "/l/", "/bounces", "/local/", "/dashboard/static/", "/sdk/")
-LOCKED = [one for one in ENDPOINTS if not one.path.startswith(OPEN) and one.path not in ("/dashboard", *APPS)]
+LOCKED = [
+    one for one in ENDPOINTS if not one.path.startswith(OPEN) and one not in MEMBER_PAGES and one.path not in APPS
+]
 SOME = [tuple(some) for size in (1, 2) for some in itertools.combinations(RIGHTS, size)]
 
 

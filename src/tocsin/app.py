@@ -30,6 +30,9 @@ from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.authenticator.audit import forget_old_deeds
+from tocsin.authenticator.password import Passwords
+from tocsin.authenticator.session import forget_old_sessions
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
@@ -180,6 +183,7 @@ def _make_context(
         facts=facts,
         settings=settings,
         authenticator=Authenticator(ledger, settings.refused_logins),
+        passwords=Passwords(),
         creates=Throttle(
             *(ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),
@@ -276,12 +280,14 @@ async def _schedule(stores: Stores, settings: Settings, wakeups: Wakeups, stop: 
 
 
 async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Event) -> None:
-    """Delete what has an age every SWEEP_SECONDS until `stop` is set: keys of requests, places under caps, first
-    reports, soft bounces. A failure is logged, and the next sweep does what was left."""
+    """Delete what has an age every SWEEP_SECONDS until `stop` is set: keys of requests, places under caps, sessions,
+    lines of the audit log, first reports, soft bounces. A failure is logged, and the next sweep does what was left."""
     while not stop.is_set():
         try:
             await forget_all_old(stores.ledger, time.time())
             await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
+            await stores.ledger.write(lambda connection: forget_old_sessions(connection, time.time()))
+            await stores.ledger.write(lambda connection: forget_old_deeds(connection, time.time()))
             await forget_old_reports(stores.ledger, time.time(), settings.report_days)
             await end_soft_bounces(stores.ledger, stores.facts, time.time())
         except Exception:

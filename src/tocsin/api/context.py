@@ -19,6 +19,7 @@ from tocsin.api.http import read_object
 from tocsin.api.places import Places
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
+from tocsin.authenticator.password import Passwords
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.delivery.load_shedding import LoadMeter
@@ -54,6 +55,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     facts: Facts
     settings: Settings
     authenticator: Authenticator
+    passwords: Passwords
     creates: Throttle
     uploads: Throttle
     sends: Places

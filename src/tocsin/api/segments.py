@@ -46,6 +46,11 @@ class PageJson(msgspec.Struct, frozen=True):
 
 async def save(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
+    return answer({"status": "success", "name": await keep_segment(context, account, body)})
+
+
+async def keep_segment(context: Context, account: Account, body: Mapping[str, Any]) -> str:
+    """Save a question by a name, and return the name. Raise Problem."""
     if "where" not in body:
         raise Problem(PARSE)
     check_size(body["where"])
@@ -53,7 +58,7 @@ async def save(context: Context, request: Request) -> Response:
     segment = Segment(read_name(body.get("name")), body["where"], query)
     now = context.clock()
     await context.ledger.write(lambda connection: save_segment(connection, account.id, segment, now))
-    return answer({"status": "success", "name": segment.name})
+    return segment.name
 
 
 async def show_all(context: Context, request: Request) -> Response:

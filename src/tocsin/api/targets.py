@@ -26,7 +26,7 @@ from tocsin.campaign.schedule import LATEST_YEAR
 from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
-from tocsin.idempotency import complete, find_answer, keep, read_key
+from tocsin.idempotency import IdempotencyKey, complete, find_answer, keep, read_key
 from tocsin.policy import load_policy
 from tocsin.providers.credential import require_provider
 from tocsin.queue import count_in_flight
@@ -100,6 +100,36 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
         kept = await context.ledger.read(lambda connection: find_answer(connection, key, now))
         if kept is not None:
             return replay(kept.answer)
+    text, new = await make_campaign(context, account, body, key, now)
+    return answer(text) if new else replay(text)
+
+
+async def make_campaign(
+    context: Context, account: Account, body: Mapping[str, Any], key: IdempotencyKey | None, now: float
+) -> tuple[str, bool]:
+    """Make the campaign of a create request, or estimate its reach. Return the answer as JSON, and False when it is the
+    one that the key got before. Raise Problem."""
+    spec = await read_campaign(context, account, body, now)
+    estimates = {} if body.get("skip_estimate") else await estimate(context, account, spec, now)
+    if body.get("estimate_only"):  # Booleans, as `read_spec` has checked
+        return encode({"status": "success", "estimates": estimates}), True
+
+    def insert(connection: Connection) -> tuple[str, bool]:
+        if key is not None and (before := keep(connection, key, "", now)) is not None:
+            return before.answer, False  # the same request twice at once
+        made = insert_campaign(connection, account.id, spec, now, account.zone)
+        text = encode({"status": "success", "id": made, "estimates": estimates})
+        if key is not None:
+            complete(connection, key, text)
+        return text, True
+
+    found = await context.ledger.write(insert)
+    context.wakeups.runs.notify()
+    return found
+
+
+async def read_campaign(context: Context, account: Account, body: Mapping[str, Any], now: float) -> Spec:
+    """Return the campaign of a create request. Raise Problem."""
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
     policy = await context.ledger.read(lambda connection: load_policy(connection, account.id))
@@ -118,22 +148,7 @@ async def _create(context: Context, request: Request, account: Account) -> Respo
         ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))
-    estimates = {} if body.get("skip_estimate") else await _estimate(context, account, spec, now)
-    if body.get("estimate_only"):  # Booleans, as `read_spec` has checked
-        return answer({"status": "success", "estimates": estimates})
-
-    def insert(connection: Connection) -> tuple[str, bool]:
-        if key is not None and (before := keep(connection, key, "", now)) is not None:
-            return before.answer, False  # the same request twice at once
-        made = insert_campaign(connection, account.id, spec, now, account.zone)
-        text = encode({"status": "success", "id": made, "estimates": estimates})
-        if key is not None:
-            complete(connection, key, text)
-        return text, True
-
-    text, new = await context.ledger.write(insert)
-    context.wakeups.runs.notify()
-    return answer(text) if new else replay(text)
+    return spec
 
 
 def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str, Any]:
@@ -145,7 +160,8 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
     }
 
 
-async def _estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
+async def estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
+    """Return how many messages a campaign would send now, by the names that an estimate's answer has for platforms."""
     counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
     channel = CHANNELS[spec.channel]
     if channel.property and not spec.send_to_every_profile:

@@ -29,6 +29,20 @@ async def count_reachable(
     return {platform: sum(int(count) for reach, count in rows if reach & bit) for platform, bit in bits.items()}
 
 
+async def find_members(facts: Facts, account: Account, query: Query, now: float, most: int) -> list[int]:
+    """Return a few of the users whom a question means, those with the lowest numbers."""
+    members = compile_members(query, account, now)
+    text = f"SELECT user FROM ({members.text}) ORDER BY user LIMIT {{most:UInt32}}"
+    return [int(row[0]) for row in await facts.query(text, {**members.parameters, "most": most})]
+
+
+async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:
+    """Return how many people a question means, reachable or not."""
+    members = compile_members(query, account, now)
+    [(count,)] = await facts.query(f"SELECT count() FROM ({members.text})", members.parameters)
+    return int(count)
+
+
 def stream_recipients(
     facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
 ) -> Iterator[list[Recipient]]:

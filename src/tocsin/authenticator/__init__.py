@@ -1,4 +1,4 @@
-"""Log-in of API requests by account id and passcode, the two `X-CleverTap-…` headers.
+"""Log-in of requests by account id and passcode, and of people by e-mail and password, with roles and sessions.
 
 The right passcode is never made to wait for what others try: a passcode is 160 random bits, so guessing is hopeless,
 and who guesses must not be able to lock its holder out. What is slowed down is the answer to wrong ones
@@ -73,12 +73,23 @@ class Authenticator:
             raise Problem(error, code=403, status=403)
         return known.account
 
+    def check_pace(self, person: str, address: str, now: float) -> None:
+        """Raise Problem 429 when log-ins of a person, or from an address, have been refused too often. Unlike a
+        passcode, a password can be guessed: it is not even looked at then."""
+        if (seconds := self._refused.slow_down(person, address, now)) is not None:
+            self._refused.count("slowed", person, address, now)
+            raise _slow_down(seconds)
+
+    def refuse_password(self, person: str, address: str, now: float) -> None:
+        """Count one wrong password. person: "" when there is no such person."""
+        self._refused.count("password", person, address, now)
+
     def _refuse(self, reason: str, error: str, account_id: str, address: str, now: float) -> Problem:
         seconds = self._refused.slow_down(account_id, address, now)
         self._refused.count(reason if seconds is None else "slowed", account_id, address, now)
         if seconds is None:
             return Problem(error, code=401, status=401)
-        return Problem("Too many refused log-ins; try again later", code=429, status=429, retry_after=seconds)
+        return _slow_down(seconds)
 
     async def _find(self, account_id: str, address: str, now: float) -> _Known | None:
         cached = self._cache.get(account_id)
@@ -111,6 +122,10 @@ class Authenticator:
         if found is not None:  # else not cached: requests with made-up account ids must not fill the memory
             self._cache[account_id] = found
         return found
+
+
+def _slow_down(seconds: int) -> Problem:
+    return Problem("Too many refused log-ins; try again later", code=429, status=429, retry_after=seconds)
 
 
 def _read_ids(connection: Connection) -> Sequence[str]:

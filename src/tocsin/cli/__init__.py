@@ -32,6 +32,7 @@ COMMANDS = LazyCommands(
         "sandbox": "tocsin.cli.processes:sandbox",
         "serve": "tocsin.cli.processes:serve",
         "suppressed": "tocsin.cli.suppressed:suppressed",
+        "user": "tocsin.cli.users:user",
     }
 )
 

@@ -1,4 +1,4 @@
-"""Server-rendered pages over the same functions as the API. They only read: nothing here changes anything."""
+"""Server-rendered pages over the same functions as the API."""
 
 from __future__ import annotations
 
@@ -6,60 +6,54 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.api.context import Context
-from tocsin.api.endpoint import get
-from tocsin.campaign.spec import LATEST_ID
-from tocsin.dashboard.page import Frame, log_in, redirect, refuse_page, render, serve_static
-from tocsin.dashboard.queries import Detail, read_detail, read_overview
+from tocsin.api.endpoint import Endpoint, Handler
+from tocsin.dashboard import administration, campaigns, composing, entrance, people, segments
+from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
-BUSY_SECONDS, CALM_SECONDS = 2, 15  # between two loads of a page
-NOT_HERE = "There is no such campaign in this account."
 BUG = Problem("This page could not be made. The server's log says why.", code=500, status=500)
 
 
 async def move_to_overview(_context: Context, _request: Request) -> Response:
-    return redirect("/dashboard/")
-
-
-async def show_overview(context: Context, request: Request) -> Response:
-    """Show the newest campaigns and the tag groups."""
-    account, now = await log_in(context, request), context.clock()
-    found = await read_overview(context.ledger, context.facts, account.id, now)
-    frame = Frame(account, now, BUSY_SECONDS if found.busy else CALM_SECONDS)
-    return render("overview.html", frame=frame, found=found, server=_server_of(request))
-
-
-async def show_campaign(context: Context, request: Request) -> Response:
-    """Show one campaign: what was asked, its numbers, what the vendors said."""
-    account, now = await log_in(context, request), context.clock()
-    found = await _find(context, account.id, request.path_params["campaign_id"], now)
-    frame = Frame(account, now, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
-    return render("campaign.html", frame=frame, found=found)
+    return redirect("/dashboard/", 308)
 
 
 async def show_static(_: Context, request: Request) -> Response:
     return serve_static(request.path_params["name"])
 
 
-async def _find(context: Context, account_id: str, text: str, now: float) -> Detail:
-    """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
-    apart."""
-    found = None
-    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
-        found = await read_detail(context.ledger, context.facts, account_id, int(text), now)
-    if found is None:
-        raise Problem(NOT_HERE, code=404, status=404)
-    return found
+def page(path: str, look: Handler | None = None, post: Handler | None = None) -> Endpoint:
+    """Return the endpoint of a page. look: what GET and HEAD do."""
+    handlers = ({"GET": look, "HEAD": look} if look else {}) | ({"POST": post} if post else {})
+    return Endpoint(path, handlers, refuse_page, BUG, right="read")
 
 
-def _server_of(request: Request) -> str:
-    """Return this server as the visitor reached it, for the examples they can copy."""
-    return f"{request.url.scheme}://{request.url.netloc}"
-
-
-PAGES = [
-    get("/dashboard", move_to_overview, refuse_page, BUG),
-    get("/dashboard/", show_overview, refuse_page, BUG),
-    get("/dashboard/campaigns/{campaign_id}", show_campaign, refuse_page, BUG),
-    get("/dashboard/static/{name}", show_static, refuse_page, BUG),
+# Open to a session, or to a passcode that may read.
+READING_PAGES = [
+    page("/dashboard/", campaigns.show_overview),
+    page("/dashboard/campaigns/{campaign_id}", campaigns.show_campaign),
+    page("/dashboard/campaigns/{campaign_id}/live", campaigns.show_live),
+    page("/dashboard/tag-groups", campaigns.show_groups),
+    page("/dashboard/segments", segments.show_segments),
+    page("/dashboard/segments/count", segments.count),
+    page("/dashboard/system", administration.show_system),
 ]
+# Open to a session only, or to everybody.
+MEMBER_PAGES = [
+    page("/dashboard", move_to_overview),
+    page("/dashboard/login", entrance.show_log_in, entrance.enter),
+    page("/dashboard/logout", post=entrance.leave),
+    page("/dashboard/account", post=entrance.switch),
+    page("/dashboard/campaigns/{campaign_id}/stop", campaigns.ask_to_stop, campaigns.stop),
+    page("/dashboard/new", composing.show_form, composing.take_form),
+    page("/dashboard/new/check", post=composing.check),
+    page("/dashboard/new/mail", post=composing.preview_mail),
+    page("/dashboard/new/values", composing.suggest),
+    page("/dashboard/segments/delete", post=segments.delete),
+    page("/dashboard/people", people.show_people),
+    page("/dashboard/settings", administration.show_settings),
+    page("/dashboard/settings/passcodes", post=administration.change_passcodes),
+    page("/dashboard/start", administration.show_first_steps, administration.make_samples),
+    page("/dashboard/static/{name}", show_static),
+]
+PAGES = [*READING_PAGES, *MEMBER_PAGES]

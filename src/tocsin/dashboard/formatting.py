@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 from zoneinfo import ZoneInfo
+
+import msgspec
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -17,6 +20,14 @@ def thousands(number: float) -> str:
 def points(share: float) -> str:
     """A difference of rates in percentage points: «+1.25»."""
     return f"{share * 100:+.2f}"
+
+
+def percent(part: int, whole: int) -> str:
+    """A share in percent, with one decimal below ten; «–» of nothing."""
+    if not whole:
+        return "–"
+    share = 100 * part / whole
+    return f"{share:.1f} %" if 0 < share < 10 else f"{share:.0f} %"
 
 
 def short_time(at: float, zone: ZoneInfo, now: float) -> str:
@@ -37,3 +48,13 @@ def full_time(at: float, zone: ZoneInfo) -> str:
 
 def iso_time(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def pretty_json(value: Any) -> str:
+    """JSON with a line for each field."""
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+
+
+def plain_json(value: Any) -> str:
+    """JSON on one line."""
+    return msgspec.json.encode(value).decode()

@@ -1,9 +1,7 @@
-"""How a page is made: log-in, templates, static files, and the headers every answer carries."""
+"""How a page is made: templates, static files, and the headers every answer carries."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.account import Account
-from tocsin.api.context import Context, read_single
 from tocsin.audience.description import describe
-from tocsin.dashboard.formatting import full_time, iso_time, points, short_time, thousands
+from tocsin.authenticator.members import ROLES, Role
+from tocsin.authenticator.session import MemberSession, make_form_token
+from tocsin.dashboard.formatting import (
+    full_time,
+    iso_time,
+    percent,
+    plain_json,
+    points,
+    pretty_json,
+    short_time,
+    thousands,
+)
+from tocsin.dashboard.texts import ENGLISH
 from tocsin.errors import Problem
 from tocsin.stats.comparison import describe_difference
 
@@ -25,27 +34,55 @@ HTML = "text/html"  # Starlette adds the character set
 STATIC_SECONDS = 3600
 CHALLENGE = {"WWW-Authenticate": 'Basic realm="Tocsin", charset="UTF-8"'}
 POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self' data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src 'self' data:; "
+    "frame-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+)
+# Of a mail that is looked at: its styles are its own, its scripts are dead, and its pictures are not fetched.
+MAIL_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'self'; sandbox"
 )
 SECURITY = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+# Without it browsers would not say which site a form comes from.
+FORMS = {"Referrer-Policy": "same-origin"}
 PRIVATE = {"Cache-Control": "no-store"}  # numbers of an account stay out of caches
-HEADLINES = {
-    401: "Please log in",
-    403: "This passcode may not read",
-    404: "Not found",
-    429: "Too many log-ins",
-    500: "Something broke",
-}
-TYPES = {".css": "text/css"}
+HEADLINES = {403: "refused_role", 404: "refused_missing", 429: "refused_often", 500: "refused_bug"}
+TYPES = {".css": "text/css", ".js": "text/javascript"}
+ASKS = "tocsin.asks"  # in a request's scope: how whoever is not logged in is asked to
+
+
+class Visitor(msgspec.Struct, frozen=True):
+    """Who looks at a page, at which account, and as what. session: None with a passcode, which may only read."""
+
+    account: Account
+    role: Role
+    session: MemberSession | None = None
+
+    def may(self, role: Role) -> bool:
+        """Return whether this one may do what the role may."""
+        return ROLES.index(self.role) >= ROLES.index(role)
+
+    @property
+    def who(self) -> str:
+        return self.session.email if self.session else ENGLISH.a_passcode
+
+    @property
+    def form_token(self) -> str:
+        return make_form_token(self.session) if self.session else ""
 
 
 class Frame(msgspec.Struct, frozen=True):
-    """What stands around every page of an account. refresh: seconds until it loads itself again."""
+    """What stands around every page of an account. here: the entry of the navigation it belongs to. refresh: seconds
+    until it loads itself again where there is no script; 0 for one that does not change."""
 
-    account: Account
+    visitor: Visitor
     now: float
-    refresh: int
+    here: str = ""
+    refresh: int = 0
+
+    @property
+    def account(self) -> Account:
+        return self.visitor.account
 
 
 def _read_static() -> dict[str, tuple[str, bytes]]:
@@ -70,14 +107,21 @@ def _make_environment() -> Environment:
         "thousands": thousands,
         "points": points,
         "says": describe_difference,
+        "percent": percent,
         "describe": describe,
         "short_time": short_time,
         "full_time": full_time,
         "iso_time": iso_time,
+        "plain_json": plain_json,
+        "pretty_json": pretty_json,
     }
-    # A changed style sheet gets another address, so a cached one is never wrong.
+    # A changed file gets another address, so a cached one is never wrong.
     digest = hashlib.sha256(b"".join(content for _, content in STATIC.values())).hexdigest()[:12]
-    environment.globals["style"] = f"/dashboard/static/tocsin.css?v={digest}"
+    environment.globals |= {
+        "style": f"/dashboard/static/tocsin.css?v={digest}",
+        "scripts": [f"/dashboard/static/{name}?v={digest}" for name in STATIC if name.endswith(".js")],
+        "t": ENGLISH,
+    }
     return environment
 
 
@@ -85,34 +129,44 @@ STATIC = _read_static()
 TEMPLATES = _make_environment()
 
 
-async def log_in(context: Context, request: Request) -> Account:
-    """Return the account of HTTP Basic: its id as the user, a passcode that may read as the password. Raises Problem
-    401, 403, 429."""
-    account_id, passcode = _read_basic(read_single(request, "authorization")[0] or "")
-    return await context.check(request, account_id, passcode)
-
-
 def render(name: str, status: int = 200, **values: Any) -> Response:
-    """Return a page made from its template."""
+    """Return a page made from its template. A passcode's pages hold no script and no form, and need neither."""
     body = TEMPLATES.get_template(name).render(values).encode("utf-8", "replace")
-    return Response(body, status, SECURITY | PRIVATE, HTML)
+    frame = values.get("frame")
+    forms = FORMS if frame is None or frame.visitor.session else {}
+    return Response(body, status, SECURITY | PRIVATE | forms, HTML)
 
 
-def refuse_page(_: Request, problem: Problem) -> Response:
-    """Return a page that says what is wrong; at 401 also how to log in, never which half of it was wrong."""
-    status = problem.status
-    headline = HEADLINES.get(status, "That did not work")
-    response = render("refusal.html", status, locked=status == 401, headline=headline, text=problem.error)
+def show_mail(html: str) -> Response:
+    """Return a mail as the answer to a frame of a page, which nothing in it can reach."""
+    headers = SECURITY | PRIVATE | {"Content-Security-Policy": MAIL_POLICY}
+    return Response(html.encode("utf-8", "replace"), 200, headers, HTML)
+
+
+def refuse_page(request: Request, problem: Problem) -> Response:
+    """Return a page that says what is wrong; at 401 the log-in, never which half of one was wrong."""
+    status, asks = problem.status, request.scope.get(ASKS, "passcode")
+    fragment = "hx-request" in request.headers
     if status == 401:
-        response.headers.update(CHALLENGE)
+        here = request.scope["path"] if request.method in ("GET", "HEAD") and not fragment else "/dashboard/"
+        response = render("login.html", status, asks=asks, email="", error="", next=here)
+        if fragment:
+            response.headers["HX-Refresh"] = "true"  # the page around it then asks for the log-in
+        elif asks == "passcode":
+            response.headers.update(CHALLENGE)
+    else:
+        headline = getattr(ENGLISH, HEADLINES.get(status, "refused_other"))
+        response = render("refusal.html", status, headline=headline, text=problem.error)
+        response.headers.update(SECURITY)
     if problem.retry_after is not None:
         response.headers["Retry-After"] = str(problem.retry_after)
     return response
 
 
-def redirect(address: str) -> Response:
-    """Send the browser to where a page really is."""
-    return Response(status_code=308, media_type=HTML, headers=SECURITY | {"Location": address})
+def redirect(address: str, status: int = 303) -> Response:
+    """Send the browser to another page."""
+    headers = SECURITY | PRIVATE | {"Location": address}
+    return Response(status_code=status, media_type=HTML, headers=headers)
 
 
 def serve_static(name: str) -> Response:
@@ -121,18 +175,3 @@ def serve_static(name: str) -> Response:
     kind, content = STATIC[name]
     caching = {"Cache-Control": f"public, max-age={STATIC_SECONDS}"}
     return Response(content, media_type=kind, headers=SECURITY | caching)
-
-
-def _read_basic(header: str) -> tuple[str | None, str | None]:
-    """Return user and password of an `Authorization` header; nothing when it is not one of HTTP Basic."""
-    scheme, _, encoded = header.strip().partition(" ")
-    if scheme.lower() != "basic":
-        return None, None
-    try:
-        text = base64.b64decode(encoded.strip(), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError, ValueError):
-        return None, None
-    if "\0" in text:  # PostgreSQL takes no NUL in a text
-        return None, None
-    user, _, password = text.partition(":")
-    return user.strip(), password.strip()

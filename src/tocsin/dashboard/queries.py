@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Select, func, select
 
-from tocsin.campaign.runs import CampaignSummary, find_campaign, read_stored_spec
+from tocsin.campaign.runs import CampaignSummary, find_campaign, list_campaigns, read_stored_spec
 from tocsin.campaign.send_queue import NOT_TAGGED
-from tocsin.campaign.spec import Spec
+from tocsin.campaign.spec import LATEST_ID, Spec
 from tocsin.content import Content
+from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
+from tocsin.outcome import NUMBERS, OUTCOME_OF
 from tocsin.stats import counts
 from tocsin.stats.comparison import Difference, compare_groups
 from tocsin.stats.results import (
@@ -21,13 +23,13 @@ from tocsin.stats.results import (
     count_interactions,
     count_tag_groups,
     documented_state,
-    list_targets,
     read_variants,
 )
+from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
-SHOWN = 100  # campaigns on the first page
+SHOWN = 100  # campaigns on a page
 REASONS = 50  # rows of vendors' codes
 
 
@@ -75,18 +77,43 @@ class CampaignLine(msgspec.Struct, frozen=True, kw_only=True):
         return self.state in ("scheduled", "running") or self.figures.under_way > 0
 
 
+class WantedCampaigns(msgspec.Struct, frozen=True, kw_only=True):
+    """Which campaigns a list shows: those with `search` in their name, or that have this number; with the label."""
+
+    search: str = ""
+    label: str = ""
+    page: int = 1
+
+    @property
+    def filtered(self) -> bool:
+        return bool(self.search or self.label)
+
+
+FIRST_PAGE = WantedCampaigns()
+
+
 class Overview(msgspec.Struct, frozen=True, kw_only=True):
     """The first page. `more`: there are older campaigns than the ones shown; `total` is of the shown ones."""
 
     lines: list[CampaignLine]
     more: bool
     total: Figures
-    groups: list[tuple[str, Figures]]
-    groups_total: Figures
+    labels: list[str]
 
     @property
     def busy(self) -> bool:
-        return any(line.busy for line in self.lines) or self.groups_total.under_way > 0
+        return any(line.busy for line in self.lines)
+
+
+class Groups(msgspec.Struct, frozen=True):
+    """The tag groups by name, with the sum of all."""
+
+    rows: list[tuple[str, Figures]]
+    total: Figures
+
+    @property
+    def busy(self) -> bool:
+        return self.total.under_way > 0
 
 
 class Reason(msgspec.Struct, frozen=True):
@@ -115,6 +142,8 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     final: bool
     reasons: list[Reason]
     more: bool
+    by_platform: list[tuple[str, Figures]]
+    chart: Chart | None
 
     @property
     def contents(self) -> list[tuple[str, Content]]:
@@ -122,31 +151,56 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
         return [(one.name, one.content) for one in self.spec.variants] or [("", self.spec.content)]
 
 
-async def read_overview(ledger: Ledger, facts: Facts, account_id: str, now: float) -> Overview:
-    targets, groups = await asyncio.gather(
-        list_targets(ledger, account_id, limit=SHOWN + 1), count_tag_groups(ledger, facts, account_id)
-    )
-    shown = targets[:SHOWN]
-    interactions = await count_interactions(facts, account_id, [one["id"] for one in shown]) if shown else {}
+async def read_overview(
+    ledger: Ledger, facts: Facts, account_id: str, now: float, wanted: WantedCampaigns = FIRST_PAGE
+) -> Overview:
+    """Return one page of campaigns, the newest first."""
+
+    def read(connection: Connection) -> tuple[list[CampaignSummary], dict[int, dict[str, int]], bool, list[str]]:
+        page = _select_wanted(account_id, wanted).limit(SHOWN + 1).offset((wanted.page - 1) * SHOWN)
+        ids = connection.scalars(page).all()
+        rows = list(list_campaigns(connection, account_id, campaign_ids=ids[:SHOWN]))
+        label = schema.campaign_label
+        names = select(label.c.name).where(label.c.account_id == account_id).distinct().order_by(label.c.name)
+        labels = list(connection.scalars(names.limit(SHOWN)))
+        return rows, counts.sum_numbers_of_campaigns(connection, ids[:SHOWN]), len(ids) > SHOWN, labels
+
+    rows, numbers, more, labels = await ledger.read(read)
+    interactions = await count_interactions(facts, account_id, [row.id for row in rows]) if rows else {}
     lines = [
         CampaignLine(
-            id=one["id"],
-            name=one["name"],
-            channel=one["channel"],
-            state=documented_state(one["state"], one["due_at"], now),
-            due_at=one["due_at"],
-            figures=_figures(one, interactions.get(one["id"], {})),
+            id=row.id,
+            name=row.name,
+            channel=row.channel,
+            state=documented_state(row.state, row.due_at, now),
+            due_at=row.due_at,
+            figures=_figures({**numbers[row.id], "audience": row.audience}, interactions.get(row.id, {})),
         )
-        for one in shown
+        for row in rows
     ]
+    return Overview(lines=lines, more=more, total=Figures.total(line.figures for line in lines), labels=labels)
+
+
+def _select_wanted(account_id: str, wanted: WantedCampaigns) -> Select[Any]:
+    table, label = schema.campaign, schema.campaign_label
+    query = select(table.c.id).where(table.c.account_id == account_id).order_by(table.c.id.desc())
+    if wanted.search:
+        found = func.lower(table.c.name).contains(wanted.search.lower(), autoescape=True)
+        if wanted.search.isascii() and wanted.search.isdigit() and len(wanted.search) <= len(str(LATEST_ID)):
+            found |= table.c.id == min(int(wanted.search), LATEST_ID)
+        query = query.where(found)
+    if wanted.label:
+        mine = (label.c.account_id == account_id, label.c.name == wanted.label)
+        query = query.where(table.c.id.in_(select(label.c.campaign_id).where(*mine)))
+    return query
+
+
+async def read_groups(ledger: Ledger, facts: Facts, account_id: str) -> Groups:
+    """Return the numbers of the sends by identity."""
+    groups = await count_tag_groups(ledger, facts, account_id)
     named = [(name, _figures(numbers)) for name, numbers in groups.items()]
-    return Overview(
-        lines=lines,
-        more=len(targets) > SHOWN,
-        total=Figures.total(line.figures for line in lines),
-        groups=sorted(named, key=lambda group: (group[0] == NOT_TAGGED, group[0].casefold())),
-        groups_total=Figures.total(figures for _, figures in named),
-    )
+    rows = sorted(named, key=lambda group: (group[0] == NOT_TAGGED, group[0].casefold()))
+    return Groups(rows, Figures.total(figures for _, figures in named))
 
 
 async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, now: float) -> Detail | None:
@@ -164,10 +218,12 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     if answer is None:
         return None
     found, spec, numbers = answer
-    interactions, reasons, converted = await asyncio.gather(
+    interactions, reasons, converted, by_platform, chart = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]),
         _count_reasons(facts, account_id, campaign_id),
         count_converted(ledger, facts, account_id, campaign_id, spec),
+        _count_by_platform(facts, account_id, campaign_id),
+        _read_chart(facts, account_id, campaign_id),
     )
     goal = spec.conversion_goal
     comparison = await compare_groups(ledger, facts, account_id, campaign_id, now) if goal else None
@@ -190,7 +246,19 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         final=comparison is not None and comparison.final,
         reasons=reasons[:REASONS],
         more=len(reasons) > REASONS,
+        by_platform=by_platform,
+        chart=chart,
     )
+
+
+async def read_spec_of(ledger: Ledger, account_id: str, campaign_id: int) -> Spec | None:
+    """Return what was asked for by a campaign of the account; None when it has none of that id."""
+
+    def read(connection: Connection) -> Spec | None:
+        found = list_campaigns(connection, account_id, campaign_ids=[campaign_id])
+        return read_stored_spec(connection, account_id, campaign_id) if found else None
+
+    return await ledger.read(read)
 
 
 async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> list[Reason]:
@@ -203,6 +271,49 @@ async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> lis
         {"account": account_id, "campaign": campaign_id, "limit": REASONS + 1},
     )
     return [Reason(str(row[0]), str(row[1]), str(row[2]), int(row[3])) for row in rows]
+
+
+NUMBER_OF = {
+    outcome.value: name for name, states in NUMBERS.items() for state in states for outcome in (OUTCOME_OF[state],)
+}
+
+
+async def _count_by_platform(facts: Facts, account_id: str, campaign_id: int) -> list[tuple[str, Figures]]:
+    """Return the recorded outcomes by platform."""
+    rows = await facts.query(
+        "SELECT platform, outcome, count() FROM outcome FINAL WHERE account = {account:String} "
+        "AND campaign = {campaign:UInt32} GROUP BY platform, outcome",
+        {"account": account_id, "campaign": campaign_id},
+    )
+    found: dict[str, dict[str, int]] = {}
+    for platform, outcome, count in rows:
+        numbers = found.setdefault(str(platform), {"audience": 0})
+        numbers["audience"] += int(count)
+        name = NUMBER_OF.get(str(outcome), "failed")
+        numbers[name] = numbers.get(name, 0) + int(count)
+    return [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())]
+
+
+async def _read_chart(facts: Facts, account_id: str, campaign_id: int) -> Chart | None:
+    """Return the recorded outcomes over time; None before there are any."""
+    of_campaign = {"account": account_id, "campaign": campaign_id}
+    mine = "FROM outcome FINAL WHERE account = {account:String} AND campaign = {campaign:UInt32}"
+    [(count, first, last)] = await facts.query(
+        f"SELECT count(), toUnixTimestamp(min(at)), toUnixTimestamp(max(at)) {mine}", of_campaign
+    )
+    if not count:
+        return None
+    step = choose_step(int(last) - int(first))
+    rows = await facts.query(
+        f"SELECT intDiv(toUnixTimestamp(at), {{step:UInt32}}) AS slot, outcome, count() {mine} GROUP BY slot, outcome",
+        {**of_campaign, "step": step},
+    )
+    slots: dict[int, dict[str, int]] = {}
+    for slot, outcome, number in rows:
+        counted = slots.setdefault(int(slot), {})
+        name = NUMBER_OF.get(str(outcome), "failed")
+        counted[name] = counted.get(name, 0) + int(number)
+    return draw_chart(slots, step)
 
 
 def _figures(numbers: Mapping[str, Any], interactions: Mapping[str, int] | None = None) -> Figures:

@@ -1,9 +1,9 @@
 """The ledger's tables. Migrations in `migrations/` make them; a test compares the two.
 
-Times are epoch seconds (floats). JSON is text: the ledger never looks inside it. Every table but `secret` carries the
-account, and a statement about users, names or addresses says which. A statement that has the id of a campaign, run,
-chunk or device needs no account, for these ids are unique over all of them; what is due, leased or too old is found
-over all accounts by state and time.
+Times are epoch seconds (floats). JSON is text: the ledger never looks inside it. Every table but `secret` and `member`
+carries the account, and a statement about users, names or addresses says which. A statement that has the id of a
+campaign, run, chunk or device needs no account, for these ids are unique over all of them; what is due, leased or too
+old is found over all accounts by state and time.
 """
 
 from __future__ import annotations
@@ -69,6 +69,48 @@ passcode = Table(
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),
+)
+
+# Somebody who uses the dashboard. `user` are the people whom messages are for.
+member = Table(
+    "member",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("email", String(254), nullable=False, unique=True),
+    Column("password", Text, nullable=False),  # argon2id, with its salt and costs
+    Column("created_at", Float, nullable=False),
+)
+
+membership = Table(
+    "membership",
+    metadata,
+    Column("member_id", RowId, primary_key=True, autoincrement=False),
+    Column("account_id", String(32), primary_key=True),
+    Column("role", String(16), nullable=False),  # authenticator.members.Role
+    Column("created_at", Float, nullable=False),
+)
+
+# A member who is logged in, and the account they look at.
+session = Table(
+    "session",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of the cookie's token
+    Column("member_id", RowId, nullable=False, index=True),
+    Column("account_id", String(32), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("used_at", Float, nullable=False),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False),
+    Column("at", Float, nullable=False),
+    Column("who", String(254), nullable=False),
+    Column("what", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Index("audit_of_account", "account_id", "id"),
 )
 
 provider = Table(

@@ -1,0 +1,155 @@
+"""Settings of an account, the state of the server, and the first steps."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+from sqlalchemy import Connection, func, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.account import RIGHTS, add_passcode, list_passcodes, revoke_passcode
+from tocsin.api.context import Context
+from tocsin.authenticator.audit import list_deeds, note
+from tocsin.authenticator.members import list_members
+from tocsin.dashboard.campaigns import read_page
+from tocsin.dashboard.page import Frame, Visitor, redirect, render
+from tocsin.dashboard.texts import ENGLISH
+from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.errors import Misconfigured, Problem
+from tocsin.ingest import upload
+from tocsin.ingest.names import read_limits
+from tocsin.providers import BY_NAME
+from tocsin.store import schema
+
+DEEDS = 50  # of the audit log on a page
+DAY = 86_400.0
+LONGEST_DAYS = 36_500
+SAMPLES = ("Ana", "Ben", "Chi", "Dov", "Eva")
+
+
+class FirstStep(msgspec.Struct, frozen=True):
+    """One of the first steps, and whether it is done."""
+
+    key: str
+    done: bool
+
+
+class ProviderLine(msgspec.Struct, frozen=True):
+    """A provider as it is shown: nothing of its settings is."""
+
+    name: str
+    platform: str
+    changed_at: float | None
+
+
+async def show_settings(context: Context, request: Request) -> Response:
+    """Show providers, passcodes, members and the audit log."""
+    visitor, _ = await require_member(context, request, "admin")
+    return await _show_settings(context, request, visitor)
+
+
+async def change_passcodes(context: Context, request: Request) -> Response:
+    """Make a passcode, which is shown once, or revoke those of a label."""
+    visitor, _ = await require_member(context, request, "admin")
+    form = await read_signed_form(context, request, visitor)
+    label, now, account_id = form.one("label"), context.clock(), visitor.account.id
+    if not label:
+        raise Problem(ENGLISH.passcode_needs_label)
+    if form.one("do") == "revoke":
+        await asyncio.to_thread(revoke_passcode, context.ledger, account_id, label, now)
+        await context.ledger.write(lambda one: note(one, account_id, visitor.who, "passcode revoked", label, now))
+        return redirect("/dashboard/settings")
+    rights = [right for right in RIGHTS if right in form.get("rights", [])]
+    days = form.one("days")
+    if not rights or (days and not (days.isascii() and days.isdigit() and 0 < int(days[:9]) <= LONGEST_DAYS)):
+        raise Problem(ENGLISH.passcode_wrong)
+    ends = now + int(days) * DAY if days else None
+    try:
+        made = await asyncio.to_thread(add_passcode, context.ledger, account_id, label, now, rights, ends)
+    except Misconfigured as error:
+        raise Problem(str(error)) from None
+    detail = f"{label}: {', '.join(rights)}"
+    await context.ledger.write(lambda one: note(one, account_id, visitor.who, "passcode made", detail, now))
+    return await _show_settings(context, request, visitor, made)
+
+
+async def show_system(context: Context, request: Request) -> Response:
+    """Show whether the stores answer, and what waits."""
+    visitor = await log_in(context, request)
+    trouble = ""
+    try:
+        await context.health.check()
+    except Problem as problem:
+        trouble = problem.error
+    waiting = await context.health.read_backlog()
+    return render("system.html", frame=Frame(visitor, context.clock(), "system"), trouble=trouble, waiting=waiting)
+
+
+async def show_first_steps(context: Context, request: Request) -> Response:
+    """Show what leads from an empty account to a first push."""
+    visitor, _ = await require_member(context, request, "marketer")
+    steps = await context.ledger.read(lambda connection: _list_steps(connection, visitor.account.id))
+    following = next((step.key for step in steps if not step.done), "")
+    return render("start.html", frame=Frame(visitor, context.clock()), steps=steps, following=following)
+
+
+async def make_samples(context: Context, request: Request) -> Response:
+    """Upload a few made-up people with devices and an event, through the function behind `/1/upload`."""
+    visitor, _ = await require_member(context, request, "marketer")
+    await read_signed_form(context, request, visitor)
+    now, records = context.clock(), []
+    for name in SAMPLES:
+        identity, device = f"sample-{name.lower()}", f"sample-device-{name.lower()}"
+        profile = {"Name": name, "Email": f"{name.lower()}@example.com", "Plan": "Gold" if name < "C" else "Silver"}
+        token = {"type": "fcm", "id": f"{identity}:fcm-registration-token"}
+        records += [
+            {"type": "profile", "identity": identity, "objectId": device, "profileData": profile},
+            {"type": "token", "objectId": device, "tokenData": token},
+            {
+                "type": "event",
+                "identity": identity,
+                "evtName": "Product Viewed",
+                "ts": int(now),
+                "evtData": {"Version": 1},
+            },
+        ]
+    limits = read_limits(context.settings)
+    await upload(context.ledger, context.facts, visitor.account, {"d": records}, now, limits=limits)
+    account_id = visitor.account.id
+    await context.ledger.write(lambda one: note(one, account_id, visitor.who, "sample people made", "", now))
+    return redirect("/dashboard/start")
+
+
+async def _show_settings(context: Context, request: Request, visitor: Visitor, made: str = "") -> Response:
+    account_id, number = visitor.account.id, read_page(request.query_params.get("page", ""))
+
+    def read(connection: Connection) -> tuple[object, ...]:
+        table = schema.provider
+        query = select(table.c.name, table.c.changed_at).where(table.c.account_id == account_id)
+        stored = {row.name: row.changed_at for row in connection.execute(query)}
+        providers = [ProviderLine(name, kind.platform, stored.get(name)) for name, kind in BY_NAME.items()]
+        deeds = list_deeds(connection, account_id, DEEDS + 1, (number - 1) * DEEDS)
+        return providers, list_members(connection, account_id), deeds
+
+    providers, members, deeds = await context.ledger.read(read)
+    passcodes = await asyncio.to_thread(list_passcodes, context.ledger, account_id)
+    values = {"providers": providers, "members": members, "deeds": deeds, "most": DEEDS, "number": number}
+    frame = Frame(visitor, context.clock(), "settings")
+    return render("settings.html", 200, frame=frame, passcodes=passcodes, made=made, rights=RIGHTS, **values)
+
+
+def _list_steps(connection: Connection, account_id: str) -> list[FirstStep]:
+    def has(table: object, *conditions: object) -> bool:
+        query = select(func.count()).select_from(table).where(table.c.account_id == account_id, *conditions)  # type: ignore[attr-defined, arg-type]
+        return bool(connection.scalar(query.limit(1)))
+
+    known, run = schema.known_name, schema.run
+    return [
+        FirstStep("provider", has(schema.provider)),
+        FirstStep("people", has(schema.device)),
+        FirstStep("event", has(known, known.c.kind == "event_names")),
+        FirstStep("campaign", has(schema.campaign)),
+        FirstStep("result", has(run, run.c.ended_at.is_not(None))),
+    ]

@@ -1,0 +1,118 @@
+"""The list of campaigns, and one of them: its numbers, and how it is stopped."""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.api.context import Context
+from tocsin.authenticator.audit import note
+from tocsin.campaign.runs import stop_campaign
+from tocsin.campaign.spec import LATEST_ID
+from tocsin.dashboard.page import Frame, redirect, render
+from tocsin.dashboard.queries import Detail, WantedCampaigns, read_detail, read_groups, read_overview
+from tocsin.dashboard.texts import ENGLISH
+from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.errors import Problem
+from tocsin.queue import count_in_flight
+
+BUSY_SECONDS, CALM_SECONDS = 2, 15  # between two loads of a page
+LIST, GROUPS = "campaigns", "groups"
+LAST_PAGE = 1_000_000
+SEARCH_LETTERS = 512
+
+
+async def show_overview(context: Context, request: Request) -> Response:
+    """Show the newest campaigns and the tag groups, or the campaigns that are looked for."""
+    visitor, now = await log_in(context, request), context.clock()
+    wanted = _read_wanted(request)
+    found = await read_overview(context.ledger, context.facts, visitor.account.id, now, wanted)
+    groups = None
+    if not wanted.filtered and wanted.page == 1:
+        groups = await read_groups(context.ledger, context.facts, visitor.account.id)
+    busy = found.busy or (groups is not None and groups.busy)
+    frame = Frame(visitor, now, LIST, BUSY_SECONDS if busy else CALM_SECONDS)
+    live = request.query_params.get("live") == "1"
+    name = "overview_live.html" if live else "overview.html"
+    return render(name, frame=frame, found=found, groups=groups, wanted=wanted, server=server_of(request))
+
+
+async def show_groups(context: Context, request: Request) -> Response:
+    """Show the numbers of the sends by identity."""
+    visitor, now = await log_in(context, request), context.clock()
+    groups = await read_groups(context.ledger, context.facts, visitor.account.id)
+    frame = Frame(visitor, now, GROUPS, BUSY_SECONDS if groups.busy else CALM_SECONDS)
+    return render("groups.html", frame=frame, groups=groups, server=server_of(request))
+
+
+async def show_campaign(context: Context, request: Request) -> Response:
+    """Show one campaign: what was asked, its numbers, what the vendors said."""
+    return await _show(context, request, "campaign.html")
+
+
+async def show_live(context: Context, request: Request) -> Response:
+    """Show the part of a campaign's page that changes while it runs."""
+    return await _show(context, request, "campaign_live.html")
+
+
+async def ask_to_stop(context: Context, request: Request) -> Response:
+    """Ask once more before a campaign is stopped."""
+    visitor, _ = await require_member(context, request, "marketer")
+    now = context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    return render("stop.html", frame=Frame(visitor, now, LIST), found=found)
+
+
+async def stop(context: Context, request: Request) -> Response:
+    """Stop a campaign."""
+    visitor, _ = await require_member(context, request, "marketer")
+    await read_signed_form(context, request, visitor)
+    now, account_id = context.clock(), visitor.account.id
+    found = await find_detail(context, account_id, request, now)
+    campaign_id = found.line.id
+
+    def stop_now(connection: Connection) -> int:
+        state = stop_campaign(connection, account_id, campaign_id, now)
+        note(connection, account_id, visitor.who, "campaign stopped", f"{campaign_id} {found.line.name}", now)
+        return count_in_flight(connection, campaign_id) if state == "running" else 0
+
+    in_flight = await context.ledger.write(stop_now)
+    context.wakeups.runs.notify()
+    return redirect(f"/dashboard/campaigns/{campaign_id}?in_flight={in_flight}")
+
+
+async def find_detail(context: Context, account_id: str, request: Request, now: float) -> Detail:
+    """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
+    apart."""
+    found, text = None, request.path_params["campaign_id"]
+    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
+        found = await read_detail(context.ledger, context.facts, account_id, int(text), now)
+    if found is None:
+        raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
+    return found
+
+
+def server_of(request: Request) -> str:
+    """Return this server as the visitor reached it, for the examples they can copy."""
+    return f"{request.url.scheme}://{request.url.netloc}"
+
+
+def read_page(text: str) -> int:
+    """Return the number of a page of an address; 1 for what is none."""
+    return min(max(int(text), 1), LAST_PAGE) if text.isascii() and text.isdigit() and len(text) < 9 else 1
+
+
+async def _show(context: Context, request: Request, template: str) -> Response:
+    visitor, now = await log_in(context, request), context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
+    asked = request.query_params.get("in_flight", "")
+    in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
+    return render(template, frame=frame, found=found, in_flight=in_flight)
+
+
+def _read_wanted(request: Request) -> WantedCampaigns:
+    asked = request.query_params
+    search, label = (asked.get(name, "").strip()[:SEARCH_LETTERS].replace("\0", "") for name in ("q", "label"))
+    return WantedCampaigns(search=search, label=label, page=read_page(asked.get("page", "")))

@@ -1,0 +1,282 @@
+"""A new campaign: the form, what it would do while it is filled in, and its sending through the API's own functions."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+from functools import partial
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, select
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tocsin.api.bodies import HELD
+from tocsin.api.context import Context
+from tocsin.api.segments import keep_segment
+from tocsin.api.targets import estimate, make_campaign, read_campaign
+from tocsin.audience.node import Everybody
+from tocsin.audience.values import find_values
+from tocsin.authenticator.audit import note
+from tocsin.campaign.send import accept, read_asked
+from tocsin.campaign.spec import DEVICES, LATEST_ID, Spec
+from tocsin.channels import CHANNELS
+from tocsin.dashboard import draft
+from tocsin.dashboard.campaigns import LIST, server_of
+from tocsin.dashboard.draft import Mistake, make_request, place_mistake
+from tocsin.dashboard.page import Frame, Visitor, redirect, render, show_mail
+from tocsin.dashboard.queries import read_spec_of
+from tocsin.dashboard.question import BOXES, read_rows
+from tocsin.dashboard.sample import Example, Preview, find_example, find_examples, preview_content
+from tocsin.dashboard.suggestions import Suggestions, find_suggestions
+from tocsin.dashboard.texts import ENGLISH
+from tocsin.dashboard.visitor import FormFields, read_signed_form, require_member
+from tocsin.errors import Problem
+from tocsin.idempotency import read_key
+from tocsin.providers import BY_NAME
+from tocsin.store import schema
+
+PATH = "/dashboard/new"
+TEST_GROUP = "Test"
+NONCE = re.compile(r"[0-9a-f]{16}")
+# What makes an unfinished campaign one that can be counted.
+FILLING = {
+    "push": {"title": "-", "body": "-"},
+    "email": {"subject": "-", "body": "-"},
+    "sms": {"body": "-"},
+    "webpush": {"title": "-", "body": "-"},
+}
+
+
+class Outlook(msgspec.Struct, frozen=True, kw_only=True):
+    """What a draft would do now. mistake: what keeps it from being sent. counts: messages by platform, None while the
+    audience cannot be counted. without: platforms for which the account has no provider."""
+
+    mistake: Mistake | None
+    spec: Spec | None = None
+    counts: dict[str, int] | None = None
+    examples: list[Example] = []
+    previews: list[Preview] = []
+    without: list[str] = []
+    body: dict[str, Any] = {}
+
+    @property
+    def total(self) -> int:
+        return sum((self.counts or {}).values())
+
+    @property
+    def everybody(self) -> bool:
+        return self.spec is not None and isinstance(self.spec.where, Everybody)
+
+
+async def show_form(context: Context, request: Request) -> Response:
+    """Show an empty form, one filled with the campaign of `?from=`, or with the segment of `?segment=`."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = FormFields(draft.blank_draft())
+    copied = request.query_params.get("from", "")
+    if copied.isascii() and copied.isdigit() and len(copied) < 11 and int(copied) <= LATEST_ID:
+        spec = await read_spec_of(context.ledger, visitor.account.id, int(copied))
+        if spec is None:
+            raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
+        form = FormFields(draft.draft_of(spec, ENGLISH.copy_of.format(name=spec.name)))
+    if segment := request.query_params.get("segment", ""):
+        draft.add_row(form, "all", "segment", segment)
+    form["nonce"] = [secrets.token_hex(8)]
+    return await _show(context, visitor, form)
+
+
+async def take_form(context: Context, request: Request) -> Response:
+    """Do what a button of the form says: change its rows, save a segment, send a test, look it over, or send it."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = await read_signed_form(context, request, visitor)
+    do = form.one("do")
+    if do.startswith("add-") and do[4:] in BOXES:
+        draft.add_row(form, do[4:])
+    elif do.startswith("drop-"):
+        draft.drop_row(form, do[5:])
+    elif do == "segment":
+        return await _save_segment(context, visitor, form)
+    elif do == "test":
+        return await _send_test(context, visitor, form)
+    elif do == "review":
+        outlook = await _look_ahead(context, request, visitor, form)
+        if outlook.mistake is not None:
+            return await _show(context, visitor, form, outlook.mistake)
+        return _show_review(context, request, visitor, form, outlook)
+    elif do == "send":
+        return await _send(context, visitor, form)
+    return await _show(context, visitor, form)
+
+
+async def check(context: Context, request: Request) -> Response:
+    """Show what the draft would do now, as a part of its page."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = await read_signed_form(context, request, visitor)
+    outlook = await _look_ahead(context, request, visitor, form)
+    frame, server = Frame(visitor, context.clock(), LIST), server_of(request)
+    return render("new_check.html", frame=frame, outlook=outlook, form=form, server=server)
+
+
+async def preview_mail(context: Context, request: Request) -> Response:
+    """Show the draft's mail for one person, for a frame that nothing in it can leave."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = await read_signed_form(context, request, visitor)
+    try:
+        spec = await read_campaign(
+            context, visitor.account, _fill(form, draft.make_request(form).body), context.clock()
+        )
+    except Problem as problem:
+        return show_mail(f"<p>{_escape(place_mistake(problem).sentence)}</p>")
+    example = await find_example(context.ledger, visitor.account, form.one("person"))
+    profile = example.profile if example else {}
+    work = partial(preview_content, spec.content, spec.platforms, profile, context.clock())
+    preview = (await context.compile_pool.run(visitor.account.id, work))[0]
+    return show_mail(preview.html or f"<p>{_escape(preview.trouble)}</p>")
+
+
+async def suggest(context: Context, request: Request) -> Response:
+    """Suggest values of a property, from what the data hold."""
+    visitor, _ = await require_member(context, request, "marketer")
+    asked = request.query_params
+    number = next((key.split("-")[1] for key in asked if key.startswith("row-")), "0")
+    kind, name, prop = (asked.get(f"row-{number}-{field}", "").replace("\0", "") for field in ("kind", "name", "prop"))
+    context.reads.take(visitor.account.id, request.scope[HELD])
+    values = await find_values(context.facts, visitor.account, kind, name, prop)
+    return render("options.html", frame=Frame(visitor, context.clock()), values=values)
+
+
+async def _look_ahead(context: Context, request: Request, visitor: Visitor, form: FormFields) -> Outlook:
+    """Return what a draft would do: it is read as the API reads it; while it is unfinished, its audience at least."""
+    account, now = visitor.account, context.clock()
+    context.reads.take(account.id, request.scope[HELD])
+    mistake, spec, rows, body = None, None, {}, {}
+    try:
+        made = make_request(form)
+        body, rows = made.body, made.rows
+        spec = await read_campaign(context, account, body, now)
+    except Problem as problem:
+        mistake = place_mistake(problem, rows)
+        try:
+            spec = await read_campaign(context, account, _fill(form, body), now) if body else None
+        except Problem:
+            return Outlook(mistake=mistake, body=body)
+    if spec is None:
+        return Outlook(mistake=mistake, body=body)
+    counts = await estimate(context, account, spec, now)
+    examples = await find_examples(context.ledger, context.facts, account, spec.where, now)
+    chosen = await find_example(context.ledger, account, form.one("person"))
+    profile = chosen.profile if chosen else examples[0].profile if examples else {}
+    previews: list[Preview] = []
+    if mistake is None or not mistake.field or mistake.field not in ("title", "body", "subject"):
+        work = partial(preview_content, spec.content, spec.platforms, profile, now)
+        previews = await context.compile_pool.run(account.id, work)
+    without = await context.ledger.read(lambda connection: _find_without(connection, account.id, spec.platforms))
+    return Outlook(
+        mistake=mistake, spec=spec, counts=counts, examples=examples, previews=previews, without=without, body=body
+    )
+
+
+def _fill(form: FormFields, body: dict[str, Any]) -> dict[str, Any]:
+    """Return the request of a draft with what is missing filled in, so that its audience can be counted."""
+    channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
+    content = body["content"] if form.one("body") and (form.one("title") or form.one("subject")) else FILLING[channel]
+    filled = {"name": "-", "target_mode": channel, "content": content, "when": "now", "where": body["where"]}
+    return filled | ({"devices": body.get("devices") or [*DEVICES]} if channel == "push" else {})
+
+
+def _find_without(connection: Connection, account_id: str, platforms: tuple[str, ...]) -> list[str]:
+    table = schema.provider
+    names = connection.scalars(select(table.c.name).where(table.c.account_id == account_id)).all()
+    reached = {BY_NAME[name].platform for name in names if name in BY_NAME}
+    return [platform for platform in platforms if platform not in reached]
+
+
+async def _show(
+    context: Context,
+    visitor: Visitor,
+    form: FormFields,
+    mistake: Mistake | None = None,
+    said: str = "",
+) -> Response:
+    found = await find_suggestions(context.ledger, visitor.account.id)
+    frame = Frame(visitor, context.clock(), LIST)
+    return render("new.html", 400 if mistake else 200, **_values(frame, form, found, mistake, said))
+
+
+def _values(frame: Frame, form: FormFields, found: Suggestions, mistake: Mistake | None, said: str) -> dict[str, Any]:
+    rows = read_rows(form.flat())
+    boxes = {box: [row for row in rows if row.box == box] for box in BOXES}
+    values = {"form": form, "boxes": boxes, "suggestions": found, "mistake": mistake, "said": said}
+    return {"frame": frame, "channels": list(CHANNELS), **values}
+
+
+def _show_review(context: Context, request: Request, visitor: Visitor, form: FormFields, outlook: Outlook) -> Response:
+    frame, server = Frame(visitor, context.clock(), LIST), server_of(request)
+    return render("review.html", frame=frame, form=form, outlook=outlook, server=server)
+
+
+async def _send(context: Context, visitor: Visitor, form: FormFields) -> Response:
+    """Make the campaign, as the API would; the same form twice is one campaign."""
+    account, now, rows = visitor.account, context.clock(), {}
+    try:
+        made = make_request(form)
+        rows = made.rows
+        raw = msgspec.json.encode(made.body)
+        nonce = form.one("nonce")
+        name = f"form-{nonce}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}" if NONCE.fullmatch(nonce) else None
+        key = read_key(account.id, name, PATH, raw)
+        async with context.creates.admit(account.id, now):
+            text, new = await make_campaign(context, account, made.body, key, now)
+    except Problem as problem:
+        return await _show(context, visitor, form, place_mistake(problem, rows))
+    campaign_id = msgspec.json.decode(text)["id"]
+    if new:
+        detail = f"{campaign_id} {made.body['name']}"
+        await context.ledger.write(
+            lambda connection: note(connection, account.id, visitor.who, "campaign made", detail, now)
+        )
+    return redirect(f"/dashboard/campaigns/{campaign_id}")
+
+
+async def _send_test(context: Context, visitor: Visitor, form: FormFields) -> Response:
+    """Send the draft's message to one person now, as `/1/send` would."""
+    account, now, identity = visitor.account, context.clock(), form.one("test_identity")
+    try:
+        if await find_example(context.ledger, account, identity) is None:
+            raise Problem(ENGLISH.test_nobody.format(identity=identity[:80]) + " (at $.test)")
+        body = make_request(form).body
+        asked = read_asked({"to": {"Identity": [identity]}, "content": body["content"], "tag_group": TEST_GROUP})
+        channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
+        await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool)
+        context.wakeups.chunks.notify(account.id)
+        await context.ledger.write(
+            lambda connection: note(connection, account.id, visitor.who, "test sent", identity, now)
+        )
+    except Problem as problem:
+        return await _show(context, visitor, form, place_mistake(problem))
+    return await _show(context, visitor, form, said=ENGLISH.test_queued.format(identity=identity, group=TEST_GROUP))
+
+
+async def _save_segment(context: Context, visitor: Visitor, form: FormFields) -> Response:
+    """Keep the draft's audience by a name."""
+    rows = {}
+    try:
+        made = make_request(form)
+        rows = made.rows
+        name = form.one("segment_name")
+        if not name:
+            raise Problem(ENGLISH.segment_needs_name + " (at $.segment_name)")
+        await keep_segment(context, visitor.account, {"name": name, "where": made.body["where"]})
+    except Problem as problem:
+        return await _show(context, visitor, form, place_mistake(problem, rows))
+    now, account_id = context.clock(), visitor.account.id
+    await context.ledger.write(lambda connection: note(connection, account_id, visitor.who, "segment saved", name, now))
+    return await _show(context, visitor, form, said=ENGLISH.segment_saved.format(name=name))
+
+
+def _escape(text: str) -> str:
+    from markupsafe import escape
+
+    return str(escape(text))
