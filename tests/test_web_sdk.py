@@ -6,6 +6,7 @@ what is missing.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.server
 import json
@@ -18,13 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOMY, Server, wait_for
+from conftest import ROOMY, Sandbox, Server, wait_for
 from support.chromium import Chromium, Page
 from support.libraries import INSTALL_SECONDS, install_npm
 from support.tls import tls_in_front
 
 from tocsin.authenticator.apps import add_app
 from tocsin.policy import set_policy
+from tocsin.sandbox.web_push_key import decode
 from tocsin.store.ledger import open_ledger
 
 HERE = Path(__file__).parent / "web_sdk"
@@ -42,7 +44,11 @@ def sdk() -> Path:
 @pytest.fixture
 def shop(sdk: Path) -> Iterator[str]:
     """A site whose page has the SDK in it; its address."""
-    files = {"/": (HERE / "page.html", "text/html"), "/clevertap.js": (sdk, "text/javascript")}
+    files = {
+        "/": (HERE / "page.html", "text/html"),
+        "/clevertap.js": (sdk, "text/javascript"),
+        "/clevertap_sw.js": (HERE / "clevertap_sw.js", "text/javascript"),
+    }
 
     class Site(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -63,6 +69,17 @@ def shop(sdk: Path) -> Iterator[str]:
         server.shutdown()
 
 
+# Stands in for Google's push service, which a browser without a window cannot reach.
+STUB = """
+PushManager.prototype.subscribe = async ({ applicationServerKey }) => {
+  const made = %s;
+  window.asked = btoa(String.fromCharCode(...applicationServerKey));
+  return { endpoint: made.endpoint, toJSON: () => made };
+};
+true
+"""
+
+
 class Shopper:
     """A browser on the shop's page, with the SDK started."""
 
@@ -78,6 +95,12 @@ class Shopper:
         page.run(f"void {self._start}")
         self.wait(page)
         return page
+
+    def allow_notifications(self) -> None:
+        """Says yes before the page asks."""
+        origin = self._shop.rstrip("/")
+        given: dict[str, Any] = {"permissions": ["notifications"], "origin": origin, "browserContextId": self._browser}
+        self._chromium.ask("Browser.grantPermissions", **given)
 
     def do(self, script: str) -> None:
         """Calls the SDK, and waits until the server has heard it."""
@@ -177,3 +200,29 @@ def test_what_arrived_is_what_the_pages_did(start_server: Callable[..., Server],
     assert len([kind for kind, _ in ann["names"] if kind == "objectId"]) == 2
     others = [one for one in people if one not in (ann, bob)]
     assert [("Fetched", {"N": 1})] in [[event for event in one["events"] if event[0] == "Fetched"] for one in others]
+
+
+def test_a_browser_subscribes_with_our_key(
+    start_server: Callable[..., Server], sandbox: Sandbox, tmp_path: Path, shop: str
+) -> None:
+    """The SDK is told the account's VAPID key, and what it registers gets a campaign."""
+    server = start_server(tmp_path / "server", ROOMY)
+    caller = server.account()
+    server.use_sandbox(caller, sandbox)
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        made = add_app(ledger, caller.account_id, "site", time.time(), platforms="web")
+    [subscription] = sandbox.control.post("/subscriptions", {"browser": "chrome"})[1]["subscriptions"]
+    push: dict[str, Any] = {"target_mode": "webpush", "content": {"title": "Hi", "body": "there"}}
+    asked = {**push, "name": "n", "where": {}, "when": "now", "estimate_only": True}
+    with tls_in_front(server.port, tmp_path) as port, contextlib.closing(Chromium(tmp_path / "browser")) as chromium:
+        shopper = Shopper(chromium, shop, made.sdk_id, f"127.0.0.1:{port}")
+        shopper.allow_notifications()
+        shopper.page.run(STUB % json.dumps(subscription))
+        shopper.do("notifications.push({skipDialog: true})")
+        wait_for(lambda: caller.post("/1/targets/create.json", asked)[1]["estimates"] == {"chrome": 1}, 30)
+        key = decode(sandbox.control.get("/credentials")[1]["vapid"]["public_key"])
+        assert shopper.page.run("asked") == base64.b64encode(key).decode()
+    assert caller.result(caller.create(**push))["sent"] == 1
+    [message] = sandbox.messages("vapid")
+    assert message["address"] == subscription["endpoint"]
+    assert server.stop() == 0

@@ -1,0 +1,1 @@
+// The shop's own; CleverTap's would be imported here.
