@@ -39,8 +39,9 @@ BY_MAIL: tuple[Way, ...] = ("link", "pixel")
 Result = Literal["counted", "machine", "repeated", "stale", "off", "unsent", "unknown", "forged", "full"]
 
 BLOCK = 2000  # reports that are stored together
-# An insert into facts costs about the same for one row and for a thousand. After a block of MANY the next one waits.
-MANY, GATHER_SECONDS = 50, 0.2
+# An insert into facts costs about the same for one row and for a thousand. So after a block of MANY the next one
+# gathers for as long as REST inserts take.
+MANY, REST, LONGEST_REST = 50, 2.0, 0.5
 PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
@@ -73,6 +74,7 @@ class Reports:
         self._stored: OrderedDict[Key, None] = OrderedDict()
         self._storing: asyncio.Task[None] | None = None
         self._stored_at, self._last_size = float("-inf"), 0  # when the last block was begun, by the loop's clock
+        self._insert_seconds = 0.0  # of the last block
         self._tasks: set[asyncio.Task[None]] = set()
         self._old = asyncio.Semaphore(OLD_AT_ONCE)
         self._old_waiting = 0
@@ -203,10 +205,11 @@ class Reports:
             self._storing = None
 
     async def _gather(self) -> None:
-        """While many come, wait until GATHER_SECONDS after the last block."""
+        """While many come, begin a block not sooner than REST inserts after the last one."""
         now = asyncio.get_running_loop().time()
-        if self._last_size >= MANY and now < self._stored_at + GATHER_SECONDS:
-            await asyncio.sleep(self._stored_at + GATHER_SECONDS - now)
+        until = self._stored_at + min(REST * self._insert_seconds, LONGEST_REST)
+        if self._last_size >= MANY and now < until:
+            await asyncio.sleep(until - now)
         self._stored_at = asyncio.get_running_loop().time()
 
     def _pick_block(self) -> list[_Gathered]:
@@ -247,11 +250,14 @@ class Reports:
             for one in block
             if one.heard.key in first
         ]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self._facts.insert("event", rows)
         except Exception as error:
             self._fail(block, error)
             return
+        self._insert_seconds = loop.time() - began
         for one in block:
             key = one.heard.key
             if key not in first:
