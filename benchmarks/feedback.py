@@ -37,6 +37,7 @@ from tocsin.store.ledger import Ledger, open_ledger
 from tocsin.store.signing_key import read_signing_keys
 
 PEOPLE = 5000
+BARE = 64  # connections to a bare app, which answers at once
 A_SECOND = 12_000  # messages that are there to be reported, for each second of a part
 SETTLE_SECONDS = 5.0  # for what was reported last
 SENDS = 50.0  # requests to `/1/send` a second
@@ -113,7 +114,8 @@ def measure_feedback(seconds: float) -> list[Reading]:
     with _staged() as stage:
         alone = _send(stage, seconds)
         with serving_bare() as port:
-            bare = _rate(run_reporter(port, _prepare(stage, ["link"], int(A_SECOND * seconds)), seconds))
+            requests = _prepare(stage, ["link"], int(A_SECOND * seconds))
+            bare = _rate(run_reporter(port, requests, seconds, connections=BARE))
         readings.append(Reading("bare app, the same generator", bare, "requests/s"))
         for way in WAYS:
             readings += _measure_alone(stage, way, seconds, bare)

