@@ -1,5 +1,5 @@
 # One image for every role. `docker build -t tocsin .`; compose.yaml runs it on one machine, packaging/compose.roles.yaml with roles apart.
-FROM python:3.12-slim AS build
+FROM python:3.11-slim AS build
 RUN python -m venv /opt/tocsin
 WORKDIR /build
 COPY requirements.lock ./
@@ -8,7 +8,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN /opt/tocsin/bin/pip install --no-cache-dir --disable-pip-version-check --no-deps --no-build-isolation .
 
-FROM python:3.12-slim
+FROM python:3.11-slim
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tocsin \
  && install --directory --owner 10001 --group 10001 --mode 0700 /data
 COPY --from=build /opt/tocsin /opt/tocsin
