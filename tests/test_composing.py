@@ -373,7 +373,7 @@ def test_segments_and_passcodes(server: Server, caller: Caller) -> None:
         assert viewer.look(path)[0] == 403, path
     asked = {"token": token, "do": "add", "label": "shop", "rights": "read"}
     saying = browser.send("/dashboard/settings/passcodes", asked)
-    made = re.search(r"<pre[^>]*>([A-Z0-9-]{39})</pre>", page[1])
+    made = re.search(r"<pre[^>]*>([A-Z0-9-]{39})</pre>", saying[1])
     assert made is not None
     holder = Caller(server.port, caller.headers | {"X-CleverTap-Passcode": made[1]})
     wait_for(lambda: holder.post("/1/segments/list.json", {})[0] == 200)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import re
 import urllib.parse
 from collections.abc import Mapping
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +19,11 @@ from tocsin.audience.description import describe
 from tocsin.audience.query import read_where
 from tocsin.dashboard.formatting import full_time, short_time, thousands
 from tocsin.dashboard.queries import Figures
+from tocsin.dashboard.texts import ENGLISH
 
+PAGES = Path(__file__).parent.parent / "src" / "tocsin" / "dashboard"
+# What of a template is not read by people, and what is code wherever they live.
+NO_TEXT = (r"{#.*?#}", r"{%.*?%}", r"{{.*?}}", r"<(pre|code|dt)\b.*?</\1>", r"<[^>]*>", r"&\w+;")
 COLUMNS = ("audience", "sent", "unknown", "failed", "suppressed", "under way", "viewed", "clicked")
 VILLAIN = "<script>alert(1)</script>"
 NOTHING = dict.fromkeys(("unknown", "failed", "suppressed", "viewed", "clicked"), 0)
@@ -300,6 +307,29 @@ def test_no_other_file_is_served(server: Server, name: str) -> None:
     status, _, _ = Caller(server.port).call("GET", f"/dashboard/static/{name}")
 
     assert status == 404
+
+
+def test_templates_hold_no_text_of_their_own() -> None:
+    """Every word of a page comes from texts.py, and every text that a template names is there."""
+    folder = PAGES / "templates"
+    words: list[str] = []
+    for template in folder.glob("*.html"):
+        text = template.read_text()
+        named = set(re.findall(r"\bt\.([a-z_]+)", text)) - {"format"}
+        assert [name for name in named if not hasattr(ENGLISH, name)] == [], template.name
+        for pattern in NO_TEXT:
+            text = re.sub(pattern, " ", text, flags=re.DOTALL)
+        words += [f"{template.name}: {word}" for word in re.findall(r"[A-Za-z]{3,}", text)]
+    attributes = {f"new.html: {word}" for word in ("aria", "invalid", "true", "describedby", "mistake")}
+    assert set(words) - attributes == {"base.html: Tocsin", "campaign.html: email", "campaign.html: where"}
+
+
+def test_what_is_vendored_is_what_it_says() -> None:
+    """The script is npm's, unchanged; its licence stands beside it."""
+    folder = PAGES / "static"
+    said = (folder / "VENDORED.txt").read_text()
+    assert hashlib.sha256((folder / "htmx.min.js").read_bytes()).hexdigest() in said
+    assert "Permission to use, copy, modify" in said
 
 
 def test_wording() -> None:

@@ -91,10 +91,10 @@ def test_from_log_in_to_report(
     ledger.close()
     sending.upload(*people(12, wns_port=sandbox.port + 3))
     sending.upload(
-        {"type": "event", "identity": "user-0", "evtName": VILLAIN, "evtData": {"Amount": 30}},
-        {"type": "profile", "identity": "user-0", "profileData": {"Name": VILLAIN, "Plan": "Gold"}},
-        {"type": "profile", "identity": "user-1", "profileData": {"Plan": "Gold"}},
-        {"type": "profile", "identity": "user-2", "profileData": {"Plan": "Silver"}},
+        {"type": "profile", "identity": "user-0", "profileData": {"Name": "Jane Miller", "Plan": "Gold"}},
+        {"type": "profile", "identity": "user-1", "profileData": {"Name": "Ravi Kumar", "Plan": "Gold"}},
+        {"type": "profile", "identity": "user-2", "profileData": {"Name": VILLAIN, "Plan": "Silver"}},
+        {"type": "event", "identity": "user-2", "evtName": VILLAIN, "evtData": {"Amount": 30}},
     )
     eye = Eye(page, axe)
     base = f"http://127.0.0.1:{server.port}/dashboard/"
@@ -127,7 +127,7 @@ def test_from_log_in_to_report(
     eye.look("mistake")
     page.get_by_label("Title").fill("Hi {{ Profile.Name }}")
     page.get_by_label("Text", exact=True).fill("A bell rings for you.")
-    page.locator("#check .phone.android .head-line").filter(has_text=VILLAIN).wait_for()
+    page.locator("#check .phone.android .head-line").filter(has_text="Hi Jane Miller").wait_for()
     page.locator("#check .total").filter(has_text="2").wait_for()
     eye.look("new")
     page.get_by_text("Test it on somebody").click()
@@ -147,6 +147,9 @@ def test_from_log_in_to_report(
     assert sending.result(int(shown))["sent"] == 2
 
     page.get_by_role("link", name="Duplicate").click()
+    page.locator("#check .phone.ios").wait_for()
+    if PICTURES:
+        page.screenshot(path=str(Path(PICTURES) / "new-campaign.png"))
     page.locator("summary", has_text="Save this audience as a segment").click()
     page.get_by_label("Name of the segment").fill("Gold")
     page.get_by_role("button", name="Save this audience as a segment").click()
@@ -161,9 +164,9 @@ def test_from_log_in_to_report(
     page.locator("#segment-table td.number", has_text="2").wait_for()
     eye.look("segments")
     page.get_by_role("link", name="People").click()
-    page.get_by_label("Identity, e-mail, objectId").fill("user-0")
+    page.get_by_label("Identity, e-mail, objectId").fill("user-2")
     page.get_by_role("button", name="Search").click()
-    page.get_by_text("Notification Sent").first.wait_for()
+    page.get_by_role("heading", name=VILLAIN).wait_for()
     assert page.get_by_text(VILLAIN).count() > 1
     eye.look("people")
     page.get_by_role("link", name="Settings").click()

@@ -144,7 +144,9 @@ class Stage:
         if serving:
             self._console.print(
                 f"\n   dashboard   [bold]{self.url}/dashboard/[/]\n   user name   {self.account_id}\n"
-                f"   password    {self._passcode}\n   sandbox     {self._sandbox_url}/counts\n\n"
+                f"   password    {self._passcode}\n"
+                f"   or a user   tocsin user create you@example.com --account {self.account_id} --data {self.folder}\n"
+                f"   sandbox     {self._sandbox_url}/counts\n\n"
                 "   [dim]Ctrl-C ends it[/]"
             )
 
