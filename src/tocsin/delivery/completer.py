@@ -93,8 +93,13 @@ class Completer:
         self._changed.set()
 
     async def run(self) -> None:
-        """Complete chunks until `end`."""
-        self._ended = False
+        """Complete chunks until `end`, which may come before this begins: a SIGTERM during the start."""
+        try:
+            await self._complete()
+        finally:
+            self._ended = False  # it may run again
+
+    async def _complete(self) -> None:
         loop = asyncio.get_running_loop()
         while not self._ended or self._waiting:
             if not self._waiting:
