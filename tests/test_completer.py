@@ -140,3 +140,17 @@ async def test_requests_wait_for_each_other(own_ledger: Ledger, facts: Facts) ->
     completer.end()
     await running
     assert completer.sizes == [2]
+
+
+async def test_ended_before_it_began(own_ledger: Ledger, facts: Facts) -> None:
+    """A worker that is stopped while it starts waits for nothing, and one that runs again completes."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    completer = Blocks(stage, facts)
+    running = asyncio.create_task(completer.run())
+    completer.end()
+    await asyncio.wait_for(running, 20)
+
+    again = asyncio.create_task(completer.run())
+    await asyncio.sleep(0)
+    completer.end()
+    await asyncio.wait_for(again, 20)
