@@ -327,6 +327,8 @@ def test_outlook(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     assert (status, VILLAIN in page) == (200, False)
     assert re.search(r'class="total">1\b', page)
     assert f"Hi {html.escape(VILLAIN)}" in page
+    other = browser.send("/dashboard/new/check", form | {"person": "user-3"})[1]
+    assert ("Hi Name 3" in other, "as seen by Name 3" in other) == (True, True)
     assert "Before it can be sent: Field name is empty" in page
     assert "&#34;target_mode&#34;: &#34;push&#34;" in page
     assert browser.look("/dashboard/new/values?row-0-kind=is&row-0-name=Plan")[1].strip() == '<option value="gold">'

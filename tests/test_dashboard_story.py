@@ -131,7 +131,7 @@ def test_from_log_in_to_report(
     page.locator("#check .total").filter(has_text="2").wait_for()
     eye.look("new")
     page.get_by_text("Test it on somebody").click()
-    page.get_by_label("Identity").fill("user-1")
+    page.get_by_label("Identity", exact=True).fill("user-1")
     page.get_by_role("button", name="Send the test").click()
     page.get_by_text("The test to user-1 is on its way").wait_for()
     page.get_by_role("button", name="Review").click()

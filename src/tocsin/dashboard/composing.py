@@ -52,7 +52,8 @@ FILLING = {
 
 class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     """What a draft would do now. mistake: what keeps it from being sent. counts: messages by platform, None while the
-    audience cannot be counted. without: platforms for which the account has no provider."""
+    audience cannot be counted. without: platforms for which the account has no provider. seen_by: whose previews they
+    are."""
 
     mistake: Mistake | None
     spec: Spec | None = None
@@ -61,6 +62,7 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
     previews: list[Preview] = []
     without: list[str] = []
     body: dict[str, Any] = {}
+    seen_by: str = ""
 
     @property
     def total(self) -> int:
@@ -167,14 +169,22 @@ async def _look_ahead(context: Context, request: Request, visitor: Visitor, form
     counts = await estimate(context, account, spec, now)
     examples = await find_examples(context.ledger, context.facts, account, spec.where, now)
     chosen = await find_example(context.ledger, account, form.one("person"))
-    profile = chosen.profile if chosen else examples[0].profile if examples else {}
+    seer = chosen or (examples[0] if examples else None)
+    profile = seer.profile if seer else {}
     previews: list[Preview] = []
     if mistake is None or not mistake.field or mistake.field not in ("title", "body", "subject"):
         work = partial(preview_content, spec.content, spec.platforms, profile, now)
         previews = await context.compile_pool.run(account.id, work)
     without = await context.ledger.read(lambda connection: _find_without(connection, account.id, spec.platforms))
     return Outlook(
-        mistake=mistake, spec=spec, counts=counts, examples=examples, previews=previews, without=without, body=body
+        mistake=mistake,
+        spec=spec,
+        counts=counts,
+        examples=examples,
+        previews=previews,
+        without=without,
+        body=body,
+        seen_by=(seer.name or seer.identity) if seer else "",
     )
 
 
