@@ -128,10 +128,11 @@ async def test_a_profile_of_before_there_was_an_end(ledger: Ledger, facts: Facts
 
 
 EXAMPLES = 500 if THOROUGH else 12
+LETTERS = st.characters(codec="utf-8", exclude_characters="\0")  # another one refuses its record
 VALUES = st.one_of(
     st.integers(-(2**40), 2**40),
-    st.text(max_size=6),
-    st.lists(st.text(max_size=3), max_size=3),
+    st.text(LETTERS, max_size=6),
+    st.lists(st.text(LETTERS, max_size=3), max_size=3),
     st.sampled_from([{"$delete": 1}, {"$incr": 5}, {"$add": ["ü", 'a"b']}, {"$remove": ["ü"]}]),
 )
 RECORDS = st.lists(st.dictionaries(st.sampled_from(["a", "ß", 'q"', "long name"]), VALUES, max_size=3), max_size=6)
