@@ -51,9 +51,8 @@ class Bench:
 
     def message(self, name: str, channel_prefix: str = "", **changed: Any) -> Message:
         """A message to a device or mailbox that no other test writes to."""
-        device = (
-            f"a0{uuid4().hex[2:-1]}1"  # the sandbox has names for bad devices, and a random one may begin or end so
-        )
+        # The sandbox has names for its bad devices, and a random one may begin or end so.
+        device = f"a0{uuid4().hex[2:-1]}1"
         if name in WEBHOOKS:
             return self._notice(name, device, **changed)
         if name == "smtp":
