@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, func, insert, select, text, update
 from sqlalchemy.engine import make_url
-from support.stage import BODY, NOW, Stage, Vendor
+from support.stage import BODY, NOW, Stage, Vendor, report_view
 
 from tocsin.account import Account, create_account
 from tocsin.api.upload import restore_answer, shorten_answer
@@ -25,7 +25,7 @@ from tocsin.campaign.spec import LABEL_BYTES, SPEC_BYTES, read_spec
 from tocsin.delivery.cleaner import clean
 from tocsin.delivery.push_id import sign_push_id
 from tocsin.errors import Problem
-from tocsin.feedback.interactions import DAY, TRACK_DAYS, forget_old_reports, record_interaction
+from tocsin.feedback.interactions import DAY, TRACK_DAYS, forget_old_reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.idempotency import (
     ANSWER_BYTES,
@@ -430,7 +430,7 @@ async def test_reports_end(store: Ledger, facts: Facts) -> None:
 
     async def report(chunk: int, days: float) -> None:
         push_id = sign_push_id(SECRET, chunk, 0, "track")
-        await record_interaction(store, facts, IDS, "viewed", push_id, NOW + days * DAY)
+        await report_view(store, facts, IDS, push_id, NOW + days * DAY)
 
     async def views() -> int:
         return await stage.count("event", "name = 'Notification Viewed'")

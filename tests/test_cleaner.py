@@ -17,7 +17,7 @@ from sqlalchemy import Connection, create_engine, func, select, text, update
 from sqlalchemy.engine import make_url
 from support.bounces import IDS, SECRET, Post
 from support.chunks import lease, must_lease, release, settle
-from support.stage import CONTENT, NOW, Stage, Vendor
+from support.stage import CONTENT, NOW, Stage, Vendor, report_view
 
 from tocsin import queue
 from tocsin.account import create_account
@@ -29,7 +29,6 @@ from tocsin.delivery.cleaner import DAY, clean, clean_requests, empty_chunks, fi
 from tocsin.delivery.push_id import sign_push_id
 from tocsin.delivery.recorder import record_outcomes
 from tocsin.errors import Misconfigured, Problem
-from tocsin.feedback.interactions import record_interaction
 from tocsin.outcome import FINAL, NUMBERS, STATES, SUPPRESSED, State, count_numbers, reason_of
 from tocsin.policy import set_policy
 from tocsin.queue import Chunk, NewRequest, Recipients, Share
@@ -329,11 +328,9 @@ async def test_views_of_cleaned_messages_count(stage: Stage) -> None:
     await clean_all(stage)
     for place in places[:1] + places:
         sign = sign_push_id(SECRET, *place)
-        await record_interaction(stage.ledger, stage.facts, IDS, "viewed", sign, stage.now + LONG)
+        await report_view(stage.ledger, stage.facts, IDS, sign, stage.now + LONG)
     with pytest.raises(Problem, match="not of a message"):
-        await record_interaction(
-            *(stage.ledger, stage.facts, IDS, "viewed", sign_push_id(SECRET, places[-1][0], 7), stage.now)
-        )
+        await report_view(*(stage.ledger, stage.facts, IDS, sign_push_id(SECRET, places[-1][0], 7), stage.now))
     assert (await stage.result(campaign))["viewed"] == 6
     variants = (await read_breakdown(stage.ledger, stage.facts, stage.account.id, campaign))["variants"]
     assert [one["viewed"] for one in variants.values()] == [one["sent"] for one in variants.values()]

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import select
 from support.bounces import IDS, SECRET
 from support.members import count_members
-from support.stage import NOW, Stage, Vendor
+from support.stage import NOW, Stage, Vendor, report_view
 
 from tocsin.audience.query import read_where
 from tocsin.delivery.push_id import sign_push_id
-from tocsin.feedback.interactions import INTERACTIONS, record_interaction
+from tocsin.feedback.interactions import INTERACTIONS
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -48,7 +48,7 @@ async def test_reported_again_and_again_is_one(
     other = open_again()
 
     async def report(push_id: str, at: float, ledger: Ledger = store) -> None:
-        await record_interaction(ledger, facts, IDS, kind, push_id, at)
+        await report_view(ledger, facts, IDS, push_id, at, kind)
 
     async def asked(**more: Any) -> int:
         where = read_where({"event_name": INTERACTIONS[kind], "from": 20200101, "to": 20991231} | more)

@@ -13,7 +13,7 @@ from conftest import Caller, Sandbox, Server, people, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from support.bounces import CONTENT, IDS, SECRET, Post, mail_all, mails_of
-from support.stage import NOW, Stage, Vendor
+from support.stage import NOW, Stage, Vendor, report_view
 
 from tocsin.cli.bounce import free
 from tocsin.content import Content
@@ -21,7 +21,7 @@ from tocsin.delivery.batch import BatchContext, PendingMessage, render
 from tocsin.delivery.push_id import Purpose, Secrets, read_push_id, sign_push_id
 from tocsin.errors import Misconfigured, Problem
 from tocsin.feedback.bounce_report import Recipient, Report
-from tocsin.feedback.interactions import TRACK_DAYS, record_interaction
+from tocsin.feedback.interactions import TRACK_DAYS
 from tocsin.feedback.signed_id import LOOK_SECONDS, SignedIds
 from tocsin.ingest.subscription import AddressChange, apply_address_changes
 from tocsin.providers.contract import Address
@@ -67,7 +67,7 @@ async def test_what_tracks_does_not_unsubscribe(post: Post) -> None:
     for purpose in wrong:
         push_id = sign_push_id(SECRET, *place, purpose)
         with pytest.raises(Problem, match="not one this server gave out"):
-            await record_interaction(post.ledger, post.facts, IDS, "viewed", push_id, post.now)
+            await report_view(post.ledger, post.facts, IDS, push_id, post.now)
     report = Report("complaint", (sign_push_id(SECRET, *place, "track"),), feedback="abuse")
     with pytest.raises(Problem, match="not the id of a mail"):
         await post.feedback.take_report(report, post.now)
@@ -85,9 +85,9 @@ async def test_a_view_ends_with_its_days(store: Ledger, facts: Facts) -> None:
     )
     push_id = sign_push_id(SECRET, int(chunk or 0), 0)
     with pytest.raises(Problem, match="has ended") as refused:
-        await record_interaction(store, facts, IDS, "viewed", push_id, NOW + (TRACK_DAYS + 1) * 86_400)
+        await report_view(store, facts, IDS, push_id, NOW + (TRACK_DAYS + 1) * 86_400)
     assert refused.value.status == 410
-    await record_interaction(store, facts, IDS, "viewed", push_id, NOW + (TRACK_DAYS - 1) * 86_400)
+    await report_view(store, facts, IDS, push_id, NOW + (TRACK_DAYS - 1) * 86_400)
 
 
 def test_keys_rotate(store: Ledger) -> None:

@@ -30,6 +30,9 @@ from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.delivery.wakeup import Wakeup
 from tocsin.delivery.worker import Worker
+from tocsin.feedback.interactions import TRACK_DAYS
+from tocsin.feedback.reports import Reports
+from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest import upload
 from tocsin.outcome import Outcome, State
 from tocsin.providers.contract import HandOver, Message, Receipt, Scope, unnoted
@@ -253,3 +256,11 @@ def token(device: str, kind: str = "fcm") -> dict[str, Any]:
 
 def held(outcome: Outcome, seconds: float | None = None) -> Receipt:
     return Receipt(outcome=outcome, code="429", retry_after=seconds, scope=Scope.LANE)
+
+
+async def report_view(
+    ledger: Ledger, facts: Facts, ids: SignedIds, push_id: str, now: float, kind: str = "viewed"
+) -> None:
+    """Reports that a message was viewed or clicked, as `/track` does."""
+    message = await ids.read(push_id, "track")
+    await Reports(ledger, facts, TRACK_DAYS).take("track", kind, *message, now)

@@ -177,33 +177,13 @@ async def _find_cleaned(
     )
 
 
-async def record_interaction(
-    ledger: Ledger,
-    facts: Facts,
-    signed_ids: SignedIds,
-    kind: str,
-    push_id: str,
-    now: float,
-    report_days: float = TRACK_DAYS,
-) -> None:
-    """Record a view or click (`kind` is one of INTERACTIONS) as an event of the message's user, at `now` or whenever it
-    was first reported. Raise Problem 400 for an id that is not ours, 410 when the message is older than `report_days`.
+async def record_sent(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float) -> bool:
+    """Record a view or click of a message, as an event at `now` or whenever it was first reported. kind: one of EVENTS.
+    Return whether it is the first of its kind.
 
     The key of facts' `event` holds the time: with the same time a repeat writes the same row, and one view is one event
     to everybody who counts.
     """
-    sent = await find_sent(ledger, facts, signed_ids, push_id, "track")
-    await _record(ledger, facts, sent, kind, now, report_days)
-
-
-async def _record(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float, report_days: float) -> None:
-    """Record an event about a message at `now`, or whenever it was first reported. Raise Problem 410 for an old one."""
-    sent.require_younger(report_days, now)
-    await record_sent(ledger, facts, sent, kind, now)
-
-
-async def record_sent(ledger: Ledger, facts: Facts, sent: SentMessage, kind: str, now: float) -> bool:
-    """Record a view or click of a message. kind: one of EVENTS. Return whether it is the first of its kind."""
     # What the ledger knew of a message's first view went when the message was cleaned; the event itself stayed.
     before = await _find_event(facts, sent, kind) if sent.cleaned else None
     first = now if before is None else before
