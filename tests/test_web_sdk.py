@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 from conftest import ROOMY, Sandbox, Server, wait_for
 from support.chromium import Chromium, Page
+from support.devtools import running_browser
 from support.libraries import INSTALL_SECONDS, install_npm
 from support.tls import tls_in_front
 
@@ -32,6 +33,9 @@ from tocsin.store.ledger import open_ledger
 HERE = Path(__file__).parent / "web_sdk"
 
 pytestmark = pytest.mark.timeout(2 * INSTALL_SECONDS)
+
+# The page is behind a certificate of our own, and the browser asks nobody else for anything.
+FLAGS = ("--ignore-certificate-errors", "--disable-background-networking", "--disable-component-update")
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +159,8 @@ def test_what_arrived_is_what_the_pages_did(start_server: Callable[..., Server],
         made = add_app(ledger, caller.account_id, "site", time.time(), platforms="web")
         trust = '{"identities": "trust"}'
         ledger.write_now(lambda connection: set_policy(connection, caller.account_id, "apps", trust, time.time()))
-    with tls_in_front(server.port, tmp_path) as port, contextlib.closing(Chromium(tmp_path / "browser")) as chromium:
+    with tls_in_front(server.port, tmp_path) as port, running_browser(tmp_path / "browser", *FLAGS) as running:
+        chromium = Chromium(running)
         domain = f"127.0.0.1:{port}"
         first = Shopper(chromium, shop, made.sdk_id, domain)
         first.do("event.push('Product viewed', {Name: 'Lampe é☃😀', Price: 59.99})")
@@ -214,7 +219,8 @@ def test_a_browser_subscribes_with_our_key(
     [subscription] = sandbox.control.post("/subscriptions", {"browser": "chrome"})[1]["subscriptions"]
     push: dict[str, Any] = {"target_mode": "webpush", "content": {"title": "Hi", "body": "there"}}
     asked = {**push, "name": "n", "where": {}, "when": "now", "estimate_only": True}
-    with tls_in_front(server.port, tmp_path) as port, contextlib.closing(Chromium(tmp_path / "browser")) as chromium:
+    with tls_in_front(server.port, tmp_path) as port, running_browser(tmp_path / "browser", *FLAGS) as running:
+        chromium = Chromium(running)
         shopper = Shopper(chromium, shop, made.sdk_id, f"127.0.0.1:{port}")
         shopper.allow_notifications()
         shopper.page.run(STUB % json.dumps(subscription))

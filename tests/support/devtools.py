@@ -79,8 +79,8 @@ class Browser:
 
 
 @contextlib.contextmanager
-def running_browser(folder: Path) -> Iterator[Browser]:
-    """A browser of its own, with an empty profile in a folder. Skips where there is none."""
+def running_browser(folder: Path, *more: str) -> Iterator[Browser]:
+    """A browser of its own, with an empty profile in a folder. more: flags. Skips where there is none."""
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if program is None:
         pytest.skip("NOT TRIED: there is no chromium")
@@ -93,7 +93,7 @@ def running_browser(folder: Path) -> Iterator[Browser]:
         for number, own in zip((3, 4), pair, strict=True):
             os.dup2(own, number)
 
-    arguments = [program, *FLAGS, f"--user-data-dir={folder}", "--remote-debugging-pipe", "about:blank"]
+    arguments = [program, *FLAGS, *more, f"--user-data-dir={folder}", "--remote-debugging-pipe", "about:blank"]
     process = subprocess.Popen(
         arguments,
         stdout=subprocess.DEVNULL,
