@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from typing import Any
@@ -10,11 +11,16 @@ import pytest
 from sqlalchemy import Connection, Select, insert, select, text, update
 from support.chunks import take_over
 from support.database_clock import follow_clock
-from support.stage import SETTINGS, Stage, Vendor
+from support.stage import CONTENT, SETTINGS, Stage, Vendor
 
 from tocsin import queue
+from tocsin.campaign.compile_pool import CompilePool
+from tocsin.campaign.send import accept, read_asked
+from tocsin.campaign.send_queue import SendQueue
+from tocsin.delivery.wakeup import Wakeup
 from tocsin.outcome import Outcome
 from tocsin.policy import set_policy
+from tocsin.providers.contract import Message
 from tocsin.queue import CAMPAIGN, TRANSACTIONAL, Chunk, NewRequest, Recipients, Share
 from tocsin.store import schema
 from tocsin.store.clock import ledger_now
@@ -171,3 +177,60 @@ async def test_a_commit_that_is_broken_off_is_made_again(store: Ledger, facts: F
     assert sorted(vendor.tokens) == [f"u{number}-fcm-0" for number in range(4)]
     assert await stage.result(campaign) == {"audience": 4, "sent": 2, "failed": 1, "suppressed": 1}
     assert made >= update, "nothing was broken off"
+
+
+async def send_to(stage: Stage, sends: SendQueue, *identities: str) -> None:
+    asked = read_asked({"to": {"Identity": [*identities]}, "content": CONTENT})
+    await accept(sends, stage.account, "push", asked, stage.now, stage.settings, CompilePool())
+
+
+async def test_what_comes_alone_is_leased_as_it_is_inserted(own_ledger: Ledger, facts: Facts) -> None:
+    """A request alone is with its worker once it is accepted, and goes out though nobody looks; one that comes while
+    the vendor of another is waited for does too."""
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def slow(_message: Message) -> Outcome:
+        asked.set()
+        await answered.wait()
+        return Outcome.ACCEPTED
+
+    vendor = Vendor(Outcome.ACCEPTED, slow)  # the first one proves the lane
+    stage = Stage(own_ledger, facts, {"android": vendor})
+    await stage.people(4)
+    stage.worker._wakeup, notified = Wakeup(), list[str]()  # it does not end when it has nothing to do
+    sends = SendQueue(own_ledger, stage.worker, notified.append)
+    await send_to(stage, sends, "u0", "u3")  # nothing is up yet: they wait in the queue
+    assert notified == [stage.account.id]
+    running = asyncio.create_task(stage.worker.run())
+    async with asyncio.timeout(20):
+        await asked.wait()
+        stage.worker._next_due = float("inf")  # nobody looks
+        while stage.worker._find_working():  # noqa: ASYNC110 - it tells nobody
+            await asyncio.sleep(0.01)
+        await send_to(stage, sends, "u1")
+        while len(vendor.got) < 3:  # noqa: ASYNC110 - the vendor is a list
+            await asyncio.sleep(0.01)
+    assert notified == [stage.account.id]
+    answered.set()
+    stage.worker.stop()
+    await running
+    await send_to(stage, sends, "u2")
+    assert notified == [stage.account.id] * 2, "a stopped worker leases nothing"
+    assert len(vendor.got) == 3
+
+
+async def test_a_stop_between_insert_and_delivery(own_ledger: Ledger, facts: Facts) -> None:
+    """What was leased for a worker that stops meanwhile is free again, for the next one."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    await stage.people(1)
+    worker = stage.worker
+    worker.ready.set()
+    worker.owner = "stopping"
+    lease = worker.offer([stage.account.id])
+    assert lease is not None
+    await stage.send({"Identity": ["u0"]})
+    chunks = await own_ledger.write(lease)
+    assert len(chunks) == 1
+    worker.stop()
+    await worker.take(chunks)
+    assert await stage.lease("another") is not None

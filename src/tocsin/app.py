@@ -138,7 +138,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         serves = role in ("all", "api")
         if serves or settings.operator_port:
             context = _make_context(
-                *(stores, settings, wakeups, load, SignedIds(keys, stores.ledger)),
+                *(stores, settings, wakeups, load, worker, SignedIds(keys, stores.ledger)),
                 write_address(data, url) if serves else secrets.token_urlsafe(),  # nobody asks the others locally
                 await asyncio.to_thread(_describe, stores, role),
             )
@@ -173,11 +173,17 @@ def _make_context(
     settings: Settings,
     wakeups: Wakeups,
     load: LoadMeter,
+    worker: Worker | None,
     signed_ids: SignedIds,
     local_token: str,
     installation: Installation,
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
+
+    def notify(account_id: str) -> None:
+        if not load.is_heavy(time.time()):  # else delivery looks by itself, and need not be woken each time
+            wakeups.chunks.notify(account_id)
+
     return Context(
         ledger=ledger,
         facts=facts,
@@ -200,7 +206,7 @@ def _make_context(
         pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time, installation),
-        send_queue=SendQueue(ledger),
+        send_queue=SendQueue(ledger, worker, notify),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),
         reports=Reports(ledger, facts, settings.report_days),

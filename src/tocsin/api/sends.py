@@ -40,8 +40,6 @@ async def send(context: Context, request: Request, channel: str) -> Response:
     asked = read_plain(raw) or read_asked(read_object(raw, path))
     new = await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool, key)
     context.load.count(sum(map(len, asked.to.values())), now)
-    if not context.load.is_heavy(now):  # else delivery looks by itself, and need not be woken each time
-        context.wakeups.chunks.notify(account.id)
     return ACCEPTED if new else REPLAYED
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from typing import Protocol
 
 import msgspec
 from sqlalchemy import Connection, func, select
@@ -16,7 +17,7 @@ from sqlalchemy import Connection, func, select
 from tocsin import queue
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, keep
-from tocsin.queue import NewRequest
+from tocsin.queue import Chunk, NewRequest
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
@@ -34,11 +35,24 @@ class QueuedSend(msgspec.Struct, frozen=True):
     key: IdempotencyKey | None = None
 
 
-class SendQueue:
-    """Collects requests and commits them in batches, one batch at a time."""
+class Taker(Protocol):
+    """Who delivers in this process, and may lease requests as they are inserted."""
 
-    def __init__(self, ledger: Ledger):
+    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]] | None:
+        """Return what leases them in the transaction that inserts them; None when that should wait for a turn."""
+
+    async def take(self, chunks: Sequence[Chunk]) -> None:
+        """Deliver what was leased so."""
+
+
+class SendQueue:
+    """Collects requests and commits them in batches, one batch at a time. notify: called with each account whose
+    requests are to be leased by whoever looks."""
+
+    def __init__(self, ledger: Ledger, taker: Taker | None = None, notify: Callable[[str], None] = lambda _: None):
         self._ledger = ledger
+        self._taker = taker
+        self._notify = notify
         self._waiting: deque[tuple[QueuedSend, asyncio.Future[bool]]] = deque()
         self._writing: asyncio.Task[None] | None = None
         self._tags: set[tuple[str, str]] = set()  # (account, group) known to be in the ledger
@@ -56,12 +70,20 @@ class SendQueue:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), REQUESTS_A_COMMIT))]
             entries, tags = [entry for entry, _ in batch], set[tuple[str, str]]()
+            accounts = {entry.request.account_id for entry in entries}
+            lease = self._taker.offer(accounts) if self._taker is not None else None
+            insert = functools.partial(self._insert, entries=entries, tags=tags, lease=lease)
             results: Sequence[bool | Exception]
             try:
-                results = await self._ledger.write(functools.partial(self._insert, entries=entries, tags=tags))
+                results, leased = await self._ledger.write(insert)
                 self._tags |= tags
             except Exception as error:
-                results = [error] * len(batch)
+                results, leased = [error] * len(batch), []
+            if leased and self._taker is not None:
+                await self._taker.take(leased)
+            elif lease is None:
+                for account in accounts:
+                    self._notify(account)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue  # its caller was cancelled
@@ -72,10 +94,14 @@ class SendQueue:
         self._writing = None
 
     def _insert(
-        self, connection: Connection, entries: Sequence[QueuedSend], tags: set[tuple[str, str]]
-    ) -> list[bool | Exception]:
+        self,
+        connection: Connection,
+        entries: Sequence[QueuedSend],
+        tags: set[tuple[str, str]],
+        lease: Callable[[Connection], list[Chunk]] | None,
+    ) -> tuple[list[bool | Exception], list[Chunk]]:
         """Insert the requests that were not queued before, and add their tag groups to `tags`. Return for each whether
-        it was inserted, or its Problem."""
+        it was inserted, or its Problem; and what was leased."""
         tags.clear()  # an earlier run of this transaction was broken off
         results: list[bool | Exception] = []
         new: list[NewRequest] = []
@@ -97,7 +123,7 @@ class SendQueue:
             new.append(request)
             results.append(True)
         queue.insert_requests(connection, new)
-        return results
+        return results, lease(connection) if lease is not None and new else []
 
 
 def _add_tag_group(connection: Connection, account_id: str, tag: str, now: float) -> bool:

@@ -260,7 +260,6 @@ async def _send_test(context: Context, visitor: Visitor, form: FormFields) -> Re
         asked = read_asked({"to": {"Identity": [identity]}, "content": body["content"], "tag_group": TEST_GROUP})
         channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
         await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool)
-        context.wakeups.chunks.notify(account.id)
         await context.ledger.write(
             lambda connection: note(connection, account.id, visitor.who, "test sent", identity, now)
         )

@@ -9,7 +9,7 @@ import random
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -167,10 +167,21 @@ class Worker:
         self._full = True
         if held >= HELD or self._completer.behind:
             return 0
-        seconds = self._settings.lease_seconds
+        # Losing a lease in a power cut loses nothing: the chunk is leased again.
+        found = await self._ledger.write(self._make_lease(now, most, rooms), durable=False)
+        none_left = all(len(found[priority]) < limit for priority, limit in most.items())
+        self._full = not none_left or any(room <= 0 for one in rooms.values() for room in one.values())
+        chunks = [chunk for some in found.values() for chunk in some]
+        self._pass_on(chunks)
+        return len(chunks)
+
+    def _make_lease(
+        self, now: float, most: Mapping[int, int], rooms: Mapping[int, dict[str, int]]
+    ) -> Callable[[Connection], dict[int, list[Chunk]]]:
+        """Return what leases in a transaction, at most so many of each priority."""
 
         def lease(connection: Connection) -> dict[int, list[Chunk]]:
-            found: dict[int, list[Chunk]] = {}
+            seconds, found = self._settings.lease_seconds, dict[int, list[Chunk]]()
             for priority, limit in most.items():
                 found[priority] = queue.lease_in_turns(
                     connection,
@@ -184,13 +195,31 @@ class Worker:
                 )
             return found
 
-        # Losing a lease in a power cut loses nothing: the chunk is leased again.
-        found = await self._ledger.write(lease, durable=False)
-        none_left = all(len(found[priority]) < limit for priority, limit in most.items())
-        self._full = not none_left or any(room <= 0 for one in rooms.values() for room in one.values())
-        chunks = [chunk for some in found.values() for chunk in some]
+        return lease
+
+    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]] | None:
+        """Return what leases new requests of these accounts in the transaction that inserts them: what waits alone is
+        spared a second one. None when they are to be leased in a turn, as when there is much to do."""
+        now = self._clock()
+        most = {TRANSACTIONAL: REQUESTS}
+        rooms, held = self._find_rooms(most | {CAMPAIGN: 1})
+        working = self._find_working()
+        full = self._full or held >= HELD or self._completer.behind or self._load.is_heavy(now)
+        if self._stopping or not self.ready.is_set() or full:
+            return None
+        if any(account in working or rooms[TRANSACTIONAL].get(account, 1) <= 0 for account in accounts):
+            return None
+        lease = self._make_lease(now, most, rooms)
+        return lambda connection: lease(connection)[TRANSACTIONAL]
+
+    async def take(self, chunks: Sequence[Chunk]) -> None:
+        """Deliver what was leased by an offer."""
+        if self._stopping:
+            await self._ledger.write(functools.partial(queue.set_free, chunks=chunks), durable=False)
+            return
         self._pass_on(chunks)
-        return len(chunks)
+        if len(chunks) == REQUESTS:
+            self._wakeup.notify()  # more may be due
 
     def _find_rooms(self, most: Mapping[int, int]) -> tuple[dict[int, dict[str, int]], int]:
         """Return how many more chunks there is room for, by priority and account, for the accounts that have some; and
