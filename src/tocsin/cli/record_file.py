@@ -15,6 +15,7 @@ import msgspec
 
 from tocsin.cli.cell_time import UnreadTime, read_time
 from tocsin.errors import Misconfigured
+from tocsin.ingest.column import Column
 from tocsin.ingest.record import IDENTITY_KINDS, INTEGERS, RESERVED, TOKEN_TYPES
 
 ROWS = 50_000  # of a block of events; always thousands, see `event_columns.COPIES`
@@ -57,7 +58,7 @@ class Block(msgspec.Struct, kw_only=True):
     lines: Sequence[int]
     position: int
     names: list[str] = []
-    columns: list[Sequence[Any]] = []
+    columns: list[Column] = []
     records: list[Any] = []
     wrong: dict[int, Wrong] = {}
     read_cell: Cell = lambda cell: cell

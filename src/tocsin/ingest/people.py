@@ -414,7 +414,7 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityK
     found: dict[IdentityKey, int] = {}
     for kind, wanted in values.items():
         asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, wanted)}
-        rows = connection.execute(_select_users(connection.dialect.name), asked)
+        rows = connection.execute(_select_users(connection.dialect.name), asked).all()
         found.update({(kind, value): user for value, user in rows})
     return found
 
