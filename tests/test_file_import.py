@@ -13,6 +13,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import phonenumbers
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -36,6 +37,7 @@ from tocsin.ingest import upload
 from tocsin.ingest.column import fill
 from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import NameLimits
+from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
@@ -422,6 +424,23 @@ def test_plain_addresses_are_read_as_others(address: str) -> None:
     except EmailNotValidError:
         known = ""
     assert read_email(address) == known
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(
+        st.sampled_from(sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)).flatmap(
+            lambda code: st.from_regex(rf"\+{code}[0-9]{{3,13}}", fullmatch=True)
+        ),
+        st.from_regex(r"\+[0-9]{5,16}", fullmatch=True),
+    )
+)
+def test_plain_numbers_are_read_as_others(text: str) -> None:
+    """The short way to a phone number says what the library says."""
+    if is_normal(text):
+        number = phonenumbers.parse(text)
+        assert phonenumbers.is_possible_number(number)
+        assert phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) == text
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

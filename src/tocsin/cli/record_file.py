@@ -19,7 +19,7 @@ from tocsin.ingest.column import Column
 from tocsin.ingest.record import IDENTITY_KINDS, INTEGERS, RESERVED, TOKEN_TYPES
 
 ROWS = 50_000  # of a block of events; always thousands, see `event_columns.COPIES`
-NAMED_ROWS = 1000  # of a block of others: what one upload takes
+NAMED_ROWS = 5000  # of a block of others: so many uploads whose copies go into facts together
 TEXTS = (*IDENTITY_KINDS, "evtName")  # columns whose cells are texts, whatever they look like
 FIELDS = (*TEXTS, "ts")
 TOKEN_FIELDS = {"token": "id", "id": "id", "push_token": "id", "type": "type", "keys": "keys", "objectId": "objectId"}
