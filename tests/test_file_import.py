@@ -6,12 +6,14 @@ import asyncio
 import csv
 import functools
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
+import phonenumbers
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -24,14 +26,18 @@ from sqlalchemy import Connection, TextClause, text
 
 from tocsin.account import Account, create_account
 from tocsin.cli import tocsin
+from tocsin.cli.cell_file import split_plain
 from tocsin.cli.cell_time import UnreadTime, read_time
+from tocsin.cli.csv_dialect import Dialect
 from tocsin.cli.import_run import run_import
 from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_cell
 from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
-from tocsin.ingest.event_encoder import Encoder
+from tocsin.ingest.column import fill
+from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import NameLimits
+from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.profile import to_facts
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
@@ -381,15 +387,32 @@ CELLS = st.one_of(
 def test_cells_are_encoded_as_properties_are(key: str, value: Any) -> None:
     """What the encoder adds for a cell is what `upload` makes of the property."""
     encoder = Encoder(NOW)
-    found = encoder.read_cells(key, [value], lambda cell: cell)[value]
+    [found] = encoder.encode_cells(key, fill(value, 1), lambda cell: cell)
     record = {"type": "event", "identity": "u", "evtName": "e", "evtData": {key: value}}
     if value == "":
         assert found == ("", "")
-    elif found is None:
+    elif found is WRONG:
         assert encoder.explain(record) is not None
     else:
         assert found == (encode_raw({key: value})[1:-1], encode_props(to_facts({key: value}))[1:-1])
         assert encoder.explain(record) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.lists(st.lists(st.text("ab ;é\t\0\ufeff", max_size=3), min_size=2, max_size=2), min_size=1, max_size=4),
+    st.sampled_from(["", *"\r\n\"'"]),
+    st.sampled_from(["\n", "\r\n"]),
+)
+def test_plain_rows_are_read_as_others(rows: list[list[str]], odd: str, end: str) -> None:
+    """What Arrow reads of lines is what the csv module reads, or nothing."""
+    text = end.join(",".join(row) for row in rows)
+    lines = io.StringIO(text + odd + end, newline="").readlines()
+    found = split_plain(lines, Dialect("utf-8", ",", '"'), 2)
+    if found is not None:
+        assert [*map(list, zip(*found, strict=True))] == list(csv.reader(lines))
+    else:
+        assert odd or "" in [row[0] for row in rows] or text.startswith("\ufeff")
 
 
 @settings(max_examples=150, deadline=None)
@@ -401,6 +424,23 @@ def test_plain_addresses_are_read_as_others(address: str) -> None:
     except EmailNotValidError:
         known = ""
     assert read_email(address) == known
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.one_of(
+        st.sampled_from(sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)).flatmap(
+            lambda code: st.from_regex(rf"\+{code}[0-9]{{3,13}}", fullmatch=True)
+        ),
+        st.from_regex(r"\+[0-9]{5,16}", fullmatch=True),
+    )
+)
+def test_plain_numbers_are_read_as_others(text: str) -> None:
+    """The short way to a phone number says what the library says."""
+    if is_normal(text):
+        number = phonenumbers.parse(text)
+        assert phonenumbers.is_possible_number(number)
+        assert phonenumbers.format_number(number, phonenumbers.PhoneNumberFormat.E164) == text
 
 
 # --- the command ---------------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from tocsin.cli.csv_dialect import Dialect, find_dialect, read_declaration
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
 from tocsin.cli.record_source import open_bytes, read_position
 from tocsin.errors import Misconfigured
+from tocsin.ingest.column import Column, fill, fold
 
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 CELL_LETTERS = 16 * 1024 * 1024  # a cell that is wider is refused with its record, not with the file
@@ -32,24 +33,26 @@ def _read_cells(path: Path, options: Options, dialect: Dialect, notes: list[str]
     csv.field_size_limit(CELL_LETTERS)
     with open_bytes(path) as source:
         text = io.TextIOWrapper(source, dialect.encoding, newline="")
-        reader = csv.reader(text, delimiter=dialect.separator, quotechar=dialect.quote, strict=True)
+        rows = _Rows(text, dialect)
         try:
-            header = next((row for row in reader if any(row) and not _declares(row, dialect)), None)
+            header = next((row for row in rows.reader if any(row) and not _declares(row, dialect)), None)
             if header is None:
                 return
+            rows.line = rows.last
+            rows.read_again([])
             names = name_columns(header, options, path.name, notes)
             padded = any(one != one.strip() for one in header)
-            while (block := _read_block(reader, header, names, padded, rows_of(options))) is not None:
+            while (block := _read_block(rows, header, names, padded, rows_of(options))) is not None:
                 block.position = read_position(source)
                 yield block
         except csv.Error as error:
             raise Misconfigured(
-                f"{path.name}, line {reader.line_num}: {error}. The rows before it were imported; mend the line and "
-                "run the same command again, or say --quote or --separator."
+                f"{path.name}, line {rows.last}: {error}. The rows before it were imported; mend "
+                "the line and run the same command again, or say --quote or --separator."
             ) from None
         except UnicodeDecodeError as error:
             raise Misconfigured(
-                f"{path.name}, after line {reader.line_num}: this is no {dialect.encoding} ({error.reason}). The rows "
+                f"{path.name}, after line {rows.last}: this is no {dialect.encoding} ({error.reason}). The rows "
                 "before it were imported."
             ) from None
 
@@ -58,51 +61,122 @@ def _declares(row: list[str], dialect: Dialect) -> bool:
     return read_declaration(dialect.separator.join(row)) is not None
 
 
-def _read_block(reader: Any, header: list[str], names: list[str], padded: bool, most: int) -> Block | None:
-    before = reader.line_num
-    rows: list[list[str]] = list(itertools.islice(reader, most))
-    if not rows:
+class _Rows:
+    """The rows of a file that come next. line: how many lines were read before them."""
+
+    def __init__(self, text: io.TextIOWrapper, dialect: Dialect):
+        self.text = text
+        self.dialect = dialect
+        self.line = 0
+        self.read_again([])
+
+    @property
+    def last(self) -> int:
+        """The number of the last line that was read."""
+        return self.line + self.reader.line_num
+
+    def read_again(self, lines: Sequence[str]) -> None:
+        """Go on with lines that were read already, and then with the file's."""
+        separator, quote = self.dialect.separator, self.dialect.quote
+        coming = itertools.chain(lines, self.text)
+        self.reader = csv.reader(coming, delimiter=separator, quotechar=quote, strict=True)
+
+
+def _read_block(rows: _Rows, header: list[str], names: list[str], padded: bool, most: int) -> Block | None:
+    before, lines = rows.line, list(itertools.islice(rows.text, most))
+    if not lines:
         return None
-    lines: Sequence[int] = range(before + 1, reader.line_num + 1)
-    if len(lines) != len(rows):
-        lines = _count_lines(rows, before + 1)
-    if not all(row and row[0] for row in rows):
-        kept = [place for place, row in enumerate(rows) if any(row)]
-        rows, lines = [rows[place] for place in kept], [lines[place] for place in kept]
-    width = len(names)
+    columns = split_plain(lines, rows.dialect, len(names))
+    if columns is not None:
+        rows.line += len(lines)
+        places: Sequence[int] = range(before + 1, rows.line + 1)
+        return _make_block(places, columns, {}, header, names, padded)
+    rows.read_again(lines)
+    cells = list(itertools.islice(rows.reader, most))
+    rows.line = rows.last
+    places = range(before + 1, rows.line + 1)
+    rows.read_again([])
+    if len(places) != len(cells):
+        places = _count_lines(cells, before + 1)
+    if not all(row and row[0] for row in cells):
+        kept = [place for place, row in enumerate(cells) if any(row)]
+        cells, places = [cells[place] for place in kept], [places[place] for place in kept]
+    wrong = _fit(cells, len(names))
+    columns = [make_column(column) for column in zip(*cells, strict=True)] if cells else [make_column([])] * len(names)
+    return _make_block(places, columns, wrong, header, names, padded)
+
+
+def _fit(rows: list[list[str]], width: int) -> dict[int, Wrong]:
+    """Give every row as many cells as there are columns; return those that had more."""
     wrong: dict[int, Wrong] = {}
     if {*map(len, rows)} - {width}:
         for number, row in enumerate(rows):
             if len(row) > width and any(row[width:]):
                 wrong[number] = Wrong(BAD_ROW, f"The row has {len(row)} cells, the header {width}.")
             rows[number] = (row + [""] * (width - len(row)))[:width]
-    columns: list[Sequence[Any]] = list(zip(*rows, strict=True)) if rows else [()] * width
-    for place, name in enumerate(names):
-        if padded or name in FIELDS or name in ("Email", "Phone"):
-            columns[place] = _strip(columns[place])
+    return wrong
+
+
+def _make_block(
+    lines: Sequence[int],
+    columns: list[Column],
+    wrong: dict[int, Wrong],
+    header: list[str],
+    names: list[str],
+    padded: bool,
+) -> Block:
+    trimmed = [padded or name in FIELDS or name in ("Email", "Phone") for name in names]
     return Block(
         lines=lines,
         position=0,
         names=names,
-        columns=columns,
+        columns=[one.change(str.strip) if trim else one for one, trim in zip(columns, trimmed, strict=True)],
         wrong=wrong,
         read_cell=type_cell,
-        source=lambda row: dict(zip(header, rows[row], strict=True)),
+        source=lambda row: dict(zip(header, (column[row] for column in columns), strict=True)),
     )
+
+
+def split_plain(lines: Sequence[str], dialect: Dialect, width: int) -> list[Column] | None:
+    """Return the columns of rows whose cells are just what stands between separators, read by Arrow; None when that may
+    not be so: with quotes, other line breaks, rows that are longer or shorter, or that begin with nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.csv
+
+    text = "".join(lines)
+    separator = dialect.separator
+    odd = dialect.quote in text or "\ufeff" in text[:1] or text.count("\r") != text.count("\r\n")
+    if odd or len(separator) != 1 or not separator.isascii():
+        return None
+    body, names = text.encode(), [*map(str, range(width))]
+    try:
+        table = pa.csv.read_csv(
+            pa.py_buffer(body),
+            pa.csv.ReadOptions(use_threads=False, block_size=len(body) + 1, column_names=names),
+            pa.csv.ParseOptions(delimiter=separator, quote_char=False, ignore_empty_lines=False),
+            pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), null_values=[]),
+        )
+    except pa.ArrowInvalid:
+        return None
+    arrays = [column.combine_chunks() for column in table.columns]
+    if len(table) != len(lines) or pc.any(pc.equal(arrays[0], "")).as_py():
+        return None
+    return [Column(values.to_pylist(), codes) for values, codes in map(fold, arrays)]
+
+
+def make_column(cells: Sequence[str]) -> Column:
+    """Return texts as a column."""
+    import pyarrow as pa
+
+    values, codes = fold(pa.array(cells, pa.string()))
+    return Column(values.to_pylist(), codes)
 
 
 def _count_lines(rows: list[list[str]], first: int) -> list[int]:
     """Return the line that each row begins in, where cells have line breaks in them."""
     lengths = (1 + sum(len(LINE_BREAK.findall(cell)) for cell in row) for row in rows[:-1])
     return list(itertools.accumulate(lengths, initial=first))
-
-
-def _strip(column: Sequence[str]) -> Sequence[str]:
-    """Return cells without spaces around them."""
-    stripped = {cell: cell.strip() for cell in set(column)}
-    if all(len(cell) == len(text) for cell, text in stripped.items()):
-        return column
-    return [stripped[cell] for cell in column]
 
 
 def read_parquet(path: Path, options: Options) -> Reading:
@@ -127,8 +201,8 @@ def read_parquet(path: Path, options: Options) -> Reading:
 def _read_parquet(file: Any, names: list[str], options: Options) -> Iterator[Block]:
     done = 0
     for batch in file.iter_batches(batch_size=rows_of(options)):
-        columns: list[Sequence[Any]] = [
-            _to_cells(column, name, options) if name else [None] * batch.num_rows
+        columns = [
+            _make_column(column, name, options) if name else fill(None, batch.num_rows)
             for name, column in zip(names, batch.columns, strict=True)
         ]
         lines = range(done + 1, done + batch.num_rows + 1)
@@ -144,13 +218,20 @@ def _read_parquet(file: Any, names: list[str], options: Options) -> Iterator[Blo
         )
 
 
-def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
-    """Return a column as JSON values."""
+def _make_column(column: Any, name: str, options: Options) -> Column:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
+    values, codes = fold(column)
+    return Column(_to_cells(values, name, options), codes)
+
+
+def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
+    """Return an Arrow array as JSON values."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     kind = column.type
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         moment = column.cast(pa.timestamp("s"), safe=False) if pa.types.is_date(kind) or kind.tz is None else column

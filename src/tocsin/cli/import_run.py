@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from tocsin.account import Account
-from tocsin.cli.record_file import Block, Options, Reading, read_file
+from tocsin.cli.record_file import Block, Options, Reading, read_file, rows_of
 from tocsin.cli.record_source import REFUSED, kind_of
 from tocsin.cli.record_store import Refused, Run, Store
 
@@ -101,7 +101,7 @@ def _name_run(path: Path, options: Options, account: Account) -> str:
     """Return the name under which the state of a file's import is kept: another for a file that changed."""
     now = path.stat()
     chosen = {name: str(getattr(options, name)) for name in options.__struct_fields__}
-    what = (account.id, str(path.resolve()), now.st_size, now.st_mtime_ns, sorted(chosen.items()))
+    what = (account.id, str(path.resolve()), now.st_size, now.st_mtime_ns, sorted(chosen.items()), rows_of(options))
     return hashlib.blake2b(repr(what).encode(), digest_size=16).hexdigest()
 
 

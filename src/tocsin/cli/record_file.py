@@ -15,10 +15,11 @@ import msgspec
 
 from tocsin.cli.cell_time import UnreadTime, read_time
 from tocsin.errors import Misconfigured
+from tocsin.ingest.column import Column
 from tocsin.ingest.record import IDENTITY_KINDS, INTEGERS, RESERVED, TOKEN_TYPES
 
 ROWS = 50_000  # of a block of events; always thousands, see `event_columns.COPIES`
-NAMED_ROWS = 1000  # of a block of others: what one upload takes
+NAMED_ROWS = 5000  # of a block of others: so many uploads whose copies go into facts together
 TEXTS = (*IDENTITY_KINDS, "evtName")  # columns whose cells are texts, whatever they look like
 FIELDS = (*TEXTS, "ts")
 TOKEN_FIELDS = {"token": "id", "id": "id", "push_token": "id", "type": "type", "keys": "keys", "objectId": "objectId"}
@@ -57,7 +58,7 @@ class Block(msgspec.Struct, kw_only=True):
     lines: Sequence[int]
     position: int
     names: list[str] = []
-    columns: list[Sequence[Any]] = []
+    columns: list[Column] = []
     records: list[Any] = []
     wrong: dict[int, Wrong] = {}
     read_cell: Cell = lambda cell: cell

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from typing import Any, Protocol
 
 import msgspec
@@ -16,16 +16,16 @@ from tocsin.cli.local_server import ask
 from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
 from tocsin.idempotency import IdempotencyKey
 from tocsin.ingest import RECORDS, start_upload
+from tocsin.ingest.column import Column, fill
 from tocsin.ingest.event_columns import EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
 from tocsin.ingest.record import IDENTITY_KINDS
-from tocsin.ingest.timestamp import LATEST_TS
 from tocsin.store.data_folder import RunningServer
 from tocsin.store.stores import Stores
 
 BODY_BYTES = 2 * 1024 * 1024  # of one request: below the default limit of a body
-SECONDS_DIGITS = 10  # of epoch seconds since 2001
+SECONDS = re.compile(r"[1-3][0-9]{9}")  # since 2001, which are no date and no other unit
 REQUESTS = 4  # of events, at a time
 PLACE = re.compile(r" \(at \$[^()]*\)(?=\.?$)")
 Refused = dict[int, Wrong]  # by the row's place in its block
@@ -139,7 +139,6 @@ class StoresStore:
         self._account = account
         self._options = options
         self._limits = limits
-        self._encoder: Encoder | None = None
 
     async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
         """See `Store`. Events that lie in columns are stored as columns; those that cannot be go record by record."""
@@ -158,23 +157,26 @@ class StoresStore:
         return asyncio.ensure_future(_wait(copies, refused))
 
     async def _take_columns(self, block: Block, run: Run) -> Awaitable[Refused]:
-        encoder = self._encoder = self._encoder or Encoder(run.now)
         stores = (self._stores.ledger, self._stores.facts, self._account)
-        events, refused = await asyncio.to_thread(self._check_columns, block, run, encoder)
-        copied = await store_events(*stores, events, self._limits, encoder)
+        events, refused = await asyncio.to_thread(self._check_columns, block, run)
+        copied = await store_events(*stores, events, self._limits, run.now)
         return asyncio.ensure_future(_wait([copied], refused))
 
-    def _check_columns(self, block: Block, run: Run, encoder: Encoder) -> tuple[EventColumns, Refused]:
-        """Return the events of a block that are right, and why the others are refused."""
+    def _check_columns(self, block: Block, run: Run) -> tuple[EventColumns, Refused]:
+        """Return the events of a block that are right, encoded, and why the others are refused."""
+        import pyarrow as pa
+
         refused: Refused = {}
-        events = to_columns(block, self._options, run, refused)
-        wrong = sorted({*encoder.find_refused(events), *block.wrong, *refused})
+        encoder = Encoder(run.now)
+        events, doubtful = encoder.encode(to_columns(block, self._options, run, refused))
+        wrong = sorted({*doubtful, *block.wrong, *refused})
         if not wrong:
             return events, {}
+        places = pa.array(wrong, pa.int64())
         some = msgspec.structs.replace(
             block,
             lines=[block.lines[place] for place in wrong],
-            columns=[[column[place] for place in wrong] for column in block.columns],
+            columns=[column.select(places) for column in block.columns],
             wrong={number: block.wrong[place] for number, place in enumerate(wrong) if place in block.wrong},
         )
         for number, record in enumerate(to_records(some, self._options)):
@@ -184,8 +186,7 @@ class StoresStore:
             refused[wrong[number]] = (
                 reason if isinstance(reason, Wrong) else Wrong(reason.code, forget_place(reason.error))
             )
-        left = {*wrong}
-        return events.select([place for place in range(len(block)) if place not in left]), refused
+        return events.leave_out({*wrong}), refused
 
     async def _upload(self, batch: _Batch, run: Run) -> tuple[Refused, asyncio.Future[Any] | None]:
         """Upload a batch, once under its key; what a run before this one stored is not stored again."""
@@ -211,41 +212,46 @@ class StoresStore:
 def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> EventColumns:
     """Return a block's columns as those of events. Times that are not understood are None, and noted as refused. Raises
     Unusual for columns that hold lists or objects."""
-    keys: dict[str, Sequence[Any]] = {}
-    props: dict[str, Sequence[Any]] = {}
+    keys: dict[str, Column] = {}
+    props: dict[str, Column] = {}
     count = len(block)
-    names: Sequence[Any] = [options.event] * count
-    at: Sequence[Any] = [int(run.now)] * count
+    names, times = fill(options.event, count), fill(None, count)
     for name, column in zip(block.names, block.columns, strict=True):
-        if name in ("type", "evtData") or any(isinstance(one, list | dict) for one in column[:RECORDS]):
+        if name in ("type", "evtData") or any(isinstance(one, list | dict) for one in column.values[:RECORDS]):
             raise Unusual
         if name in IDENTITY_KINDS:
             keys[name] = column
         elif name == "evtName":
-            names = column if options.event is None else [one or options.event for one in column]
+            names = column.change(lambda one: one or options.event)
         elif name == "ts":
-            at = _read_times(column, options, run, refused)
+            times = column
         elif name:
             props[name] = column
+    at = _read_times(times, options, run, refused)
     return EventColumns(range(count), keys, at, names, props, block.read_cell)
 
 
-def _read_times(column: Sequence[Any], options: Options, run: Run, refused: Refused) -> list[int | None]:
-    if {*map(len, map(str, column))} == {SECONDS_DIGITS}:
+def _read_times(column: Column, options: Options, run: Run, refused: Refused) -> Any:
+    """Return times as an Arrow array of epoch seconds."""
+    import pyarrow as pa
+
+    wrong: dict[int, Wrong] = {}
+
+    def read(code: int, cell: Any) -> int | None:
+        if cell is None or cell == "":
+            return int(run.now)
+        if type(cell) is str and SECONDS.fullmatch(cell):
+            return int(cell)
         try:
-            seconds = [int(cell) for cell in column]
-        except ValueError:
-            seconds = [0]
-        if min(seconds) >= 10 ** (SECONDS_DIGITS - 1) and max(seconds) < LATEST_TS:
-            return list(seconds)
-    times: list[int | None] = []
-    for place, cell in enumerate(column):
-        try:
-            times.append(int(run.now) if cell is None or cell == "" else read_time(cell, options.zone))
+            return read_time(cell, options.zone)
         except UnreadTime as error:
-            refused[place] = bad_time(error)
-            times.append(None)
-    return times
+            wrong[code] = bad_time(error)
+            return None
+
+    at = column.spread([read(code, cell) for code, cell in enumerate(column.values)], pa.int64())
+    if wrong:
+        refused.update({place: wrong[code] for place, code in enumerate(column.codes.to_pylist()) if code in wrong})
+    return at
 
 
 def _done(refused: Refused) -> asyncio.Future[Refused]:

@@ -8,28 +8,27 @@ records one by one.
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from tocsin.account import Account
+from tocsin.ingest.column import Column
 from tocsin.ingest.names import KnownNames, NameLimits
-from tocsin.ingest.people import People
+from tocsin.ingest.people import People, find_users
 from tocsin.ingest.profile_copy import copy_profiles, make_empty_copies
 from tocsin.ingest.record import IDENTITY_KINDS, PROPERTIES, EventRecord, Rejected
 from tocsin.ingest.subscription import UNSUBSCRIBED
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
 
-if TYPE_CHECKING:
-    from tocsin.ingest.event_encoder import Encoder
-
 COPIES = 1000  # rows among which an event that is there twice is two, as in one upload
-NOTHING = frozenset((None, ""))  # cells of a row that has no such property
+NOTHING = (None, "")  # cells of a row that has no such property
 QUARTER = 900  # seconds; the offset of a zone never changes inside of one
 
 
@@ -39,98 +38,103 @@ class Unusual(Exception):  # noqa: N818 - no failure: these events go record by 
 
 class EventColumns(msgspec.Struct, frozen=True):
     """Events, one a place in every column. rows: their numbers in what was read, ascending. keys: the identities by
-    kind, None where a row has none. at: epoch seconds. props: the cells of each property, None or "" where a row has
-    none; `read_cell` makes the value of one."""
+    kind, None or "" where a row has none. at: an Arrow array of epoch seconds. props: of each property, None or ""
+    where a row has none; `read_cell` makes the value of a cell."""
 
     rows: Sequence[int]
-    keys: dict[str, Sequence[Any]]
-    at: Sequence[Any]
-    names: Sequence[Any]
-    props: dict[str, Sequence[Any]]
+    keys: dict[str, Column]
+    at: Any
+    names: Column
+    props: dict[str, Column]
     read_cell: Callable[[Any], Any]
 
-    def select(self, places: Sequence[int]) -> EventColumns:
-        """Return the events at these places."""
+    def leave_out(self, places: Collection[int]) -> EventColumns:
+        """Return the events but those at these places."""
+        import pyarrow as pa
 
-        def some(column: Sequence[Any]) -> list[Any]:
-            return [column[place] for place in places]
-
-        keys: dict[str, Sequence[Any]] = {kind: some(column) for kind, column in self.keys.items()}
-        props: dict[str, Sequence[Any]] = {key: some(column) for key, column in self.props.items()}
-        return EventColumns(some(self.rows), keys, some(self.at), some(self.names), props, self.read_cell)
+        rows = [row for place, row in enumerate(self.rows) if place not in places]
+        left = pa.array([place for place in range(len(self.rows)) if place not in places], pa.int64())
+        keys = {kind: column.select(left) for kind, column in self.keys.items()}
+        props = {key: column.select(left) for key, column in self.props.items()}
+        return EventColumns(rows, keys, self.at.take(left), self.names.select(left), props, self.read_cell)
 
 
 class StoredEvents(msgspec.Struct, frozen=True):
     """What the ledger took: the user of each event, and rows of facts' `profile`."""
 
-    users: list[int]
+    users: Sequence[int]
     copies: list[Row]
 
 
 async def store_events(
-    ledger: Ledger, facts: Facts, account: Account, events: EventColumns, limits: NameLimits, encoder: Encoder
+    ledger: Ledger, facts: Facts, account: Account, events: EventColumns, limits: NameLimits, now: float
 ) -> asyncio.Future[Any]:
-    """Store events that `find_refused` did not name; return when the ledger has them, with a future that is done when
-    facts has them too. Raises Unusual, with nothing stored."""
-    found = await asyncio.to_thread(_read_identities, encoder, events)
-    stored = await ledger.write(lambda connection: _store(connection, account, events, found, limits, encoder.now))
-    rows = await asyncio.to_thread(make_rows, account, events, stored.users, encoder)
+    """Store events that an `Encoder` encoded and did not refuse; return when the ledger has them, with a future that is
+    done when facts has them too. Raises Unusual, with nothing stored."""
+    if len(events.props) > PROPERTIES or UNSUBSCRIBED in events.names.values:
+        raise Unusual
+    stored = await ledger.write(lambda connection: _store(connection, account, events, limits, now))
+    rows = await asyncio.to_thread(make_rows, account, events, stored.users)
     return asyncio.gather(facts.insert_arrow("event", rows), facts.insert("profile", stored.copies))
 
 
-def _read_identities(encoder: Encoder, events: EventColumns) -> dict[str, list[str | None]]:
-    if len(events.props) > PROPERTIES or UNSUBSCRIBED in set(events.names):
-        raise Unusual
-    return {kind: encoder.read_identities(kind, column) for kind, column in events.keys.items()}
-
-
 def _store(
-    connection: Connection,
-    account: Account,
-    events: EventColumns,
-    found: dict[str, list[str | None]],
-    limits: NameLimits,
-    now: float,
+    connection: Connection, account: Account, events: EventColumns, limits: NameLimits, now: float
 ) -> StoredEvents:
     people = People(connection, account.id, now)
-    rows = _combine(found)
-    different = rows if len(found) > 1 else list(dict.fromkeys(rows))
-    records = [EventRecord(keys=dict(keys), at=0, name="", props={}) for keys in different]
+    who = _combine(events.keys)
+    different = who.values
+    known = _find_known(connection, account.id, different)
+    if len(events.keys) > 1 and len(known) < len({*different}):
+        known = {}  # a row may give a device to somebody else: all of them, in their order
+    records = [EventRecord(keys=dict(keys), at=0, name="", props={}) for keys in different if keys not in known]
     people.load(records)
     _admit_names(connection, account, events, limits)
     try:
         users = [people.apply(record) for record in records]
     except Rejected:
         raise Unusual from None
-    created = sorted(people.created)
-    people.save(created)
+    people.save(sorted(people.created))
     copies = [
         *copy_profiles(connection, account.id, sorted(people.moved)),
         *make_empty_copies(account.id, sorted(people.created - people.moved)),
     ]
-    if different is not rows:
-        by_keys = dict(zip(different, users, strict=True))
-        users = [by_keys[keys] for keys in rows]
-    return StoredEvents(users, copies)
+    if len(events.keys) == 1:
+        known |= {tuple(record.keys.items()): user for record, user in zip(records, users, strict=True)}
+    return StoredEvents(users if not known else [known[keys] for keys in who], copies)
 
 
-def _combine(found: dict[str, list[str | None]]) -> list[tuple[tuple[str, str], ...]]:
-    """Return the identities of each row, in the order in which a record has them."""
-    kinds = [kind for kind in IDENTITY_KINDS if kind in found]
+Keys = tuple[tuple[str, str], ...]  # a record's identities with their kinds
+
+
+def _combine(columns: dict[str, Column]) -> Column:
+    """Return the identities of each row, in the order in which a record has them; of rows with one kind, each once."""
+    import pyarrow as pa
+
+    kinds = [kind for kind in IDENTITY_KINDS if kind in columns]
     if len(kinds) == 1:
-        kind = kinds[0]
-        return [((kind, value),) for value in found[kind] if value is not None]
-    columns = [found[kind] for kind in kinds]
-    return [
+        return columns[kinds[0]].change(lambda value: ((kinds[0], value),))
+    rows = [
         tuple((kind, value) for kind, value in zip(kinds, values, strict=True) if value is not None)
-        for values in zip(*columns, strict=True)
+        for values in zip(*(columns[kind] for kind in kinds), strict=True)
     ]
+    return Column(rows, pa.array(range(len(rows)), pa.int32()))
+
+
+def _find_known(connection: Connection, account_id: str, people: Collection[Keys]) -> dict[Keys, int]:
+    """Return those of the people whose every name is one known user's already, so that nothing about them changes."""
+    found = find_users(connection, account_id, {key for keys in people for key in keys})
+    return {
+        keys: user
+        for keys in people
+        if (user := found.get(keys[0])) is not None and (len(keys) == 1 or all(found.get(key) == user for key in keys))
+    }
 
 
 def _admit_names(connection: Connection, account: Account, events: EventColumns, limits: NameLimits) -> None:
     """Insert the new names of the events. Raises Unusual when there would be too many of them."""
-    present = {key: 0 for key, column in events.props.items() if not set(column) <= NOTHING}
-    records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(events.names)]
+    present = {key: 0 for key, column in events.props.items() if any(raw for raw, _ in column.values)}
+    records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(events.names.values)]
     names = KnownNames(connection, account.id, records, limits)
     try:
         for place in range(len(records)):
@@ -140,51 +144,47 @@ def _admit_names(connection: Connection, account: Account, events: EventColumns,
     names.save()
 
 
-def make_rows(account: Account, events: EventColumns, users: Sequence[int], encoder: Encoder) -> Any:
+def make_rows(account: Account, events: EventColumns, users: Sequence[int]) -> Any:
     """Return the events as an Arrow table of facts' `event`, with the ids that `upload` would give them."""
     import pyarrow as pa
 
     count = len(users)
-    cells = [
-        list(map(encoder.read_cells(key, column, events.read_cell).__getitem__, column))
-        for key, column in events.props.items()
-    ]
-    raws = _join([[one[0] for one in column] for column in cells], count)
-    props = _join([[one[1] for one in column] for column in cells], count)
-    ids = make_ids(events, users, raws)
+    raws, props = (_join(list(events.props.values()), place, count) for place in (0, 1))
     return pa.table(
         {
             "account": pa.array([account.id] * count, pa.string()),
-            "name": pa.array(events.names, pa.string()),
-            "day": pa.array(find_days(account, events.at), pa.uint16()),
+            "name": events.names.spread(events.names.values, pa.string()),
+            "day": pa.array(find_days(account, events.at.to_pylist()), pa.uint16()),
             "user": pa.array(users, pa.uint32()),
-            "at": pa.array(events.at, pa.uint32()),
-            "id": pa.array(ids, pa.uint64()),
-            "props": pa.array(props, pa.string()),
-            "raw": pa.array(raws, pa.string()),
+            "at": events.at.cast(pa.uint32()),
+            "id": pa.array(make_ids(events, users, raws.to_pylist()), pa.uint64()),
+            "props": props,
+            "raw": raws,
         }
     )
 
 
-def _join(columns: list[list[str]], count: int) -> list[str]:
-    """Return a JSON object for each row, of the pieces that are not empty."""
-    if not columns:
-        return ["{}"] * count
-    if all("" not in column for column in columns):
-        return [f"{{{','.join(pieces)}}}" for pieces in zip(*columns, strict=True)]
-    return [f"{{{','.join(filter(None, pieces))}}}" for pieces in zip(*columns, strict=True)]
+def _join(columns: Sequence[Column], place: int, count: int) -> Any:
+    """Return a JSON object for each row, of the pieces that are not empty; they stand at `place` of the cells."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    pieces = [column.spread([cell[place] or None for cell in column.values], pa.string()) for column in columns]
+    if not pieces:
+        return pa.array(["{}"] * count, pa.string())
+    inside = pc.binary_join_element_wise(*pieces, ",", null_handling="skip")
+    return pc.binary_join_element_wise("{", inside, "}", "")
 
 
-def make_ids(events: EventColumns, users: Sequence[int], raws: Sequence[str]) -> list[int]:
+def make_ids(events: EventColumns, users: Sequence[int], raws: Sequence[str]) -> Sequence[int]:
     """Return the ids of events as `hash_id` makes them: of user, name, time, properties, and of how many the same were
     before it in its thousand rows."""
-    whats = [
-        f"({user}, {name!r}, {at}, {raw!r}, "
-        for user, name, at, raw in zip(users, events.names, events.at, raws, strict=True)
-    ]
+    names, ats = events.names.change(repr), events.at.to_pylist()
+    whats = [f"({user}, {name}, {at}, {raw!r}, " for user, name, at, raw in zip(users, names, ats, raws, strict=True)]
     different = len(set(whats)) == len(whats)
     numbered = [f"{what}1)" for what in whats] if different else _number(whats, events.rows)
-    return [int.from_bytes(blake2b(one.encode(), digest_size=8).digest(), "big") for one in numbered]
+    digests = b"".join([blake2b(one.encode(), digest_size=8).digest() for one in numbered])
+    return struct.unpack(f">{len(whats)}Q", digests)
 
 
 def _number(whats: Sequence[str], rows: Sequence[int]) -> list[str]:

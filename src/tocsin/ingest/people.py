@@ -414,7 +414,7 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityK
     found: dict[IdentityKey, int] = {}
     for kind, wanted in values.items():
         asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, wanted)}
-        rows = connection.execute(_select_users(connection.dialect.name), asked)
+        rows = connection.execute(_select_users(connection.dialect.name), asked).all()
         found.update({(kind, value): user for value, user in rows})
     return found
 
@@ -478,7 +478,7 @@ def _too_large(size: int) -> Rejected:
     )
 
 
-def split_values(items: Sequence[Any]) -> Iterable[list[Any]]:
-    """Split values into lists that one query can bind."""
-    for start in range(0, len(items), VALUES_PER_QUERY):
-        yield list(items[start : start + VALUES_PER_QUERY])
+def split_values(items: Sequence[Any], most: int = VALUES_PER_QUERY) -> Iterable[list[Any]]:
+    """Split values into lists of so many, by default those that one query can bind."""
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])

@@ -19,6 +19,7 @@ from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
 from tocsin.store.rows import among
 
+PEOPLE = 1000  # whose profiles are in memory at a time
 NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
 
 
@@ -30,7 +31,7 @@ def copy_profiles(
     known = known or {}
     table, device = schema.user, schema.device
     rows: list[Row] = []
-    for part in split_values(users):
+    for part in split_values(users, PEOPLE):
         devices: dict[int, list[tuple[str, bool]]] = defaultdict(list)
         found = select(device.c.user_id, device.c.kind, device.c.gone_at, OPTED_OUT).where(
             device.c.account_id == account_id, among(connection, device.c.user_id, part), device.c.kind != "email"

@@ -18,6 +18,7 @@ from email_validator import SPECIAL_USE_DOMAIN_NAMES, EmailNotValidError, valida
 
 from tocsin.channels import DEVICE_KINDS
 from tocsin.ingest.flaw import LEVELS, find_flaw
+from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.push_service import encode_subscription, find_endpoint, is_push_service
 from tocsin.ingest.timestamp import read_timestamp
 
@@ -355,6 +356,8 @@ def read_phone(value: Any) -> str:
 @functools.lru_cache(maxsize=50_000)  # 250 µs each, and a number is read as often as an address
 def _normalize_phone(text: str) -> str:
     text = _strip(text)
+    if is_normal(text):
+        return text
     if not PHONE_START.match(text) or len(text) > 40:
         return ""
     try:
