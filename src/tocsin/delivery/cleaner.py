@@ -44,7 +44,7 @@ async def clean_regularly(ledger: Ledger, clock: Callable[[], float], stop: asyn
                 log.info("cleaned", chunks=cleaned)
         except Exception:
             log.exception("cleaner interrupted")
-        await _rest(stop, SWEEP_SECONDS)
+        await rest(stop, SWEEP_SECONDS)
 
 
 async def clean(
@@ -93,11 +93,12 @@ async def _write(ledger: Ledger, piece: Work[T], stop: asyncio.Event) -> T:
     """Commit one piece, and rest from it. Other writes that wait go between two pieces."""
     started = time.monotonic()
     done = await ledger.write(piece)
-    await _rest(stop, REST_FACTOR * (time.monotonic() - started))
+    await rest(stop, REST_FACTOR * (time.monotonic() - started))
     return done
 
 
-async def _rest(stop: asyncio.Event, seconds: float) -> None:
+async def rest(stop: asyncio.Event, seconds: float) -> None:
+    """Wait so many seconds, or until `stop` is set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
 
