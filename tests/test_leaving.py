@@ -10,8 +10,10 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pytest
-from conftest import ROOMY, Caller, Server, people, wait_for
+from click.testing import CliRunner, Result
+from conftest import ROOMY, Caller, Server, people, token, wait_for
 from sqlalchemy import Connection, func, select
 from support.chunks import NOW, must_lease, release, settle
 
@@ -21,6 +23,7 @@ from tocsin.audience.node import Everybody
 from tocsin.authenticator.audit import list_deeds
 from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
+from tocsin.cli import tocsin
 from tocsin.content import Content
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
@@ -30,6 +33,7 @@ from tocsin.ingest.leaving import remove_people
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
 from tocsin.queue import Chunk, Recipients, Share
+from tocsin.stats.export.dossier import PAGE, read_dossier
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -142,6 +146,10 @@ async def test_each_count_is_less_by_theirs(new_ledger: NewLedger, facts: Facts)
         left = dice.sample(sorted(users), 5)
         numbers = {users[name] for name in left}
         assert sum(ledger.read_now(lambda connection: rows_about(connection, account, numbers)).values()) > 20
+
+        told = await read_dossier(ledger, facts, account, min(numbers), 1)
+        [message] = msgspec.json.decode(msgspec.json.encode(told["messages"]))
+        assert (message["name"], message["outcome"], message["platform"]) == ("n", "accepted", "android")
 
         assert remove(ledger, account, *left, "nobody") == len(left)
         assert set(ledger.read_now(lambda connection: rows_about(connection, account, numbers)).values()) == {0}
@@ -346,3 +354,34 @@ def test_a_kill_in_the_middle(start_server: Callable[..., Server], tmp_path: Pat
         caller.post("/1/counts/events.json", {"event_name": "Played", "from": "-1d", "to": "today"})[1]["count"] == 10
     )
     assert server.stop() == 0
+
+
+def test_everything_about_somebody(server: Server, caller: Caller) -> None:
+    """What was uploaded comes back, page by page, of them alone; the commands export and delete beside the server."""
+    record = {"type": "event", "identity": "user-1", "evtName": "Played", "ts": int(time.time()) - 90}
+    plays = [record | {"evtData": {"Number": number}} for number in range(PAGE + 1)]
+    caller.upload(*people(3), *plays, record | {"identity": "user-2", "evtData": {}})
+    caller.upload({"type": "profile", "objectId": "user-device-1", "profileData": {"MSG-push": False}})
+    caller.post("/1/subscribe", {"d": [{"type": "email", "value": "user-1@example.com", "status": "Unsubscribe"}]})
+
+    def run(command: str, identity: str) -> Result:
+        arguments = ["person", command, identity, "--account", caller.account_id, "--data", str(server.data)]
+        return CliRunner().invoke(tocsin, arguments)
+
+    first, second = map(msgspec.json.decode, run("export", "user-1").output.splitlines())
+    assert caller.get("/1/person.json?identity=user-1") == (200, first)
+    assert caller.get("/1/person.json?email=User-1@example.com&page=2") == (200, second)
+    events = [*first["events"], *second["events"]]
+    assert sorted(one["event_props"]["Number"] for one in events if one["name"] == "Played") == list(range(PAGE + 1))
+    assert [one["name"] for one in events].count("Channel Unsubscribed") == 1
+    person = first["person"]
+    assert person["profileData"]["Name"] == "Name 1"
+    assert person["identities"]["objectId"] == ["user-device-1"]
+    assert [one["token"] for one in person["devices"]] == [token("apns", "user-1")]
+    assert person["consents"]["unsubscribed"] == ["user-1@example.com"]
+    assert person["consents"]["devices_without_push"] == ["user-device-1"]
+    assert caller.get("/1/person.json?identity=nobody")[0] == 404
+    assert caller.get("/1/person.json?identity=user-1&page=0")[0] == 400
+
+    assert msgspec.json.decode(run("delete", "user-1").output) == {"status": "success", "deleted": 1}
+    assert "Nobody has the identity" in str(run("delete", "user-1").exception)
