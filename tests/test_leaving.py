@@ -3,10 +3,12 @@ the middle is made good."""
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
 import time
 from collections.abc import Callable, Collection
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +27,7 @@ from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
 from tocsin.cli import tocsin
 from tocsin.content import Content
+from tocsin.delivery.cleaner import clean_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
@@ -32,6 +35,7 @@ from tocsin.ingest import upload
 from tocsin.ingest.leaving import remove_people
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
+from tocsin.policy import set_policy
 from tocsin.queue import Chunk, Recipients, Share
 from tocsin.stats.export.dossier import PAGE, read_dossier
 from tocsin.store import schema
@@ -385,3 +389,29 @@ def test_everything_about_somebody(server: Server, caller: Caller) -> None:
 
     assert msgspec.json.decode(run("delete", "user-1").output) == {"status": "success", "deleted": 1}
     assert "Nobody has the identity" in str(run("delete", "user-1").exception)
+
+
+async def test_events_are_kept_as_long_as_the_account_says(own_ledger: Ledger, facts: Facts) -> None:
+    """By name, and all others; to the day, in the account's zone; with a line in the audit log, once."""
+    account = create_account(own_ledger, "days", "Asia/Tokyo", NOW)[0]
+    ages = (0, 1, 9, 10, 11, 29, 30, 31)
+
+    def play(name: str, age: int) -> dict[str, Any]:
+        return {"type": "event", "identity": "p", "evtName": name, "evtData": {}, "ts": int(NOW) - age * 86_400}
+
+    plays = [play(name, age) for name in ("Short", "Long", "Other") for age in ages]
+    await upload(own_ledger, facts, account, {"d": plays}, NOW)
+    value = '{"events": {"Short": 10, "*": 30, "Long": 3650}}'
+    own_ledger.write_now(lambda connection: set_policy(connection, account.id, "retention", value, NOW))
+    for _ in range(2):
+        await clean_events(own_ledger, facts, NOW, asyncio.Event())
+    for table, more in (("event", ""), ("activity", "FINAL")):
+        rows = facts.query_now(
+            f"SELECT name, uniqExact(day) FROM {table} {more} WHERE account = {{account:String}} GROUP BY name",
+            {"account": account.id},
+        )
+        assert dict(rows) == {"Short": 4, "Long": len(ages), "Other": 7}
+    [deed] = own_ledger.read_now(lambda connection: list_deeds(connection, account.id, 10))
+    assert (deed.who, deed.what) == ("retention", "events erased")
+    today = datetime.fromtimestamp(NOW, account.zone).date()
+    assert deed.detail == f"5 events: Other before {today - timedelta(30)}, Short before {today - timedelta(10)}"

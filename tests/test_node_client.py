@@ -12,11 +12,6 @@ from conftest import Caller
 from support.libraries import INSTALL_SECONDS, install_npm, run
 
 HERE = Path(__file__).parent / "node_client"
-UNSUPPORTED = (
-    *("/1/send/whatsapp.json", "/1/send/externaltrigger.json", "/2/send/externaltrigger.json"),
-    "/1/targets/trigger.json",
-)
-
 pytestmark = pytest.mark.timeout(2 * INSTALL_SECONDS)
 
 
@@ -61,11 +56,3 @@ def test_every_call(found: dict[str, Any]) -> None:
     ]
     assert found.pop("stop")["status"] == "success"
     assert found == {}
-
-
-@pytest.mark.parametrize("path", UNSUPPORTED)
-def test_what_is_not_built_is_refused_by_name(caller: Caller, path: str) -> None:
-    """Nobody may take the answer for «sent», or for «nothing there»."""
-    status, answer = caller.post(path, {})
-    assert (status, answer["status"], answer["code"]) == (404, "fail", 404)
-    assert answer["error"] == f"Not supported: nothing was done, {path} is not built yet"

@@ -124,7 +124,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     try:
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
-            tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
+            tasks.append(asyncio.create_task(clean_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(erase_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
         if role in ("all", "worker"):

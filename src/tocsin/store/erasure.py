@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Collection, Mapping
+from datetime import date
 from typing import Any
 
 from tocsin.store.facts import Facts
@@ -36,6 +37,17 @@ def erase_people(facts: Facts, people: Collection[Person]) -> None:
     gone = f"bitmapBuild(arrayMap(one -> one.2, arrayFilter(one -> one.1 = account, {_PAIRS})))"
     change = f"UPDATE users = bitmapAndnot(users, {gone}) WHERE {_MINE} AND bitmapHasAny(users, {gone})"
     _mutate(facts, "activity", change, values)
+
+
+def erase_events(facts: Facts, account_id: str, before: Mapping[str, date]) -> int:
+    """Erase an account's events from before a day, by name, and who raised them. Return how many there were. Blocks."""
+    kept_from = "transform(name, {names:Array(String)}, {days:Array(Date)}, toDate(0))"
+    old = f"account = {{account:String}} AND name IN {{names:Array(String)}} AND day < {kept_from}"
+    values = {"account": account_id, "names": list(before), "days": list(before.values())}
+    [(count,)] = facts.query_now(f"SELECT count() FROM event FINAL WHERE {old}", values)  # noqa: S608 - our own words
+    for table in ("event", "activity"):  # by the second is seen what is left to do
+        _mutate(facts, table, f"DELETE WHERE {old}", values)
+    return int(count)
 
 
 def _mutate(facts: Facts, table: str, change: str, values: Mapping[str, Any]) -> None:
