@@ -324,17 +324,19 @@ def test_names_and_numbers_are_taken(caller: Caller) -> None:
     caller.upload(
         {"type": "profile", "identity": "a", "profileData": {"Phone": phone}},
         {"type": "profile", "identity": "b", "profileData": {"Phone": phone}},
+        {"type": "profile", "identity": "c", "profileData": {"Phone": "+49 151 999 00 11"}},
         {"type": "profile", "identity": "a", "profileData": {"Identity": "a2"}},
     )
     asked = [
         {"type": "phone", "value": phone},
         {"type": "email", "value": "x"},
         {"type": "phone", "value": "+4930901820"},
+        {"type": "phone", "value": "+491519990011"},
     ]
     status, answer = caller.post("/1/disassociate", {"d": asked})
-    assert (status, answer["status"], answer["processed"]) == (200, "partial", 1)
-    assert [one["record"] for one in answer["unprocessed"]] == asked[1:]
-    for name in ("a", "b"):
+    assert (status, answer["status"], answer["processed"]) == (200, "partial", 2)
+    assert [one["record"] for one in answer["unprocessed"]] == asked[1:3]
+    for name in ("a", "b", "c"):
         assert "Phone" not in caller.get(f"/1/profile.json?identity={name}")[1]["record"]["profileData"]
 
     status, answer = caller.post("/1/demerge/profiles.json", {"identities": ["a2", "b"]})

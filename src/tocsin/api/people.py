@@ -20,7 +20,7 @@ from tocsin.errors import Problem, read_struct
 from tocsin.ingest import refresh_profiles
 from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.leaving import count_leavers, remove_people, separate_names, take_phones
-from tocsin.ingest.people import IdentityKey
+from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import RECORDS, AddressChange, find_users_with_addresses
 from tocsin.store.ledger import Ledger
@@ -114,6 +114,9 @@ async def disassociate_phones(context: Context, request: Request) -> Response:
     changes = [AddressChange("phone", phone, opts_out=False) for phone, _ in asked.values()]
     found = await find_users_with_addresses(context.facts, account.id, changes) if changes else {}
     users = {user: {one.address for one in mine} for user, mine in found.items()}
+    keys = [("Phone", one.address) for one in changes]  # the facts store does not find a number in another spelling
+    for (_, phone), user in (await context.ledger.read(lambda one: find_users(one, account.id, keys))).items():
+        users.setdefault(user, set()).add(phone)
 
     def take(connection: Connection) -> set[str]:
         taken = take_phones(connection, account.id, users, now)

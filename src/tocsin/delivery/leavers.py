@@ -28,6 +28,7 @@ from tocsin.store.rows import among
 log = structlog.get_logger()
 
 LOOK_SECONDS = 2.0
+TROUBLE_SECONDS = 60.0  # before what failed is tried again
 PEOPLE = 1000  # erased at once, of every account that waits an equal part
 REST_FACTOR = 4  # rests so many times as long as it took: an erasure writes large parts of the facts store anew
 SETTLE_SECONDS = 900.0  # between the two times; what asks for longer than this ends at the deadline of a question
@@ -39,19 +40,21 @@ table, leaver = schema.chunk, schema.leaver
 async def erase_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], float], stop: asyncio.Event) -> None:
     """Erase whoever is to be erased until `stop` is set. A failure is logged, and tried again later."""
     while not stop.is_set():
-        started = time.monotonic()
+        started, pause = time.monotonic(), LOOK_SECONDS
         try:
             if erased := await erase_leavers(ledger, facts, clock()):
                 log.info("erased", people=erased)
         except Exception as error:
             log.error("people who were deleted are not erased yet", reason=f"{type(error).__name__}: {error}")
-        await rest(stop, max(LOOK_SECONDS, REST_FACTOR * (time.monotonic() - started)))
+            pause = TROUBLE_SECONDS
+        await rest(stop, max(pause, REST_FACTOR * (time.monotonic() - started)))
 
 
 async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = PEOPLE) -> int:
-    """Erase those whose time has come, at most `people`. Return how many."""
+    """Erase those whose time has come, at most `people` for the first and as many for the second time. Return how
+    many."""
     first = await ledger.read(functools.partial(find_leavers, limit=people))
-    due = await ledger.read(functools.partial(find_leavers, limit=people - len(first), before=now - SETTLE_SECONDS))
+    due = await ledger.read(functools.partial(find_leavers, limit=people, before=now - SETTLE_SECONDS))
     again = await ledger.read(functools.partial(drop_busy, people=due))
     everybody = [*first, *again]
     if everybody:

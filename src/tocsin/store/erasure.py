@@ -52,18 +52,19 @@ def erase_events(facts: Facts, account_id: str, before: Mapping[str, date]) -> i
 
 def _mutate(facts: Facts, table: str, change: str, values: Mapping[str, Any]) -> None:
     """Run a mutation on every server that has rows of a table, after those that are under way."""
-    place, servers, condition = _find_place(facts, table)
+    [(engine,)] = facts.query_now(
+        "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = {table:String}",
+        {"table": table},
+    )
+    place, servers, condition = name_place(table, engine)
     _wait(facts, servers, condition)
     facts.command_now(f"ALTER TABLE {place} {change}", values)
     _wait(facts, servers, condition)
 
 
-def _find_place(facts: Facts, table: str) -> tuple[str, str, str]:
-    """Return what is altered, where its mutations are listed, and which of them are its own."""
-    [(engine,)] = facts.query_now(
-        "SELECT engine_full FROM system.tables WHERE database = currentDatabase() AND name = {table:String}",
-        {"table": table},
-    )
+def name_place(table: str, engine: str) -> tuple[str, str, str]:
+    """Return what is altered for a table of this engine, where its mutations are listed, and which of them are its own.
+    Tables that stand before those of a cluster have no rows: their shards' are altered, on every server."""
     if found := _DISTRIBUTED.match(engine):
         cluster, database, local = found.groups()
         servers = f"clusterAllReplicas('{cluster}', system.mutations)"
