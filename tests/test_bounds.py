@@ -412,7 +412,7 @@ def test_no_answer_is_kept_long() -> None:
         "record": 1,
     }
     small = '{"status":"success","processed":1,"unprocessed":[]}'
-    assert restore_answer(shorten_answer(small, result), {}) == small
+    assert restore_answer(shorten_answer(small, UploadResult("success", 1, [], [])), {}) == small
 
 
 async def test_reports_end(store: Ledger, facts: Facts) -> None:

@@ -17,6 +17,7 @@ from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
 from tocsin.store.cluster import SHARD_OF, WRITTEN, write_cluster_schema
+from tocsin.store.erasure import name_place
 from tocsin.store.facts import COLUMNS, Facts
 from tocsin.store.ledger import Ledger
 
@@ -56,6 +57,17 @@ def test_statements_are_the_engines(facts: Facts) -> None:
         found = {re.search(rf" {database}\.(\w+) ", one) for one in statements if f"ENGINE = {kind}" in one}
         assert {match[1] for match in found if match} == tables
     assert {name for name in tables if any(f"'{name}', {SHARD_OF}" in one for one in statements)} == set(WRITTEN)
+
+
+def test_who_leaves_is_erased_on_every_shard(facts: Facts) -> None:
+    """What is altered is the shards' table, everywhere; a table of one machine is altered itself."""
+    front = next(one for one in write_cluster_schema("c") if "tocsin.event ON CLUSTER" in one and "Distributed" in one)
+    place, servers, mine = name_place("event", front.partition("ENGINE = ")[2])
+    assert (place, servers) == ("tocsin_shard.event ON CLUSTER 'c'", "clusterAllReplicas('c', system.mutations)")
+    assert mine == "database = 'tocsin_shard' AND table = 'event'"
+    for sql in (f"ALTER TABLE {place} DELETE WHERE user = 1", f"SELECT 1 FROM {servers} WHERE {mine}"):
+        facts.query_now("SELECT formatQuery({sql:String})", {"sql": sql})
+    assert name_place("event", "ReplacingMergeTree ORDER BY account")[0] == "event"
 
 
 @pytest.mark.parametrize("name", ["", "a-b", "a'b", "ä", "1a", "a" * 65])

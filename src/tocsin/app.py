@@ -41,6 +41,7 @@ from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
 from tocsin.delivery.frequency_cap import forget_old_reservations
 from tocsin.delivery.hold import list_held
+from tocsin.delivery.leavers import erase_regularly
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
@@ -123,7 +124,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     try:
         if role in ("all", "scheduler"):
             tasks.append(asyncio.create_task(_schedule(stores, settings, wakeups, stop)))
-            tasks.append(asyncio.create_task(clean_regularly(stores.ledger, time.time, stop)))
+            tasks.append(asyncio.create_task(clean_regularly(stores.ledger, stores.facts, time.time, stop)))
+            tasks.append(asyncio.create_task(erase_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
         if role in ("all", "worker"):
             worker = Worker(

@@ -14,6 +14,8 @@ from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
 
+EVERY_OTHER = "*"
+EventName = Annotated[str, Meta(min_length=1, max_length=512)]
 MOST_NAMES = 100_000  # of a kind, in one account
 
 
@@ -55,9 +57,11 @@ class Conversion(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Retention(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How long the ledger keeps the body and the recipients of a message after its end."""
+    """How long the ledger keeps the body and the recipients of a message after its end. events: days that the facts
+    store keeps events of a name, with EVERY_OTHER those of all that are not named; it keeps others for ever."""
 
     days: Annotated[float, Meta(ge=1, le=3650)] = 30.0
+    events: dict[EventName, Annotated[int, Meta(ge=1, le=3650)]] = {}
 
 
 class Apps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

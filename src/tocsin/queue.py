@@ -212,7 +212,7 @@ class Recipients:
         """Return the columns of `chunk` for a part of them, all in one state."""
         users, platforms = self.users[start:stop], bytes(self.platforms[start:stop])
         return {
-            "users": _little_endian(users).tobytes(),
+            "users": pack_users(users),
             "platforms": platforms,
             "states": bytes([state]) * len(platforms),
             "size": len(platforms),
@@ -470,7 +470,7 @@ def settle(connection: Connection, chunks: Sequence[Chunk], now: float, lease_se
         f"request = {{}}, users = {{}}, platforms = {{}}, size = {{}}, {_STATES}, {held}",
         [
             (
-                *(chunk.request, _little_endian(chunk.users[:]).tobytes(), chunk.platforms, len(chunk.platforms)),
+                *(chunk.request, pack_users(chunk.users[:]), chunk.platforms, len(chunk.platforms)),
                 *(*_values(chunk), until, chunk.id, chunk.lease),
             )
             for chunk in new
@@ -628,7 +628,7 @@ def _unpack(row: Any) -> Chunk:
         expires_at=row.expires_at,
         started_at=row.started_at or 0.0,
         request=row.request,
-        users=_users(bytes(row.users)),
+        users=unpack_users(bytes(row.users)),
         platforms=bytes(row.platforms),
         states=bytearray(row.states),
         cut_off=row.cut_off,
@@ -638,10 +638,16 @@ def _unpack(row: Any) -> Chunk:
     )
 
 
-def _users(raw: bytes) -> array.array[int]:
+def unpack_users(raw: bytes) -> array.array[int]:
+    """Return the recipients of a chunk, from how the ledger has them."""
     users = array.array("I")
     users.frombytes(raw)
     return _little_endian(users)
+
+
+def pack_users(users: array.array[int]) -> bytes:
+    """Return recipients as the ledger has them. Changes the array on some machines."""
+    return _little_endian(users).tobytes()
 
 
 def _little_endian(users: array.array[int]) -> array.array[int]:

@@ -1,4 +1,5 @@
-"""`/1/profile.json`, `/1/profiles.json`, `/1/events.json`: people and events read back, by cursors in every style.
+"""`/1/profile.json`, `/1/person.json`, `/1/profiles.json`, `/1/events.json`: people and events read back, by cursors in
+every style.
 
 A question, as a body or as `query` in the address, is answered with a cursor; a cursor with a page.
 """
@@ -25,8 +26,10 @@ from tocsin.errors import Problem, read_struct
 from tocsin.ingest.people import find_users
 from tocsin.ingest.record import RESTRICTED_EVENTS, read_email
 from tocsin.stats.export.cursor import Cursor, Kind, seal, unseal
+from tocsin.stats.export.dossier import read_dossier
 from tocsin.stats.export.page import find_last_user, read_events, read_profile, read_profiles
 from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
 
 SIZE, MOST = 100, 5000  # records of a page; clients ask for up to 50,000, and get MOST
 PERSON = {"identity": "identity", "email": "Email", "objectId": "objectId", "FBID": "FBID", "GPID": "GPID"}
@@ -48,18 +51,38 @@ class ExportPageJson(msgspec.Struct, frozen=True, kw_only=True):
 async def show_profile(context: Context, request: Request) -> Response:
     """Show one person, by an identity."""
     account = await _enter(context, request)
-    named = [name for name in PERSON if request.query_params.get(name)]
+    user = await _find_person(context.ledger, account, request.query_params)
+    return answer({"status": "success", "record": await read_profile(context.ledger, context.facts, account, user)})
+
+
+async def show_everything(context: Context, request: Request) -> Response:
+    """Show everything about one person, by an identity, page by page."""
+    account = await _enter(context, request)
+    return answer(await export_person(context.ledger, context.facts, account, request.query_params))
+
+
+async def export_person(ledger: Ledger, facts: Facts, account: Account, asked: Mapping[str, str]) -> dict[str, Any]:
+    """Return a page of everything about the person that is named. Raise Problem 404 for nobody."""
+    text = asked.get("page") or "1"
+    if not (text.isascii() and text.isdigit() and 0 < len(text) < 7 and int(text)):
+        raise Problem("page must be a whole number from 1 to 999999 (at $.page)")
+    user = await _find_person(ledger, account, asked)
+    return {"status": "success", **await read_dossier(ledger, facts, account, user, int(text))}
+
+
+async def _find_person(ledger: Ledger, account: Account, asked: Mapping[str, str]) -> int:
+    """Return the user that a request names. Raise Problem 404 for nobody."""
+    named = [name for name in PERSON if asked.get(name)]
     if len(named) != 1:
         raise Problem(f"Name one person, by one of {', '.join(PERSON)} in the address")
     # A client that appends an address as it is means a plus, which reads as a space.
-    text = request.query_params[named[0]]
+    text = asked[named[0]]
     value = read_email(text.strip().replace(" ", "+")) if named[0] == "email" else text
     key = (PERSON[named[0]], value)
-    users = await context.ledger.read(lambda connection: find_users(connection, account.id, [key]))
+    users = await ledger.read(lambda connection: find_users(connection, account.id, [key]))
     if key not in users:
         raise Problem(f"Nobody has the {named[0]} {text[:80]!r}", code=404, status=404)
-    record = await read_profile(context.ledger, context.facts, account, users[key])
-    return answer({"status": "success", "record": record})
+    return users[key]
 
 
 def _export(kind: Kind) -> Handler:
@@ -178,6 +201,7 @@ def _both(path: str, kind: Kind) -> Endpoint:
 
 ENDPOINTS = [
     Endpoint("/1/profile.json", {"GET": show_profile, "HEAD": show_profile}, right="export"),
+    Endpoint("/1/person.json", {"GET": show_everything, "HEAD": show_everything}, right="export"),
     _both("/1/profiles.json", "profiles"),
     _both("/1/events.json", "events"),
 ]

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.endpoint import get, post
+from tocsin.api.exports import export_person
 from tocsin.api.http import PRIVATE, answer
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
@@ -54,6 +55,13 @@ async def explain_locally(context: Context, request: Request) -> Response:
     return answer({"status": "success", **found})
 
 
+async def show_person(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    body = await context.read_json(request, account.id)
+    asked = {name: str(value) for name, value in body.items()}
+    return answer(await export_person(context.ledger, context.facts, account, asked))
+
+
 async def free_address(context: Context, request: Request) -> Response:
     account = await context.authenticate_locally(request)
     body = await context.read_json(request, account.id)
@@ -77,6 +85,7 @@ LOCAL = [
     post("/local/upload", upload_locally),
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
+    post("/local/person", show_person),
     post("/local/free", free_address),
     post("/local/freeze", freeze),
 ]

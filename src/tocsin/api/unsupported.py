@@ -17,9 +17,6 @@ PATHS: dict[str, Right] = {
     "/1/send/externaltrigger.json": "send",
     "/2/send/externaltrigger.json": "send",
     "/1/targets/trigger.json": "send",
-    "/1/delete/profiles.json": "upload",
-    "/1/demerge/profiles.json": "upload",
-    "/1/disassociate": "upload",
 }
 
 

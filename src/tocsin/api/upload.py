@@ -91,9 +91,9 @@ _SHORT_START = '{"type":"short"'
 
 
 def shorten_answer(text: str, result: UploadResult) -> str:
-    """Return an answer as it is kept under a key: itself, up to ANSWER_BYTES; else a `ShortAnswer` as JSON. When that
-    is too long as well, the sentences are cut behind their first full stop."""
-    if len(text) <= ANSWER_BYTES // 4 or len(text.encode()) <= ANSWER_BYTES:
+    """Return an answer as it is kept under a key: itself when it has no records, for people are in them; else a
+    `ShortAnswer` as JSON. When that is longer than ANSWER_BYTES, the sentences are cut behind their first full stop."""
+    if not result.unprocessed:
         return text
     for whole in (True, False):
         sentences: dict[str, int] = {}

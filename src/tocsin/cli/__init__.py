@@ -25,6 +25,7 @@ COMMANDS = LazyCommands(
         "facts": "tocsin.cli.facts:facts",
         "import": "tocsin.cli.file_import:import_records",
         "migrate": "tocsin.cli.migration:migrate",
+        "person": "tocsin.cli.person:person",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
         "restore": "tocsin.cli.backup:restore",

@@ -67,7 +67,7 @@ def passcode() -> None:
 @click.option(
     "--right",
     "rights",
-    type=click.Choice(["send", "upload", "read", "export", "all"]),
+    type=click.Choice(["send", "upload", "read", "export", "delete", "all"]),
     multiple=True,
     default=["all"],
     show_default=True,

@@ -37,7 +37,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
               "event_properties": 2048, "profile_properties": 1024, "app_requests_per_second": 5000}
     control  {"percent": 5}
     conversion  {"event_name": "Charged", "conversion_time": "1D", "revenue_property": "Amount"}
-    retention  {"days": 30}
+    retention  {"days": 30, "events": {"Page Viewed": 90, "*": 400}}
     apps     {"identities": "trust"}
     tracking  {"opens": true, "clicks": true}
 

@@ -1,4 +1,5 @@
-"""The cleaner: forgets who a message went to once its account no longer keeps it. What was counted stays.
+"""The cleaner: forgets who a message went to, and what people did, once their account no longer keeps it. What was
+counted of messages stays.
 
 A request's chunk is deleted. A run's chunk is emptied: its row still says which campaign and variant a view belongs to.
 The kept sums have the numbers of both, and facts has the outcome of each recipient.
@@ -10,15 +11,19 @@ import asyncio
 import contextlib
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from datetime import date, datetime, timedelta
 from typing import TypeVar
 
 import structlog
 from sqlalchemy import ColumnElement, Connection, ScalarSelect, TextClause, delete, func, or_, select, text, update
 
 from tocsin.account import list_accounts
-from tocsin.policy import load_policy
+from tocsin.authenticator.audit import note
+from tocsin.policy import EVERY_OTHER, load_policy
 from tocsin.store import schema
+from tocsin.store.erasure import erase_events
+from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, Work
 from tocsin.store.rows import among
 
@@ -36,15 +41,16 @@ EMPTY = {"request": None, "users": b"", "platforms": b"", "states": b"", "notes"
 table, run = schema.chunk, schema.run
 
 
-async def clean_regularly(ledger: Ledger, clock: Callable[[], float], stop: asyncio.Event) -> None:
+async def clean_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], float], stop: asyncio.Event) -> None:
     """Clean every SWEEP_SECONDS until `stop` is set. A failure is logged, and the next sweep does what was left."""
     while not stop.is_set():
         try:
             if cleaned := await clean(ledger, clock(), stop):
                 log.info("cleaned", chunks=cleaned)
+            await clean_events(ledger, facts, clock(), stop)
         except Exception:
             log.exception("cleaner interrupted")
-        await _rest(stop, SWEEP_SECONDS)
+        await rest(stop, SWEEP_SECONDS)
 
 
 async def clean(
@@ -64,6 +70,37 @@ async def clean(
         for run_id in await ledger.read(functools.partial(find_ended_runs, account_id=account.id, before=before)):
             total += await _clean_run(ledger, account.id, run_id, now, stop, chunks_a_commit)
     return total
+
+
+async def clean_events(ledger: Ledger, facts: Facts, now: float, stop: asyncio.Event) -> None:
+    """Erase the events that accounts keep no longer, with a line in the audit log of each."""
+    for account in await asyncio.to_thread(list_accounts, ledger):
+        policy = await ledger.read(functools.partial(load_policy, account_id=account.id))
+        if not policy.retention.events or stop.is_set():
+            continue
+        started = time.monotonic()
+        today = datetime.fromtimestamp(now, account.zone).date()
+        if before := await find_old_events(facts, account.id, policy.retention.events, today):
+            erased = await asyncio.to_thread(erase_events, facts, account.id, before)
+            names = ", ".join(f"{name} before {day}" for name, day in before.items())
+            detail = f"{erased} events: {names}"
+            await ledger.write(
+                functools.partial(
+                    note, account_id=account.id, who="retention", what="events erased", detail=detail, now=now
+                )
+            )
+            await rest(stop, REST_FACTOR * (time.monotonic() - started))
+
+
+async def find_old_events(facts: Facts, account_id: str, days: Mapping[str, int], today: date) -> dict[str, date]:
+    """Return the names of which there are events that are kept no longer, with the first day that is kept."""
+    rows = await facts.query(
+        "SELECT name, min(day) FROM activity WHERE account = {account:String} GROUP BY name ORDER BY name",
+        {"account": account_id},
+    )
+    kept = {str(name): days.get(str(name), days.get(EVERY_OTHER)) for name, _ in rows}
+    first = {name: today - timedelta(days=number) for name, number in kept.items() if number is not None}
+    return {str(name): first[str(name)] for name, oldest in rows if str(name) in first and oldest < first[str(name)]}
 
 
 async def _clean_requests(ledger: Ledger, account_id: str, before: float, stop: asyncio.Event, limit: int) -> int:
@@ -93,11 +130,12 @@ async def _write(ledger: Ledger, piece: Work[T], stop: asyncio.Event) -> T:
     """Commit one piece, and rest from it. Other writes that wait go between two pieces."""
     started = time.monotonic()
     done = await ledger.write(piece)
-    await _rest(stop, REST_FACTOR * (time.monotonic() - started))
+    await rest(stop, REST_FACTOR * (time.monotonic() - started))
     return done
 
 
-async def _rest(stop: asyncio.Event, seconds: float) -> None:
+async def rest(stop: asyncio.Event, seconds: float) -> None:
+    """Wait so many seconds, or until `stop` is set."""
     with contextlib.suppress(TimeoutError):
         await asyncio.wait_for(stop.wait(), seconds)
 

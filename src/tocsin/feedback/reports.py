@@ -150,6 +150,8 @@ class Reports:
             return "repeated"
         if chunk.is_unsent(key.position):
             return "unsent"
+        if not chunk.users[key.position]:  # who got it was deleted
+            return "off"
         if way in BY_MAIL and not (chunk.tracking.opens if way == "pixel" else chunk.tracking.clicks):
             return "off"
         return None

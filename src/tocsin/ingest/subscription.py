@@ -2,16 +2,19 @@
 Unsubscribed» event; or bounced.
 
 An opt-out holds for every profile that has the address, now or later, until the address is subscribed again; it is
-checked at each claim. One by a link or complaint also ends when the person whose mail it was comes back.
+checked at each claim. One by a link or complaint also ends when the person whose mail it was comes back. Of somebody
+who was deleted it is kept as a digest of the address, by a key of the ledger's own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import hashlib
+import secrets
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
-from sqlalchemy import Connection, delete, exists, select
+from sqlalchemy import Connection, delete, exists, select, update
 
 from tocsin.channels import ADDRESS_CHANNELS, Channel
 from tocsin.ingest.flaw import to_shown
@@ -21,7 +24,7 @@ from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
-from tocsin.store.rows import among, upsert_rows
+from tocsin.store.rows import among, insert_new, upsert_rows
 
 UNSUBSCRIBED = "Channel Unsubscribed"
 RECORDS = 1000  # of one request, as CleverTap documents
@@ -30,6 +33,9 @@ Reason = Literal["link", "complaint", "API", "event"]
 FIELDS = {one.suppression: one.property for one in ADDRESS_CHANNELS if one.suppression}  # of a profile
 # «Campaign Type» of an event → the kind of address that opted out.
 CAMPAIGN_TYPES = {one.name: one.suppression for one in ADDRESS_CHANNELS if one.suppression}
+
+HIDING = "address"  # the secret that digests of addresses are made with
+HIDDEN = "#"  # how a digest begins, and no address does
 
 table = schema.unsubscribed
 
@@ -104,7 +110,8 @@ def apply_address_changes(
             if kind == "email":
                 returned = find_unsubscribed(connection, account_id, kind, back)
             mine = (table.c.account_id == account_id, table.c.kind == kind)
-            connection.execute(delete(table).where(*mine, among(connection, table.c.address, back)))
+            stored = _spell(connection, account_id, back)
+            connection.execute(delete(table).where(*mine, among(connection, table.c.address, stored)))
     return returned
 
 
@@ -129,10 +136,46 @@ def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addre
     """Return those of the addresses that opted out."""
     if not addresses:
         return set()
+    stored = _spell(connection, account_id, addresses)
     query = select(table.c.address).where(
-        table.c.account_id == account_id, table.c.kind == kind, among(connection, table.c.address, addresses)
+        table.c.account_id == account_id, table.c.kind == kind, among(connection, table.c.address, stored)
     )
-    return set(connection.scalars(query))
+    return {stored[one] for one in connection.scalars(query)}
+
+
+def hide_addresses(connection: Connection, account_id: str, addresses: Iterable[tuple[str, str]]) -> None:
+    """Keep the opt-outs among these (kind, address) as digests, and whose mail it was no more."""
+    for kind, address in addresses:
+        mine = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == address)
+        since = connection.scalar(select(table.c.since).where(*mine))
+        if since is None:
+            continue
+        if (key := _find_key(connection)) is None:
+            insert_new(connection, schema.secret, {"name": HIDING, "value": secrets.token_bytes(32)})
+            key = _find_key(connection)
+        assert key is not None
+        digest = _digest(key, account_id, address)
+        same = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == digest)
+        connection.execute(delete(table).where(*same))  # they left twice, and were deleted twice
+        connection.execute(update(table).where(*mine).values(address=digest, user_id=None))
+
+
+def _spell(connection: Connection, account_id: str, addresses: Iterable[str]) -> dict[str, str]:
+    """Return the addresses by what the table may have of them: each itself, and its digest."""
+    stored = {one: one for one in addresses}
+    if (key := _find_key(connection)) is not None:
+        stored |= {_digest(key, account_id, one): one for one in list(stored)}
+    return stored
+
+
+def _find_key(connection: Connection) -> bytes | None:
+    """Return the key of digests; None while nobody who had left was deleted."""
+    found = connection.scalar(select(schema.secret.c.value).where(schema.secret.c.name == HIDING))
+    return None if found is None else bytes(found)
+
+
+def _digest(key: bytes, account_id: str, address: str) -> str:
+    return HIDDEN + hashlib.blake2b(f"{account_id}\0{address}".encode(), key=key, digest_size=16).hexdigest()
 
 
 def find_bounced(connection: Connection, account_id: str, addresses: Sequence[str]) -> set[str]:

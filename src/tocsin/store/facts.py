@@ -188,10 +188,10 @@ class Facts:
             for start in range(0, len(rows), ROWS_AN_INSERT):
                 client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
 
-    def command_now(self, sql: str) -> None:
+    def command_now(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
         with self._questions.client(2 * self._seconds) as client:
-            client.command(sql)
+            client.command(sql, parameters=dict(parameters or {}))
 
     def freeze_now(self, name: str) -> dict[str, str]:
         """Keep the parts of every table as they are between two inserts, as hard links below `shadow/NAME`. Return the

@@ -212,13 +212,23 @@ app_profile = Table(
     Column("state", Text, nullable=False),
 )
 
+# People who were deleted: their numbers, until the facts store and closed chunks have nothing of them any more.
+leaver = Table(
+    "leaver",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("user_id", Integer, primary_key=True, autoincrement=False),
+    Column("asked_at", Float, nullable=False),
+    Column("erased_at", Float),  # the first time; what was under way then is erased the second time
+)
+
 # Unsubscribed addresses, whichever users have them.
 unsubscribed = Table(
     "unsubscribed",
     metadata,
     Column("account_id", String(32), primary_key=True),
     Column("kind", String(8), primary_key=True),  # email, phone
-    Column("address", String(1024), primary_key=True),
+    Column("address", String(1024), primary_key=True),  # of somebody who was deleted: its digest
     Column("since", Float, nullable=False),
     Column("reason", String(16), nullable=False, server_default=""),  # link, complaint, API, event; "": from before
     Column("user_id", Integer),  # whose mail's link or complaint it was: they may come back by their profile
