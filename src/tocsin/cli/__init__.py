@@ -25,6 +25,7 @@ COMMANDS = LazyCommands(
         "facts": "tocsin.cli.facts:facts",
         "import": "tocsin.cli.file_import:import_records",
         "migrate": "tocsin.cli.migration:migrate",
+        "openapi": "tocsin.cli.openapi:openapi",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
         "restore": "tocsin.cli.backup:restore",
