@@ -16,7 +16,7 @@ from tocsin.dashboard.campaigns import server_of
 from tocsin.dashboard.page import Frame, Visitor, render
 from tocsin.dashboard.visitor import find_visitor
 
-NOBODY = "ABC-DEF-GHIJ"  # in the examples of who is not logged in
+SOMEWHERE, NOBODY = "https://HOST", "ABC-DEF-GHIJ"  # in the examples of who is not logged in
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
@@ -79,11 +79,17 @@ class ApiReference(msgspec.Struct, frozen=True):
 
 
 async def show_reference(context: Context, request: Request) -> Response:
-    """Show the API to everybody; to somebody logged in, with their account in its examples."""
+    """Show the API: to somebody logged in with their account in its examples, to everybody else always the same."""
     session = await find_visitor(context, request)
-    frame = Frame(Visitor(session.account, session.role, session), context.clock(), "api") if session else None
-    account_id = session.account.id if session else NOBODY
-    return render("api.html", frame=frame, api=_read_document(), server=server_of(request), account_id=account_id)
+    if session is None:
+        return _show_strangers()
+    frame = Frame(Visitor(session.account, session.role, session), context.clock(), "api")
+    return render("api.html", frame=frame, api=_read_document(), server=server_of(request), account_id=frame.account.id)
+
+
+@functools.cache  # who asks without a log-in costs nothing
+def _show_strangers() -> Response:
+    return render("api.html", frame=None, api=_read_document(), server=SOMEWHERE, account_id=NOBODY)
 
 
 @functools.cache
