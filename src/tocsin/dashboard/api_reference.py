@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from markupsafe import Markup, escape
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -17,6 +19,7 @@ from tocsin.dashboard.page import Frame, Visitor, render
 from tocsin.dashboard.visitor import find_visitor
 
 SOMEWHERE, NOBODY = "https://HOST", "ABC-DEF-GHIJ"  # in the examples of who is not logged in
+QUOTED = re.compile(r"`([^`]+)`")
 BOUNDS = {
     "minimum": "at least {}",
     "exclusiveMinimum": "above {}",
@@ -74,7 +77,7 @@ class ApiReference(msgspec.Struct, frozen=True):
     """The whole document, as the page goes through it."""
 
     version: str
-    calls: tuple[ApiCall, ...]
+    topics: dict[str, list[ApiCall]]
     structs: tuple[ApiStruct, ...]
 
 
@@ -95,13 +98,13 @@ def _show_strangers() -> Response:
 @functools.cache
 def _read_document() -> ApiReference:
     document = make_document(ENDPOINTS)
-    calls = tuple(
-        _read_call(method.upper(), path, operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    )
+    topics: dict[str, list[ApiCall]] = {one["name"]: [] for one in document["tags"]}
+    for path, methods in document["paths"].items():
+        for method in sorted(methods, reverse=True):
+            call = _read_call(method.upper(), path, methods[method])
+            topics[call.topic].append(call)
     structs = tuple(_read_struct(name, schema) for name, schema in document["components"]["schemas"].items())
-    return ApiReference(document["info"]["version"], calls, structs)
+    return ApiReference(document["info"]["version"], topics, structs)
 
 
 def _read_call(method: str, path: str, operation: Mapping[str, Any]) -> ApiCall:
@@ -112,31 +115,40 @@ def _read_call(method: str, path: str, operation: Mapping[str, Any]) -> ApiCall:
         name=operation["operationId"],
         method=method,
         path=path,
-        says=operation["summary"],
-        right=operation["description"],
+        says=mark_code(operation["summary"]),
+        right=mark_code(operation["description"]),
         parameters=tuple(
-            ApiField(one["name"], describe_type(one["schema"]), required=False, says=one.get("description", ""))
+            ApiField(
+                one["name"], describe_type(one["schema"]), required=False, says=mark_code(one.get("description", ""))
+            )
             for one in operation["parameters"]
         ),
         body=_name_of(body.get("schema", {})),
         answer=_name_of(answered.get("schema", {})),
         example=body.get("example"),
         answered=answered.get("example"),
-        statuses={status: one["description"] for status, one in operation["responses"].items() if status != "200"},
+        statuses={
+            status: mark_code(one["description"]) for status, one in operation["responses"].items() if status != "200"
+        },
     )
 
 
 def _read_struct(name: str, schema: Mapping[str, Any]) -> ApiStruct:
     required = schema.get("required", ())
     fields = tuple(
-        ApiField(key, describe_type(one), key in required, one.get("description", ""))
+        ApiField(key, describe_type(one), key in required, mark_code(one.get("description", "")))
         for key, one in schema.get("properties", {}).items()
     )
-    return ApiStruct(name, schema.get("description", ""), fields)
+    return ApiStruct(name, mark_code(schema.get("description", "")), fields)
 
 
 def _name_of(schema: Mapping[str, Any]) -> str:
     return str(schema.get("$ref", "")).rpartition("/")[2]
+
+
+def mark_code(text: str) -> Markup:
+    """Return a text as HTML, what stands in back quotes as code."""
+    return Markup(QUOTED.sub(r"<code>\1</code>", str(escape(text))))  # noqa: S704 - escaped before
 
 
 def describe_type(schema: Mapping[str, Any]) -> ApiType:
