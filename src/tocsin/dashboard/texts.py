@@ -37,6 +37,7 @@ ENGLISH = SimpleNamespace(
     api="API",
     api_what="An account's id and one of its passcodes go with every request. A struct may hold more than is listed "
     "where it does not say otherwise. Every error has one shape:",
+    api_document="openapi.json",
     api_required="required",
     api_body="takes",
     api_answer="answers",
