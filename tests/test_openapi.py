@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 from click.testing import CliRunner
-from conftest import THOROUGH, Caller, Server
+from conftest import THOROUGH, Caller, Server, people
 from support.browser import join, unique
 from support.schema_values import SchemaValues
 
@@ -118,6 +118,52 @@ def test_examples_are_true(sending: Caller) -> None:
         status, value = sending.post(path, example["request"])
         check_answer(path, "post", status, value)
         assert status == 200 or path in OF_NOBODY, (path, value)
+
+
+def test_answers_are_as_described(sending: Caller) -> None:
+    """Of an account that has something of everything, every answer has the fields of its struct."""
+    sending.upload(*people(6, kinds=("fcm",)), {"type": "event", "identity": "user-0", "evtName": "Charged"})
+    content = {"title": "Hi", "body": "there"}
+    halves = [{"name": name, "percentage": 50, "content": content} for name in ("A", "B")]
+    goal = {"event_name": "Charged", "revenue_property": "Amount"}
+    made = {"variants": halves, "conversion_goal": goal, "labels": ["a"], "devices": ["android"]}
+    campaign = sending.create(**made, content=None)
+    sending.result(campaign)
+    sending.create(when="20980101 10:00")
+    gone = {"d": [{"type": "email", "value": "user-1@example.com", "status": "Unsubscribe"}]}
+    sending.post("/1/subscribe", gone)
+    sending.post("/1/send/push.json", {"to": {"Identity": ["user-0"]}, "content": content, "tag_group": "t"})
+    where = {"event_name": "Charged", "from": "-30d", "to": "today"}
+    sending.post("/1/segments/save.json", {"name": "gold", "where": where})
+    days = {"from": 20200101, "to": 20981231}
+    groups = {"a": {"property_type": "profile_fields", "name": "Name"}}
+    asked: list[tuple[str, Any, str]] = [
+        ("/1/targets/result.json", {"id": campaign}, "variants"),
+        ("/1/targets/compare.json", {"id": campaign}, "differences"),
+        ("/1/targets/list.json", {**days, "limit": 1}, "total_pages"),
+        ("/1/message/report.json", days, "messages"),
+        ("/1/suppressions/list.json", {}, "suppressed"),
+        ("/1/segments/list.json", {}, "segments"),
+        ("/1/segments/get.json", {"name": "gold"}, "segment"),
+        ("/1/segments/explain.json", {"where": where}, "sql"),
+        ("/1/segments/explain.json", {"segment": "gold", "identity": "user-0"}, "why"),
+        ("/1/counts/profiles.json", {"event_name": "Nobody did", "from": "-30d", "to": "today"}, "error"),
+        ("/1/counts/top.json", {**where, "groups": groups}, "a"),
+        ("/1/now.json", {}, "count"),
+        ("/1/upload", {"d": [{"type": "profile"}]}, "unprocessed"),
+        ("/1/targets/stop.json", {"id": sending.create(when="20980101 10:00")}, "status"),
+    ]
+    for path, body, field in asked:
+        status, value = sending.post(path, body)
+        check_answer(path, "post", status, value)
+        assert (status, bool(value[field])) == (200, True), (path, value)
+    for kind in ("profiles", "events"):
+        cursor = sending.post(f"/1/{kind}.json", where)[1]["cursor"]
+        for address in (f"/1/{kind}.json?cursor={cursor}", f"/1/{kind}.json?cursor=x"):
+            check_answer(f"/1/{kind}.json", "get", *sending.get(address))
+    for path in ("/1/labels.json", "/1/tag_groups.json"):
+        check_answer(path, "get", *sending.get(path))
+    check_answer("/1/profile.json", "get", *sending.get("/1/profile.json?identity=user-0"))
 
 
 def ask(caller: Caller, path: str, method: str, values: SchemaValues) -> int:
