@@ -21,7 +21,7 @@ from support.mutations import BODIES, Mutator, Request
 
 from tocsin.app import ENDPOINTS
 
-REQUESTS = 10_000 if THOROUGH else 500
+REQUESTS = 20_000 if THOROUGH else 500
 ROUND = [one for one in ENDPOINTS for _ in range(2 if one.path in BODIES else 1)]
 ROUNDS = REQUESTS // len(ROUND) + 1
 WARM_UP = 4  # rounds, after which the server has loaded what it needs

@@ -28,7 +28,19 @@ from tocsin.store.ledger import Ledger, open_ledger
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # Nobody logs in there, or by the token of the data folder.
 APPS = ("/a1", "/a", "/hello", "/inbox/v2/{action}")  # there an app names itself
-OPEN = ("/healthz", "/metrics", "/track/", "/u/", "/o/", "/l/", "/bounces", "/local/", "/dashboard/static/", "/sdk/")
+OPEN = (
+    "/healthz",
+    "/metrics",
+    "/track/",
+    "/u/",
+    "/o/",
+    "/l/",
+    "/bounces",
+    "/local/",
+    "/dashboard/static/",
+    "/sdk/",
+    "/openapi.json",
+)
 LOCKED = [
     one for one in ENDPOINTS if not one.path.startswith(OPEN) and one not in MEMBER_PAGES and one.path not in APPS
 ]

@@ -7,6 +7,7 @@ import copy
 import gzip
 import json
 import random
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
@@ -122,6 +123,8 @@ BODIES: dict[str, Any] = {
 
 RAW = "@raw%d@"
 NUMBERS = ("1e400", "-1e400", "1" * 400, "-0.0", "1.0e1", "NaN", "Infinity", "0x10", "01", "1_000", "+1", ".5", "--1")
+KEY = re.compile(r'[{,] ?("\w+"):')
+DOUBLES = ("null", "1", '"a"', "[]", "{}")
 WORDS = ('"\\ud800"', '"\\udc00\\ud800"', '"\\u0000"', "undefined", "'a'", '"a\nb"', "[" * 300 + "]" * 300)
 TOKENS = (*NUMBERS, *WORDS)
 """JSON that no library would write: each stands for the text RAW with its number."""
@@ -224,8 +227,19 @@ class Mutator:
         text = json.dumps(body, ensure_ascii=self._sometimes(0.5))
         for number, token in enumerate(TOKENS):
             text = text.replace(f'"{RAW % number}"', token)
+        if self._sometimes(0.1):
+            text = self._double(text)
         raw = text.encode("utf-8", "surrogatepass")
         return self._damage(raw) if self._sometimes(0.2) else raw
+
+    def _double(self, text: str) -> str:
+        """JSON in which an object has one of its keys twice, with another value."""
+        starts = [match.start(1) for match in KEY.finditer(text)]
+        if not starts:
+            return text
+        at = self._dice.choice(starts)
+        key = text[at : text.index(":", at)]
+        return f"{text[:at]}{key}: {self._dice.choice(DOUBLES)}, {text[at:]}"
 
     def _change(self, body: Any) -> Any:
         """The body with one value replaced, left out, wrapped, repeated, or joined by another key."""

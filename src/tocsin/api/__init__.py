@@ -23,8 +23,9 @@ from tocsin.api import (
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router
+from tocsin.api.openapi import describe_endpoints
 
-ENDPOINTS: tuple[Endpoint, ...] = (
+_DESCRIBED: tuple[Endpoint, ...] = (
     *sends.ENDPOINTS,
     *upload.ENDPOINTS,
     *targets.ENDPOINTS,
@@ -43,5 +44,6 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *pages.ENDPOINTS,
     *operator.ENDPOINTS,
 )
+ENDPOINTS = (*_DESCRIBED, describe_endpoints(_DESCRIBED))
 
 __all__ = ["ENDPOINTS", "Context", "Endpoint", "build_router"]

@@ -26,6 +26,7 @@ COMMANDS = LazyCommands(
         "import": "tocsin.cli.file_import:import_records",
         "migrate": "tocsin.cli.migration:migrate",
         "person": "tocsin.cli.person:person",
+        "openapi": "tocsin.cli.openapi:openapi",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
         "restore": "tocsin.cli.backup:restore",

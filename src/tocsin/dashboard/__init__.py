@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import administration, campaigns, composing, entrance, people, segments
+from tocsin.dashboard import administration, api_reference, campaigns, composing, entrance, people, segments
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -40,6 +40,7 @@ READING_PAGES = [
 ]
 # Open to a session only, or to everybody.
 MEMBER_PAGES = [
+    page("/docs", api_reference.show_reference),
     page("/dashboard", move_to_overview),
     page("/dashboard/login", entrance.show_log_in, entrance.enter),
     page("/dashboard/logout", post=entrance.leave),

@@ -12,6 +12,7 @@ TABS = (
     ("people", "/dashboard/people", "People", "marketer"),
     ("settings", "/dashboard/settings", "Settings", "admin"),
     ("system", "/dashboard/system", "System", "viewer"),
+    ("api", "/docs", "API", "viewer"),
 )
 
 ENGLISH = SimpleNamespace(
@@ -32,6 +33,17 @@ ENGLISH = SimpleNamespace(
     back="Back",
     of="of",
     to="to",
+    # the API's page
+    api="API",
+    api_what="An account's id and one of its passcodes go with every request. A struct may hold more than is listed "
+    "where it does not say otherwise. Every error has one shape:",
+    api_document="openapi.json",
+    api_required="required",
+    api_body="takes",
+    api_answer="answers",
+    api_example="Example",
+    api_refused="What else it may answer",
+    api_structs="Structs",
     # log-in, refusals
     please_log_in="Please log in",
     email="E-mail",

@@ -1,0 +1,290 @@
+"""What answers hold. Routes write them as plain objects; the tests read every answer they get with these."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType, field
+
+Number = int | float
+Interval = tuple[float, float] | None
+
+
+class Done(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """It is done."""
+
+    status: Literal["success"]
+
+
+class Failure(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is wrong, with the place in the request's JSON."""
+
+    status: Literal["fail"]
+    error: str
+    code: (
+        Annotated[
+            int,
+            Meta(
+                description="CleverTap's where it documents one (21 no `to`, 73 `respect_frequency_caps`, 78 broken "
+                "JSON, 84 recipients, 89 our fault), else the HTTP status; missing for «This target hasn't been "
+                "completed»"
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
+
+
+class Queued(Done, frozen=True, kw_only=True):
+    """The request is right, and is kept durably until it has been delivered."""
+
+    message: str
+
+
+class SkippedRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A record that was not taken."""
+
+    status: Literal["fail"]
+    code: int
+    error: str
+    record: Any
+
+
+class Uploaded(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many records were taken, and which were not."""
+
+    status: Literal["success", "partial", "fail"]
+    processed: int
+    unprocessed: list[SkippedRecord]
+
+
+class CampaignMade(Done, frozen=True, kw_only=True):
+    """id: of the campaign; missing with `estimate_only`. estimates: how many can be reached now, by platform."""
+
+    id: int | UnsetType = UNSET
+    estimates: dict[str, int]
+
+
+class Stopped(Done, frozen=True, kw_only=True):
+    """in_flight: recipients of a running campaign who are with the vendors, and not called back."""
+
+    in_flight: int | UnsetType = UNSET
+
+
+class Numbers(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Recipients: audience = sent + unknown + failed + suppressed, once all is over. Conversions where there is a
+    goal."""
+
+    sent: int
+    clicked: int
+    audience: int | UnsetType = UNSET
+    unknown: int | UnsetType = UNSET
+    failed: int | UnsetType = UNSET
+    suppressed: int | UnsetType = UNSET
+    viewed: int | UnsetType = UNSET
+    machine_viewed: int | UnsetType = UNSET
+    machine_clicked: int | UnsetType = UNSET
+    missed: int | UnsetType = UNSET
+    campaigns: int | UnsetType = UNSET
+    converted: int | UnsetType = UNSET
+    click_through: int | UnsetType = UNSET
+    view_through: int | UnsetType = UNSET
+    revenue: Number | UnsetType = UNSET
+
+
+class CampaignResult(Done, frozen=True, kw_only=True):
+    """The numbers of a completed campaign. suppressed_by: by reason. variants: the same numbers of each."""
+
+    result: Numbers
+    suppressed_by: dict[str, int] | UnsetType = UNSET
+    variants: dict[str, Numbers] | UnsetType = UNSET
+
+
+class ComparedGroup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One group, whoever the draw gave to it."""
+
+    group: str
+    control: bool
+    people: int
+    converted: int
+    rate: float | None
+    rate_interval: Interval
+    revenue: Number | UnsetType = UNSET
+    revenue_per_person: float | UnsetType | None = UNSET
+
+
+class ComparedDifference(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """By how much one group is above another."""
+
+    group: str
+    than: str
+    rate: float | None
+    rate_interval: Interval
+    verdict: Literal["better", "worse", "undecided"]
+    detectable: float
+    says: str
+    revenue_per_person: float | UnsetType | None = UNSET
+    revenue_per_person_interval: Interval | UnsetType = UNSET
+    revenue_verdict: Literal["better", "worse", "undecided"] | UnsetType = UNSET
+
+
+class Compared(Done, frozen=True, kw_only=True):
+    """Groups side by side. final: nothing of it changes any more."""
+
+    confidence: float
+    final: bool
+    groups: list[ComparedGroup]
+    differences: list[ComparedDifference]
+
+
+class ListedTarget(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A campaign."""
+
+    id: int
+    name: str
+    scheduled_on: Any
+    status: str
+
+
+class ListedTargets(Done, frozen=True, kw_only=True):
+    """total_pages: where there is more than one."""
+
+    targets: list[ListedTarget]
+    total_pages: int | UnsetType = UNSET
+
+
+class Named(Done, frozen=True, kw_only=True):
+    """name: as it is kept."""
+
+    name: str
+
+
+class ListedSegment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A saved question. changed_at: in seconds."""
+
+    name: str
+    changed_at: int
+    where: Any = UNSET
+
+
+class ListedSegments(Done, frozen=True, kw_only=True):
+    """One page."""
+
+    segments: list[ListedSegment]
+    total_pages: int
+
+
+class ShownSegment(Done, frozen=True, kw_only=True):
+    """One segment."""
+
+    segment: ListedSegment
+
+
+class WhyPart(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A part of a question for one person. decides: had it been the other way, so might have been the answer."""
+
+    what: str
+    met: bool
+    decides: bool
+    parts: list[WhyPart] | UnsetType = UNSET
+
+
+class Explanations(Done, frozen=True, kw_only=True):
+    """With a person: whether they are `in`, where a message would reach them, and why. Without: the question in SQL,
+    and what it costs."""
+
+    in_: bool | UnsetType = field(name="in", default=UNSET)
+    reachable: dict[str, bool] | UnsetType = UNSET
+    why: WhyPart | UnsetType = UNSET
+    sql: str | UnsetType = UNSET
+    parameters: dict[str, Any] | UnsetType = UNSET
+    rows: dict[str, int] | UnsetType = UNSET
+    seconds: float | UnsetType = UNSET
+    count: int | UnsetType = UNSET
+
+
+class PersonRecord(Done, frozen=True, kw_only=True):
+    """One person."""
+
+    record: dict[str, Any]
+
+
+class ExportPage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`cursor` answers a question; a cursor is answered with `records`, and `next_cursor` as long as there are more.
+    Some failures have the HTTP status 200 and the status `fail`, as CleverTap has it."""
+
+    status: Literal["success", "fail"]
+    cursor: str | UnsetType = UNSET
+    next_cursor: str | UnsetType = UNSET
+    records: list[dict[str, Any]] | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    code: int | UnsetType = UNSET
+
+
+class CountAnswer(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The status is `fail`, with HTTP status 200, for an event that nobody ever raised."""
+
+    status: Literal["success", "fail"]
+    count: int | UnsetType = UNSET
+    last_processed_ts: int | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    code: int | UnsetType = UNSET
+
+
+class GroupsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Beside the status the groups, by their names: of top.json `STR` and `NUMBER` with counts by value, of trends.json
+    counts by period."""
+
+    status: Literal["success", "fail"]
+    error: str | UnsetType = UNSET
+    code: int | UnsetType = UNSET
+
+
+class ReportedMessage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A campaign of a report."""
+
+    message_id: int = field(name="message id")
+    message_name: str
+    channel: str
+    delivery: str
+    start_date: str
+    status: str
+    sent: int
+    viewed: int
+    clicked: int
+    conversion_event: str
+    labels: list[str]
+    device: list[str]
+
+
+class Reported(Done, frozen=True, kw_only=True):
+    """Campaigns by the day of their start."""
+
+    total_results: int
+    messages: list[ReportedMessage]
+
+
+class TagGroups(Done, frozen=True, kw_only=True):
+    """The numbers of the sends by tag group, and their sum."""
+
+    tag_groups: dict[str, Numbers]
+    total: dict[str, Number]
+
+
+class Labels(Done, frozen=True, kw_only=True):
+    """The numbers of campaigns by label."""
+
+    labels: dict[str, Numbers]
+
+
+class SuppressedAddresses(Done, frozen=True, kw_only=True):
+    """One page."""
+
+    suppressed: list[dict[str, Any]]
+    total_pages: int
+
+
+class Lifted(Done, frozen=True, kw_only=True):
+    """users: how many have the address."""
+
+    users: int
