@@ -19,6 +19,7 @@ from tocsin.api import (
     unsubscribe,
     unsupported,
     upload,
+    why,
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router
@@ -27,6 +28,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *sends.ENDPOINTS,
     *upload.ENDPOINTS,
     *targets.ENDPOINTS,
+    *why.ENDPOINTS,
     *segments.ENDPOINTS,
     *exports.ENDPOINTS,
     *tallies.ENDPOINTS,
