@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from conftest import Caller, Server, token, wait_for
+from support.browser import join, unique
 
 pytest_plugins = ("engines",)
 
@@ -84,6 +85,16 @@ def test_the_story_of_a_campaign(sending: Caller, server: Server) -> None:
     printed = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=True)
     assert json.loads(printed.stdout)["verdict"] == "in the audience, held back: unsubscribed"
     assert ask(sending, FORECAST, **asked)["pace"]["campaign"] == made
+
+    browser = join(server, sending, "marketer", unique("why", sending))
+    page = browser.look(f"/dashboard/campaigns/{made}/people")[1]
+    assert f'href="/dashboard/people?identity=bea&amp;campaign={made}"' in page
+    assert "held back: unsubscribed" in browser.look(f"/dashboard/campaigns/{later}/people")[1]
+    page = browser.look(f"/dashboard/people?identity=ann&campaign={made}")[1]
+    assert ("For Ann" in page, "the vendor took the message for email" in page) == (True, True)
+    assert "Invalid campaign id" in browser.look("/dashboard/people?identity=ann&campaign=7")[1]
+    viewer = join(server, sending, "viewer", unique("viewer", sending))
+    assert viewer.look(f"/dashboard/campaigns/{made}/people")[0] == 403
 
 
 def test_a_time_line_by_pages(caller: Caller) -> None:
