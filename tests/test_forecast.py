@@ -18,8 +18,12 @@ from tocsin.campaign.spec import Spec, read_spec
 from tocsin.delivery import forecast as forecasts
 from tocsin.delivery.forecast import Forecast, find_coming, forecast
 from tocsin.delivery.snapshot import snapshot_due_runs
+from tocsin.ingest.people import find_users
+from tocsin.outcome import Outcome
 from tocsin.policy import set_policy
+from tocsin.providers.contract import Receipt
 from tocsin.stats.results import read_breakdown
+from tocsin.stats.why import PersonalAnswer, explain_campaign
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -190,6 +194,39 @@ async def _settle_in(stage: Stage, people: list[Somebody], asked: Asked) -> None
 @pytest.fixture
 def own_ledger(store: Ledger) -> Ledger:
     return store
+
+
+def test_why_while_it_runs(own_ledger: Ledger, facts: Facts) -> None:
+    """Who waits, what the vendor said to an attempt, and what became of it in the end; by the ledger, before the facts
+    know of it."""
+
+    async def go() -> None:
+        answer = Receipt(outcome=Outcome.UNAVAILABLE, code="503 busy")
+        stage = Stage(own_ledger, facts, {"android": Vendor(answer, Outcome.GONE)}, OPTIONS)
+        await stage.people(300)
+        await stage.upload({"type": "profile", "identity": "u299", "profileData": {"Who": "u299"}})
+        made = await stage.campaign(where=is_identity("u299"))
+        users = await own_ledger.read(lambda c: find_users(c, stage.account.id, [("identity", "u299")]))
+
+        async def why() -> PersonalAnswer:
+            [user] = users.values()
+            return await explain_campaign(own_ledger, facts, stage.account, made, user, stage.now, stage.settings)
+
+        assert [one.state for one in (await why()).messages] == ["waiting"]
+        await stage.deliver()
+        [message] = (await why()).messages
+        assert (message.state, message.code, message.tries) == ("waiting", "503 busy", 1)
+        assert message.not_before > stage.now
+        await stage.deliver_all()
+        found = await why()
+        assert (found.verdict, found.messages[0].tries) == ("in the audience, gone: gone", 2)
+        assert found.shown["android"]["title"] == "Hi"
+
+    asyncio.run(go())
+
+
+def is_identity(name: str) -> dict[str, Any]:
+    return {"common_profile_properties": {"profile_fields": [{"name": "Who", "operator": "equals", "value": name}]}}
 
 
 def test_a_large_audience_is_judged_by_a_sample(

@@ -335,6 +335,7 @@ ENGLISH = SimpleNamespace(
     time_line="Lately",
     time_line_what="of 90 days, the newest first",
     why="Why did they get it, or not?",
+    look_up="Look it up",
     campaign_id="Id of a campaign",
     met="met",
     not_met="not met",

@@ -189,11 +189,13 @@ def _sum(fates: list[Fate], now: float, scale: float, *, sampled: bool) -> Forec
     states = Counter(fate.state for fate in fates)
     later = [fate.at for fate in fates if fate.at > now]
     by_reason = {reason_of(state): round(states[state] * scale) for state in sorted(SUPPRESSED) if states[state]}
+    sent, failed = (round(states[state] * scale) for state in (State.CLAIMED, State.EXPIRED))
+    suppressed = sum(by_reason.values())
     return Forecast(
-        audience=round(len(fates) * scale),
-        sent=round(states[State.CLAIMED] * scale),
-        failed=round(states[State.EXPIRED] * scale),
-        suppressed=sum(by_reason.values()),
+        audience=sent + failed + suppressed,
+        sent=sent,
+        failed=failed,
+        suppressed=suppressed,
         suppressed_by=by_reason,
         waiting=round(len(later) * scale),
         last_at=max(later, default=0.0),
