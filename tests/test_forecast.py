@@ -18,6 +18,8 @@ from tocsin.campaign.spec import Spec, read_spec
 from tocsin.delivery import forecast as forecasts
 from tocsin.delivery.forecast import Forecast, find_coming, forecast
 from tocsin.delivery.snapshot import snapshot_due_runs
+from tocsin.feedback.interactions import EVENTS
+from tocsin.ingest import event_row
 from tocsin.ingest.people import find_users
 from tocsin.outcome import Outcome
 from tocsin.policy import set_policy
@@ -221,6 +223,34 @@ def test_why_while_it_runs(own_ledger: Ledger, facts: Facts) -> None:
         found = await why()
         assert (found.verdict, found.messages[0].tries) == ("in the audience, gone: gone", 2)
         assert found.shown["android"]["title"] == "Hi"
+
+    asyncio.run(go())
+
+
+def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
+    """A view, a click and a conversion of this person, and not of the other."""
+
+    async def go() -> None:
+        stage = Stage(own_ledger, facts, {"android": Vendor()}, OPTIONS)
+        await stage.people(2)
+        made = await stage.campaign(conversion_goal={"event_name": "Charged", "conversion_time": "1D"})
+        await stage.deliver_all()
+        names = [("identity", "u0"), ("identity", "u1")]
+        users = await own_ledger.read(lambda c: find_users(c, stage.account.id, names))
+        asked = (own_ledger, facts, stage.account, made)
+        first, other = [await explain_campaign(*asked, users[name], NOW, stage.settings) for name in names]
+        [message] = first.messages
+        assert (first.verdict, message.came_back) == ("in the audience: the vendor took the message for android", {})
+        event = message.chunk * 65536 + message.position
+        for seconds, kind in ((10, "viewed"), (20, "clicked")):
+            props = {"Campaign id": made, "Variant": "default"}
+            row = event_row(stage.account, EVENTS[kind], users[names[0]], NOW + seconds, event, props)
+            await facts.insert("event", [row])
+        await stage.upload({"type": "event", "identity": "u0", "evtName": "Charged", "ts": int(NOW) + 30})
+        first, other = [await explain_campaign(*asked, users[name], NOW + 60, stage.settings) for name in names]
+        assert first.messages[0].came_back == {"viewed": int(NOW) + 10, "clicked": int(NOW) + 20}
+        assert (first.conversions["click_through"], other.conversions["converted"]) == (1, 0)
+        assert other.messages[0].came_back == {}
 
     asyncio.run(go())
 
