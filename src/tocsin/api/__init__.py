@@ -20,6 +20,7 @@ from tocsin.api import (
     unsubscribe,
     unsupported,
     upload,
+    why,
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router
@@ -29,6 +30,7 @@ _DESCRIBED: tuple[Endpoint, ...] = (
     *sends.ENDPOINTS,
     *upload.ENDPOINTS,
     *targets.ENDPOINTS,
+    *why.ENDPOINTS,
     *segments.ENDPOINTS,
     *exports.ENDPOINTS,
     *people.ENDPOINTS,

@@ -107,12 +107,11 @@ async def explain_where(
         query = read_where(body["where"], segments)
     else:
         query = find_segment(body["segment"], segments, "$.segment")
-    named = [name for name in PERSON if name in body]
-    if not named:
+    if not any(name in body for name in PERSON):
         cost = await explain_query(facts, account, query, now)
         found: dict[str, Any] = msgspec.to_builtins(cost)
         return found
-    user = await _find_person(ledger, account, named[0], body[named[0]])
+    user = await find_named(ledger, account, body)
     verdict = await explain_person(facts, account, query, user, now)
     return {"in": verdict.meant, "reachable": verdict.reachable, "why": verdict.why}
 
@@ -126,8 +125,12 @@ async def load_named(ledger: Ledger, account: Account, body: Any) -> dict[str, A
     return {one.name: one.query for one in found}
 
 
-async def _find_person(ledger: Ledger, account: Account, name: str, value: Any) -> int:
-    text = str(read_struct(value, PersonName, f"$.{name}"))
+async def find_named(ledger: Ledger, account: Account, body: Mapping[str, Any]) -> int:
+    """Return the user whom a request names. Raise Problem when it names nobody, or one whom nobody knows."""
+    name = next((name for name in PERSON if name in body), None)
+    if name is None:
+        raise Problem(f"Name one person, by one of {', '.join(PERSON)} (at $.identity)")
+    text = str(read_struct(body[name], PersonName, f"$.{name}"))
     key = (PERSON[name], read_email(text) if name == "Email" else text)
     users = await ledger.read(lambda connection: find_users(connection, account.id, [key]))
     if key not in users:

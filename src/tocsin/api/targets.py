@@ -52,7 +52,7 @@ async def create(context: Context, request: Request) -> Response:
 async def stop(context: Context, request: Request) -> Response:
     """Stop a campaign; of a running one, also say how many recipients are with the vendors."""
     account, body = await context.read(request)
-    campaign_id, now = _read_id(body), context.clock()
+    campaign_id, now = read_id(body), context.clock()
 
     def stop_now(connection: Connection) -> dict[str, int]:
         if stop_campaign(connection, account.id, campaign_id, now) != "running":
@@ -66,7 +66,7 @@ async def stop(context: Context, request: Request) -> Response:
 
 async def show_result(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
-    campaign_id = _read_id(body)
+    campaign_id = read_id(body)
     numbers = await read_result(context.ledger, context.facts, account.id, campaign_id)
     more = await read_breakdown(context.ledger, context.facts, account.id, campaign_id)
     return answer({"status": "success", "result": numbers, **more})
@@ -75,7 +75,7 @@ async def show_result(context: Context, request: Request) -> Response:
 async def compare(context: Context, request: Request) -> Response:
     """Show the groups of a campaign side by side, with how sure the differences between them are."""
     account, body = await context.read(request)
-    found = await compare_groups(context.ledger, context.facts, account.id, _read_id(body), context.clock())
+    found = await compare_groups(context.ledger, context.facts, account.id, read_id(body), context.clock())
     return answer({"status": "success", **show_comparison(found)})
 
 
@@ -171,7 +171,7 @@ async def estimate(context: Context, account: Account, spec: Spec, now: float) -
     return counts if not name else {name: counts[spec.channel]}
 
 
-def _read_id(body: Mapping[str, Any]) -> int:
+def read_id(body: Mapping[str, Any]) -> int:
     value = body.get("id")
     if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 11:
         value = int(value)

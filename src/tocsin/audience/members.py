@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -16,6 +17,23 @@ from tocsin.ingest.profile import REACHABLE
 from tocsin.store.facts import Facts
 
 Recipient = tuple[int, str]  # user and platform
+
+
+class Drawn(NamedTuple):
+    """Some of an audience, after everything else about it is known: an SQL condition on `user`, with its values."""
+
+    condition: str
+    values: Mapping[str, Any]
+
+
+def draw_share(share: int) -> Drawn:
+    """Return about `share` of 10,000 members, the same ones each time."""
+    return Drawn("sipHash64(user) % 10000 < {drawn_share:UInt16}", {"drawn_share": share})
+
+
+def draw_user(user: int) -> Drawn:
+    """Return one member, or nobody."""
+    return Drawn("user = {drawn_user:UInt32}", {"drawn_user": user})
 
 
 async def count_reachable(
@@ -44,21 +62,33 @@ async def count_members(facts: Facts, account: Account, query: Query, now: float
 
 
 def stream_recipients(
-    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
+    facts: Facts,
+    account: Account,
+    query: Query,
+    platforms: Sequence[str],
+    now: float,
+    limit: int | None = None,
+    drawn: Drawn | None = None,
 ) -> Iterator[list[Recipient]]:
     """Yield blocks of (user, platform), for every one of `platforms` a member has or had a device on. Run in the
     calling thread; memory does not grow with the audience."""
-    members = _compile(query, account, platforms, now, limit)
+    members = _draw(_compile(query, account, platforms, now, limit), drawn)
     wanted = [(PLATFORMS.index(platform) + 1, platform) for platform in platforms]
     for block in facts.stream(f"SELECT * FROM ({members.text}) ORDER BY user", members.parameters):
         yield [(row[0], platform) for row in block for index, platform in wanted if row[index]]
 
 
 def stream_recipients_by_zone(
-    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
+    facts: Facts,
+    account: Account,
+    query: Query,
+    platforms: Sequence[str],
+    now: float,
+    limit: int | None = None,
+    drawn: Drawn | None = None,
 ) -> Iterator[Mapping[str, list[Recipient]]]:
     """Yield the blocks of `stream_recipients`, each divided by the members' own time zones: `zone` of facts.sql."""
-    members = _compile(query, account, platforms, now, limit, ("zone",))
+    members = _draw(_compile(query, account, platforms, now, limit, ("zone",)), drawn)
     wanted = [(PLATFORMS.index(platform) + 1, platform) for platform in platforms]
     for block in facts.stream(f"SELECT * FROM ({members.text}) ORDER BY user", members.parameters):
         zones: defaultdict[str, list[Recipient]] = defaultdict(list)
@@ -68,12 +98,21 @@ def stream_recipients_by_zone(
 
 
 def find_duplicates(
-    facts: Facts, account: Account, query: Query, channel: Channel, now: float, limit: int | None = None
+    facts: Facts,
+    account: Account,
+    query: Query,
+    channel: Channel,
+    now: float,
+    limit: int | None = None,
+    drawn: Drawn | None = None,
 ) -> set[int]:
-    """Return the members who can be reached at an address that another one has, all but the first of each address.
-    Blocks: call it in a thread."""
+    """Return the members who can be reached at an address that another one has, all but the first of each address; of
+    those drawn. Blocks: call it in a thread."""
     sql = _compile_duplicates(query, account, channel, now, limit)
-    return {user for block in facts.stream(sql.text, sql.parameters) for (users,) in block for user in users[1:]}
+    some, values = ("", {}) if drawn is None else drawn
+    text = f"SELECT arrayFilter(user -> {some or '1'}, arraySlice(users, 2)) FROM ({sql.text})"
+    blocks = facts.stream(text, {**sql.parameters, **values})
+    return {user for block in blocks for (users,) in block for user in users}
 
 
 async def count_duplicates(
@@ -93,6 +132,13 @@ def _compile_duplicates(query: Query, account: Account, channel: Channel, now: f
     people = select_people((f"{address} AS address",), f"{platform} = {REACHABLE} AND user IN (SELECT user FROM mine)")
     text = f"WITH mine AS ({members.text}) SELECT arraySort(groupArray(user)) AS users FROM ({people}) "
     return Sql(f"{text} WHERE address != '' GROUP BY address HAVING count() > 1", members.parameters)
+
+
+def _draw(members: Sql, drawn: Drawn | None) -> Sql:
+    if drawn is None:
+        return members
+    text = f"SELECT * FROM ({members.text}) WHERE {drawn.condition}"
+    return Sql(text, {**members.parameters, **drawn.values}, members.reads)
 
 
 def _compile(

@@ -35,6 +35,7 @@ COMMANDS = LazyCommands(
         "serve": "tocsin.cli.processes:serve",
         "suppressed": "tocsin.cli.suppressed:suppressed",
         "user": "tocsin.cli.users:user",
+        "why": "tocsin.cli.why:why",
     }
 )
 

@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import administration, api_reference, campaigns, composing, entrance, people, segments
+from tocsin.dashboard import administration, api_reference, campaigns, composing, entrance, outcomes, people, segments
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -51,6 +51,7 @@ MEMBER_PAGES = [
     page("/dashboard/new/mail", post=composing.preview_mail),
     page("/dashboard/new/values", composing.suggest),
     page("/dashboard/segments/delete", post=segments.delete),
+    page("/dashboard/campaigns/{campaign_id}/people", outcomes.show_outcomes),
     page("/dashboard/people", people.show_people),
     page("/dashboard/settings", administration.show_settings),
     page("/dashboard/settings/passcodes", post=administration.change_passcodes),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgspec
@@ -12,21 +13,23 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
+from tocsin.api.targets import read_id
 from tocsin.authenticator.audit import note
 from tocsin.dashboard.page import Frame, render
 from tocsin.dashboard.visitor import require_member
 from tocsin.delivery.recipients import load_people
+from tocsin.errors import Problem
 from tocsin.ingest.people import find_users
 from tocsin.ingest.record import read_email
+from tocsin.stats import timeline
+from tocsin.stats.export.cursor import seal, unseal
+from tocsin.stats.why import PersonalAnswer, explain_campaign
 from tocsin.store import schema
-from tocsin.store.facts import Facts
 
 HERE = "people"
-EVENTS = 50  # of the time line
-TIME_LINE_DAYS = 90
-TOKEN_LETTERS = 8  # of a device's token that are shown
 KINDS = ("identity", "Email", "objectId", "GPID", "FBID")  # in the order in which somebody is looked for
 SEARCH_LETTERS = 1024
+CAMPAIGN_DIGITS = 10
 
 
 class ShownDevice(msgspec.Struct, frozen=True):
@@ -41,7 +44,8 @@ class ShownDevice(msgspec.Struct, frozen=True):
 
 
 class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody. where: the platforms a message would reach. events: (time, name, properties as JSON), newest first."""
+    """Somebody. where: the platforms a message would reach. moments: a page
+    of the time line. older: the cursor of the next one."""
 
     user: int
     identities: list[tuple[str, str]]
@@ -49,7 +53,8 @@ class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
     where: list[str]
     opted_out: list[str]
     devices: list[ShownDevice]
-    events: list[tuple[float, str, str]] = []
+    moments: list[timeline.Moment] = []
+    older: str = ""
 
 
 async def show_people(context: Context, request: Request) -> Response:
@@ -57,14 +62,19 @@ async def show_people(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     account, now = visitor.account, context.clock()
     asked = request.query_params.get("identity", "").strip().replace("\0", "")[:SEARCH_LETTERS]
-    found = None
+    campaign = request.query_params.get("campaign", "").strip()[:CAMPAIGN_DIGITS]
+    found: ShownPerson | None = None
+    why, refused = None, ""
     if asked:
         found = await context.ledger.read(lambda connection: find_person(connection, account.id, asked))
     if found is not None:
         context.reads.take(account.id, request.scope[HELD])
-        found = msgspec.structs.replace(found, events=await _list_events(context.facts, account, found.user, now))
+        found = await _add_time_line(context, account, found, request.query_params.get("cursor", ""), now)
+        if campaign:
+            why, refused = await _find_why(context, account, found.user, campaign, now)
         await context.ledger.write(lambda one: note(one, account.id, visitor.who, "person looked at", asked, now))
-    return render("people.html", frame=Frame(visitor, now, HERE), asked=asked, found=found)
+    more: dict[str, Any] = {"campaign": campaign, "why": why, "refused": refused}
+    return render("people.html", frame=Frame(visitor, now, HERE), asked=asked, found=found, **more)
 
 
 def find_person(connection: Connection, account_id: str, text: str) -> ShownPerson | None:
@@ -89,18 +99,38 @@ def find_person(connection: Connection, account_id: str, text: str) -> ShownPers
         opted_out=sorted(person.opted_out),
         devices=[
             ShownDevice(
-                row.kind, row.object_id, row.token[-TOKEN_LETTERS:], row.registered_at, row.gone_at, row.gone_code
+                row.kind,
+                row.object_id,
+                row.token[-timeline.TOKEN_LETTERS :],
+                row.registered_at,
+                row.gone_at,
+                row.gone_code,
             )
             for row in connection.execute(devices.order_by(device.c.registered_at.desc()))
         ],
     )
 
 
-async def _list_events(facts: Facts, account: Account, user: int, now: float) -> list[tuple[float, str, str]]:
-    rows = await facts.query(
-        "SELECT toUnixTimestamp(at), name, raw FROM event FINAL "
-        "WHERE account = {account:String} AND user = {user:UInt32} AND day >= toDate(toDateTime({since:UInt32})) "
-        "ORDER BY at DESC, name LIMIT {most:UInt16}",
-        {"account": account.id, "user": user, "since": int(now - TIME_LINE_DAYS * 86_400), "most": EVENTS},
-    )
-    return [(float(at), str(name), str(raw)) for at, name, raw in rows]
+async def _add_time_line(context: Context, account: Account, found: ShownPerson, text: str, now: float) -> ShownPerson:
+    """Return somebody with a page of their time line. text: the cursor of an address; the first page without a good
+    one."""
+    cursor = timeline.begin_timeline(account, found.user, now)
+    if text:
+        with contextlib.suppress(Problem):
+            given = await context.ledger.read(lambda one: unseal(one, text, "timeline", account.id, now))
+            cursor = given if given.last_user == found.user else cursor
+    moments, following = await timeline.read_timeline(context.ledger, context.facts, account, cursor)
+    older = "" if following is None else await context.ledger.read(lambda one: seal(one, following))
+    return msgspec.structs.replace(found, moments=moments, older=older)
+
+
+async def _find_why(
+    context: Context, account: Account, user: int, campaign: str, now: float
+) -> tuple[PersonalAnswer | None, str]:
+    """Return why somebody got a campaign or not; or why that cannot be said."""
+    try:
+        campaign_id = read_id({"id": campaign})
+        stores = (context.ledger, context.facts)
+        return await explain_campaign(*stores, account, campaign_id, user, now, context.settings), ""
+    except Problem as problem:
+        return None, problem.error

@@ -57,6 +57,14 @@ class CapDecision(msgspec.Struct, frozen=True):
     later: Mapping[int, float] = {}
 
 
+class _Reserved(NamedTuple):
+    """What claims come to: who is left out, by rule; the rows to keep of the others, and how much of the throttle."""
+
+    decisions: list[CapDecision]
+    rows: list[dict[str, object]]
+    used: int
+
+
 def reserve(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Claim]]], now: float) -> list[CapDecision]:
     """Reserve a place for each claim that the caps allow, in this order. Return who is left out, by rule. All rules are
     of one account and channel.
@@ -64,6 +72,20 @@ def reserve(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Clai
     Waits for other transactions that claim under the account's caps.
     """
     lock_caps(connection, asked[0][0].account_id)
+    decisions, rows, used = _decide_all(connection, asked, now)
+    if used:
+        _use(connection, asked[0][0], used, now)
+    if rows:
+        upsert_rows(connection, table, rows, keys=[column.name for column in table.primary_key], kept=("at",))
+    return decisions
+
+
+def foresee(connection: Connection, rule: CapRule, claims: Sequence[Claim], now: float) -> CapDecision:
+    """Return who would be left out if these claims were made now. Nothing is reserved."""
+    return _decide_all(connection, [(rule, claims)], now).decisions[0]
+
+
+def _decide_all(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Claim]]], now: float) -> _Reserved:
     before = _read_before(connection, asked, now)
     room, until = _find_room(connection, [rule for rule, _ in asked], now)
     decisions: list[CapDecision] = []
@@ -86,11 +108,7 @@ def reserve(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[Clai
                 rows.append(_key(rule, claim) | {"campaign_id": rule.campaign_id, "at": now, "counted": int(counted)})
                 before.setdefault(claim.user, []).append(_Before(now, rule.campaign_id, counted, rule.message))
         decisions.append(CapDecision(dropped, later))
-    if used:
-        _use(connection, asked[0][0], used, now)
-    if rows:
-        upsert_rows(connection, table, rows, keys=[column.name for column in table.primary_key], kept=("at",))
-    return decisions
+    return _Reserved(decisions, rows, used)
 
 
 def give_back(connection: Connection, rule: CapRule, claims: Iterable[Claim]) -> None:

@@ -15,12 +15,14 @@ from tocsin.campaign.addressees import find_recipients, list_keys
 from tocsin.campaign.quiet_hours import Quiet
 from tocsin.campaign.runs import read_stored_spec
 from tocsin.campaign.send import StoredRequest
+from tocsin.campaign.spec import Spec
 from tocsin.channels import CHANNELS
 from tocsin.delivery.batch import BatchContext
 from tocsin.delivery.frequency_cap import CapRule, name_message
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person, load_people
 from tocsin.policy import Cap, Policy, Tracking, load_policy
+from tocsin.providers import BY_NAME
 from tocsin.providers.credential import Credential, read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
@@ -98,7 +100,10 @@ class Planner:
                 self._find_tracking(chunk, opens=request.track_opens, clicks=request.track_clicks),
             )
             return self._with_caps(chunk, plan, respect=request.respect_frequency_caps)
-        spec = read_stored_spec(self._connection, chunk.account_id, chunk.campaign_id)
+        return self.plan_campaign(chunk, read_stored_spec(self._connection, chunk.account_id, chunk.campaign_id))
+
+    def plan_campaign(self, chunk: Chunk, spec: Spec) -> DeliveryPlan:
+        """Return the plan of a chunk of a campaign, which need not be in the ledger."""
         quiet = None if spec.when is None else spec.when.quiet
         content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
         encoded = msgspec.json.encode(content)
@@ -108,6 +113,11 @@ class Planner:
         )
         respect, own = spec.respect_frequency_caps, spec.frequency_cap
         return self._with_caps(chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
+
+    def list_platforms(self) -> list[str]:
+        """Return the platforms that the account has a provider for."""
+        credentials = read_credentials(self._connection, self._account_id, self._settings.secret_key)
+        return [BY_NAME[one.name].platform for one in credentials]
 
     def find_recipients(self, chunks: Sequence[Chunk]) -> list[list[tuple[int, str]]]:
         """Return who the identities of `/1/send` chunks of one channel are, by chunk; see `find_recipients`."""

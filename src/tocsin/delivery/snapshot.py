@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from tocsin import queue
 from tocsin.account import Account
-from tocsin.audience.members import find_duplicates, stream_recipients, stream_recipients_by_zone
+from tocsin.audience.members import Drawn, find_duplicates, stream_recipients, stream_recipients_by_zone
 from tocsin.campaign.experiment import ControlGroups, pick_variant
 from tocsin.campaign.local_time import read_zone
 from tocsin.campaign.runs import CampaignRow, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
@@ -100,7 +100,9 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
     account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
     late = now > run.due_at + settings.late_minutes * 60
-    shares = {} if late else await asyncio.to_thread(_gather, ledger, facts, account, run, spec, now, settings)
+    planned = PlannedRun(run.campaign_id, run.local)
+    gather = functools.partial(gather_audience, ledger, facts, account, planned, spec, now, settings)
+    shares = {} if late else await asyncio.to_thread(gather)
     count = sum(map(len, shares.values()))
 
     def write(connection: Connection) -> bool:
@@ -132,10 +134,25 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     return begun
 
 
-def _gather(
-    ledger: Ledger, facts: Facts, account: Account, run: CampaignRow, spec: Spec, now: float, settings: Settings
+class PlannedRun(msgspec.Struct, frozen=True):
+    """What a snapshot has to know of a run: its campaign, and its wall-clock time as `run.local` has it."""
+
+    campaign_id: int
+    local: str | None
+
+
+def gather_audience(
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    run: PlannedRun,
+    spec: Spec,
+    now: float,
+    settings: Settings,
+    drawn: Drawn | None = None,
 ) -> Mapping[Share, Recipients]:
-    """Return the audience by what its recipients have in common. Blocks: call it in a thread."""
+    """Return the audience by what its recipients have in common. drawn: only these of it; the others still count as who
+    has an address first. Blocks: call it in a thread."""
     seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
     shares: dict[Share, Recipients] = {}
     share_of = functools.cache(functools.partial(_make_share, spec, run, now, seconds))
@@ -144,9 +161,10 @@ def _gather(
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
     duplicates: Collection[int] = ()
     if CHANNELS[spec.channel].property and not spec.send_to_every_profile:
-        duplicates = find_duplicates(facts, account, spec.where, CHANNELS[spec.channel], now, spec.users_limit)
+        where, limit = spec.where, spec.users_limit
+        duplicates = find_duplicates(facts, account, where, CHANNELS[spec.channel], now, limit, drawn)
     divided = bool(control.system or control.campaign or spec.variants or duplicates)
-    for zone, pairs in _read_by_zone(ledger, facts, account, spec, now):
+    for zone, pairs in _read_by_zone(ledger, facts, account, spec, now, drawn):
         share = share_of(zone)
         for part, members in _divide(share, pairs, control, spec, duplicates) if divided else ((share, pairs),):
             shares.setdefault(part, Recipients()).extend(members)
@@ -176,10 +194,10 @@ def _divide(
 
 
 def _read_by_zone(
-    ledger: Ledger, facts: Facts, account: Account, spec: Spec, now: float
+    ledger: Ledger, facts: Facts, account: Account, spec: Spec, now: float, drawn: Drawn | None
 ) -> Iterable[tuple[tzinfo, Pairs]]:
     """Yield the audience by the time zone that each recipient is sent to in: their own, or the account's for all."""
-    asked = (facts, account, spec.where, spec.platforms, now, spec.users_limit)
+    asked = (facts, account, spec.where, spec.platforms, now, spec.users_limit, drawn)
     if spec.when is None or not spec.when.own_clock:
         for everybody in stream_recipients(*asked):
             yield account.zone, everybody
@@ -201,7 +219,7 @@ def _look_up_zones(ledger: Ledger, account: Account, pairs: Pairs) -> Iterable[t
     return parts.items()
 
 
-def _make_share(spec: Spec, run: CampaignRow, now: float, seconds: float, zone: tzinfo) -> Share:
+def _make_share(spec: Spec, run: PlannedRun, now: float, seconds: float, zone: tzinfo) -> Share:
     """Return what the recipients of a time zone have in common: when they are due, and until when."""
     when = spec.when
     if when is None or run.local is None:

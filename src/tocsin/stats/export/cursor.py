@@ -27,14 +27,15 @@ MAC_BYTES = 16
 UNPACKED = 1024 * 1024  # of what a cursor unfolds to
 PERSON = b"tocsin cursor"
 
-Kind = Literal["profiles", "events"]
+Kind = Literal["profiles", "events", "timeline"]
 
 
 class Cursor(msgspec.Struct, frozen=True, kw_only=True):
     """An export at one place.
 
     began: epoch seconds; relative days are seen from there. size: records of a page. base: the event that is
-    exported. rest: what must be true of people. last_user: nobody who came later is part of it. after: the key of the
+    exported. rest: what must be true of people. last_user: nobody who came later is part of it; of a
+    time line, whose it is. after: the key of the
     last record that was given out. app, profile, events: what of a person is shown.
     """
 

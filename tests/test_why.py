@@ -1,0 +1,144 @@
+"""Why somebody got a campaign or not: the same story from the API, from the command, and before it is sent."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from conftest import Caller, Server, token, wait_for
+from support.browser import join, unique
+
+pytest_plugins = ("engines",)
+
+WHY, FORECAST, SAMPLE = "/1/targets/why.json", "/1/targets/forecast.json", "/1/targets/sample.json"
+TIMELINE = "/1/profile/timeline.json"
+GOLD = {"common_profile_properties": {"profile_fields": [{"name": "Plan", "operator": "equals", "value": "Gold"}]}}
+CONTENT = {"subject": "For {{ Profile.Name }}", "body": "<p>Hello {{ Profile.Name }}</p>", "sender_name": "n"}
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def server(request: pytest.FixtureRequest, server: Server) -> Server:
+    """The shared server, on each ledger in turn."""
+    other: Server = request.getfixturevalue("postgres_server") if request.param == "postgresql" else server
+    return other
+
+
+def ask(caller: Caller, path: str, **body: Any) -> dict[str, Any]:
+    status, answer = caller.post(path, body)
+    assert (status, answer["status"]) == (200, "success"), answer
+    found: dict[str, Any] = answer
+    return found
+
+
+def somebody(name: str, plan: str = "Gold", more: Any = None) -> dict[str, Any]:
+    profile: dict[str, Any] = {"Name": name.title(), "Plan": plan, "Email": f"{name}@example.com"} | (more or {})
+    return {"type": "profile", "identity": name, "profileData": profile}
+
+
+def test_the_story_of_a_campaign(sending: Caller, server: Server) -> None:
+    """Who got it, who wanted none, whose mailbox another has, who was not meant: said before, after, and by the
+    command; with what was shown, and what came back."""
+    sending.upload(
+        somebody("ann"),
+        somebody("bea", more={"MSG-email": False}),
+        somebody("cem", more={"Email": "ann@example.com"}),
+        somebody("dan", "Free"),
+    )
+    asked = {"name": "n", "target_mode": "email", "where": GOLD, "content": CONTENT, "when": "now"}
+    said = ask(sending, FORECAST, **asked)
+    assert said["minutes"] == "unknown"
+    assert said["forecast"]["suppressed_by"] == {"unsubscribed": 1, "duplicate address": 1}
+    assert (said["forecast"]["audience"], said["forecast"]["sent"]) == (3, 1)
+
+    later = sending.create(**asked | {"when": "20990101 10:00"})
+    coming = ask(sending, WHY, id=later, identity="bea")
+    assert coming["would"][0]["reason"] == "unsubscribed"
+    assert coming["verdict"].startswith("in the audience of the run that is to come: would get nothing: unsubscribed")
+    assert ask(sending, FORECAST, id=later)["forecast"] == said["forecast"] | {"waiting": 0}
+
+    made = sending.create(**asked)
+    numbers = wait_for(lambda: sending.post("/1/targets/result.json", {"id": made})[1].get("result"))
+    assert {name: numbers[name] for name in ("audience", "sent")} == {"audience": 3, "sent": 1}
+
+    ann = ask(sending, WHY, id=made, identity="ann")
+    [message] = ann["messages"]
+    assert (ann["in"], message["state"], message["platform"]) == (True, "accepted", "email")
+    assert (ann["shown"]["email"]["subject"], ann["shown"]["email"]["address"]) == ("For Ann", "ann@example.com")
+    assert ask(sending, WHY, id=made, identity="bea")["verdict"] == "in the audience, held back: unsubscribed"
+    assert ask(sending, WHY, id=made, identity="cem")["messages"][0]["reason"] == "duplicate address"
+    dan = ask(sending, WHY, id=made, identity="dan")
+    assert (dan["in"], dan["verdict"], dan["why"]["decides"]) == (False, "not in the audience", True)
+
+    found = {
+        (one["outcome"], one.get("reason", "")): one["people"] for one in ask(sending, SAMPLE, id=made)["outcomes"]
+    }
+    assert found == {
+        ("accepted", ""): [{"identity": "ann"}],
+        ("suppressed", "unsubscribed"): [{"identity": "bea"}],
+        ("suppressed", "duplicate address"): [{"identity": "cem"}],
+    }
+    command = [sys.executable, "-m", "tocsin", "why", "--account", sending.account_id, "--data", str(server.data)]
+    more = ["--campaign", str(made), "--identity", "bea"]
+    printed = subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(printed.stdout)["verdict"] == "in the audience, held back: unsubscribed"
+    assert ask(sending, FORECAST, **asked)["pace"]["campaign"] == made
+
+    browser = join(server, sending, "marketer", unique("why", sending))
+    page = browser.look(f"/dashboard/campaigns/{made}/people")[1]
+    assert f'href="/dashboard/people?identity=bea&amp;campaign={made}"' in page
+    assert "held back: unsubscribed" in browser.look(f"/dashboard/campaigns/{later}/people")[1]
+    page = browser.look(f"/dashboard/people?identity=ann&campaign={made}")[1]
+    assert ("For Ann" in page, "the vendor took the message for email" in page) == (True, True)
+    assert "Invalid campaign id" in browser.look("/dashboard/people?identity=ann&campaign=7")[1]
+    viewer = join(server, sending, "viewer", unique("viewer", sending))
+    assert viewer.look(f"/dashboard/campaigns/{made}/people")[0] == 403
+
+
+def test_a_time_line_by_pages(caller: Caller) -> None:
+    """Every moment once, the newest first, however small the pages; only of this person and account."""
+    events = [
+        {"type": "event", "identity": "ann", "ts": 1_760_000_000 + n // 3, "evtName": f"E{n % 2}", "evtData": {"n": n}}
+        for n in range(12)
+    ]
+    caller.upload(
+        *(
+            {**somebody("ann"), "objectId": "phone"},
+            {"type": "token", "objectId": "phone", "tokenData": {"type": "fcm", "id": token("fcm", "ann")}},
+        ),
+        *events,
+        {"type": "event", "identity": "bea", "evtName": "E0", "evtData": {"n": 99}},
+    )
+    caller.post("/1/subscribe", {"d": [{"type": "email", "value": "ann@example.com", "status": "Unsubscribe"}]})
+    whole = ask(caller, TIMELINE, identity="ann", limit=1000, days=3650)
+    assert "next_cursor" not in whole
+    pages, body = list[dict[str, Any]](), dict[str, Any](identity="ann", limit=4, days=3650)
+    while body:
+        page = ask(caller, TIMELINE, **body)
+        pages += page["moments"]
+        assert len(page["moments"]) <= 4
+        body = {"cursor": page["next_cursor"]} if "next_cursor" in page else {}
+    assert pages == whole["moments"]
+    assert [one["at"] for one in pages] == sorted((one["at"] for one in pages), reverse=True)
+    assert sorted(one["details"]["n"] for one in pages if one["what"] in ("E0", "E1")) == [*range(12)]
+    assert {"registered", "unsubscribed", "first seen"} <= {one["what"] for one in pages}
+    assert all(one["at"] > 1_770_000_000 for one in ask(caller, TIMELINE, identity="ann", days=1)["moments"])
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "says"),
+    [
+        (WHY, {"id": 1, "identity": "ann"}, "Nobody has the identity"),
+        (WHY, {"id": 1}, "Name one person"),
+        (WHY, {"identity": "ann"}, "Invalid campaign id"),
+        (FORECAST, {"id": 1}, "Invalid campaign id"),
+        (SAMPLE, {"id": 1}, "Invalid campaign id"),
+        (TIMELINE, {"cursor": "x"}, "Incorrect Usage"),
+        (TIMELINE, {"identity": "ann", "limit": 0}, "limit"),
+    ],
+)
+def test_what_is_refused(caller: Caller, path: str, body: dict[str, Any], says: str) -> None:
+    _, answer = caller.post(path, body)
+    assert (answer["status"], says in answer["error"]) == ("fail", True), answer
