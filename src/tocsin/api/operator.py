@@ -12,6 +12,7 @@ from tocsin import metrics
 from tocsin.api.context import Context
 from tocsin.api.endpoint import get, post
 from tocsin.api.http import PRIVATE, answer
+from tocsin.api.reports import answer_report
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
 from tocsin.errors import Misconfigured, Problem
@@ -47,6 +48,11 @@ async def repair(context: Context, request: Request) -> Response:
     return answer({"status": "success", "profiles": profiles, "outcomes": outcomes})
 
 
+async def report_locally(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    return await answer_report(context, account, await context.read_json(request, account.id))
+
+
 async def explain_locally(context: Context, request: Request) -> Response:
     account = await context.authenticate_locally(request)
     body = await context.read_json(request, account.id)
@@ -77,6 +83,7 @@ LOCAL = [
     post("/local/upload", upload_locally),
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
+    post("/local/report", report_locally),
     post("/local/free", free_address),
     post("/local/freeze", freeze),
 ]

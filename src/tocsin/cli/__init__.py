@@ -27,6 +27,7 @@ COMMANDS = LazyCommands(
         "migrate": "tocsin.cli.migration:migrate",
         "policy": "tocsin.cli.policies:policy",
         "repair": "tocsin.cli.maintenance:repair",
+        "report": "tocsin.cli.report:report",
         "restore": "tocsin.cli.backup:restore",
         "rotate-key": "tocsin.cli.maintenance:rotate_key",
         "sandbox": "tocsin.cli.processes:sandbox",
