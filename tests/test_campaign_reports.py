@@ -41,7 +41,7 @@ from tocsin.stats.report.report import (
     ReportRow,
     read_report,
 )
-from tocsin.stats.report.scope import COLUMNS, Column, Scope
+from tocsin.stats.report.scope import COLUMNS, Column, ReportScope
 from tocsin.stats.results import count_converted, count_interactions, count_labels, count_tag_groups
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -167,7 +167,7 @@ class History:
         return without_goal({"audience": audience, **numbers, **seen[campaign], **converted})
 
     async def ask(self, by: tuple[Column, ...], **more: Any) -> CampaignReport:
-        scope = Scope(account=self.stage.account, by=by, **more)
+        scope = ReportScope(account=self.stage.account, by=by, **more)
         return await read_report(self.stage.ledger, self.stage.facts, scope)
 
 
@@ -303,4 +303,4 @@ async def test_a_report_is_bounded(own_ledger: Ledger, facts: Facts, monkeypatch
     await stage.deliver()
     monkeypatch.setattr(report_module, "ROWS", 1)
     with pytest.raises(Problem, match="more than 1 rows"):
-        await read_report(own_ledger, facts, Scope(account=stage.account, by=("tag_group",)))
+        await read_report(own_ledger, facts, ReportScope(account=stage.account, by=("tag_group",)))

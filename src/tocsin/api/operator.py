@@ -17,6 +17,7 @@ from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
 from tocsin.errors import Misconfigured, Problem
 from tocsin.repair import copy_all_profiles, record_again
+from tocsin.repair.drift import reconcile
 from tocsin.store.backup import freeze_stores
 
 
@@ -46,6 +47,13 @@ async def repair(context: Context, request: Request) -> Response:
     profiles = await copy_all_profiles(context.ledger, context.facts, account.id)
     outcomes = await record_again(context.ledger, context.facts, account)
     return answer({"status": "success", "profiles": profiles, "outcomes": outcomes})
+
+
+async def reconcile_locally(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    mend = (await context.read_json(request, account.id)).get("mend") is True
+    found = await reconcile(context.ledger, context.facts, account, context.clock(), mend=mend)
+    return answer({"status": "success", **found})
 
 
 async def report_locally(context: Context, request: Request) -> Response:
@@ -84,6 +92,7 @@ LOCAL = [
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
     post("/local/report", report_locally),
+    post("/local/reconcile", reconcile_locally),
     post("/local/free", free_address),
     post("/local/freeze", freeze),
 ]

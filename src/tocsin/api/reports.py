@@ -24,7 +24,7 @@ from tocsin.errors import Invalid, Problem, read_struct, show
 from tocsin.stats.messages import MessageFilter, list_messages
 from tocsin.stats.report.formats import MEDIA_TYPES, Format, write_report
 from tocsin.stats.report.report import CAMPAIGNS, compare_reports, read_report
-from tocsin.stats.report.scope import COLUMNS, Column, Scope
+from tocsin.stats.report.scope import COLUMNS, Column, ReportScope
 from tocsin.stats.results import add_up, count_labels, count_tag_groups
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -133,7 +133,9 @@ async def make_report(ledger: Ledger, facts: Facts, account: Account, body: Mapp
     first, last = (_read_day(name, day) for name, day in (("from", asked.first), ("to", asked.last)))
     if first and last and first > last:
         raise Problem("The from date cannot be after the to date (at $.from)")
-    scope = Scope(account=account, by=asked.by, campaigns=asked.campaigns, labels=asked.labels, first=first, last=last)
+    scope = ReportScope(
+        account=account, by=asked.by, campaigns=asked.campaigns, labels=asked.labels, first=first, last=last
+    )
     if asked.earlier is None:
         report = await read_report(ledger, facts, scope)
     else:

@@ -26,6 +26,7 @@ COMMANDS = LazyCommands(
         "import": "tocsin.cli.file_import:import_records",
         "migrate": "tocsin.cli.migration:migrate",
         "policy": "tocsin.cli.policies:policy",
+        "reconcile": "tocsin.cli.maintenance:reconcile",
         "repair": "tocsin.cli.maintenance:repair",
         "report": "tocsin.cli.report:report",
         "restore": "tocsin.cli.backup:restore",

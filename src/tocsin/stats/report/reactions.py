@@ -17,7 +17,7 @@ from tocsin.feedback.interactions import EVENTS
 from tocsin.policy import load_policy
 from tocsin.stats.conversions import SENT, Grouping, PartConversions, count_shares
 from tocsin.stats.report.recipients import WRITTEN, write_cells
-from tocsin.stats.report.scope import CELLS, Column, Key, Scope, require_few
+from tocsin.stats.report.scope import CELLS, Column, Key, ReportScope, require_few
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -47,7 +47,7 @@ _OF_INTERACTION: dict[Column, str] = {
 Reactions = Iterator[tuple[Key, str, float]]  # group, name of the number, and how many
 
 
-async def count_reported(facts: Facts, scope: Scope) -> Reactions:
+async def count_reported(facts: Facts, scope: ReportScope) -> Reactions:
     """Return the views and clicks, of people and of machines, by `scope.keys`. A message counts once."""
     kept = not scope.dated and set(scope.by) <= IN_INTERACTION
     sql, values = _write_kept(scope) if kept else _write_events(scope)
@@ -56,7 +56,7 @@ async def count_reported(facts: Facts, scope: Scope) -> Reactions:
     return ((tuple(key), _KIND_OF_EVENT[name], int(count)) for *key, name, count in rows)
 
 
-def _write_kept(scope: Scope) -> tuple[str, Any]:
+def _write_kept(scope: ReportScope) -> tuple[str, Any]:
     meets, values = scope.write_conditions("campaign")
     return (
         f"SELECT {write_cells(scope, _OF_INTERACTION)}name, uniqExactMerge(messages) FROM interaction "
@@ -64,7 +64,7 @@ def _write_kept(scope: Scope) -> tuple[str, Any]:
     ), values
 
 
-def _write_events(scope: Scope) -> tuple[str, Any]:
+def _write_events(scope: ReportScope) -> tuple[str, Any]:
     meets, values = scope.write_conditions(_CAMPAIGN)
     keys = {name: _OF_EVENT.get(name, "") for name in scope.keys}
     keys |= {"day": "min(day)", "hour": "min(at)"}
@@ -84,7 +84,7 @@ def _write_events(scope: Scope) -> tuple[str, Any]:
     ), values
 
 
-async def count_converted(ledger: Ledger, facts: Facts, scope: Scope) -> Reactions:
+async def count_converted(ledger: Ledger, facts: Facts, scope: ReportScope) -> Reactions:
     """Return the conversions and their revenue by `scope.keys`. Of a campaign a person counts once, with the first
     message that a conversion followed; of sends by identity each message."""
     of_campaigns, of_sends = await ledger.read(lambda connection: _find_goals(connection, scope))
@@ -98,7 +98,7 @@ async def count_converted(ledger: Ledger, facts: Facts, scope: Scope) -> Reactio
     return _name_shares(scope, shares)
 
 
-def _name_shares(scope: Scope, shares: Sequence[tuple[int, Sequence[str], PartConversions]]) -> Reactions:
+def _name_shares(scope: ReportScope, shares: Sequence[tuple[int, Sequence[str], PartConversions]]) -> Reactions:
     for _, parts, share in shares:
         key = tuple(
             int(part) if name in ("campaign", "run", "hour") else part
@@ -108,13 +108,13 @@ def _name_shares(scope: Scope, shares: Sequence[tuple[int, Sequence[str], PartCo
         yield key, "revenue", share.revenue
 
 
-def _group(scope: Scope, **how: Any) -> Grouping:
+def _group(scope: ReportScope, **how: Any) -> Grouping:
     days, values = scope.write_days()
     parts = tuple(f"toString({WRITTEN[name]})" for name in scope.keys)
     return Grouping(messages=" AND ".join([SENT, *days]), parts=parts, values=values, **how)
 
 
-def _find_goals(connection: Connection, scope: Scope) -> tuple[dict[int, Goal], Goal | None]:
+def _find_goals(connection: Connection, scope: ReportScope) -> tuple[dict[int, Goal], Goal | None]:
     """Return the goals of campaigns, and that of the sends."""
     table = schema.campaign
     mine = (table.c.account_id == scope.account.id, table.c.goal.is_not(None), *scope.is_among(table.c.id))

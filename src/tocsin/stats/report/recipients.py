@@ -18,7 +18,7 @@ from tocsin import queue
 from tocsin.channels import PLATFORM_CODES
 from tocsin.errors import Problem
 from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State, reason_of
-from tocsin.stats.report.scope import CELLS, IN_KEPT_SUMS, Column, Key, Scope, require_few
+from tocsin.stats.report.scope import CELLS, IN_KEPT_SUMS, Column, Key, ReportScope, require_few
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -37,28 +37,29 @@ WRITTEN: dict[Column, str] = {
 }
 
 
-class OpenRecipients(msgspec.Struct, frozen=True):
-    """What the ledger says: recipients by group and outcome, and the ids of the open chunks among them."""
+class LedgerRecipients(msgspec.Struct):
+    """What the ledger says at one moment: the recipients of closed chunks by their kept sums, where these are asked
+    for, and of open ones; the ids of the open chunks, and of the last chunk there is."""
 
-    cells: Cells
+    kept: Cells
+    open: Cells
     chunks: list[int]
+    last: int = 0
 
 
-async def count_recipients(ledger: Ledger, facts: Facts, scope: Scope) -> Cells:
+async def count_recipients(ledger: Ledger, facts: Facts, scope: ReportScope) -> Cells:
     """Return the recipients by `scope.keys` and outcome. Raise Problem when there is too much to add up."""
     kept = not scope.dated and set(scope.by) <= IN_KEPT_SUMS
-    found = await ledger.read(lambda connection: _count_in_ledger(connection, scope, kept=kept))
-    if not kept:
-        found.cells.update(await _count_in_facts(ledger, facts, scope, found.chunks))
-    return found.cells
+    found = await ledger.read(lambda connection: count_in_ledger(connection, scope, kept=kept))
+    return found.open + (found.kept if kept else await count_in_facts(facts, scope, found))
 
 
-def write_cells(scope: Scope, written: dict[Column, str]) -> str:
+def write_cells(scope: ReportScope, written: dict[Column, str]) -> str:
     """Return the columns of a report as those of a query."""
     return "".join(f"{written[name]} AS c{number}, " for number, name in enumerate(scope.keys))
 
 
-async def find_runs(ledger: Ledger, scope: Scope) -> dict[int, int]:
+async def find_runs(ledger: Ledger, scope: ReportScope) -> dict[int, int]:
     """Return the run by chunk, of all campaigns of a report."""
     table = schema.chunk
     mine = (table.c.account_id == scope.account.id, table.c.run_id.is_not(None), *scope.is_among(table.c.campaign_id))
@@ -68,46 +69,49 @@ async def find_runs(ledger: Ledger, scope: Scope) -> dict[int, int]:
     return {int(chunk): int(run) for chunk, run in rows}
 
 
-async def _count_in_facts(ledger: Ledger, facts: Facts, scope: Scope, without: list[int]) -> Cells:
+async def count_in_facts(facts: Facts, scope: ReportScope, ledger: LedgerRecipients) -> Cells:
+    """Return what facts say of the chunks that were closed when the ledger was asked."""
     meets, values = scope.write_conditions("campaign")
     rows = await facts.query(
-        f"SELECT {write_cells(scope, WRITTEN)}outcome, count() FROM outcome FINAL "
-        f"WHERE {meets} AND chunk NOT IN {{open:Array(UInt64)}} GROUP BY ALL LIMIT {CELLS + 1}",
-        {**values, "open": without},
+        f"SELECT {write_cells(scope, WRITTEN)}outcome, count() FROM outcome FINAL WHERE {meets} "
+        "AND chunk <= {last:UInt64} AND chunk NOT IN {open:Array(UInt64)} "
+        f"GROUP BY ALL LIMIT {CELLS + 1}",
+        {**values, "open": ledger.chunks, "last": ledger.last},
     )
     require_few(len(rows))
     return Counter({(tuple(key), str(outcome)): int(count) for *key, outcome, count in rows})
 
 
-def _count_in_ledger(connection: Connection, scope: Scope, *, kept: bool) -> OpenRecipients:
-    """Count kept sums and open chunks by one statement: between two of them a chunk may close."""
+def count_in_ledger(connection: Connection, scope: ReportScope, *, kept: bool) -> LedgerRecipients:
+    """Count open chunks, and kept sums, by one statement: between two of them a chunk may close."""
     parts = [_select_runs(scope)] if scope.campaigns is None or any(scope.campaigns) else []
     parts += [_select_requests(scope)] if scope.sends else []
     if kept:
         parts = [*_select_kept(scope), *parts]
-    found = OpenRecipients(Counter(), [])
-    for number, row in enumerate(connection.execution_options(yield_per=500).execute(union_all(*parts))):
+    found = LedgerRecipients(Counter(), Counter(), [])
+    for number, row in enumerate(connection.execute(union_all(*parts), execution_options={"yield_per": 500})):
         require_few(number)
         if row.id is None:
             values = _name(row, "", State(row.state), reason_of(row.state) if row.state in SUPPRESSED else "", None)
-            found.cells[tuple(values[key] for key in scope.keys), values["outcome"]] += int(row.recipients)
+            found.kept[tuple(values[key] for key in scope.keys), values["outcome"]] += int(row.recipients)
             continue
         found.chunks.append(row.id)
         for values, count in _read_chunk(row, scope):
             if _is_in(values["day"], scope):
-                found.cells[tuple(values[key] for key in scope.keys), values["outcome"]] += count
+                found.open[tuple(values[key] for key in scope.keys), values["outcome"]] += count
     if len(found.chunks) > OPEN_CHUNKS:
         raise Problem("Too much is under way for a report; ask of fewer campaigns", code=503, status=503)
+    found.last = int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0)
     return found
 
 
-def _is_in(day: str, scope: Scope) -> bool:
+def _is_in(day: str, scope: ReportScope) -> bool:
     """Return whether a day, "" for none yet, is in the days of a report."""
     first, last = (None if one is None else one.isoformat() for one in (scope.first, scope.last))
     return not scope.dated or (day != "" and (first or day) <= day <= (last or day))
 
 
-def _read_chunk(row: Any, scope: Scope) -> Iterator[tuple[dict[str, Any], int]]:
+def _read_chunk(row: Any, scope: ReportScope) -> Iterator[tuple[dict[str, Any], int]]:
     """Yield the columns of a chunk's recipients, and of how many. Those who were suppressed from the beginning have no
     day either before the chunk is leased."""
     states, platforms = bytes(row.states), bytes(row.platforms)
@@ -127,7 +131,7 @@ def _read_chunk(row: Any, scope: Scope) -> Iterator[tuple[dict[str, Any], int]]:
             yield _name(row, PLATFORM_CODES[platform], state, code, started if state in FINAL else None), count
 
 
-def _find_moment(scope: Scope, at: float | None) -> datetime | None:
+def _find_moment(scope: ReportScope, at: float | None) -> datetime | None:
     return None if at is None else datetime.fromtimestamp(int(at), UTC).astimezone(scope.account.zone)
 
 
@@ -155,7 +159,7 @@ def _name(row: Any, platform: str, state: State, code: str, at: datetime | None)
     }
 
 
-def _select_runs(scope: Scope) -> Select[Any]:
+def _select_runs(scope: ReportScope) -> Select[Any]:
     """Select the open chunks of runs, by the runs that have not ended."""
     table, run = schema.chunk, schema.run
     running = (run.c.account_id == scope.account.id, text(schema.UNCLEANED_RUN), run.c.ended_at.is_(None))
@@ -163,7 +167,7 @@ def _select_runs(scope: Scope) -> Select[Any]:
     return query.where(*running, table.c.open == 1, *scope.is_among(run.c.campaign_id))
 
 
-def _select_requests(scope: Scope) -> Select[Any]:
+def _select_requests(scope: ReportScope) -> Select[Any]:
     mine = schema.chunk.c.account_id == scope.account.id
     return _select_open().where(mine, text(schema.COUNTED_REQUEST))
 
@@ -177,7 +181,7 @@ def _select_open() -> Select[Any]:
     )
 
 
-def _select_kept(scope: Scope) -> Iterator[Select[Any]]:
+def _select_kept(scope: ReportScope) -> Iterator[Select[Any]]:
     """Yield kept sums in the columns of `_select_open`, added up by those that a report counts by."""
     kept, run, tag = schema.run_sum, schema.run, schema.tag_sum
     if scope.campaigns is None or any(scope.campaigns):
@@ -189,7 +193,7 @@ def _select_kept(scope: Scope) -> Iterator[Select[Any]]:
         yield _sum_up(scope, {"tag_group": tag.c.tag_group}, tag).where(*mine)
 
 
-def _sum_up(scope: Scope, columns: Mapping[str, Any], sums: Any) -> Select[Any]:
+def _sum_up(scope: ReportScope, columns: Mapping[str, Any], sums: Any) -> Select[Any]:
     given: dict[str, Any] = {name: column for name, column in columns.items() if name in scope.keys}
     constant: dict[str, Any] = {"campaign": literal(0), "run": literal(0)}
     constant |= {"channel": literal(""), "variant": literal(""), "tag_group": literal("")}

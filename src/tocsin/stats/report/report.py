@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeAlias
 
 import msgspec
 from sqlalchemy import Connection, select
@@ -17,12 +18,13 @@ from tocsin.errors import Problem
 from tocsin.outcome import NUMBER_OF_OUTCOME
 from tocsin.stats.report.reactions import count_converted, count_reported
 from tocsin.stats.report.recipients import count_recipients, find_runs
-from tocsin.stats.report.scope import Column, Key, Scope, require_few
+from tocsin.stats.report.scope import Column, Key, ReportScope, require_few
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.rows import among
 
+Groups: TypeAlias = dict[Key, dict[str, float]]  # the numbers by group
 ROWS = 50_000  # of a report
 CAMPAIGNS = 1000  # that a report is asked of by name or label
 
@@ -65,7 +67,7 @@ class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
     earlier_total: ReportNumbers | None = None
 
 
-async def read_report(ledger: Ledger, facts: Facts, scope: Scope) -> CampaignReport:
+async def read_report(ledger: Ledger, facts: Facts, scope: ReportScope) -> CampaignReport:
     """Return a report. Raise Problem for campaigns that are not the account's, and when there is too much of it."""
     scope = await ledger.read(lambda connection: _find_campaigns(connection, scope))
     if scope.campaigns == ():
@@ -73,7 +75,7 @@ async def read_report(ledger: Ledger, facts: Facts, scope: Scope) -> CampaignRep
     cells, reported, converted = await asyncio.gather(
         count_recipients(ledger, facts, scope), count_reported(facts, scope), count_converted(ledger, facts, scope)
     )
-    groups: dict[Key, dict[str, float]] = {}
+    groups: Groups = {}
     for (key, outcome), count in cells.items():
         _add(groups, key, "audience", count)
         _add(groups, key, NUMBER_OF_OUTCOME.get(outcome, "under_way"), count)
@@ -90,7 +92,7 @@ async def read_report(ledger: Ledger, facts: Facts, scope: Scope) -> CampaignRep
     return CampaignReport(by=scope.by, rows=rows, total=total)
 
 
-async def compare_reports(ledger: Ledger, facts: Facts, scope: Scope, earlier: int) -> CampaignReport:
+async def compare_reports(ledger: Ledger, facts: Facts, scope: ReportScope, earlier: int) -> CampaignReport:
     """Return a report whose rows have the same numbers of an earlier campaign beside them, group by group."""
     before = msgspec.structs.replace(scope, campaigns=(earlier,), labels=())
     one, other = await read_report(ledger, facts, scope), await read_report(ledger, facts, before)
@@ -101,13 +103,13 @@ async def compare_reports(ledger: Ledger, facts: Facts, scope: Scope, earlier: i
     return msgspec.structs.replace(one, rows=rows, earlier_total=other.total)
 
 
-def _add(groups: dict[Key, dict[str, float]], key: Key, name: str, number: float) -> None:
+def _add(groups: Groups, key: Key, name: str, number: float) -> None:
     numbers = groups.setdefault(key, {})
     numbers[name] = numbers.get(name, 0) + number
 
 
 def _sum_up(those: Iterable[Mapping[str, float]]) -> ReportNumbers:
-    total: dict[Key, dict[str, float]] = {}
+    total: Groups = {}
     for numbers in those:
         for name, number in numbers.items():
             _add(total, (), name, number)
@@ -118,7 +120,7 @@ def _to_numbers(numbers: Mapping[str, float]) -> ReportNumbers:
     return msgspec.convert(numbers, ReportNumbers)
 
 
-def _find_campaigns(connection: Connection, scope: Scope) -> Scope:
+def _find_campaigns(connection: Connection, scope: ReportScope) -> ReportScope:
     """Return the scope with the campaigns that it means."""
     campaign, label = schema.campaign, schema.campaign_label
     asked = scope.campaigns
@@ -138,12 +140,12 @@ def _find_campaigns(connection: Connection, scope: Scope) -> Scope:
     return msgspec.structs.replace(scope, campaigns=asked)
 
 
-async def _name_runs(ledger: Ledger, scope: Scope, groups: dict[Key, dict[str, float]]) -> dict[Key, dict[str, float]]:
+async def _name_runs(ledger: Ledger, scope: ReportScope, groups: Groups) -> Groups:
     """Return the groups by run; what facts say is by chunk."""
     if "run" not in scope.keys:
         return groups
     place, runs = scope.keys.index("run"), await find_runs(ledger, scope)
-    found: dict[Key, dict[str, float]] = {}
+    found: Groups = {}
     for key, numbers in groups.items():
         chunk = key[place]
         named = (*key[:place], runs.get(chunk, chunk), *key[place + 1 :])
@@ -152,12 +154,10 @@ async def _name_runs(ledger: Ledger, scope: Scope, groups: dict[Key, dict[str, f
     return found
 
 
-def _name_labels(
-    connection: Connection, scope: Scope, groups: dict[Key, dict[str, float]]
-) -> dict[Key, dict[str, float]]:
+def _name_labels(connection: Connection, scope: ReportScope, groups: Groups) -> Groups:
     """Return the groups by the columns of the report, those of a campaign once for each of its labels."""
     labels = _find_labels(connection, scope) if "label" in scope.by else {}
-    found: dict[Key, dict[str, float]] = {}
+    found: Groups = {}
     for key, numbers in groups.items():
         values = dict(zip(scope.keys, key, strict=True))
         for label in labels.get(values.get("campaign"), ("",)):  # type: ignore[arg-type]
@@ -167,7 +167,7 @@ def _name_labels(
     return found
 
 
-def _find_labels(connection: Connection, scope: Scope) -> Mapping[int, Sequence[str]]:
+def _find_labels(connection: Connection, scope: ReportScope) -> Mapping[int, Sequence[str]]:
     """Return the labels of campaigns that have any; of labels that are asked for, only these."""
     table = schema.campaign_label
     mine = [table.c.account_id == scope.account.id, *scope.is_among(table.c.campaign_id)]
@@ -181,7 +181,7 @@ def _find_labels(connection: Connection, scope: Scope) -> Mapping[int, Sequence[
     return found
 
 
-def _show_key(scope: Scope, key: Key) -> tuple[int | str, ...]:
+def _show_key(scope: ReportScope, key: Key) -> tuple[int | str, ...]:
     """Return a key as it is shown: an hour as the local time when it began, with its offset."""
     if "hour" not in scope.by:
         return key

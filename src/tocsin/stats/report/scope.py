@@ -19,11 +19,11 @@ COLUMNS: tuple[Column, ...] = get_args(Column)
 IN_KEPT_SUMS = frozenset(("campaign", "run", "label", "variant", "tag_group", "outcome"))
 CELLS = 200_000  # that a report adds up; as many as a question may answer with
 
-# The values of a group, in the order of `Scope.keys`: numbers for campaign, run and hour, texts for the others.
+# The values of a group, in the order of `ReportScope.keys`: numbers for campaign, run and hour, texts for the others.
 Key: TypeAlias = tuple[Any, ...]
 
 
-class Scope(msgspec.Struct, frozen=True, kw_only=True):
+class ReportScope(msgspec.Struct, frozen=True, kw_only=True):
     """A report's question. campaigns: their ids, 0 for the sends by identity; None: all of them. first, last: days in
     the account's time zone, both included; None: of all time."""
 
