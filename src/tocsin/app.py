@@ -59,6 +59,7 @@ from tocsin.idempotency import forget_all_old
 from tocsin.ingest.names import read_limits
 from tocsin.ingest.sdk.intake import Intake
 from tocsin.providers.encryption import check_stored
+from tocsin.repair.drift import reconcile_regularly
 from tocsin.settings import Settings, read_settings
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_migration, read_secret
@@ -127,6 +128,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(clean_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(erase_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
+            tasks.append(asyncio.create_task(reconcile_regularly(stores.ledger, stores.facts, time.time, stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, Secrets(message_secret, keys[0].value)),

@@ -39,6 +39,12 @@ CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not f
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY
 )
+DRIFT = Gauge(
+    "tocsin_drift",
+    "Recipients that ledger, kept sums and facts do not agree about, by what differs.",
+    ("kind",),
+    registry=REGISTRY,
+)
 
 
 def render_metrics() -> bytes:

@@ -70,6 +70,10 @@ NUMBERS: Mapping[str, frozenset[State]] = {
     "failed": frozenset((State.GONE, State.REFUSED, State.EXPIRED)),
     "suppressed": SUPPRESSED,
 }
+# The same by the word that facts have.
+NUMBER_OF_OUTCOME: Mapping[str, str] = {
+    OUTCOME_OF[state].value: name for name, states in NUMBERS.items() for state in states
+}
 
 
 def count_numbers(states: bytes) -> dict[str, int]:

@@ -13,10 +13,12 @@ from tocsin.api.context import Context
 from tocsin.api.endpoint import get, post
 from tocsin.api.exports import export_person
 from tocsin.api.http import PRIVATE, answer
+from tocsin.api.reports import answer_report
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
 from tocsin.errors import Misconfigured, Problem
 from tocsin.repair import copy_all_profiles, record_again
+from tocsin.repair.drift import reconcile
 from tocsin.store.backup import freeze_stores
 
 
@@ -46,6 +48,18 @@ async def repair(context: Context, request: Request) -> Response:
     profiles = await copy_all_profiles(context.ledger, context.facts, account.id)
     outcomes = await record_again(context.ledger, context.facts, account)
     return answer({"status": "success", "profiles": profiles, "outcomes": outcomes})
+
+
+async def reconcile_locally(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    mend = (await context.read_json(request, account.id)).get("mend") is True
+    found = await reconcile(context.ledger, context.facts, account, context.clock(), mend=mend)
+    return answer({"status": "success", **found})
+
+
+async def report_locally(context: Context, request: Request) -> Response:
+    account = await context.authenticate_locally(request)
+    return await answer_report(context, account, await context.read_json(request, account.id))
 
 
 async def explain_locally(context: Context, request: Request) -> Response:
@@ -86,6 +100,8 @@ LOCAL = [
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
     post("/local/person", show_person),
+    post("/local/report", report_locally),
+    post("/local/reconcile", reconcile_locally),
     post("/local/free", free_address),
     post("/local/freeze", freeze),
 ]

@@ -189,6 +189,26 @@ def feedback(seconds: float, as_json: bool) -> None:
     report("feedback", {"seconds": seconds}, measure_feedback(seconds), as_json=as_json)
 
 
+@bench.command()
+@click.option("--recipients", type=click.IntRange(2000, 5_000_000), default=1_000_000, show_default=True)
+@click.option("--campaigns", type=click.IntRange(1, 10_000), default=1000, show_default=True)
+@click.option("--events", type=click.IntRange(10_000, 100_000_000), default=10_000_000, show_default=True)
+@click.option("--exported", type=click.IntRange(1000, 100_000_000), default=10_000_000, show_default=True)
+@json_option
+def reports(recipients: int, campaigns: int, events: int, exported: int, as_json: bool) -> None:
+    """Reports of a campaign in the middle of its delivery, the overview beside so many campaigns and messages, and
+    events read back page by page, beside DuckDB that writes as many.
+
+    Example: tocsin bench reports --recipients 200000 --events 1000000 --json
+    """
+    find_benchmarks()
+    from benchmarks.reading import report
+    from benchmarks.reports import measure_reports
+
+    given = {"recipients": recipients, "campaigns": campaigns, "events": events, "exported": exported}
+    report("reports", given, measure_reports(**given), as_json=as_json)
+
+
 def find_benchmarks() -> None:
     """Make `benchmarks` importable. Raises Misconfigured outside a checkout."""
     root = Path(__file__).resolve().parents[3]

@@ -24,7 +24,21 @@ def ask(
     seconds: float = 600,
     key: str | None = None,
 ) -> dict[str, Any]:
-    """POST JSON to one of the server's `/local/…` routes and return its answer. key: an `Idempotency-Key`.
+    """POST JSON to one of the server's `/local/…` routes and return its answer. key: an `Idempotency-Key`. Raises
+    Misconfigured as `fetch` does."""
+    answer: dict[str, Any] = msgspec.json.decode(fetch(running, path, account_id, body, seconds, key))
+    return answer
+
+
+def fetch(
+    running: RunningServer,
+    path: str,
+    account_id: str,
+    body: Mapping[str, Any],
+    seconds: float = 600,
+    key: str | None = None,
+) -> bytes:
+    """Return the bytes that such a route answers.
 
     Raises Misconfigured with the server's sentence for any status but 200, and when it does not answer in `seconds`.
     Where the server says when to try again, that is done, for as long.
@@ -33,7 +47,7 @@ def ask(
     deadline = time.monotonic() + seconds
     while True:
         try:
-            return _ask(running, path, account_id, body, seconds, headers)
+            return _post(running, path, account_id, body, seconds, headers)
         except HTTPError as error:
             wait = error.headers.get("Retry-After", "")
             if error.code not in AGAIN or not wait.isdigit() or time.monotonic() > deadline:
@@ -42,14 +56,14 @@ def ask(
             time.sleep(min(int(wait), 5))
 
 
-def _ask(
+def _post(
     running: RunningServer,
     path: str,
     account_id: str,
     body: Mapping[str, Any],
     seconds: float,
     headers: Mapping[str, str],
-) -> dict[str, Any]:
+) -> bytes:
     request = Request(  # noqa: S310 - the address comes from the data folder
         running.url + path,
         msgspec.json.encode(body),
@@ -62,7 +76,7 @@ def _ask(
     )
     try:
         with urlopen(request, timeout=seconds) as reply:  # noqa: S310
-            answer: dict[str, Any] = msgspec.json.decode(reply.read())
+            answer: bytes = reply.read()
             return answer
     except HTTPError:
         raise

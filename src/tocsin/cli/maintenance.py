@@ -1,4 +1,4 @@
-"""`tocsin repair`, `tocsin doctor` and `tocsin config`: looking after an installation."""
+"""`tocsin repair`, `tocsin reconcile`, `tocsin doctor` and `tocsin config`: looking after an installation."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ import msgspec
 from tocsin.cli.local_server import ask
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
-from tocsin.store.data_folder import find_running
+from tocsin.store.data_folder import RunningServer, find_running
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from tocsin.account import Passcode
+    from tocsin.store.ledger import Ledger
 
 SOON_DAYS = 14  # before a passcode ends, `doctor` says so
 
@@ -54,6 +55,30 @@ def repair(account_id: str, data: Path) -> None:
 
     with open_stores(data) as stores:
         print_json({"status": "success", **asyncio.run(mend(stores))})
+
+
+@click.command()
+@account_option
+@data_option
+@click.option("--repair", "mend", is_flag=True, help="Make what differs agree again, and look once more.")
+def reconcile(account_id: str, data: Path, mend: bool) -> None:
+    """Compare the ledger, its kept sums and facts, and tell each number that differs; exit code 1 when one is left.
+
+    Example: tocsin reconcile --account ABC-DEF-GHIJ --data ./data --repair
+    """
+    from tocsin.account import find_account
+    from tocsin.repair.drift import reconcile
+    from tocsin.store.stores import open_stores
+
+    running = find_running(data)
+    if running is not None:
+        found = ask(running, "/local/reconcile", account_id, {"mend": mend})
+    else:
+        with open_stores(data) as stores:
+            account = find_account(stores.ledger, account_id)
+            found = asyncio.run(reconcile(stores.ledger, stores.facts, account, time.time(), mend=mend))
+    print_json({"status": "success", **found})
+    raise SystemExit(1 if found["left" if mend else "drift"] else 0)
 
 
 @click.command()
@@ -111,10 +136,25 @@ def examine(data: Path) -> bool:
             )
             if "vapid" in names:
                 say(*ledger.read_now(functools.partial(_judge_web_push, account_id=account.id)))
+            say(*_compare_numbers(ledger, running, account.id))
         for held in ledger.read_now(list_held):
             what = f"campaign {held.campaign}" if held.campaign else "requests to /1/send"
             say(True, f"{held.account}: {what} held since a restore: `tocsin campaign resume`, or stop it")
     return fine
+
+
+def _compare_numbers(ledger: Ledger, running: RunningServer | None, account_id: str) -> tuple[bool, str]:
+    """Return whether the numbers of an account agree, and the sentence that says so. Without a server only those of the
+    ledger are compared."""
+    from tocsin.repair.drift import find_sum_drift
+
+    if running is not None:
+        count = len(ask(running, "/local/reconcile", account_id, {})["drift"])
+    else:
+        count = len(asyncio.run(find_sum_drift(ledger, account_id)))
+    if count:
+        return False, f"{account_id}: {count} numbers differ: `tocsin reconcile --repair`"
+    return True, f"{account_id}: the numbers of {'ledger and facts' if running else 'the ledger'} agree"
 
 
 def _judge_web_push(connection: Connection, account_id: str) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from tocsin.campaign.spec import LATEST_ID, Spec
 from tocsin.content import Content
 from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
-from tocsin.outcome import NUMBERS, OUTCOME_OF
+from tocsin.outcome import NUMBER_OF_OUTCOME
 from tocsin.stats import counts
 from tocsin.stats.comparison import Difference, compare_groups
 from tocsin.stats.results import (
@@ -273,11 +273,6 @@ async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> lis
     return [Reason(str(row[0]), str(row[1]), str(row[2]), int(row[3])) for row in rows]
 
 
-NUMBER_OF = {
-    outcome.value: name for name, states in NUMBERS.items() for state in states for outcome in (OUTCOME_OF[state],)
-}
-
-
 async def _count_by_platform(facts: Facts, account_id: str, campaign_id: int) -> list[tuple[str, Figures]]:
     """Return the recorded outcomes by platform."""
     rows = await facts.query(
@@ -289,7 +284,7 @@ async def _count_by_platform(facts: Facts, account_id: str, campaign_id: int) ->
     for platform, outcome, count in rows:
         numbers = found.setdefault(str(platform), {"audience": 0})
         numbers["audience"] += int(count)
-        name = NUMBER_OF.get(str(outcome), "failed")
+        name = NUMBER_OF_OUTCOME.get(str(outcome), "failed")
         numbers[name] = numbers.get(name, 0) + int(count)
     return [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())]
 
@@ -311,7 +306,7 @@ async def _read_chart(facts: Facts, account_id: str, campaign_id: int) -> Chart 
     slots: dict[int, dict[str, int]] = {}
     for slot, outcome, number in rows:
         counted = slots.setdefault(int(slot), {})
-        name = NUMBER_OF.get(str(outcome), "failed")
+        name = NUMBER_OF_OUTCOME.get(str(outcome), "failed")
         counted[name] = counted.get(name, 0) + int(number)
     return draw_chart(slots, step)
 

@@ -7,7 +7,7 @@ read and forgotten, what is held grows with those who may have converted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -18,7 +18,7 @@ from tocsin.audience.compile import Writer
 from tocsin.audience.node import Day, Did
 from tocsin.campaign.goal import Counted, Goal
 from tocsin.feedback.interactions import INTERACTIONS
-from tocsin.store.facts import Facts
+from tocsin.store.facts import Facts, Row
 
 COUNTED = 100  # kinds of events in one question; further ones are a second
 DAY = 86_400
@@ -36,12 +36,21 @@ class Conversions(msgspec.Struct, frozen=True, kw_only=True):
     squares: float = 0.0
 
 
+class PartConversions(msgspec.Struct, frozen=True, kw_only=True):
+    """Who converted in one part of a group, and the revenue that is added there."""
+
+    converted: int
+    revenue: float
+
+
 class Grouping(msgspec.Struct, frozen=True, kw_only=True):
     """Of which messages, and how they are told apart. messages: SQL, true for an outcome that counts. cell: SQL, the
-    group of an outcome. each: whether every message counts by itself, not every user."""
+    group of an outcome. parts: SQL texts, which divide a group further for `count_shares`. each: whether every message
+    counts by itself, not every user."""
 
     messages: str = SENT
     cell: str = "''"
+    parts: tuple[str, ...] = ()
     each: bool = False
     values: Mapping[str, Any] = {}
 
@@ -52,15 +61,29 @@ async def count_conversions(
     """Return the conversions by campaign and group, where there are any. A user counts once for a group, however often
     they did the event and on how many devices they got the message; so does an event, however many messages it
     followed."""
-    kinds: dict[Counted, dict[int, Goal]] = {}
-    for campaign, goal in goals.items():
-        kinds.setdefault(goal.counted, {})[campaign] = goal
-    found: dict[tuple[int, str], Conversions] = {}
-    names = list(kinds)
-    for start in range(0, len(names), COUNTED):
-        some = {one: kinds[one] for one in names[start : start + COUNTED]}
-        found |= await _count(facts, account, some, grouping or Grouping())
-    return found
+    rows = await _ask(facts, account, goals, grouping or Grouping(), _sum_groups)
+    return {
+        (int(campaign), str(cell)): Conversions(
+            converted=int(converted),
+            click_through=int(clicked),
+            view_through=int(viewed),
+            revenue=float(revenue),
+            squares=float(squares),
+        )
+        for campaign, cell, converted, clicked, viewed, revenue, squares in rows
+    }
+
+
+async def count_shares(
+    facts: Facts, account: Account, goals: Mapping[int, Goal], grouping: Grouping
+) -> list[tuple[int, Sequence[str], PartConversions]]:
+    """Return the conversions by campaign and the parts of `grouping`. They add up to those of `count_conversions`: what
+    counts once for a group counts in the part of the first message it followed."""
+    rows = await _ask(facts, account, goals, grouping, _sum_parts)
+    return [
+        (int(campaign), parts, PartConversions(converted=int(converted), revenue=float(revenue)))
+        for campaign, parts, converted, revenue in rows
+    ]
 
 
 async def count_people(
@@ -76,9 +99,28 @@ async def count_people(
     return {str(cell): (int(count), float(at)) for cell, count, at in rows}
 
 
+async def _ask(
+    facts: Facts, account: Account, goals: Mapping[int, Goal], grouping: Grouping, ending: Callable[[Grouping], str]
+) -> list[Row]:
+    """Return the answer to the questions about goals, each of COUNTED kinds of events. ending: writes what is asked of
+    `by_event`."""
+    kinds: dict[Counted, dict[int, Goal]] = {}
+    for campaign, goal in goals.items():
+        kinds.setdefault(goal.counted, {})[campaign] = goal
+    names, found = list(kinds), list[Row]()
+    for start in range(0, len(names), COUNTED):
+        some = {one: kinds[one] for one in names[start : start + COUNTED]}
+        found += await _count(facts, account, some, grouping, ending)
+    return found
+
+
 async def _count(
-    facts: Facts, account: Account, kinds: Mapping[Counted, Mapping[int, Goal]], grouping: Grouping
-) -> dict[tuple[int, str], Conversions]:
+    facts: Facts,
+    account: Account,
+    kinds: Mapping[Counted, Mapping[int, Goal]],
+    grouping: Grouping,
+    ending: Callable[[Grouping], str],
+) -> list[Row]:
     campaigns = {one: (kind, goal) for kind, of in enumerate(kinds.values()) for one, goal in of.items()}
     days = await facts.query(
         "SELECT min(day), max(day) FROM outcome "
@@ -86,7 +128,7 @@ async def _count(
         {"account": account.id, "campaigns": list(campaigns)},
     )
     if not days:
-        return {}
+        return []
     writer = Writer(account, 0.0)
     last = max(goal.seconds for _, goal in campaigns.values())
     writer.parameters |= {
@@ -102,17 +144,7 @@ async def _count(
         "last": days[0][1] + timedelta(last // DAY + 2),
     }
     events = " UNION ALL ".join(_write_events(writer, number, one) for number, one in enumerate(kinds))
-    rows = await facts.query(_write_question(events, grouping), writer.parameters)
-    return {
-        (int(campaign), str(cell)): Conversions(
-            converted=int(converted),
-            click_through=int(clicked),
-            view_through=int(viewed),
-            revenue=float(revenue),
-            squares=float(squares),
-        )
-        for campaign, cell, converted, clicked, viewed, revenue, squares in rows
-    }
+    return await facts.query(_write_question(events, grouping, ending(grouping)), writer.parameters)
 
 
 # Who did one of the events in those days: only their messages and views are looked at.
@@ -135,14 +167,13 @@ def _write_events(writer: Writer, number: int, counted: Counted) -> str:
     )
 
 
-def _write_question(events: str, grouping: Grouping) -> str:
-    """Return the whole question: (campaign, cell, converted, click-through, view-through, revenue, squares).
-
-    From the inside: messages and the events in time after each; each event once, with the messages it followed; each
-    user, with the messages that led to an event; the sums.
-    """
+def _write_question(events: str, grouping: Grouping, ending: str) -> str:
+    """Return the whole question. From the inside: messages and the events in time after each; each event once, with the
+    messages it followed, `by_event`; what the ending asks of these."""
+    parts = f"[{', '.join(grouping.parts)}]" if grouping.parts else "CAST([], 'Array(String)')"
     messages = f"""
-        SELECT campaign, {grouping.cell} AS cell, user, chunk * 65536 + position AS message, at AS sent,
+        SELECT campaign, {grouping.cell} AS cell, {parts} AS parts, user,
+            chunk * 65536 + position AS message, at AS sent,
             transform(campaign, {{campaigns:Array(UInt32)}}, {{kinds:Array(UInt16)}}, toUInt16(0)) AS kind,
             transform(campaign, {{campaigns:Array(UInt32)}}, {{seconds:Array(UInt32)}}, toUInt32(0)) AS seconds
         FROM outcome FINAL
@@ -156,15 +187,10 @@ def _write_question(events: str, grouping: Grouping) -> str:
             AND {_DOERS}
             AND has({{campaigns:Array(UInt32)}}, accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32'))
         GROUP BY id"""
-    # Of messages their ids are gathered, of users only whether there are any.
-    if grouping.each:
-        gather, merge = "groupUniqArrayIf(m.message, {})", "groupUniqArrayArray({})"
-        numbers = "sum(length(after)), sum(length(clicked)), sum(length(arrayFilter(x -> NOT has(clicked, x), viewed)))"
-    else:
-        gather, merge = "max({})", "max({})"
-        numbers = "count(), countIf(clicked = 1), countIf(viewed = 1 AND clicked = 0)"
+    gather = "groupUniqArrayIf(m.message, {})" if grouping.each else "max({})"
     by_event = f"""
-        SELECT m.campaign AS campaign, m.cell AS cell, e.user AS user, e.at AS at, e.id AS id, any(e.worth) AS worth,
+        SELECT m.campaign AS campaign, m.cell AS cell, m.parts AS parts, e.user AS user, e.at AS at, e.id AS id,
+            any(e.worth) AS worth, min((m.sent, m.message)) AS began,
             {gather.format("1")} AS after,
             {gather.format("ifNull(s.clicked <= e.at, 0)")} AS clicked,
             {gather.format("ifNull(s.viewed <= e.at, 0)")} AS viewed
@@ -172,9 +198,30 @@ def _write_question(events: str, grouping: Grouping) -> str:
         INNER JOIN ({messages}) AS m ON e.user = m.user AND e.kind = m.kind
         LEFT JOIN ({seen}) AS s ON m.message = s.message
         WHERE e.at >= m.sent AND e.at <= m.sent + m.seconds
-        GROUP BY campaign, cell, user, at, id"""
+        GROUP BY campaign, cell, parts, user, at, id"""
+    return f"WITH by_event AS ({by_event}) {ending}"
+
+
+def _sum_groups(grouping: Grouping) -> str:
+    """Return (campaign, cell, converted, click-through, view-through, revenue, squares): of each user the messages that
+    led to an event, and then the sums. Of messages their ids are gathered, of users only whether there are any."""
+    if grouping.each:
+        merge = "groupUniqArrayArray({})"
+        numbers = "sum(length(after)), sum(length(clicked)), sum(length(arrayFilter(x -> NOT has(clicked, x), viewed)))"
+    else:
+        merge, numbers = "max({})", "count(), countIf(clicked = 1), countIf(viewed = 1 AND clicked = 0)"
     by_user = f"""
         SELECT campaign, cell, user, sum(worth) AS worth, {merge.format("after")} AS after,
             {merge.format("clicked")} AS clicked, {merge.format("viewed")} AS viewed
-        FROM ({by_event}) GROUP BY campaign, cell, user"""
+        FROM by_event GROUP BY campaign, cell, user"""
     return f"SELECT campaign, cell, {numbers}, sum(worth), sum(worth * worth) FROM ({by_user}) GROUP BY campaign, cell"
+
+
+def _sum_parts(grouping: Grouping) -> str:
+    """Return (campaign, parts, converted, revenue): of what counts once for a group the first is taken."""
+    converted = "uniqExactArray(after)" if grouping.each else "countIf(of_user = 1)"
+    turns = """
+        SELECT *, row_number() OVER (PARTITION BY campaign, cell, user, at, id ORDER BY began) AS of_event,
+            row_number() OVER (PARTITION BY campaign, cell, user ORDER BY at, id, began) AS of_user
+        FROM by_event"""
+    return f"SELECT campaign, parts, {converted}, sumIf(worth, of_event = 1) FROM ({turns}) GROUP BY campaign, parts"

@@ -1,8 +1,8 @@
-"""Rebuilding the facts store's copies from the ledger."""
+"""Rebuilding the facts store's copies from the ledger, and comparing the numbers of both."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any
 
 from sqlalchemy import Row as LedgerRow
@@ -12,6 +12,7 @@ from tocsin import queue
 from tocsin.account import Account
 from tocsin.delivery.recorder import record_outcomes, record_uninstalled
 from tocsin.ingest import refresh_profiles
+from tocsin.queue import Chunk
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -36,18 +37,29 @@ async def record_again(ledger: Ledger, facts: Facts, account: Account, page: int
     """Record the outcomes of every chunk of an account again, and «App Uninstalled» of every dead device. Return the
     number of outcomes. What was cleaned has none any more: its outcomes are in facts alone. page: chunks read at
     once."""
-    table, device, total = schema.chunk, schema.device, 0
-    every_chunk = select(table.c.id).where(table.c.account_id == account.id)
-    async for found in _read_pages(ledger, every_chunk, page):
-        for row in found:
-            chunk = await ledger.read(lambda connection, one=row.id: queue.load(connection, one))  # type: ignore[misc]
-            if chunk is not None:
-                total += await record_outcomes(facts, [(account, chunk)])
+    device, total = schema.device, 0
+    async for chunk in read_chunks(ledger, account.id, page=page):
+        total += await record_outcomes(facts, [(account, chunk)])
     # `gone_user` is NULL for devices that died before migration 0002: what their event would say is not known.
     dead_devices = select(device).where(device.c.account_id == account.id, device.c.gone_user.is_not(None))
     async for found in _read_pages(ledger, dead_devices, queue.SIZE):
         await record_uninstalled(facts, account, found)
     return total
+
+
+async def read_chunks(
+    ledger: Ledger, account_id: str, campaigns: Collection[int] | None = None, page: int = 50
+) -> AsyncIterator[Chunk]:
+    """Yield every chunk of an account, or of some campaigns of it, 0 for its requests."""
+    table = schema.chunk
+    every_chunk = select(table.c.id).where(table.c.account_id == account_id)
+    if campaigns is not None:
+        every_chunk = every_chunk.where(table.c.campaign_id.in_(campaigns))
+    async for found in _read_pages(ledger, every_chunk, page):
+        for row in found:
+            chunk = await ledger.read(lambda connection, one=row.id: queue.load(connection, one))  # type: ignore[misc]
+            if chunk is not None:
+                yield chunk
 
 
 async def _read_pages(ledger: Ledger, query: Select[Any], size: int) -> AsyncIterator[Sequence[LedgerRow[Any]]]:

@@ -1,0 +1,206 @@
+"""Recipients by the columns of a report: of closed chunks from kept sums or facts, of open ones from their states.
+
+An open chunk is counted in the ledger alone, whatever facts have of it already: so a report is exact at any moment, and
+nobody is counted twice while a campaign runs. Whoever is under way has no day yet, and no platform before it is known.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection, Float, LargeBinary, Select, Text, cast, func, literal, null, select, text, union_all
+
+from tocsin import queue
+from tocsin.channels import PLATFORM_CODES
+from tocsin.errors import Problem
+from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State, reason_of
+from tocsin.stats.report.scope import CELLS, IN_KEPT_SUMS, Column, Key, ReportScope, require_few
+from tocsin.store import schema
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
+
+OPEN_CHUNKS = 100_000  # of an account, in one report
+UNDER_WAY = "under way"
+
+Cells = Counter[tuple[Key, str]]  # recipients by group and outcome
+_NOTES = msgspec.json.Decoder(dict[int, queue.Note], strict=False)
+# A column of a report → of `outcome`.
+WRITTEN: dict[Column, str] = {
+    **{name: name for name in ("campaign", "channel", "variant", "platform", "tag_group", "outcome", "code")},
+    "run": "if(campaign = 0, 0, chunk)",  # the ledger knows of which run a chunk is
+    "day": "toString(day)",
+    "hour": "toUnixTimestamp(toStartOfHour(toTimeZone(at, {zone:String})))",
+}
+
+
+class LedgerRecipients(msgspec.Struct):
+    """What the ledger says at one moment: the recipients of closed chunks by their kept sums, where these are asked
+    for, and of open ones; the ids of the open chunks, and of the last chunk there is."""
+
+    kept: Cells
+    open: Cells
+    chunks: list[int]
+    last: int = 0
+
+
+async def count_recipients(ledger: Ledger, facts: Facts, scope: ReportScope) -> Cells:
+    """Return the recipients by `scope.keys` and outcome. Raise Problem when there is too much to add up."""
+    kept = not scope.dated and set(scope.by) <= IN_KEPT_SUMS
+    found = await ledger.read(lambda connection: count_in_ledger(connection, scope, kept=kept))
+    return found.open + (found.kept if kept else await count_in_facts(facts, scope, found))
+
+
+def write_cells(scope: ReportScope, written: dict[Column, str]) -> str:
+    """Return the columns of a report as those of a query."""
+    return "".join(f"{written[name]} AS c{number}, " for number, name in enumerate(scope.keys))
+
+
+async def find_runs(ledger: Ledger, scope: ReportScope) -> dict[int, int]:
+    """Return the run by chunk, of all campaigns of a report."""
+    table = schema.chunk
+    mine = (table.c.account_id == scope.account.id, table.c.run_id.is_not(None), *scope.is_among(table.c.campaign_id))
+    query = select(table.c.id, table.c.run_id).where(*mine).limit(CELLS + 1)
+    rows = await ledger.read(lambda connection: connection.execute(query).all())
+    require_few(len(rows))
+    return {int(chunk): int(run) for chunk, run in rows}
+
+
+async def count_in_facts(facts: Facts, scope: ReportScope, ledger: LedgerRecipients) -> Cells:
+    """Return what facts say of the chunks that were closed when the ledger was asked."""
+    meets, values = scope.write_conditions("campaign")
+    rows = await facts.query(
+        f"SELECT {write_cells(scope, WRITTEN)}outcome, count() FROM outcome FINAL WHERE {meets} "
+        "AND chunk <= {last:UInt64} AND chunk NOT IN {open:Array(UInt64)} "
+        f"GROUP BY ALL LIMIT {CELLS + 1}",
+        {**values, "open": ledger.chunks, "last": ledger.last},
+    )
+    require_few(len(rows))
+    return Counter({(tuple(key), str(outcome)): int(count) for *key, outcome, count in rows})
+
+
+def count_in_ledger(connection: Connection, scope: ReportScope, *, kept: bool) -> LedgerRecipients:
+    """Count open chunks, and kept sums, by one statement: between two of them a chunk may close."""
+    parts = [_select_runs(scope)] if scope.campaigns is None or any(scope.campaigns) else []
+    parts += [_select_requests(scope)] if scope.sends else []
+    if kept:
+        parts = [*_select_kept(scope), *parts]
+    found = LedgerRecipients(Counter(), Counter(), [])
+    for number, row in enumerate(connection.execute(union_all(*parts), execution_options={"yield_per": 500})):
+        require_few(number)
+        if row.id is None:
+            values = _name(row, "", State(row.state), reason_of(row.state) if row.state in SUPPRESSED else "", None)
+            found.kept[tuple(values[key] for key in scope.keys), values["outcome"]] += int(row.recipients)
+            continue
+        found.chunks.append(row.id)
+        for values, count in _read_chunk(row, scope):
+            if _is_in(values["day"], scope):
+                found.open[tuple(values[key] for key in scope.keys), values["outcome"]] += count
+    if len(found.chunks) > OPEN_CHUNKS:
+        raise Problem("Too much is under way for a report; ask of fewer campaigns", code=503, status=503)
+    found.last = int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0)
+    return found
+
+
+def _is_in(day: str, scope: ReportScope) -> bool:
+    """Return whether a day, "" for none yet, is in the days of a report."""
+    first, last = (None if one is None else one.isoformat() for one in (scope.first, scope.last))
+    return not scope.dated or (day != "" and (first or day) <= day <= (last or day))
+
+
+def _read_chunk(row: Any, scope: ReportScope) -> Iterator[tuple[dict[str, Any], int]]:
+    """Yield the columns of a chunk's recipients, and of how many. Those who were suppressed from the beginning have no
+    day either before the chunk is leased."""
+    states, platforms = bytes(row.states), bytes(row.platforms)
+    alike = _count_alike(platforms, states)
+    if scope.dated or {"code", "day", "hour"} & set(scope.keys):
+        for position, note in _NOTES.decode(row.notes).items():
+            if (state := State(states[position])) in FINAL:
+                alike[platforms[position], state] -= 1
+                code = reason_of(state) if state in SUPPRESSED else note.code
+                at = _find_moment(scope, note.at or row.started_at)
+                yield _name(row, PLATFORM_CODES[platforms[position]], state, code, at), 1
+    started = _find_moment(scope, row.started_at)
+    for (platform, one), count in alike.items():
+        state = State(one)
+        code = reason_of(state) if state in SUPPRESSED else ""
+        if count:
+            yield _name(row, PLATFORM_CODES[platform], state, code, started if state in FINAL else None), count
+
+
+def _find_moment(scope: ReportScope, at: float | None) -> datetime | None:
+    return None if at is None else datetime.fromtimestamp(int(at), UTC).astimezone(scope.account.zone)
+
+
+def _count_alike(platforms: bytes, states: bytes) -> Counter[tuple[int, int]]:
+    """Return the recipients by platform and state. Nearly every chunk has one platform or one state."""
+    several = set(platforms)
+    if len(several) == 1:
+        return Counter({(platforms[0], one): states.count(one) for one in set(states)})
+    return Counter(zip(platforms, states, strict=True))
+
+
+def _name(row: Any, platform: str, state: State, code: str, at: datetime | None) -> dict[str, Any]:
+    """Return every column of recipients of a row."""
+    return {
+        "campaign": row.campaign,
+        "run": row.run or 0,
+        "channel": row.channel,
+        "variant": row.variant,
+        "platform": platform,
+        "tag_group": row.tag_group,
+        "outcome": OUTCOME_OF[state].value if state in OUTCOME_OF else UNDER_WAY,
+        "code": code,
+        "day": "" if at is None else at.date().isoformat(),
+        "hour": 0 if at is None else int(at.replace(minute=0, second=0).timestamp()),
+    }
+
+
+def _select_runs(scope: ReportScope) -> Select[Any]:
+    """Select the open chunks of runs, by the runs that have not ended."""
+    table, run = schema.chunk, schema.run
+    running = (run.c.account_id == scope.account.id, text(schema.UNCLEANED_RUN), run.c.ended_at.is_(None))
+    query = _select_open().join(run, run.c.id == table.c.run_id)
+    return query.where(*running, table.c.open == 1, *scope.is_among(run.c.campaign_id))
+
+
+def _select_requests(scope: ReportScope) -> Select[Any]:
+    mine = schema.chunk.c.account_id == scope.account.id
+    return _select_open().where(mine, text(schema.COUNTED_REQUEST))
+
+
+def _select_open() -> Select[Any]:
+    table = schema.chunk
+    return select(
+        *(table.c.campaign_id.label("campaign"), table.c.run_id.label("run"), table.c.channel, table.c.variant),
+        *(table.c.tag_group, literal(-1).label("state"), table.c.size.label("recipients"), table.c.id),
+        *(table.c.platforms, table.c.states, table.c.notes, table.c.started_at),
+    )
+
+
+def _select_kept(scope: ReportScope) -> Iterator[Select[Any]]:
+    """Yield kept sums in the columns of `_select_open`, added up by those that a report counts by."""
+    kept, run, tag = schema.run_sum, schema.run, schema.tag_sum
+    if scope.campaigns is None or any(scope.campaigns):
+        mine = (run.c.account_id == scope.account.id, *scope.is_among(run.c.campaign_id))
+        columns = {"campaign": run.c.campaign_id, "run": run.c.id, "variant": kept.c.variant}
+        yield _sum_up(scope, columns, kept).join_from(kept, run, run.c.id == kept.c.run_id).where(*mine)
+    if scope.sends:
+        mine = (tag.c.account_id == scope.account.id,)
+        yield _sum_up(scope, {"tag_group": tag.c.tag_group}, tag).where(*mine)
+
+
+def _sum_up(scope: ReportScope, columns: Mapping[str, Any], sums: Any) -> Select[Any]:
+    given: dict[str, Any] = {name: column for name, column in columns.items() if name in scope.keys}
+    constant: dict[str, Any] = {"campaign": literal(0), "run": literal(0)}
+    constant |= {"channel": literal(""), "variant": literal(""), "tag_group": literal("")}
+    blob = cast(null(), LargeBinary)
+    return select(
+        *(given.get(name, other).label(name) for name, other in constant.items()),
+        *(sums.c.state.label("state"), func.sum(sums.c.recipients).label("recipients")),
+        *(cast(null(), schema.RowId).label("id"), blob.label("platforms"), blob.label("states")),
+        *(cast(null(), Text).label("notes"), cast(null(), Float).label("started_at")),
+    ).group_by(*given.values(), sums.c.state)
