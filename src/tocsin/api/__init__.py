@@ -19,6 +19,7 @@ from tocsin.api import (
     unsubscribe,
     unsupported,
     upload,
+    webhooks,
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router
@@ -39,6 +40,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     *bounces.ENDPOINTS,
     *apps.ENDPOINTS,
     *pages.ENDPOINTS,
+    *webhooks.ENDPOINTS,
     *operator.ENDPOINTS,
 )
 

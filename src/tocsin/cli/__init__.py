@@ -33,6 +33,7 @@ COMMANDS = LazyCommands(
         "serve": "tocsin.cli.processes:serve",
         "suppressed": "tocsin.cli.suppressed:suppressed",
         "user": "tocsin.cli.users:user",
+        "webhook": "tocsin.cli.webhooks:webhook",
     }
 )
 
