@@ -39,6 +39,7 @@ pytest_plugins = ("engines",)
 
 HERE = Settings(webhook_networks="127.0.0.0/8")
 CHUNKS = itertools.count(1)
+LARGE = 20_000  # outcomes that take the store a while
 PIP = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", ".")
 RECIPE = Path(__file__).parent / "webhooks" / "requirements.txt"
 KINDS = {"accepted": "sent", "refused": "failed", "expired": "failed", "unknown": "unknown", "suppressed": "suppressed"}
@@ -154,6 +155,29 @@ async def test_every_record_arrives(world: World, new_receiver: Callable[..., Re
         assert came == expected
     assert len({event["id"] for event in receiver.taken()}) == len(expected)
     assert world.find(one).failures == 0
+
+
+async def test_inserts_under_way_are_waited_for(world: World, new_receiver: Callable[..., Receiver]) -> None:
+    """What began to be stored before something else, and is there after it, is posted as well."""
+    receiver = new_receiver()
+    account = world.account()
+    await world.endpoint(account, receiver, ("outcome.failed",))
+    at, chunks = datetime.fromtimestamp(world.now, UTC), [next(CHUNKS) for _ in range(3)]
+
+    async def store_large(chunk: int) -> None:
+        places = range(LARGE)
+        outcomes = ["refused" if not place else "accepted" for place in places]
+        same = [[account.id] * LARGE, [7] * LARGE, [chunk] * LARGE, places, places, ["ios"] * LARGE, ["push"] * LARGE]
+        rest = [[""] * LARGE, [""] * LARGE, [""] * LARGE, [date.today()] * LARGE, [at] * LARGE]
+        await world.facts.insert_columns("outcome", [*same, outcomes, *rest])
+
+    storing = [asyncio.create_task(store_large(chunk)) for chunk in chunks]
+    while not all(task.done() for task in storing):
+        chunks.append(await world.sent(account, 1, "refused"))
+        await world.look()
+    await asyncio.gather(*storing)
+    await world.look(2)
+    assert sorted(messages(receiver)) == sorted(f"{chunk}-0" for chunk in chunks)
 
 
 async def test_a_batch_keeps_its_id(world: World, new_receiver: Callable[..., Receiver]) -> None:
