@@ -459,7 +459,7 @@ def test_what_grows_is_documented() -> None:
     found = re.search(r"^## What grows, and how far\n(.*?)^## ", document, re.MULTILINE | re.DOTALL)
     assert found is not None
     _, ledger, facts = found[1].split("| ends |\n")
-    for tables, rows in ((schema.metadata.tables, ledger), ([*COLUMNS, "activity", "interaction"], facts)):
+    for tables, rows in ((schema.metadata.tables, ledger), ([*COLUMNS, "activity", "interaction", "feed"], facts)):
         cells = [line.split("|")[1:-1] for line in rows.splitlines() if line.startswith("| `")]
         assert all(len(row) == 3 and row[2].strip() for row in cells)
         assert sorted(name for row in cells for name in re.findall(r"`(\w+)`", row[0])) == sorted(tables)

@@ -52,7 +52,7 @@ def test_statements_are_the_engines(facts: Facts) -> None:
     for one in statements:
         ((written,),) = facts.query_now("SELECT formatQuery({sql:String})", {"sql": one})
         assert "ON CLUSTER world" in written
-    tables = {*COLUMNS, "activity", "interaction"}
+    tables = {*COLUMNS, "activity", "interaction", "feed"}
     for kind, database in (("Replicated", "tocsin_shard"), ("Distributed", "tocsin")):
         found = {re.search(rf" {database}\.(\w+) ", one) for one in statements if f"ENGINE = {kind}" in one}
         assert {match[1] for match in found if match} == tables

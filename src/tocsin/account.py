@@ -15,7 +15,7 @@ from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 
-Right = Literal["send", "upload", "read", "export", "delete", "all"]
+Right = Literal["send", "upload", "read", "export", "delete", "webhook", "all"]
 RIGHTS: tuple[Right, ...] = get_args(Right)
 LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # no 0/O, no 1/I: account ids are read aloud
 PASSCODES_AN_ACCOUNT = 100

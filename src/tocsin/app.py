@@ -61,6 +61,7 @@ from tocsin.ingest.sdk.intake import Intake
 from tocsin.providers.encryption import check_stored
 from tocsin.repair.drift import reconcile_regularly
 from tocsin.settings import Settings, read_settings
+from tocsin.stats.webhooks.poster import WebhookPoster
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_migration, read_secret
 from tocsin.store.notification import listen
@@ -129,6 +130,8 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(erase_regularly(stores.ledger, stores.facts, time.time, stop)))
             tasks.append(asyncio.create_task(_sweep_regularly(stores, settings, stop)))
             tasks.append(asyncio.create_task(reconcile_regularly(stores.ledger, stores.facts, time.time, stop)))
+            poster = WebhookPoster(stores.ledger, stores.facts, settings, time.time)
+            tasks.append(asyncio.create_task(poster.run(stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, Secrets(message_secret, keys[0].value)),

@@ -35,6 +35,12 @@ REFUSED_LOGINS = Counter(
 APP_REPORTS = Counter(
     "tocsin_app_reports_total", "What apps' SDKs reported, by what became of it.", ("result",), registry=REGISTRY
 )
+WEBHOOK_POSTS = Counter(
+    "tocsin_webhook_posts_total", "Batches posted to webhooks, by what became of them.", ("result",), registry=REGISTRY
+)
+WEBHOOKS_DISABLED = Counter(
+    "tocsin_webhooks_disabled_total", "Webhooks that were disabled, by reason.", ("reason",), registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

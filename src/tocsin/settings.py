@@ -163,6 +163,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     late_minutes: Annotated[
         float, Meta(gt=0, description="A run that could not begin for so many minutes is missed, not sent late.")
     ] = 60.0
+    webhook_networks: Annotated[
+        str,
+        Meta(
+            description="Networks of one's own that webhooks may be posted to, such as `10.1.0.0/16`, with commas; "
+            "without them only public addresses."
+        ),
+    ] = ""
+    webhook_days: Annotated[
+        float, Meta(gt=0, le=30, description="Days of failures after which a webhook is disabled.")
+    ] = 5.0
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0

@@ -21,6 +21,7 @@ from tocsin.api import (
     unsupported,
     upload,
     why,
+    webhooks,
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router
@@ -44,6 +45,7 @@ _DESCRIBED: tuple[Endpoint, ...] = (
     *bounces.ENDPOINTS,
     *apps.ENDPOINTS,
     *pages.ENDPOINTS,
+    *webhooks.ENDPOINTS,
     *operator.ENDPOINTS,
 )
 ENDPOINTS = (*_DESCRIBED, describe_endpoints(_DESCRIBED))

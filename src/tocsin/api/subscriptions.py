@@ -20,6 +20,7 @@ from tocsin.ingest import event_row, hash_id, refresh_sharers
 from tocsin.ingest.returns import note_returns
 from tocsin.ingest.subscription import (
     RECORDS,
+    RESUBSCRIBED,
     UNSUBSCRIBED,
     AddressChange,
     apply_address_changes,
@@ -65,16 +66,11 @@ async def _apply(context: Context, account: Account, changes: Sequence[AddressCh
     rows = []
     for user, mine in sharers.items():
         for one in mine:
-            if one.opts_out:
-                kind = "Email" if one.kind == "email" else "SMS"
-                props = {
-                    "Identity": one.address,
-                    "Campaign Type": kind,
-                    "Subscription Type": "account",
-                    "Reason": "API",
-                }
-                event_id = hash_id(account.id, user, one.address, int(now))
-                rows.append(event_row(account, UNSUBSCRIBED, user, now, event_id, props))
+            kind = "Email" if one.kind == "email" else "SMS"
+            props = {"Identity": one.address, "Campaign Type": kind, "Subscription Type": "account", "Reason": "API"}
+            event_id = hash_id(account.id, user, one.address, int(now))
+            name = UNSUBSCRIBED if one.opts_out else RESUBSCRIBED
+            rows.append(event_row(account, name, user, now, event_id, props))
     await context.facts.insert("event", rows)
 
 

@@ -38,6 +38,7 @@ COMMANDS = LazyCommands(
         "suppressed": "tocsin.cli.suppressed:suppressed",
         "user": "tocsin.cli.users:user",
         "why": "tocsin.cli.why:why",
+        "webhook": "tocsin.cli.webhooks:webhook",
     }
 )
 

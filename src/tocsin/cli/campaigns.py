@@ -86,6 +86,7 @@ def hold(data: Path) -> None:
 
     from tocsin.delivery.hold import hold_all, list_held
     from tocsin.settings import read_settings
+    from tocsin.stats.webhooks.endpoint import disable_all
     from tocsin.store.data_folder import find_running
     from tocsin.store.stores import open_ledger_only
 
@@ -93,4 +94,5 @@ def hold(data: Path) -> None:
         raise Misconfigured("A server runs on this folder. Stop it first.")
     with open_ledger_only(data) as ledger:
         hold_all(ledger, read_settings(os.environ, data), time.time())
+        ledger.write_now(lambda connection: disable_all(connection, time.time()))
         print_json({"status": "success", "held": len(ledger.read_now(list_held))})

@@ -26,7 +26,7 @@ from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props
 from tocsin.store.rows import among, insert_new, upsert_rows
 
-UNSUBSCRIBED = "Channel Unsubscribed"
+UNSUBSCRIBED, RESUBSCRIBED = "Channel Unsubscribed", "Channel Resubscribed"
 RECORDS = 1000  # of one request, as CleverTap documents
 Kind = Literal["email", "phone"]
 Reason = Literal["link", "complaint", "API", "event"]

@@ -1,4 +1,5 @@
-"""The providers' settings at rest: encrypted by a key from the environment, or in clear text without one.
+"""The providers' settings and the webhooks' secrets at rest: encrypted by a key from the environment, or in clear text
+without one.
 
 `TOCSIN_SECRET_KEY` is one key or several: the first encrypts, all of them decrypt, so that a key can be replaced. What
 is encrypted names its row, and is good in no other one: who can write to the ledger cannot give one account the
@@ -11,12 +12,12 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import msgspec
 import structlog
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Column, Connection, Table, select, update
 
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
@@ -31,7 +32,9 @@ NOT_OURS = (
     "encrypted with, several with commas between; or set these providers again: {names}."
 )
 
-table = schema.provider
+# What is encrypted: the rows of a table, and what tells those of an account apart.
+provider, webhook = schema.provider, schema.webhook
+NAMES = ((provider, provider.c.name), (webhook, webhook.c.id))
 
 
 class _Encrypted(msgspec.Struct, frozen=True):
@@ -91,7 +94,7 @@ def check_stored(connection: Connection, secret_key: str, besides: Collection[tu
     """Return how many providers' settings are encrypted. besides: (account, name) of those that are set anew. Raises
     Misconfigured when the keys do not decrypt all of the others."""
     keys, lost, count = read_keys(secret_key), [], 0
-    for account_id, name, stored in _read_rows(connection):
+    for _, _, account_id, name, stored in _read_rows(connection):
         if (account_id, name) in besides:
             continue
         count += _read_stored(stored) is not None
@@ -115,11 +118,11 @@ def encrypt_again(connection: Connection, secret_key: str, *, clear: bool = Fals
     if connection.dialect.name == "sqlite":
         connection.exec_driver_sql("PRAGMA secure_delete = ON")  # what was there before is overwritten
     changed = 0
-    for account_id, name, stored in _read_rows(connection):
+    for table, of, account_id, name, stored in _read_rows(connection):
         plain = decrypt(keys, account_id, name, stored)
         again = encrypt(None if clear else keys, account_id, name, plain)
         # Unless somebody has set it meanwhile. `changed_at` stays: to a running server the settings are the same.
-        mine = (table.c.account_id == account_id, table.c.name == name, table.c.settings == stored)
+        mine = (table.c.account_id == account_id, of == name, table.c.settings == stored)
         if again != stored:
             changed += connection.execute(update(table).where(*mine).values(settings=again)).rowcount
     return changed
@@ -133,9 +136,12 @@ def _read_stored(stored: str) -> _Encrypted | None:
         return None
 
 
-def _read_rows(connection: Connection) -> Sequence[tuple[str, str, str]]:
-    columns = (table.c.account_id, table.c.name, table.c.settings)
-    return [(row[0], row[1], row[2]) for row in connection.execute(select(*columns).order_by(*columns[:2]))]
+def _read_rows(connection: Connection) -> Iterator[tuple[Table, Column[str], str, str, str]]:
+    """Yield every row's table, the column of its name, its account, its name and its settings."""
+    for table, name in NAMES:
+        columns = (table.c.account_id, name, table.c.settings)
+        for row in connection.execute(select(*columns).order_by(*columns[:2])).all():
+            yield table, name, row[0], row[1], row[2]
 
 
 def _read_key(text: str) -> Fernet:

@@ -15,6 +15,7 @@ import msgspec
 
 from tocsin.providers.http.multi import CurlMulti
 from tocsin.providers.http.transfer import (
+    Allows,
     HandOver,
     HttpPost,
     MailTransfer,
@@ -33,13 +34,15 @@ RENEW_SECONDS = 1.0  # at most one new set of connections in this time: APNs tre
 class PoolLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Limits of one pool. connections: to one host. streams: at once on an HTTP/2 connection; the host's SETTINGS may
     lower it. in_flight: requests at once; others wait, and a request's timeout starts after the wait. idle: seconds
-    after which an unused connection is not used again. fresh_dns: look the host up for every connection."""
+    after which an unused connection is not used again. fresh_dns: look the host up for every connection. allows: says
+    which addresses may be connected to; None for all."""
 
     connections: int = 4
     streams: int = 100
     in_flight: int = 400
     idle: int = 118
     fresh_dns: bool = False
+    allows: Allows | None = None
 
 
 class Pool:
@@ -158,7 +161,9 @@ class Pool:
         return CurlMulti(self._limits.connections, self._limits.streams)
 
     def _make_http(self) -> Transfer:
-        return Transfer(self._ca, self._limits.idle).prepare_http(fresh_dns=self._limits.fresh_dns)
+        return Transfer(self._ca, self._limits.idle).prepare_http(
+            fresh_dns=self._limits.fresh_dns, allows=self._limits.allows
+        )
 
 
 class Transport:

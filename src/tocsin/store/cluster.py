@@ -15,6 +15,7 @@ from tocsin.store.facts import PARTS, read_script
 
 SHARD_OF = "cityHash64(account, user)"
 WRITTEN = ("event", "profile", "outcome")  # the others are filled by views, on each shard
+LISTENER = "cityHash64(account)"  # where a row of `listener` lies, which the views of every shard ask for
 NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 _TABLE = re.compile(r"\s*CREATE TABLE IF NOT EXISTS (\w+)\n(\(.*?\n\))\nENGINE = (\w+?)(?:\((\w+)\))?\n(.*)", re.DOTALL)
@@ -31,6 +32,7 @@ def write_cluster_schema(cluster: str, database: str = "tocsin") -> list[str]:
             raise Misconfigured(f"{name!r} is no name of letters, digits and underscores.")
     local, everywhere = f"{database}_shard", f"ON CLUSTER '{cluster}'"
     statements = [f"CREATE DATABASE IF NOT EXISTS {name} {everywhere}" for name in (database, local)]
+    views = []
     queries = {found[1]: found[2] for one in read_script() if (found := _QUERY.match(one))}
     for statement in read_script():
         if table := _TABLE.match(statement):
@@ -38,9 +40,10 @@ def write_cluster_schema(cluster: str, database: str = "tocsin") -> list[str]:
         elif view := _VIEW.match(statement):
             name, target, query = view.groups()
             query = _FROM.sub(rf"FROM {local}.\1", queries.get(name, query).strip())
+            query = query.replace("FROM listener", f"FROM {database}.listener")
             head = f"CREATE MATERIALIZED VIEW IF NOT EXISTS {local}.{name} {everywhere} TO {local}.{target} AS"
-            statements.append(f"{head}\n{query}")
-    return [*statements, *_write_fronts(cluster, database, local, everywhere)]
+            views.append(f"{head}\n{query}")
+    return [*statements, *_write_fronts(cluster, database, local, everywhere), *views]
 
 
 def _write_table(table: re.Match[str], local: str, everywhere: str) -> str:
@@ -57,7 +60,7 @@ def _write_table(table: re.Match[str], local: str, everywhere: str) -> str:
 def _write_fronts(cluster: str, database: str, local: str, everywhere: str) -> Iterator[str]:
     tables = [found[1] for one in read_script() if (found := _TABLE.match(one))]
     for name in tables:
-        key = f", {SHARD_OF}" if name in WRITTEN else ""
+        key = f", {SHARD_OF}" if name in WRITTEN else f", {LISTENER}" if name == "listener" else ""
         yield (
             f"CREATE TABLE IF NOT EXISTS {database}.{name} {everywhere} AS {local}.{name}\n"
             f"ENGINE = Distributed('{cluster}', '{local}', '{name}'{key})"

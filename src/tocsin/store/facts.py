@@ -76,6 +76,7 @@ COLUMNS = {
         *("account", "campaign", "chunk", "position", "user", "platform"),
         *("channel", "outcome", "code", "tag_group", "variant", "day", "at"),
     ),
+    "listener": ("account", "changed", "active"),
 }
 
 # «Code: 469. DB::Exception: Constraint … is violated … (VIOLATED_CONSTRAINT)»
@@ -98,6 +99,7 @@ class Facts:
         self.bound(query_seconds, query_megabytes)
         self.embedded = url.startswith("chdb:")
         self.engine = ""  # the version of the store's engine, once it was opened
+        self.distributed = False  # the tables stand before those of a cluster
         self._questions = _Line(url, "question", QUESTIONS)
         self._inserts = _Line(url, "insert", INSERTS)
         self._streams = _Line(url, "stream", STREAMS)
@@ -416,7 +418,8 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
             f"The facts store at {hide_passwords(url)} cannot be opened ({reason}). A chDB folder belongs "
             "to one process: is `tocsin serve` running on it? For a ClickHouse server check TOCSIN_FACTS_URL."
         ) from None
-    if not _is_distributed(client):
+    distributed = _is_distributed(client)
+    if not distributed:
         for statement in read_script():
             client.command(statement)
         _bound_parts(client)
@@ -424,6 +427,7 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
     facts = Facts(url, query_seconds, query_megabytes)
     facts._questions.add(client)
     facts.engine = str(client.server_version)
+    facts.distributed = distributed
     return facts
 
 

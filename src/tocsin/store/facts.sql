@@ -176,3 +176,68 @@ WHERE name IN ('Notification Viewed', 'Notification Clicked')
     AND accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32') IS NOT NULL
     AND (SELECT count() FROM interaction) = 0
 GROUP BY account, campaign, name, tag_group, variant;
+
+-- The accounts for which `feed` is written; the highest `changed` counts.
+CREATE TABLE IF NOT EXISTS listener
+(
+    account LowCardinality(String),
+    changed UInt64,
+    active  UInt8
+)
+ENGINE = ReplacingMergeTree(changed)
+ORDER BY (account);
+
+-- What webhooks are told, in the order it was stored: `stored` is in microseconds by the store's clock. Of a row that is
+-- stored again the first one is kept, so that it has one place. `id` is the event's; of a message chunk * 65536 + position.
+CREATE TABLE IF NOT EXISTS feed
+(
+    account LowCardinality(String),
+    id      UInt64,
+    type    LowCardinality(String),
+    user    UInt32,
+    stored  UInt64,
+    age     UInt64 MATERIALIZED 18446744073709551615 - stored,
+    at      DateTime('UTC'),
+    detail  String CODEC(ZSTD(3)),
+    INDEX by_time stored TYPE minmax GRANULARITY 1
+)
+ENGINE = ReplacingMergeTree(age)
+ORDER BY (account, id, type, user)
+TTL toDateTime(intDiv(stored, 1000000), 'UTC') + INTERVAL 31 DAY;
+
+-- What is older is no news: a repair stores it again.
+CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_feed TO feed AS
+SELECT
+    account,
+    chunk * 65536 + position AS id,
+    multiIf(outcome = 'accepted', 'outcome.sent', outcome = 'unknown', 'outcome.unknown',
+        outcome = 'suppressed', 'outcome.suppressed', 'outcome.failed') AS type,
+    user,
+    toUInt64(toUnixTimestamp64Micro(now64(6))) AS stored,
+    at,
+    concat(
+        '{"Campaign id":', toString(campaign),
+        ',"Variant":', toJSONString(if(variant = '', 'default', toString(variant))),
+        ',"Channel":', toJSONString(toString(channel)),
+        ',"Platform":', toJSONString(toString(platform)),
+        ',"Tag group":', toJSONString(toString(tag_group)),
+        ',"Outcome":', toJSONString(toString(outcome)),
+        ',"Code":', toJSONString(toString(code)), '}') AS detail
+FROM outcome
+WHERE account IN (SELECT account FROM listener FINAL WHERE active) AND at > now() - INTERVAL 30 DAY;
+
+CREATE MATERIALIZED VIEW IF NOT EXISTS event_to_feed TO feed AS
+SELECT
+    account,
+    id,
+    transform(toString(name),
+        ['Notification Viewed', 'Notification Clicked', 'Channel Unsubscribed', 'Channel Resubscribed', 'Mail Bounced'],
+        ['interaction.viewed', 'interaction.clicked', 'consent.unsubscribed', 'consent.resubscribed', 'consent.bounced'],
+        '') AS type,
+    user,
+    toUInt64(toUnixTimestamp64Micro(now64(6))) AS stored,
+    at,
+    raw AS detail
+FROM event
+WHERE name IN ('Notification Viewed', 'Notification Clicked', 'Channel Unsubscribed', 'Channel Resubscribed', 'Mail Bounced')
+    AND account IN (SELECT account FROM listener FINAL WHERE active) AND at > now() - INTERVAL 30 DAY;

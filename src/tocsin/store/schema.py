@@ -123,6 +123,29 @@ provider = Table(
     Column("changed_at", Float, nullable=False),
 )
 
+# Where an account's outcomes, reports and opt-outs are posted. `live` and `replay` are what is left to
+# post (stats.webhooks.feed.FeedWindow as JSON).
+webhook = Table(
+    "webhook",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("id", String(16), primary_key=True),
+    Column("url", String(2048), nullable=False),
+    Column("events", Text, nullable=False),  # with commas
+    Column("settings", Text, nullable=False),  # stats.webhooks.endpoint.WebhookSecrets as JSON, or encrypted
+    Column("created_at", Float, nullable=False),
+    Column("live", Text),  # NULL: nothing is kept for it yet
+    Column("replay", Text),
+    Column("failing_since", Float),
+    Column("failures", Integer, nullable=False, server_default="0"),
+    Column("next_at", Float),  # not tried again before
+    Column("answer", String(300), nullable=False, server_default=""),  # the last one
+    Column("answered_at", Float),
+    Column("disabled_at", Float),
+    Column("lease_owner", String(64)),
+    Column("lease_until", Float),
+)
+
 user = Table(
     "user",
     metadata,

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
@@ -111,6 +112,10 @@ class VendorAnswer(msgspec.Struct, frozen=True, kw_only=True):
     step: str = ""
 
 
+# Given the IP address that a connection is about to be made to: whether it may be.
+Allows = Callable[[str], bool]
+
+
 def is_loopback(url: str) -> bool:
     """Return whether an http URL leads to this machine, by its host: `http://127.0.0.1:80@elsewhere/` does not."""
     try:
@@ -119,6 +124,19 @@ def is_loopback(url: str) -> bool:
     except ValueError:  # a port that is no number
         return False
     return parts.scheme == "http" and host in LOOPBACK and "@" not in parts.netloc
+
+
+class _Descriptor:
+    """A socket for pycurl, which takes a copy of the descriptor; this one is closed when pycurl lets go of it."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        return self._number
+
+    def __del__(self) -> None:
+        os.close(self._number)
 
 
 class Transfer:
@@ -131,6 +149,7 @@ class Transfer:
         "_headers",
         "_kept",
         "_lines",
+        "_refused",
         "_size",
         "_timeout",
         "_trace",
@@ -146,6 +165,7 @@ class Transfer:
         self._url = ""
         self._headers: tuple[tuple[str, ...], str] = ((), "")
         self._timeout = 0.0
+        self._refused = ""  # the address that the attempt in progress must not go to
         self._lines: list[bytes] = []
         self._trace: list[bytes] = []  # libcurl's trace of the attempt in progress
         self._kept: list[bytes] = []
@@ -165,8 +185,9 @@ class Transfer:
         curl.setopt(pycurl.MAXAGE_CONN, idle)
         _trust(curl, ca)
 
-    def prepare_http(self, *, fresh_dns: bool) -> Transfer:
-        """Set the options that all HTTP requests of a pool share; return self."""
+    def prepare_http(self, *, fresh_dns: bool, allows: Allows | None = None) -> Transfer:
+        """Set the options that all HTTP requests of a pool share; return self. allows: asked about each address a name
+        leads to, when it is connected to: what the name meant when somebody looked before does not count."""
         curl = self.curl
         curl.setopt(pycurl.PROTOCOLS, pycurl.PROTO_HTTPS | pycurl.PROTO_HTTP)
         curl.setopt(pycurl.FOLLOWLOCATION, 0)
@@ -175,6 +196,15 @@ class Transfer:
         curl.setopt(pycurl.USERAGENT, AGENT)
         if fresh_dns:
             curl.setopt(pycurl.DNS_CACHE_TIMEOUT, 0)
+        if allows is not None:
+
+            def open_socket(_purpose: int, address: Any) -> Any:
+                if allows(str(address.addr[0])):
+                    return _Descriptor(socket.socket(address.family, address.socktype, address.protocol).detach())
+                self._refused = str(address.addr[0])
+                return pycurl.SOCKET_BAD
+
+            curl.setopt(pycurl.OPENSOCKETFUNCTION, open_socket)
         return self
 
     def load(self, request: HttpPost, hand_over: HandOver) -> None:
@@ -196,6 +226,7 @@ class Transfer:
     def _start(self, body: bytes, timeout: float) -> None:
         self._body = body
         self._handed = 0
+        self._refused = ""
         self._trace.clear()
         self._lines.clear()
         self._kept.clear()
@@ -217,6 +248,8 @@ class Transfer:
         «unknown»."""
         certain = self.is_refused() or self._handed < len(self._body)
         code, sentence = (*error.args, "")[:2]
+        if self._refused:
+            return VendorAnswer(failure="unsent", detail=f"{self._refused} is an address that is not posted to")
         return VendorAnswer(failure="unsent" if certain else "unknown", detail=f"libcurl {code}: {sentence}"[:300])
 
     def _read(self, limit: int) -> bytes:
