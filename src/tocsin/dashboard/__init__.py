@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import administration, campaigns, composing, entrance, people, segments
+from tocsin.dashboard import administration, campaigns, composing, credentials, entrance, people, segments
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -52,6 +52,7 @@ MEMBER_PAGES = [
     page("/dashboard/segments/delete", post=segments.delete),
     page("/dashboard/people", people.show_people),
     page("/dashboard/settings", administration.show_settings),
+    page("/dashboard/settings/providers/{name}", credentials.show_provider, credentials.take_provider),
     page("/dashboard/settings/passcodes", post=administration.change_passcodes),
     page("/dashboard/start", administration.show_first_steps, administration.make_samples),
     page("/dashboard/static/{name}", show_static),

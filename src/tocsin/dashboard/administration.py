@@ -14,6 +14,7 @@ from tocsin.api.context import Context
 from tocsin.authenticator.audit import list_deeds, note
 from tocsin.authenticator.members import list_members
 from tocsin.dashboard.campaigns import read_page
+from tocsin.dashboard.credentials import FIELDS
 from tocsin.dashboard.page import Frame, Visitor, redirect, render
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
@@ -42,6 +43,7 @@ class ProviderLine(msgspec.Struct, frozen=True):
     name: str
     platform: str
     changed_at: float | None
+    form: bool
 
 
 async def show_settings(context: Context, request: Request) -> Response:
@@ -129,7 +131,9 @@ async def _show_settings(context: Context, request: Request, visitor: Visitor, m
         table = schema.provider
         query = select(table.c.name, table.c.changed_at).where(table.c.account_id == account_id)
         stored = {row.name: row.changed_at for row in connection.execute(query)}
-        providers = [ProviderLine(name, kind.platform, stored.get(name)) for name, kind in BY_NAME.items()]
+        providers = [
+            ProviderLine(name, kind.platform, stored.get(name), name in FIELDS) for name, kind in BY_NAME.items()
+        ]
         deeds = list_deeds(connection, account_id, DEEDS + 1, (number - 1) * DEEDS)
         return providers, list_members(connection, account_id), deeds
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from tocsin.dashboard.settings_texts import SETTINGS
+
 # key, address, name, and the role that may see it.
 TABS = (
     ("campaigns", "/dashboard/", "Campaigns", "viewer"),
@@ -15,6 +17,7 @@ TABS = (
 )
 
 ENGLISH = SimpleNamespace(
+    **SETTINGS,
     language="en",
     tabs=TABS,
     # around every page
@@ -340,7 +343,7 @@ ENGLISH = SimpleNamespace(
     providers="Providers",
     providers_what="their credentials are never shown",
     set_on="set on",
-    not_set="not set:",
+    not_set="not set",
     passcodes="Passcodes",
     passcodes_what="for machines",
     passcode_once="This is the new passcode. It is shown once; nobody can look it up later.",
