@@ -54,7 +54,7 @@ MEMBER_PAGES = [
     page("/dashboard/settings", administration.show_settings),
     page("/dashboard/settings/providers/{name}", credentials.show_provider, credentials.take_provider),
     page("/dashboard/settings/passcodes", post=administration.change_passcodes),
-    page("/dashboard/start", administration.show_first_steps, administration.make_samples),
+    page("/dashboard/start", administration.show_first_steps, administration.take_step),
     page("/dashboard/static/{name}", show_static),
 ]
 PAGES = [*READING_PAGES, *MEMBER_PAGES]

@@ -22,7 +22,10 @@ from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest import upload
 from tocsin.ingest.names import read_limits
 from tocsin.providers import BY_NAME
+from tocsin.providers.encryption import read_keys
+from tocsin.providers.keyring import ask_sandbox, keep_providers, read_given
 from tocsin.store import schema
+from tocsin.store.lock import lock_account
 
 DEEDS = 50  # of the audit log on a page
 DAY = 86_400.0
@@ -92,15 +95,56 @@ async def show_system(context: Context, request: Request) -> Response:
 async def show_first_steps(context: Context, request: Request) -> Response:
     """Show what leads from an empty account to a first push."""
     visitor, _ = await require_member(context, request, "marketer")
-    steps = await context.ledger.read(lambda connection: _list_steps(connection, visitor.account.id))
-    following = next((step.key for step in steps if not step.done), "")
-    return render("start.html", frame=Frame(visitor, context.clock()), steps=steps, following=following)
+    return await _show_steps(context, visitor)
 
 
-async def make_samples(context: Context, request: Request) -> Response:
-    """Upload a few made-up people with devices and an event, through the function behind `/1/upload`."""
+async def take_step(context: Context, request: Request) -> Response:
+    """Point an empty account at the sandbox, or make the people to try it with."""
     visitor, _ = await require_member(context, request, "marketer")
-    await read_signed_form(context, request, visitor)
+    form = await read_signed_form(context, request, visitor)
+    if form.one("do") == "sandbox":
+        return await _use_sandbox(context, await log_in(context, request, "admin"))
+    return await _make_samples(context, visitor)
+
+
+async def _use_sandbox(context: Context, visitor: Visitor) -> Response:
+    """Set every provider to the sandbox of this machine. What is set already stays: it may be real."""
+    account_id, now, port = visitor.account.id, context.clock(), context.settings.sandbox_port
+    try:
+        if not port:
+            raise Misconfigured(ENGLISH.no_sandbox)
+        found = await asyncio.to_thread(ask_sandbox, port)
+        settings = await asyncio.to_thread(lambda: {name: read_given(name, one) for name, one in found.items()})
+    except Misconfigured as error:
+        return await _show_steps(context, visitor, str(error))
+    keys = read_keys(context.settings.secret_key)
+
+    def write(connection: Connection) -> bool:
+        lock_account(connection, account_id)
+        if connection.scalar(select(schema.provider.c.name).where(schema.provider.c.account_id == account_id).limit(1)):
+            return False
+        keep_providers(connection, keys, account_id, settings, now)
+        note(connection, account_id, visitor.who, "providers pointed at the sandbox", ", ".join(settings), now)
+        return True
+
+    if not await context.ledger.write(write):
+        return await _show_steps(context, visitor, ENGLISH.providers_there)
+    return redirect("/dashboard/start")
+
+
+async def _show_steps(context: Context, visitor: Visitor, trouble: str = "") -> Response:
+    steps = await context.ledger.read(lambda connection: _list_steps(connection, visitor.account.id))
+    values = {
+        "steps": steps,
+        "following": next((step.key for step in steps if not step.done), ""),
+        "trouble": trouble,
+        "offers_sandbox": bool(context.settings.sandbox_port),
+    }
+    return render("start.html", 409 if trouble else 200, frame=Frame(visitor, context.clock()), **values)
+
+
+async def _make_samples(context: Context, visitor: Visitor) -> Response:
+    """Upload a few made-up people with devices and an event, through the function behind `/1/upload`."""
     now, records = context.clock(), []
     for name in SAMPLES:
         identity, device = f"sample-{name.lower()}", f"sample-device-{name.lower()}"

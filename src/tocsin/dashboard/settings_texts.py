@@ -64,6 +64,11 @@ SETTINGS: dict[str, Any] = {
         "https://api.push.apple.com": "production",
         "https://api.sandbox.push.apple.com": "Apple's sandbox",
     },
+    "no_sandbox": "This server knows no sandbox: TOCSIN_SANDBOX_PORT is 0.",
+    "providers_there": "Providers are set already, and stay as they are. Settings has them one by one.",
+    "use_sandbox": "Use the sandbox",
+    "set_real": "Set your own",
+    "admins_set_providers": "An admin of this account sets it.",
     "choose_file": "choose a file",
     "secret_kept": "Set. Empty: it stays.",
     "secrets_stay": "Secrets are never shown again. Before it is kept, the vendor is asked whether it takes it; nobody "

@@ -373,7 +373,8 @@ ENGLISH = SimpleNamespace(
     first_steps_what="From an empty account to a first push, with vendors on this machine that deliver to nobody.",
     done="done",
     step_of_provider="A provider",
-    how_to_provider="The sandbox stands for Google, Apple, Microsoft and a mail relay. On the server:",
+    how_to_provider="With your own credentials messages reach people. To look around, the sandbox stands for Google, "
+    "Apple, Microsoft and a mail relay: it takes everything and delivers to nobody.",
     step_of_people="People with devices",
     how_to_people="Your apps' backend sends them to /1/upload. To look around, five made-up ones do.",
     make_samples="Make five people",
