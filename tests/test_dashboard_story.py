@@ -144,8 +144,11 @@ def test_from_nothing_to_a_first_push(
     for name in ("fcm", "smtp", "vapid"):
         page.goto(f"{base}/settings/providers/{name}")
         eye.look(f"provider-{name}")
+    for name in ("policies", "apps"):
+        page.goto(f"{base}/settings/{name}")
+        eye.look(f"settings-{name}")
     page.emulate_media(color_scheme="dark")
-    eye.look("provider-dark")
+    eye.look("settings-dark")
 
 
 def test_from_log_in_to_report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 from pathlib import Path
@@ -12,7 +13,9 @@ import pytest
 from conftest import Caller, Sandbox, Server
 from support.browser import Browser, join, unique
 
+from tocsin.policy import Cap, Conversion, load_policy
 from tocsin.providers.keyring import sandbox_settings
+from tocsin.store.ledger import open_ledger
 
 PROVIDERS = "/dashboard/settings/providers"
 VILLAIN = '"><script>alert(1)</script>'
@@ -132,10 +135,10 @@ def test_a_key_for_browsers_is_made(admin: Browser, caller: Caller) -> None:
 @pytest.mark.parametrize("role", ["viewer", "marketer"])
 def test_only_admins(server: Server, caller: Caller, role: Any) -> None:
     browser = join(server, caller, role, unique("vic", caller))
-    for path in (f"{PROVIDERS}/smtp",):
+    for path in (f"{PROVIDERS}/smtp", POLICIES, APPS):
         assert browser.look(path)[0] == 403
         assert browser.send(path, {"token": browser.token()} | SMTP)[0] == 403
-    assert Caller(server.port).call("GET", f"{PROVIDERS}/smtp")[0] == 401
+        assert Caller(server.port).call("GET", path)[0] == 401
 
 
 def test_forms_of_others_change_nothing(server: Server, caller: Caller, admin: Browser) -> None:
@@ -147,3 +150,83 @@ def test_forms_of_others_change_nothing(server: Server, caller: Caller, admin: B
         status, page = admin.look(f"{PROVIDERS}/{quote(name)}")
         assert (status, "<script>" in page) == (404, False)
     assert json.dumps("set on") not in admin.look("/dashboard/settings")[1]
+
+
+POLICIES, APPS = "/dashboard/settings/policies", "/dashboard/settings/apps"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "field", "says"),
+    [
+        ("caps", {"push-most": "0"}, "push-most", "most must be a whole number from 1 to 10000, not 0"),
+        ("caps", {"email-most": VILLAIN}, "email-most", "most must be a whole number"),
+        ("caps", {"sms-most": "1", "sms-days": "1e999"}, "sms-days", "days must be"),
+        ("control", {"percent": "51"}, "percent", "percent must be a number from 0 to 50"),
+        ("conversion", {"conversion_time": "1D"}, "event_name", "is needed"),
+        ("conversion", {"event_name": "a", "conversion_time": "soon"}, "conversion_time", "conversion_time must be"),
+        ("retention", {"days": "0"}, "days", "days must be a number from 1 to 3650"),
+        ("apps", {"identities": "all"}, "identities", "one of those offered"),
+    ],
+)
+def test_a_wrong_policy_is_not_kept(admin: Browser, name: str, fields: dict[str, str], field: str, says: str) -> None:
+    asked = {"token": admin.token(), "policy": name, "do": "set"} | fields
+    status, page, _ = admin.send(POLICIES, asked)
+    assert (status, f'id="{field}-mistake"' in page, says in html.unescape(page)) == (422, True, True)
+    assert "<script>alert" not in page
+    kept = fields[field] if field in fields and field != "identities" else ""
+    assert f'value="{html.escape(kept).replace("&quot;", "&#34;")}"' in page
+
+
+def test_policies_are_kept_and_taken_back(server: Server, caller: Caller, admin: Browser) -> None:
+    """What the forms say is what the policy says, and the page shows it again."""
+    token = admin.token()
+    given: list[dict[str, str]] = [
+        {"policy": "caps", "push-most": "3", "push-days": "7", "email-days": "1", "sms-throttle": "100"},
+        {"policy": "control", "percent": "2.5"},
+        {"policy": "conversion", "event_name": "Charged", "revenue_property": "Amount"},
+        {"policy": "retention", "days": "90"},
+        {"policy": "apps", "identities": "trust"},
+        {"policy": "tracking", "clicks": "yes"},
+    ]
+    for fields in given:
+        assert admin.send(POLICIES, {"token": token, "do": "set"} | fields)[0] == 303
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        policy = ledger.read_now(lambda one: load_policy(one, caller.account_id))
+        assert policy.caps == {"push": Cap(most=3, days=7), "sms": Cap(throttle=100)}
+        assert (policy.control.percent, policy.retention.days, policy.apps.identities) == (2.5, 90, "trust")
+        assert policy.conversion == Conversion(event_name="Charged", revenue_property="Amount")
+        assert (policy.tracking.opens, policy.tracking.clicks) == (False, True)
+        page = admin.look(POLICIES)[1]
+        assert all(f'value="{value}"' in page for value in ("3", "7", "100", "2.5", "90", "Charged"))
+        assert admin.send(POLICIES, {"token": token, "policy": "caps", "do": "clear"})[0] == 303
+        assert ledger.read_now(lambda one: load_policy(one, caller.account_id)).caps == {}
+    assert admin.send(POLICIES, {"token": token, "policy": "limits", "create_per_second": "99"})[0] == 404
+
+
+def test_apps_are_made_and_removed(admin: Browser) -> None:
+    token = admin.token()
+    fields = {"token": token, "do": "add", "platforms": "ios"}
+    for wrong, field in ((fields, "name"), (fields | {"name": "a", "sdk_id": "no id!"}, "sdk_id")):
+        status, page, _ = admin.send(APPS, wrong)
+        assert (status, f'id="{field}-mistake"' in page) == (422, True)
+    assert admin.send(APPS, fields | {"name": VILLAIN, "app_token": "abc-123"})[0] == 303
+    page = admin.look(APPS)[1]
+    assert ("abc-123" in page, "<script>alert" in page) == (True, False)
+    assert admin.send(APPS, {"token": token, "do": "remove", "name": "nobody's"})[0] == 404
+    assert admin.send(APPS, {"token": token, "do": "remove", "name": VILLAIN})[0] == 303
+    assert "abc-123" not in admin.look(APPS)[1]
+
+
+def test_a_wrong_passcode_form_keeps_what_was_typed(admin: Browser) -> None:
+    path, fields = "/dashboard/settings/passcodes", {"token": admin.token(), "do": "add"}
+    for wrong, field in (
+        ({"days": "3"}, "label"),
+        ({"label": "a\nb"}, "label"),
+        ({"label": VILLAIN, "days": "-1", "rights": "read"}, "days"),
+        ({"label": "back", "days": "٣"}, "days"),
+        ({"label": "back", "days": "3", "rights": "none"}, "rights"),
+    ):
+        status, page, _ = admin.send(path, fields | wrong)
+        assert (status, f'id="{field}-mistake"' in page, "<script>alert" in page) == (422, True, False)
+        assert f'value="{html.escape(wrong.get("days", "")).replace("&quot;", "&#34;")}"' in page
+    assert "It is shown once" in admin.send(path, fields | {"label": "back", "days": "3", "rights": "read"})[1]

@@ -9,15 +9,16 @@ from sqlalchemy import Connection, func, select
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin.account import RIGHTS, add_passcode, list_passcodes, revoke_passcode
+from tocsin.account import RIGHTS, Right, add_passcode, list_passcodes, revoke_passcode
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import list_deeds, note
 from tocsin.authenticator.members import list_members
 from tocsin.dashboard.campaigns import read_page
 from tocsin.dashboard.credentials import FIELDS
+from tocsin.dashboard.form_entry import FormMistake
 from tocsin.dashboard.page import Frame, Visitor, redirect, render
 from tocsin.dashboard.texts import ENGLISH
-from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.dashboard.visitor import FormFields, log_in, read_signed_form, require_member
 from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest import upload
 from tocsin.ingest.names import read_limits
@@ -30,6 +31,7 @@ from tocsin.store.lock import lock_account
 DEEDS = 50  # of the audit log on a page
 DAY = 86_400.0
 LONGEST_DAYS = 36_500
+LABEL_LETTERS = 100
 SAMPLES = ("Ana", "Ben", "Chi", "Dov", "Eva")
 
 
@@ -60,24 +62,33 @@ async def change_passcodes(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "admin")
     form = await read_signed_form(context, request, visitor)
     label, now, account_id = form.one("label"), context.clock(), visitor.account.id
-    if not label:
-        raise Problem(ENGLISH.passcode_needs_label)
     if form.one("do") == "revoke":
         await asyncio.to_thread(revoke_passcode, context.ledger, account_id, label, now)
         await context.ledger.write(lambda one: note(one, account_id, visitor.who, "passcode revoked", label, now))
-        return redirect("/dashboard/settings")
-    rights = [right for right in RIGHTS if right in form.get("rights", [])]
-    days = form.one("days")
-    if not rights or (days and not (days.isascii() and days.isdigit() and 0 < int(days[:9]) <= LONGEST_DAYS)):
-        raise Problem(ENGLISH.passcode_wrong)
-    ends = now + int(days) * DAY if days else None
+        return redirect("/dashboard/settings#passcodes")
     try:
+        rights, ends = _read_passcode(form, now)
         made = await asyncio.to_thread(add_passcode, context.ledger, account_id, label, now, rights, ends)
-    except Misconfigured as error:
-        raise Problem(str(error)) from None
+    except (Misconfigured, FormMistake) as error:
+        mistake = error if isinstance(error, FormMistake) else FormMistake("", str(error))
+        return await _show_settings(context, request, visitor, form=form, mistake=mistake)
     detail = f"{label}: {', '.join(rights)}"
     await context.ledger.write(lambda one: note(one, account_id, visitor.who, "passcode made", detail, now))
     return await _show_settings(context, request, visitor, made)
+
+
+def _read_passcode(form: FormFields, now: float) -> tuple[list[Right], float | None]:
+    """Return the rights and the end of a passcode that a form asks for. Raise FormMistake."""
+    label, days = form.one("label"), form.one("days")
+    if not label:
+        raise FormMistake("label", ENGLISH.passcode_needs_label)
+    if len(label) > LABEL_LETTERS or not label.isprintable():
+        raise FormMistake("label", ENGLISH.passcode_label_wrong)
+    if days and not (days.isascii() and days.isdigit() and 0 < int(days[:9]) <= LONGEST_DAYS):
+        raise FormMistake("days", ENGLISH.passcode_days_wrong)
+    if not (rights := [right for right in RIGHTS if right in form.get("rights", [])]):
+        raise FormMistake("rights", ENGLISH.passcode_needs_rights)
+    return rights, now + int(days) * DAY if days else None
 
 
 async def show_system(context: Context, request: Request) -> Response:
@@ -168,7 +179,15 @@ async def _make_samples(context: Context, visitor: Visitor) -> Response:
     return redirect("/dashboard/start")
 
 
-async def _show_settings(context: Context, request: Request, visitor: Visitor, made: str = "") -> Response:
+async def _show_settings(
+    context: Context,
+    request: Request,
+    visitor: Visitor,
+    made: str = "",
+    *,
+    form: FormFields | None = None,
+    mistake: FormMistake | None = None,
+) -> Response:
     account_id, number = visitor.account.id, read_page(request.query_params.get("page", ""))
 
     def read(connection: Connection) -> tuple[object, ...]:
@@ -184,8 +203,9 @@ async def _show_settings(context: Context, request: Request, visitor: Visitor, m
     providers, members, deeds = await context.ledger.read(read)
     passcodes = await asyncio.to_thread(list_passcodes, context.ledger, account_id)
     values = {"providers": providers, "members": members, "deeds": deeds, "most": DEEDS, "number": number}
+    values |= {"passcodes": passcodes, "made": made, "rights": RIGHTS, "form": form or FormFields(), "mistake": mistake}
     frame = Frame(visitor, context.clock(), "settings")
-    return render("settings.html", 200, frame=frame, passcodes=passcodes, made=made, rights=RIGHTS, **values)
+    return render("settings.html", 422 if mistake else 200, frame=frame, **values)
 
 
 def _list_steps(connection: Connection, account_id: str) -> list[FirstStep]:

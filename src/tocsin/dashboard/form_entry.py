@@ -56,11 +56,11 @@ def read_entries(entries: Sequence[Entry]) -> dict[str, str]:
     return {one.name: one.given for one in entries}
 
 
-def show_struct_mistake(given: Any, kind: Any, fields: Sequence[str]) -> None:
-    """Raise FormMistake where values are not what a struct takes."""
+def show_struct_mistake(given: Any, kind: Any, fields: Sequence[str], prefix: str = "") -> None:
+    """Raise FormMistake where values are not what a struct takes. prefix: before the fields' names in the form."""
     try:
         read_struct(given, kind)
     except Problem as problem:
         place = _PLACE.search(problem.error)
         field = next((one for one in fields if place and one == place[1]), fields[0])
-        raise FormMistake(field, _PLACE.sub("", problem.error)) from None
+        raise FormMistake(f"{prefix}{field}", _PLACE.sub("", problem.error)) from None

@@ -348,7 +348,6 @@ ENGLISH = SimpleNamespace(
     passcodes_what="for machines",
     passcode_once="This is the new passcode. It is shown once; nobody can look it up later.",
     passcode_needs_label="A passcode needs a label: who will use it.",
-    passcode_wrong="A passcode needs at least one right, and ends after a whole number of days or never.",
     passcode_days="Ends after days (empty: never)",
     new_passcode="New passcode",
     rights="Rights",
