@@ -15,9 +15,10 @@ from benchmarks.reading import Reading, print_progress
 from benchmarks.server import make_caller, new_folder, serving
 from benchmarks.trial import pick
 from benchmarks.visitor import Visitor
-from tocsin.cli.providers import sandbox_settings, store_providers
+from tocsin.cli.providers import store_providers
 from tocsin.demo import free_port
 from tocsin.demo.stage import running
+from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import open_ledger
 
 CALLS = ("upload", "send", "estimate", "health")

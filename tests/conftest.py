@@ -229,7 +229,8 @@ class Server(Process):
 
     def use_sandbox(self, caller: Caller, sandbox: Sandbox, *, webhook: bool = False) -> None:
         """Points the account's providers at the sandbox. webhook: web pushes go to a server that encrypts them."""
-        from tocsin.cli.providers import sandbox_settings, store_providers
+        from tocsin.cli.providers import store_providers
+        from tocsin.providers.keyring import sandbox_settings
 
         _, given = sandbox.control.get("/credentials")
         with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment

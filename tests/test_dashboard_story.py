@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Caller, Sandbox, Server, people
+from conftest import ROOMY, Caller, Sandbox, Server, people
 
 from tocsin.authenticator.members import add_member
 from tocsin.authenticator.password import hash_password
@@ -77,6 +78,77 @@ class Eye:
             self.page.screenshot(path=str(Path(PICTURES) / f"{name}-phone.png"))
         self.page.set_viewport_size({"width": 1280, "height": 900})
         assert wide <= 320, f"{name} is {wide} wide"
+
+
+def log_in(server: Server, account_id: str, page: Any) -> None:
+    """Makes an admin of the account and logs them in."""
+    email = f"ada@{account_id.lower()}.example"
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        ledger.write_now(lambda one: add_member(one, email, hash_password(PASSWORD), account_id, "admin", time.time()))
+    page.goto(f"http://127.0.0.1:{server.port}/dashboard/login")
+    page.get_by_label("E-mail").fill(email)
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("heading", name="Campaigns").or_(
+        page.get_by_role("heading", name="No campaign yet")
+    ).first.wait_for()
+
+
+def test_from_nothing_to_a_first_push(
+    start_server: Callable[..., Server], sandbox: Sandbox, page: Any, axe: str | None, tmp_path: Path
+) -> None:
+    """An empty account: the sandbox by a click, people, a campaign, its numbers; then credentials of one's own."""
+    server = start_server(tmp_path / "server", ROOMY | {"TOCSIN_SANDBOX_PORT": str(sandbox.port)})
+    account_id, eye = server.account().account_id, Eye(page, axe)
+    log_in(server, account_id, page)
+    base = f"http://127.0.0.1:{server.port}/dashboard"
+    page.goto(f"{base}/start")
+    eye.look("start-empty")
+    page.get_by_role("button", name="Use the sandbox").click()
+    page.get_by_role("button", name="Make five people").click()
+    page.locator("li.next a", has_text="New campaign").click()
+    page.get_by_label("Name", exact=True).fill("Hello")
+    page.get_by_label("Title").fill("Hi {{ Profile.Name }}")
+    page.get_by_label("Text", exact=True).fill("A bell rings for you.")
+    page.get_by_role("button", name="Review").click()
+    page.get_by_role("button", name="Send 5 messages now").click()
+    page.locator(".pill.completed").wait_for()
+    page.goto(f"{base}/start")
+    assert page.locator(".steps .done").count() == 5
+    assert sorted(one["body"]["message"]["data"]["nt"] for one in sandbox.messages("fcm"))[0] == "Hi Ana"
+
+    page.get_by_role("link", name="Settings").click()
+    eye.look("settings-providers")
+    page.get_by_role("link", name="Replace or check apns").click()
+    given = sandbox.control.get("/credentials")[1]["apns"]
+    (tmp_path / f"AuthKey_{given['key_id']}.p8").write_text(given["key"])
+    page.get_by_label("Key id").fill("")
+    page.locator("input[type=file]").set_input_files(tmp_path / f"AuthKey_{given['key_id']}.p8")
+    page.wait_for_function("document.getElementById('key_id').value")
+    page.get_by_label("Team id").fill(given["key_id"])  # swapped, as everybody does
+    page.get_by_label("Key id").fill(given["team_id"])
+    page.get_by_label("Environment").select_option(given["endpoint"])
+    page.get_by_role("button", name="Check and save").click()
+    page.get_by_role("alert").wait_for()
+    assert "swapped" in page.get_by_role("alert").inner_text()
+    assert page.evaluate("document.activeElement.getAttribute('role')") == "alert"
+    assert page.get_by_label("Team id").input_value() == given["key_id"]
+    assert page.locator("#key").input_value() == ""
+    eye.look("provider-refused")
+    page.get_by_label("Team id").fill(given["team_id"])
+    page.get_by_label("Key id").fill(given["key_id"])
+    page.locator("#key").fill(given["key"])
+    page.locator("[name=unasked]").check()
+    page.get_by_role("button", name="Check and save").click()
+    page.get_by_text("Saved.").wait_for()
+    for name in ("fcm", "smtp", "vapid"):
+        page.goto(f"{base}/settings/providers/{name}")
+        eye.look(f"provider-{name}")
+    for name in ("policies", "apps"):
+        page.goto(f"{base}/settings/{name}")
+        eye.look(f"settings-{name}")
+    page.emulate_media(color_scheme="dark")
+    eye.look("settings-dark")
 
 
 def test_from_log_in_to_report(

@@ -22,12 +22,13 @@ from support.town import Town
 from tocsin import metrics
 from tocsin.account import create_account
 from tocsin.cli import tocsin
-from tocsin.cli.providers import sandbox_settings, store_providers
+from tocsin.cli.providers import store_providers
 from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.in_flight import LEAST_AT_ONCE as AT_ONCE
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers.contract import Message, Receipt
+from tocsin.providers.keyring import sandbox_settings
 from tocsin.sandbox.credentials import make_credentials
 from tocsin.store import schema
 from tocsin.store.facts import Facts

@@ -79,6 +79,7 @@ READY_SECONDS = 15.0
 LOOK_SECONDS = 1.0  # how long a command beside us may hold the folder
 SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the API waits for those that look people up
 SWEEP_SECONDS = 600.0
+CHECKS_PER_SECOND = 0.5  # of one account's credentials: Apple takes rapid reconnecting for an attack
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
 
 
@@ -204,6 +205,7 @@ def _make_context(
         uploads=Throttle(
             *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
+        checks=Throttle(ledger, "check", CHECKS_PER_SECOND, 1, pick=lambda _: (None, None)),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
         app_places=Places(settings.connections, settings.connections // 2),

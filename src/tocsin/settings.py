@@ -72,6 +72,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Port of the loopback for health and metrics, of any role; 0: they are beside the API.",
         ),
     ] = 0
+    sandbox_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65_529,
+            description="Port of the loopback on which the dashboard's first steps look for a sandbox; 0: on none.",
+        ),
+    ] = 8200
     requests_at_once: Annotated[
         int, Meta(ge=4, description="`send` requests under way at one time in a process; of one account a quarter.")
     ] = 1024

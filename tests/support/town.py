@@ -12,9 +12,9 @@ from sqlalchemy import Row, select
 
 from support.devices import live_devices
 from support.stage import Stage, StageWorker
-from tocsin.cli.providers import sandbox_settings
 from tocsin.delivery.recipients import DeadAddresses, mark_gone
 from tocsin.delivery.sender_pool import SenderPool
+from tocsin.providers.keyring import sandbox_settings
 from tocsin.repair import record_again
 from tocsin.store import schema
 from tocsin.store.facts import Facts

@@ -58,6 +58,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     passwords: Passwords
     creates: Throttle
     uploads: Throttle
+    checks: Throttle
     sends: Places
     reads: Places
     app_places: Places

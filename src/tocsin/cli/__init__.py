@@ -61,6 +61,7 @@ def tocsin() -> None:
 @tocsin.group(
     commands=LazyCommands(
         {
+            "check": "tocsin.cli.providers:check",
             "encrypt": "tocsin.cli.providers:encrypt_all",
             "sandbox": "tocsin.cli.providers:use_sandbox",
             "set": "tocsin.cli.providers:set_group",

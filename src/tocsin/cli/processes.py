@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -15,7 +20,8 @@ from tocsin.cli.options import data_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8100, show_default=True)
 @click.option("--role", type=click.Choice(["all", "api", "worker", "scheduler"]), default="all", show_default=True)
-def serve(data: Path, host: str, port: int, role: str) -> None:
+@click.option("--sandbox", "with_sandbox", is_flag=True, help="Run a sandbox too, on TOCSIN_SANDBOX_PORT.")
+def serve(data: Path, host: str, port: int, role: str, with_sandbox: bool) -> None:
     """Run the API, the dashboard, the scheduler and the workers.
 
     Prints one line when ready. SIGTERM finishes what is with the vendors and exits 0.
@@ -25,7 +31,25 @@ def serve(data: Path, host: str, port: int, role: str) -> None:
     from tocsin import app
 
     warn_of_clear_text(host)
-    asyncio.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
+    with run_sandbox(data) if with_sandbox else contextlib.nullcontext():
+        asyncio.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
+
+
+@contextlib.contextmanager
+def run_sandbox(data: Path) -> Iterator[None]:
+    """Run a sandbox as a process beside the server, with its keys in the data folder."""
+    from tocsin.settings import read_settings
+
+    port = str(read_settings(os.environ, data).sandbox_port)
+    beside = subprocess.Popen(  # noqa: S603 - ourselves
+        [sys.executable, "-m", "tocsin", "sandbox", "--data", str(data / "sandbox"), "--port", port],
+        stdout=subprocess.DEVNULL,  # stdout has the server's one line
+    )
+    try:
+        yield
+    finally:
+        beside.terminate()
+        beside.wait()
 
 
 def warn_of_clear_text(host: str) -> None:

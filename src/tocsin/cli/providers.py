@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import click
 import msgspec
-from msgspec import Meta
-from sqlalchemy import Connection, delete, select, update
+from sqlalchemy import Connection, update
 
 from tocsin.account import find_account
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Provider
-from tocsin.providers.credential import list_providers
-from tocsin.providers.encryption import check_stored, encrypt, encrypt_again, read_keys
-from tocsin.providers.transport import Transport
-from tocsin.providers.vapid import VapidSettings, complete
+from tocsin.providers.credential import find_settings
+from tocsin.providers.credential_check import check_credential
+from tocsin.providers.encryption import check_stored, encrypt_again, read_keys
+from tocsin.providers.keyring import ask_sandbox, find_meta, keep_providers, read_given
 from tocsin.settings import read_settings
 from tocsin.store import schema
-from tocsin.store.rows import upsert_rows
 from tocsin.store.stores import open_ledger_only
 
 
@@ -49,13 +48,7 @@ def use_sandbox(account_id: str, data: Path, port: int) -> None:
 
     Example: tocsin provider sandbox --account ABC-DEF-GHIJ --data ./data --port 8200
     """
-    url = f"http://127.0.0.1:{port}/credentials"
-    try:
-        with urlopen(url, timeout=10) as reply:
-            given = msgspec.json.decode(reply.read())
-    except OSError:
-        raise Misconfigured(f"No sandbox answers on port {port}; start one with `tocsin sandbox`.") from None
-    settings = sandbox_settings(given)
+    settings = ask_sandbox(port)
     store_providers(data, account_id, settings)
     print_json({"account_id": account_id, "providers": sorted(settings)})
 
@@ -84,29 +77,6 @@ def trust(name: str, account_id: str, data: Path, undo: bool) -> None:
     print_json({"account_id": account_id, "provider": name, "trusted": not undo})
 
 
-def sandbox_settings(given: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the settings of a provider for each platform, by its name, from a sandbox's answer to
-    `GET /credentials`."""
-    ca = given["ca"]
-    fcm, apns, wns, smtp, hook, vapid = (given[name] for name in ("fcm", "apns", "wns", "smtp", "webhook", "vapid"))
-    return {
-        "fcm": {
-            "service_account": msgspec.json.encode(fcm["service_account"]).decode(),
-            "endpoint": fcm["endpoint"],
-            "ca": ca,
-        },
-        "apns": {**{key: apns[key] for key in ("endpoint", "key", "key_id", "team_id", "topic")}, "ca": ca},
-        "wns": {**{key: wns[key] for key in ("endpoint", "token_endpoint", "client_id", "client_secret")}, "ca": ca},
-        "smtp": {
-            **{key: smtp[key] for key in ("host", "port", "username", "password")},
-            "sender": "news@tocsin.example.com",
-            "ca": ca,
-        },
-        "sms": {"url": hook["sms"], "secret": hook["secret"], "ca": ca},
-        "vapid": {**{key: vapid[key] for key in ("endpoint", "key", "subject")}, "ca": ca},
-    }
-
-
 def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, Any]]) -> list[str]:
     """Write the settings of providers, by their names, in place of earlier ones. A platform has one provider: return
     the names of those that were forgotten because another of theirs was set.
@@ -115,35 +85,37 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
     """
     secret_key = read_settings(os.environ, data).secret_key
     keys = read_keys(secret_key)
-    rows = [
-        {
-            "account_id": account_id,
-            "name": name,
-            "settings": encrypt(keys, account_id, name, _checked(name, one)),
-            "trusted": 0,
-            "changed_at": time.time(),
-        }
-        for name, one in settings.items()  # `provider trust` was for the earlier settings
-    ]
+    read = {name: read_given(name, one) for name, one in settings.items()}
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
 
         def write(connection: Connection) -> list[str]:
             check_stored(connection, secret_key, [(account_id, name) for name in settings])
-            upsert_rows(connection, schema.provider, rows, keys=("account_id", "name"))
-            return _forget_others(connection, account_id, settings)
+            return keep_providers(connection, keys, account_id, read, time.time())
 
         return ledger.write_now(write)
 
 
-def _forget_others(connection: Connection, account_id: str, names: Collection[str]) -> list[str]:
-    """Delete the providers of an account that reach a platform of these, under another name. Return their names."""
-    others = [other for name in names for other in list_providers(BY_NAME[name].platform) if other not in names]
-    table = schema.provider
-    mine = (table.c.account_id == account_id, table.c.name.in_(others))
-    found = list(connection.scalars(select(table.c.name).where(*mine)))
-    connection.execute(delete(table).where(*mine))
-    return found
+@click.command("check")
+@account_option
+@click.argument("name", type=click.Choice(sorted(BY_NAME)))
+@data_option
+def check(name: str, account_id: str, data: Path) -> None:
+    """Ask the vendor whether it takes the stored credential; nobody gets a message. Exit code 1: it is refused, or
+    nothing was said of it.
+
+    Example: tocsin provider check fcm --account ABC-DEF-GHIJ --data ./data
+    """
+    secret_key = read_settings(os.environ, data).secret_key
+    with open_ledger_only(data) as ledger:
+        find_account(ledger, account_id)
+        stored = ledger.read_now(lambda connection: find_settings(connection, account_id, name, secret_key))
+    if stored is None:
+        raise Misconfigured(f"{account_id} has no provider {name}; `tocsin provider set {name}` first.")
+    found = asyncio.run(check_credential(name, stored, time.time()))
+    print_json({"account_id": account_id, "provider": name, **msgspec.to_builtins(found)})
+    if found.verdict != "accepted":
+        sys.exit(1)
 
 
 @click.command("encrypt")
@@ -159,16 +131,6 @@ def encrypt_all(data: Path, clear: bool) -> None:
     with open_ledger_only(data) as ledger:
         changed = ledger.write_now(lambda connection: encrypt_again(connection, secret_key, clear=clear))
     print_json({"providers": changed, "stored": "in clear text" if clear else "encrypted"})
-
-
-def _checked(name: str, settings: dict[str, Any]) -> str:
-    cls = BY_NAME[name]
-    try:
-        typed = msgspec.convert(settings, cls.Settings, strict=False)
-    except msgspec.ValidationError as error:
-        raise Misconfigured(f"{name}: {error}.") from None
-    cls(typed, Transport())
-    return msgspec.json.encode(complete(typed) if isinstance(typed, VapidSettings) else typed).decode()
 
 
 def _command_for(name: str, cls: type[Provider]) -> click.Command:
@@ -199,7 +161,7 @@ def _command_for(name: str, cls: type[Provider]) -> click.Command:
 
 
 def _option(field: msgspec.structs.FieldInfo) -> Callable[..., Any]:
-    meta = _meta(field)
+    meta = find_meta(field)
     kind: Any = click.Path(exists=True, dir_okay=False) if "file" in _extra(field) else str
     help_text = meta.description or ""
     if not field.required and field.default != "":
@@ -209,12 +171,8 @@ def _option(field: msgspec.structs.FieldInfo) -> Callable[..., Any]:
     )
 
 
-def _meta(field: msgspec.structs.FieldInfo) -> Meta:
-    return next((one for one in getattr(field.type, "__metadata__", ()) if isinstance(one, Meta)), Meta())
-
-
 def _extra(field: msgspec.structs.FieldInfo) -> dict[str, Any]:
-    return _meta(field).extra or {}
+    return find_meta(field).extra or {}
 
 
 for _name, _cls in BY_NAME.items():

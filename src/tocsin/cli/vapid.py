@@ -9,17 +9,16 @@ from typing import Any
 
 import click
 import msgspec
-from sqlalchemy import select
 
 from tocsin.account import find_account
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.cli.providers import store_providers
 from tocsin.errors import Misconfigured
-from tocsin.providers.encryption import NO_SETTINGS, open_settings
+from tocsin.providers.credential import find_settings
+from tocsin.providers.encryption import NO_SETTINGS
 from tocsin.providers.vapid import VapidSettings, complete
 from tocsin.providers.vapid_key import make_key
 from tocsin.settings import read_settings
-from tocsin.store import schema
 from tocsin.store.stores import open_ledger_only
 
 
@@ -82,14 +81,12 @@ def rotate(account_id: str, data: Path, force: bool) -> None:
 
 def _find(data: Path, account_id: str) -> VapidSettings | None:
     """Return the VAPID settings of an account. Raises Misconfigured when they cannot be decrypted."""
-    table = schema.provider
-    query = select(table.c.settings).where(table.c.account_id == account_id, table.c.name == "vapid")
+    secret_key = read_settings(os.environ, data).secret_key
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
-        stored = ledger.read_now(lambda connection: connection.scalar(query))
-    if stored is None:
+        settings = ledger.read_now(lambda connection: find_settings(connection, account_id, "vapid", secret_key))
+    if settings is None:
         return None
-    settings = open_settings(read_settings(os.environ, data).secret_key, account_id, "vapid", stored)
     if settings == NO_SETTINGS:
         raise Misconfigured("The VAPID key is encrypted, and TOCSIN_SECRET_KEY has no key for it.")
     return msgspec.json.decode(settings, type=VapidSettings)

@@ -7,7 +7,19 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import administration, api_reference, campaigns, composing, entrance, outcomes, people, segments
+from tocsin.dashboard import (
+    administration,
+    api_reference,
+    campaigns,
+    client_apps,
+    composing,
+    credentials,
+    entrance,
+    outcomes,
+    people,
+    policies,
+    segments,
+)
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -54,8 +66,11 @@ MEMBER_PAGES = [
     page("/dashboard/campaigns/{campaign_id}/people", outcomes.show_outcomes),
     page("/dashboard/people", people.show_people),
     page("/dashboard/settings", administration.show_settings),
+    page("/dashboard/settings/providers/{name}", credentials.show_provider, credentials.take_provider),
+    page("/dashboard/settings/policies", policies.show_policies, policies.set_policies),
+    page("/dashboard/settings/apps", client_apps.show_apps, client_apps.change_apps),
     page("/dashboard/settings/passcodes", post=administration.change_passcodes),
-    page("/dashboard/start", administration.show_first_steps, administration.make_samples),
+    page("/dashboard/start", administration.show_first_steps, administration.take_step),
     page("/dashboard/static/{name}", show_static),
 ]
 PAGES = [*READING_PAGES, *MEMBER_PAGES]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+from tocsin.dashboard.settings_texts import SETTINGS
+
 # key, address, name, and the role that may see it.
 TABS = (
     ("campaigns", "/dashboard/", "Campaigns", "viewer"),
@@ -16,6 +18,7 @@ TABS = (
 )
 
 ENGLISH = SimpleNamespace(
+    **SETTINGS,
     language="en",
     tabs=TABS,
     # around every page
@@ -382,12 +385,11 @@ ENGLISH = SimpleNamespace(
     providers="Providers",
     providers_what="their credentials are never shown",
     set_on="set on",
-    not_set="not set:",
+    not_set="not set",
     passcodes="Passcodes",
     passcodes_what="for machines",
     passcode_once="This is the new passcode. It is shown once; nobody can look it up later.",
     passcode_needs_label="A passcode needs a label: who will use it.",
-    passcode_wrong="A passcode needs at least one right, and ends after a whole number of days or never.",
     passcode_days="Ends after days (empty: never)",
     new_passcode="New passcode",
     rights="Rights",
@@ -412,7 +414,8 @@ ENGLISH = SimpleNamespace(
     first_steps_what="From an empty account to a first push, with vendors on this machine that deliver to nobody.",
     done="done",
     step_of_provider="A provider",
-    how_to_provider="The sandbox stands for Google, Apple, Microsoft and a mail relay. On the server:",
+    how_to_provider="With your own credentials messages reach people. To look around, the sandbox stands for Google, "
+    "Apple, Microsoft and a mail relay: it takes everything and delivers to nobody.",
     step_of_people="People with devices",
     how_to_people="Your apps' backend sends them to /1/upload. To look around, five made-up ones do.",
     make_samples="Make five people",

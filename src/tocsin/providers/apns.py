@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from hashlib import sha256
 from typing import Annotated, ClassVar
 from urllib.parse import quote
@@ -41,6 +42,7 @@ CHURN_SECONDS = 20 * 60  # Apple: a second new token on a connection within this
 LAST_SECONDS = 55 * 60  # a token is kept so long at most: one of an hour is refused, and our clocks may differ
 APPLE_WAIT = 900.0  # seconds: Apple: «After 15 minutes, you can retry» a 5xx
 RECONNECT_WAIT = 1.0  # seconds, for a connection that went away
+NO_DEVICE = "0" * 64  # a token that is well-formed, and nobody's
 
 
 class ApnsSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -265,6 +267,13 @@ class Apns:
             if not self._recover(came.code, token, generation, now) or attempt == 2:
                 break
         return came
+
+    async def check(self, now: float) -> Receipt:
+        """See `Provider.check`. APNs has no dry run; a made-up token is answered `BadDeviceToken`."""
+        message = Push(
+            id=str(uuid.uuid4()), collapse="check", address=Address("apns", NO_DEVICE), title="", body="-", expires_at=0
+        )
+        return await self.send(message, now)
 
     def _recover(self, code: str, token: str, generation: int, now: float) -> bool:
         """Renew token and connections after a refusal that is about them; return True when the message may be sent

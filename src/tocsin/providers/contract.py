@@ -175,6 +175,11 @@ class Provider(Protocol):
         vendor could act."""
         ...
 
+    async def check(self, now: float) -> Receipt:
+        """Ask the vendor whether it takes this credential, and reach nobody. Return its answer: `ACCEPTED`, or `GONE`
+        for a made-up device, when it does."""
+        ...
+
     def retire(self) -> None:
         """Make room for another that takes this one's place: what is under way gets its answer, and after the last one
         no connection or thread is left. A message that comes later is sent all the same."""

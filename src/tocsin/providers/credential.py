@@ -55,6 +55,13 @@ def read_credentials(connection: Connection, account_id: str, secret_key: str = 
     ]
 
 
+def find_settings(connection: Connection, account_id: str, name: str, secret_key: str) -> str | None:
+    """Return one provider's settings as JSON, which is NO_SETTINGS where the key does not decrypt them; None when it is
+    not set."""
+    found = read_credentials(connection, account_id, secret_key)
+    return next((one.settings for one in found if one.name == name), None)
+
+
 class Credential(msgspec.Struct, frozen=True, array_like=True):
     """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; a change makes a new lane. trusted:
     answers about dead addresses are believed without the circuit breaker."""

@@ -43,6 +43,7 @@ SCOPE = "https://www.googleapis.com/auth/firebase.messaging"
 AUDIENCE = "https://oauth2.googleapis.com/token"  # what Google expects whatever host the token is asked from
 FLOOR = 10.0  # seconds: FCM: never retry sooner
 QUOTA_WAIT = 60.0  # seconds: FCM: a 429 without Retry-After
+DRY_RUN = b'{"validate_only":true,"message":{"token":"made-up","notification":{"title":"-"}}}'
 PROVED = 512  # campaigns of which one message was accepted, remembered
 
 
@@ -224,6 +225,13 @@ class Fcm:
         if came.outcome is Outcome.ACCEPTED:
             self._prove(message.collapse)
         return came
+
+    async def check(self, now: float) -> Receipt:
+        """See `Provider.check`: a dry run to a made-up token."""
+        token = await self._tokens.get(now)
+        if isinstance(token, Receipt):
+            return token
+        return receipt(await self._pool.request(request(DRY_RUN, self._url, token, self._timeout)), proved=True)
 
     def _prove(self, collapse: str) -> None:
         if collapse not in self._proved:

@@ -188,6 +188,10 @@ class Smtp:
         envelope = MailTransfer(sender=sender, recipient=message.address.value, body=body, timeout=settings.timeout)
         return receipt(await self._relay.mail(envelope, hand_over))
 
+    async def check(self, now: float) -> Receipt:
+        """See `Provider.check`: connect, TLS and the log-in."""
+        return receipt(await self._relay.greet(self._settings.timeout))
+
 
 def return_path(settings: SmtpSettings, message: Mail) -> str:
     """Return the envelope's sender: an address of this mail alone (VERP), so that its bounce identifies it."""

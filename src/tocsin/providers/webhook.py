@@ -173,6 +173,10 @@ class Webhook:
         request = HttpPost(url=self._url, headers=headers, body=body, version="1.1", timeout=self._timeout)
         return receipt(await self._pool.request(request, hand_over), self.kind)
 
+    async def check(self, now: float) -> Receipt:
+        """See `Provider.check`: a receiver has nothing that could be asked."""
+        return Receipt(outcome=Outcome.UNKNOWN, code="not asked")
+
 
 class Sms(Webhook):
     """Text messages."""

@@ -208,6 +208,11 @@ class Wns:
             log.error("a channel redirects us: never followed, our token would go along", status=answer.status)
         return receipt(answer)
 
+    async def check(self, now: float) -> Receipt:
+        """See `Provider.check`: Microsoft gives a token, or says why not."""
+        token = await self._tokens.get(now)
+        return token if isinstance(token, Receipt) else Receipt(outcome=Outcome.ACCEPTED)
+
 
 class _Ask:
     """The request for a token. A class, so that no repr shows the secret in its form."""

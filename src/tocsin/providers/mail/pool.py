@@ -49,18 +49,32 @@ class SmtpPool:
             answer, _ = await self._send(SmtpSession(self._server, self._context), envelope, hand_over, fresh=True)
             return answer
 
+    async def greet(self, seconds: float) -> VendorAnswer:
+        """Open a connection, log in and leave. Return 250, or what the relay or the network had against it."""
+        async with self._gate:
+            session = SmtpSession(self._server, self._context)
+            empty = MailTransfer(sender="", recipient="", body=b"", timeout=seconds)
+            answer, _ = await self._send(session, empty, unnoted, fresh=True, mails=False)
+            return answer
+
     async def _send(
-        self, session: SmtpSession, envelope: MailTransfer, hand_over: HandOver, *, fresh: bool = False
+        self,
+        session: SmtpSession,
+        envelope: MailTransfer,
+        hand_over: HandOver,
+        *,
+        fresh: bool = False,
+        mails: bool = True,
     ) -> tuple[VendorAnswer, bool]:
         """Return the answer, and whether a new connection may be tried: after 421, a refused session, or a connection
-        that ended with the mail unsent, but not after a time-out."""
+        that ended with the mail unsent, but not after a time-out. mails: False for a connection alone."""
         self._busy.add(session)
         keep = False
         try:
             async with asyncio.timeout(envelope.timeout):
                 if fresh:
                     await session.open()
-                answer = await session.mail(envelope, hand_over)
+                answer = await session.mail(envelope, hand_over) if mails else VendorAnswer(status=250)
             keep = answer.status != 421
             return answer, not keep
         except SessionRefused as refusal:

@@ -1,0 +1,232 @@
+"""Settings by forms: credentials are checked, asked of their vendor, kept and never shown; who may not, cannot."""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from conftest import Caller, Sandbox, Server
+from support.browser import Browser, join, unique
+
+from tocsin.policy import Cap, Conversion, load_policy
+from tocsin.providers.keyring import sandbox_settings
+from tocsin.store.ledger import open_ledger
+
+PROVIDERS = "/dashboard/settings/providers"
+VILLAIN = '"><script>alert(1)</script>'
+
+
+@pytest.fixture
+def admin(server: Server, caller: Caller) -> Browser:
+    return join(server, caller, "admin", unique("ada", caller))
+
+
+def save(browser: Browser, name: str, fields: dict[str, str]) -> tuple[int, str]:
+    status, page, _ = browser.send(
+        f"{PROVIDERS}/{name}", {"token": browser.token(), "do": "save", "unasked": "yes"} | fields
+    )
+    return status, html.unescape(page)
+
+
+def given_by(sandbox: Sandbox) -> dict[str, dict[str, Any]]:
+    return sandbox_settings(sandbox.control.get("/credentials")[1])
+
+
+SMTP = {"host": "8.8.8.8", "port": "587", "tls": "starttls", "sender": "news@example.com", "username": "", "bounce": ""}
+APNS = {"key_id": "ABCDEFGHIJ", "team_id": "KLMNOPQRST", "topic": "a.b", "endpoint": "https://api.push.apple.com"}
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "field", "says"),
+    [
+        ("fcm", {"service_account": ""}, "service_account", "is needed"),
+        (
+            "fcm",
+            {"style": "sdk", "service_account": '{"project_info": {}}'},
+            "service_account",
+            "not a Google service account's",
+        ),
+        (
+            "fcm",
+            {"style": "sdk", "service_account": '{"token_uri": "https://169.254.169.254/"}'},
+            "service_account",
+            "token_uri in the service account is not Google's",
+        ),
+        ("fcm", {"service_account": "{}", "style": VILLAIN}, "style", "one of those offered"),
+        ("apns", APNS | {"key": "no key"}, "key", "not the .p8 file"),
+        ("apns", APNS | {"key": "x", "key_id": "SHORT"}, "key_id", "has to be 10"),
+        ("apns", APNS | {"key": "x", "topic": "a.b\r\nx: y"}, "topic", "holds something"),
+        ("apns", APNS | {"key": "x", "endpoint": "https://evil.example"}, "endpoint", "one of those offered"),
+        ("wns", {"client_id": VILLAIN, "client_secret": "s", "tenant": ""}, "tenant", "tenant is needed"),
+        ("wns", {"client_id": "a", "client_secret": "s" * 20_001, "tenant": "t"}, "client_secret", "too long"),
+        ("smtp", SMTP | {"port": "abc"}, "port", "port must be a whole number from 1 to 65535"),
+        ("smtp", SMTP | {"port": "22"}, "port", "one of 25, 465, 587, 2525"),
+        ("smtp", SMTP | {"host": "127.0.0.1"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "[::ffff:10.0.0.1]"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "nobody.invalid"}, "host", "No such host"),
+        ("smtp", SMTP | {"host": "a b"}, "host", "host has to be a name"),
+        ("smtp", SMTP | {"sender": VILLAIN}, "sender", "sender has to be an address"),
+        ("smtp", SMTP | {"tls": "none", "username": "u", "password": "p"}, "tls", "show the password"),
+        ("vapid", {"subject": "ops@example.com"}, "subject", "mailto:"),
+    ],
+)
+def test_what_is_wrong_stands_beside_its_field(
+    admin: Browser, name: str, fields: dict[str, str], field: str, says: str
+) -> None:
+    """What was typed is kept, but for secrets; nothing is stored."""
+    status, page, _ = admin.send(
+        f"{PROVIDERS}/{name}", {"token": admin.token(), "do": "save", "unasked": "yes"} | fields
+    )
+    assert status == 422
+    assert f'id="{field}-mistake"' in page
+    assert says in html.unescape(page)
+    assert "<script>alert" not in page
+    for key, value in fields.items():
+        if key in ("service_account", "key", "client_secret", "password"):
+            assert not value or len(value) < 4 or value not in page
+        elif key not in ("style", "endpoint", "tls", "topic"):
+            assert f'value="{html.escape(value).replace("&quot;", "&#34;")}"' in page, key
+    assert "set on" not in admin.look("/dashboard/settings")[1]
+
+
+def test_a_credential_is_kept_and_not_shown(server: Server, caller: Caller, admin: Browser) -> None:
+    """A password is needed once; it stays for the same relay, and goes to no other one by itself."""
+    status, page = save(admin, "smtp", SMTP | {"username": "ana", "password": "s3cret-word"})
+    assert (status, "Saved." in page, "s3cret-word" in page) == (200, True, False)
+    page = admin.look(f"{PROVIDERS}/smtp")[1]
+    assert ('value="8.8.8.8"' in page, 'value="ana"' in page, "s3cret-word" in page) == (True, True, False)
+    assert save(admin, "smtp", SMTP | {"username": "ana", "sender": "other@example.com"})[0] == 200
+    status, page = save(admin, "smtp", SMTP | {"username": "ana", "host": "8.8.4.4"})
+    assert (status, "Type the password again" in page) == (422, True)
+    assert b"s3cret-word" not in (Path(server.data) / "ledger.db").read_bytes()
+    assert "provider set" in admin.look("/dashboard/settings")[1]
+
+
+def test_a_bad_key_does_not_replace_a_good_one(
+    server: Server, sending: Caller, sandbox: Sandbox, admin: Browser
+) -> None:
+    """The vendor is asked first; its answer is explained, and may be overruled."""
+    given = given_by(sandbox)
+    fields = {"key_id": given["apns"]["team_id"], "team_id": given["apns"]["key_id"], "topic": given["apns"]["topic"]}
+    asked = fields | {"endpoint": given["apns"]["endpoint"], "key": given["apns"]["key"], "unasked": ""}
+    status, page = save(admin, "apns", asked)
+    assert (status, "swapped" in page, "403 InvalidProviderToken" in page) == (422, True, True)
+    checked = admin.send(f"{PROVIDERS}/apns", {"token": admin.token(), "do": "check"})
+    assert (checked[0], "Apple takes this key" in checked[1] or "Too many requests" in checked[1]) in (
+        (200, True),
+        (422, True),
+    )
+    assert save(admin, "apns", asked | {"unasked": "yes"})[0] == 200
+
+
+def test_a_key_for_browsers_is_made(admin: Browser, caller: Caller) -> None:
+    status, page = save(admin, "vapid", {"subject": "mailto:ops@example.com", "unasked": ""})
+    assert (status, "The key is well-formed" in page, "applicationServerKey" in page) == (200, True, True)
+    public = page.split("applicationServerKey")[1].split('tabindex="0">')[1].split("<")[0]
+    again = save(admin, "vapid", {"subject": "https://example.com"})[1]
+    assert public in again
+
+
+@pytest.mark.parametrize("role", ["viewer", "marketer"])
+def test_only_admins(server: Server, caller: Caller, role: Any) -> None:
+    browser = join(server, caller, role, unique("vic", caller))
+    for path in (f"{PROVIDERS}/smtp", POLICIES, APPS):
+        assert browser.look(path)[0] == 403
+        assert browser.send(path, {"token": browser.token()} | SMTP)[0] == 403
+        assert Caller(server.port).call("GET", path)[0] == 401
+
+
+def test_forms_of_others_change_nothing(server: Server, caller: Caller, admin: Browser) -> None:
+    """No token, another site's, and a provider that has no form."""
+    assert admin.send(f"{PROVIDERS}/smtp", SMTP)[0] == 403
+    token = admin.token()
+    assert admin.send(f"{PROVIDERS}/smtp", SMTP | {"token": token}, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    for name in ("sms", "nothing", VILLAIN.replace("/", "")):
+        status, page = admin.look(f"{PROVIDERS}/{quote(name)}")
+        assert (status, "<script>" in page) == (404, False)
+    assert json.dumps("set on") not in admin.look("/dashboard/settings")[1]
+
+
+POLICIES, APPS = "/dashboard/settings/policies", "/dashboard/settings/apps"
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "field", "says"),
+    [
+        ("caps", {"push-most": "0"}, "push-most", "most must be a whole number from 1 to 10000, not 0"),
+        ("caps", {"email-most": VILLAIN}, "email-most", "most must be a whole number"),
+        ("caps", {"sms-most": "1", "sms-days": "1e999"}, "sms-days", "days must be"),
+        ("control", {"percent": "51"}, "percent", "percent must be a number from 0 to 50"),
+        ("conversion", {"conversion_time": "1D"}, "event_name", "is needed"),
+        ("conversion", {"event_name": "a", "conversion_time": "soon"}, "conversion_time", "conversion_time must be"),
+        ("retention", {"days": "0"}, "days", "days must be a number from 1 to 3650"),
+        ("apps", {"identities": "all"}, "identities", "one of those offered"),
+    ],
+)
+def test_a_wrong_policy_is_not_kept(admin: Browser, name: str, fields: dict[str, str], field: str, says: str) -> None:
+    asked = {"token": admin.token(), "policy": name, "do": "set"} | fields
+    status, page, _ = admin.send(POLICIES, asked)
+    assert (status, f'id="{field}-mistake"' in page, says in html.unescape(page)) == (422, True, True)
+    assert "<script>alert" not in page
+    kept = fields[field] if field in fields and field != "identities" else ""
+    assert f'value="{html.escape(kept).replace("&quot;", "&#34;")}"' in page
+
+
+def test_policies_are_kept_and_taken_back(server: Server, caller: Caller, admin: Browser) -> None:
+    """What the forms say is what the policy says, and the page shows it again."""
+    token = admin.token()
+    given: list[dict[str, str]] = [
+        {"policy": "caps", "push-most": "3", "push-days": "7", "email-days": "1", "sms-throttle": "100"},
+        {"policy": "control", "percent": "2.5"},
+        {"policy": "conversion", "event_name": "Charged", "revenue_property": "Amount"},
+        {"policy": "retention", "days": "90"},
+        {"policy": "apps", "identities": "trust"},
+        {"policy": "tracking", "clicks": "yes"},
+    ]
+    for fields in given:
+        assert admin.send(POLICIES, {"token": token, "do": "set"} | fields)[0] == 303
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        policy = ledger.read_now(lambda one: load_policy(one, caller.account_id))
+        assert policy.caps == {"push": Cap(most=3, days=7), "sms": Cap(throttle=100)}
+        assert (policy.control.percent, policy.retention.days, policy.apps.identities) == (2.5, 90, "trust")
+        assert policy.conversion == Conversion(event_name="Charged", revenue_property="Amount")
+        assert (policy.tracking.opens, policy.tracking.clicks) == (False, True)
+        page = admin.look(POLICIES)[1]
+        assert all(f'value="{value}"' in page for value in ("3", "7", "100", "2.5", "90", "Charged"))
+        assert admin.send(POLICIES, {"token": token, "policy": "caps", "do": "clear"})[0] == 303
+        assert ledger.read_now(lambda one: load_policy(one, caller.account_id)).caps == {}
+    assert admin.send(POLICIES, {"token": token, "policy": "limits", "create_per_second": "99"})[0] == 404
+
+
+def test_apps_are_made_and_removed(admin: Browser) -> None:
+    token = admin.token()
+    fields = {"token": token, "do": "add", "platforms": "ios"}
+    for wrong, field in ((fields, "name"), (fields | {"name": "a", "sdk_id": "no id!"}, "sdk_id")):
+        status, page, _ = admin.send(APPS, wrong)
+        assert (status, f'id="{field}-mistake"' in page) == (422, True)
+    assert admin.send(APPS, fields | {"name": VILLAIN, "app_token": "abc-123"})[0] == 303
+    page = admin.look(APPS)[1]
+    assert ("abc-123" in page, "<script>alert" in page) == (True, False)
+    assert admin.send(APPS, {"token": token, "do": "remove", "name": "nobody's"})[0] == 404
+    assert admin.send(APPS, {"token": token, "do": "remove", "name": VILLAIN})[0] == 303
+    assert "abc-123" not in admin.look(APPS)[1]
+
+
+def test_a_wrong_passcode_form_keeps_what_was_typed(admin: Browser) -> None:
+    path, fields = "/dashboard/settings/passcodes", {"token": admin.token(), "do": "add"}
+    for wrong, field in (
+        ({"days": "3"}, "label"),
+        ({"label": "a\nb"}, "label"),
+        ({"label": VILLAIN, "days": "-1", "rights": "read"}, "days"),
+        ({"label": "back", "days": "٣"}, "days"),
+        ({"label": "back", "days": "3", "rights": "none"}, "rights"),
+    ):
+        status, page, _ = admin.send(path, fields | wrong)
+        assert (status, f'id="{field}-mistake"' in page, "<script>alert" in page) == (422, True, False)
+        assert f'value="{html.escape(wrong.get("days", "")).replace("&quot;", "&#34;")}"' in page
+    assert "It is shown once" in admin.send(path, fields | {"label": "back", "days": "3", "rights": "read"})[1]
