@@ -7,7 +7,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, Handler
-from tocsin.dashboard import administration, campaigns, composing, entrance, people, segments
+from tocsin.dashboard import administration, campaigns, composing, entrance, live, people, segments
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
 
@@ -32,7 +32,6 @@ def page(path: str, look: Handler | None = None, post: Handler | None = None) ->
 READING_PAGES = [
     page("/dashboard/", campaigns.show_overview),
     page("/dashboard/campaigns/{campaign_id}", campaigns.show_campaign),
-    page("/dashboard/campaigns/{campaign_id}/live", campaigns.show_live),
     page("/dashboard/tag-groups", campaigns.show_groups),
     page("/dashboard/segments", segments.show_segments),
     page("/dashboard/segments/count", segments.count),
@@ -44,6 +43,7 @@ MEMBER_PAGES = [
     page("/dashboard/login", entrance.show_log_in, entrance.enter),
     page("/dashboard/logout", post=entrance.leave),
     page("/dashboard/account", post=entrance.switch),
+    Endpoint("/dashboard/campaigns/{campaign_id}/stream", {"GET": live.stream_campaign}, refuse_page, BUG),
     page("/dashboard/campaigns/{campaign_id}/stop", campaigns.ask_to_stop, campaigns.stop),
     page("/dashboard/new", composing.show_form, composing.take_form),
     page("/dashboard/new/check", post=composing.check),

@@ -48,12 +48,12 @@ async def show_groups(context: Context, request: Request) -> Response:
 
 async def show_campaign(context: Context, request: Request) -> Response:
     """Show one campaign: what was asked, its numbers, what the vendors said."""
-    return await _show(context, request, "campaign.html")
-
-
-async def show_live(context: Context, request: Request) -> Response:
-    """Show the part of a campaign's page that changes while it runs."""
-    return await _show(context, request, "campaign_live.html")
+    visitor, now = await log_in(context, request), context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
+    asked = request.query_params.get("in_flight", "")
+    in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
+    return render("campaign.html", frame=frame, found=found, in_flight=in_flight)
 
 
 async def ask_to_stop(context: Context, request: Request) -> Response:
@@ -85,12 +85,18 @@ async def stop(context: Context, request: Request) -> Response:
 async def find_detail(context: Context, account_id: str, request: Request, now: float) -> Detail:
     """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
     apart."""
-    found, text = None, request.path_params["campaign_id"]
-    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
-        found = await read_detail(context.ledger, context.facts, account_id, int(text), now)
+    found = await read_detail(context.ledger, context.facts, account_id, find_id(request), now)
     if found is None:
         raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
     return found
+
+
+def find_id(request: Request) -> int:
+    """Return the id of an address. Raises Problem 404 for what is none."""
+    text = request.path_params["campaign_id"]
+    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
+        return int(text)
+    raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
 
 
 def server_of(request: Request) -> str:
@@ -101,15 +107,6 @@ def server_of(request: Request) -> str:
 def read_page(text: str) -> int:
     """Return the number of a page of an address; 1 for what is none."""
     return min(max(int(text), 1), LAST_PAGE) if text.isascii() and text.isdigit() and len(text) < 9 else 1
-
-
-async def _show(context: Context, request: Request, template: str) -> Response:
-    visitor, now = await log_in(context, request), context.clock()
-    found = await find_detail(context, visitor.account.id, request, now)
-    frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
-    asked = request.query_params.get("in_flight", "")
-    in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
-    return render(template, frame=frame, found=found, in_flight=in_flight)
 
 
 def _read_wanted(request: Request) -> WantedCampaigns:

@@ -131,7 +131,7 @@ class Reason(msgspec.Struct, frozen=True):
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
     """One campaign's page. `conversions`, `differences`: empty for one without a goal. `final`: the time of the goal is
-    over. `more`: there are rarer reasons than the ones shown."""
+    over. `more`: there are rarer reasons than the ones shown. `rate`: recipients a second, where it was watched."""
 
     line: CampaignLine
     created_at: float
@@ -144,6 +144,17 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     more: bool
     by_platform: list[tuple[str, Figures]]
     chart: Chart | None
+    rate: float | None = None
+
+    @property
+    def over(self) -> bool:
+        """Nothing of it is sent any more."""
+        return self.line.state in ("completed", "stopped", "missed") and not self.line.figures.under_way
+
+    @property
+    def minutes_left(self) -> int | None:
+        """How long it takes at this rate; None while it does not move."""
+        return -int(-self.line.figures.under_way // (60 * self.rate)) if self.rate else None
 
     @property
     def contents(self) -> list[tuple[str, Content]]:

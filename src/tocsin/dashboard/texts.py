@@ -24,6 +24,7 @@ ENGLISH = SimpleNamespace(
     switch="Switch",
     times_in="Times in",
     log_out="Log out",
+    logged_out="You are logged out, and these numbers stand still.",
     a_passcode="a passcode",
     role_viewer="viewer",
     role_marketer="marketer",
@@ -111,6 +112,8 @@ ENGLISH = SimpleNamespace(
     of_sent="sent",
     unknown_why="Unknown: the message was with the vendor when a process or a connection broke. It may have arrived, "
     "so it is not sent twice.",
+    pace="{rate} a second, {minutes} min to go",
+    pace_none="nothing has moved for some seconds",
     over_time="Over time",
     chart_says="{count} recipients over time, at most {most} in one bar",
     at_most="at most",
