@@ -45,6 +45,8 @@ MEMBER_PAGES = [
     page("/dashboard/account", post=entrance.switch),
     Endpoint("/dashboard/campaigns/{campaign_id}/stream", {"GET": live.stream_campaign}, refuse_page, BUG),
     page("/dashboard/campaigns/{campaign_id}/stop", campaigns.ask_to_stop, campaigns.stop),
+    page("/dashboard/campaigns/{campaign_id}/resume", campaigns.ask_to_resume, campaigns.resume),
+    page("/dashboard/tag-groups/held", post=campaigns.settle_held),
     page("/dashboard/new", composing.show_form, composing.take_form),
     page("/dashboard/new/check", post=composing.check),
     page("/dashboard/new/mail", post=composing.preview_mail),

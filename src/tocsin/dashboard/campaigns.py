@@ -11,9 +11,10 @@ from tocsin.authenticator.audit import note
 from tocsin.campaign.runs import stop_campaign
 from tocsin.campaign.spec import LATEST_ID
 from tocsin.dashboard.page import Frame, redirect, render
-from tocsin.dashboard.queries import Detail, WantedCampaigns, read_detail, read_groups, read_overview
+from tocsin.dashboard.queries import STATES, Detail, WantedCampaigns, read_detail, read_groups, read_overview
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.delivery import hold
 from tocsin.errors import Problem
 from tocsin.queue import count_in_flight
 
@@ -42,8 +43,9 @@ async def show_groups(context: Context, request: Request) -> Response:
     """Show the numbers of the sends by identity."""
     visitor, now = await log_in(context, request), context.clock()
     groups = await read_groups(context.ledger, context.facts, visitor.account.id)
+    held = await context.ledger.read(lambda connection: hold.count_requests(connection, visitor.account.id))
     frame = Frame(visitor, now, GROUPS, BUSY_SECONDS if groups.busy else CALM_SECONDS)
-    return render("groups.html", frame=frame, groups=groups, server=server_of(request))
+    return render("groups.html", frame=frame, groups=groups, held=held, server=server_of(request))
 
 
 async def show_campaign(context: Context, request: Request) -> Response:
@@ -82,6 +84,50 @@ async def stop(context: Context, request: Request) -> Response:
     return redirect(f"/dashboard/campaigns/{campaign_id}?in_flight={in_flight}")
 
 
+async def ask_to_resume(context: Context, request: Request) -> Response:
+    """Ask once more before a campaign that a restore holds back goes on."""
+    visitor, _ = await require_member(context, request, "marketer")
+    now = context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    return render("resume.html", frame=Frame(visitor, now, LIST), found=found)
+
+
+async def resume(context: Context, request: Request) -> Response:
+    """Let a campaign go on that a restore holds back."""
+    visitor, _ = await require_member(context, request, "marketer")
+    await read_signed_form(context, request, visitor)
+    now, account_id = context.clock(), visitor.account.id
+    found = await find_detail(context, account_id, request, now)
+    campaign_id = found.line.id
+
+    def resume_now(connection: Connection) -> None:
+        if hold.resume(connection, account_id, campaign_id):
+            note(connection, account_id, visitor.who, "campaign resumed", f"{campaign_id} {found.line.name}", now)
+
+    await context.ledger.write(resume_now)
+    context.wakeups.notify_all()
+    return redirect(f"/dashboard/campaigns/{campaign_id}")
+
+
+async def settle_held(context: Context, request: Request) -> Response:
+    """Let the sends by identity go on that a restore holds back, or end them."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = await read_signed_form(context, request, visitor)
+    now, account_id, drop = context.clock(), visitor.account.id, form.one("do") == "drop"
+
+    def settle_now(connection: Connection) -> None:
+        detail = f"{hold.count_requests(connection, account_id)} requests"
+        if drop:
+            hold.drop_requests(connection, account_id, now)
+        else:
+            hold.resume(connection, account_id, 0)
+        note(connection, account_id, visitor.who, "held sends " + ("dropped" if drop else "resumed"), detail, now)
+
+    await context.ledger.write(settle_now)
+    context.wakeups.notify_all()
+    return redirect("/dashboard/tag-groups")
+
+
 async def find_detail(context: Context, account_id: str, request: Request, now: float) -> Detail:
     """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
     apart."""
@@ -112,4 +158,6 @@ def read_page(text: str) -> int:
 def _read_wanted(request: Request) -> WantedCampaigns:
     asked = request.query_params
     search, label = (asked.get(name, "").strip()[:SEARCH_LETTERS].replace("\0", "") for name in ("q", "label"))
-    return WantedCampaigns(search=search, label=label, page=read_page(asked.get("page", "")))
+    state = asked.get("state", "")
+    page = read_page(asked.get("page", ""))
+    return WantedCampaigns(search=search, label=label, state=state if state in STATES else "", page=page)

@@ -98,6 +98,28 @@ ENGLISH = SimpleNamespace(
     state_completed="completed",
     state_stopped="stopped",
     state_missed="missed",
+    state_held="held",
+    all_states="Any state",
+    states=(
+        ("scheduled", "scheduled"),
+        ("running", "running"),
+        ("held", "held"),
+        ("stopped", "stopped"),
+        ("completed", "completed"),
+        ("missed", "missed"),
+    ),
+    held_why="Held: this server was restored from a backup, which does not know what was sent after it. Nothing of "
+    "this campaign goes out until somebody lets it go on, or stops it.",
+    resume="Let it go on",
+    resume_ask="Let «{name}» go on?",
+    resume_what="{left} people wait for its message. Whoever got it after the backup was made gets it again.",
+    resume_now="Let it go on",
+    resume_not="Leave it held",
+    resume_none="It is not held: there is nothing to let go on.",
+    held_sends="Sends by identity: {count} held since this server was restored from a backup. Some of their messages "
+    "may have gone out before.",
+    held_resume="Send them now",
+    held_drop="Drop them",
     # tag groups
     tag_group="Tag group",
     tag_groups="Tag groups",
