@@ -20,7 +20,6 @@ from tocsin.campaign.runs import (
 )
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import LATEST_ID, Spec
-from tocsin.content import Content
 from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
 from tocsin.outcome import NUMBERS, OUTCOME_OF
@@ -171,11 +170,6 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     def minutes_left(self) -> int | None:
         """How long it takes at this rate; None while it does not move."""
         return -int(-self.line.figures.under_way // (60 * self.rate)) if self.rate else None
-
-    @property
-    def contents(self) -> list[tuple[str, Content]]:
-        """What is said, by variant; under "" where there are none."""
-        return [(one.name, one.content) for one in self.spec.variants] or [("", self.spec.content)]
 
 
 async def read_overview(

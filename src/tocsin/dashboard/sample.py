@@ -37,7 +37,7 @@ class Example(msgspec.Struct, frozen=True):
 
 
 class Preview(msgspec.Struct, frozen=True):
-    """A message for one person on one platform. trouble: why there is none."""
+    """A message for one person on one platform. trouble: why there is none. variant: "" where there are none."""
 
     platform: str
     title: str = ""
@@ -45,6 +45,7 @@ class Preview(msgspec.Struct, frozen=True):
     image: str = ""
     html: str = ""
     trouble: str = ""
+    variant: str = ""
 
 
 async def find_examples(ledger: Ledger, facts: Facts, account: Account, query: Query, now: float) -> list[Example]:
@@ -82,6 +83,17 @@ def load_examples(connection: Connection, account_id: str, users: Sequence[int])
             where = tuple(platform for platform in PLATFORMS if people[user].addresses.get(platform))
             found.append(Example(user, names.get(user, ""), str(profile.get("Name") or ""), where, profile))
     return found
+
+
+def preview_contents(
+    contents: Sequence[tuple[str, Content]], platforms: Sequence[str], profile: Mapping[str, Any], now: float
+) -> list[Preview]:
+    """Return the message of each variant for each platform. Blocks for as long as templates may take."""
+    return [
+        msgspec.structs.replace(preview, variant=variant)
+        for variant, content in contents
+        for preview in preview_content(content, platforms, profile, now)
+    ]
 
 
 def preview_content(
