@@ -53,7 +53,7 @@ def test_a_list_of_one_state(server: Server, sending: Caller, sandbox: Sandbox) 
 
 
 def test_states_that_can_be_asked_for_are_all_states() -> None:
-    assert {key for key, _ in ENGLISH.states} == set(STATES) == {*PRECEDENCE, "held"}
+    assert {key for key, _ in ENGLISH.states} == {*STATES, "draft"} == {*PRECEDENCE, "held", "draft"}
 
 
 def test_held_until_somebody_lets_it_go_on(server: Server, sending: Caller, sandbox: Sandbox) -> None:

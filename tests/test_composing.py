@@ -328,6 +328,8 @@ def test_outlook(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     assert (status, VILLAIN in page) == (200, False)
     assert re.search(r'class="total">1\b', page)
     assert f"Hi {html.escape(VILLAIN)}" in page
+    long = browser.send("/dashboard/new/check", form | {"body": "ä" * 2500})[1]
+    assert ("FCM takes 4,096 bytes" in long, "APNs takes" in long) == (True, False)  # only Android is asked for
     other = browser.send("/dashboard/new/check", form | {"person": "user-3"})[1]
     assert ("Hi Name 3" in other, "as seen by Name 3" in other) == (True, True)
     assert "Before it can be sent: Field name is empty" in page
@@ -432,3 +434,30 @@ def test_variants_without_a_script(server: Server, sending: Caller, sandbox: San
     made = browser.send("/dashboard/new", fields | {"do": "send"})[2]["location"]
     assert sending.result(int(made.rsplit("/", 1)[1]))["sent"] == 2
     assert re.findall(r'<th scope="row">([AB])</th>', browser.look(made)[1]) == ["A", "B"]
+
+
+def test_drafts(server: Server, sending: Caller, sandbox: Sandbox) -> None:
+    """Left and taken up again as it was, by anybody who may send; gone once it is sent; nobody else's."""
+    sending.upload(*people(2, wns_port=sandbox.port + 3))
+    browser = join(server, sending, "marketer", unique("ana", sending))
+    form = GOOD | {"token": browser.token(), "name": VILLAIN, "title": "", "row-0-box": "all", "row-0-kind": "did"}
+    page = browser.send("/dashboard/new", form | {"do": "keep", "row-0-name": "Paid"})[1]
+    draft = re.findall(r'name="draft" value="(\d+)"', page)[0]
+    browser.send("/dashboard/new", form | {"do": "keep", "row-0-name": "Bought", "draft": draft})
+    colleague = join(server, sending, "admin", unique("bea", sending))
+    listed = colleague.look("/dashboard/")[1]
+    assert (listed.count("/dashboard/new?draft="), VILLAIN in listed) == (1, False)
+    assert html.escape(VILLAIN) in colleague.look("/dashboard/?state=draft")[1]
+    page = colleague.look(f"/dashboard/new?draft={draft}")[1]
+    assert ('value="Bought"' in page, html.escape(VILLAIN) in page, VILLAIN in page) == (True, True, False)
+    viewer = join(server, sending, "viewer", unique("vi", sending))
+    assert "?draft=" not in viewer.look("/dashboard/")[1]
+    other = server.account("Europe/Berlin")
+    stranger = join(server, other, "admin", unique("eve", other))
+    assert stranger.look(f"/dashboard/new?draft={draft}")[0] == 404
+    stranger.send("/dashboard/drafts/delete", {"token": stranger.token(), "draft": draft})
+    sent = browser.send("/dashboard/new", GOOD | {"token": form["token"], "draft": draft, "do": "send"})
+    assert sent[0] == 303
+    assert colleague.look(f"/dashboard/new?draft={draft}")[0] == 404
+    large = colleague.send("/dashboard/new", form | {"token": colleague.token(), "do": "keep", "body": "x" * 600_000})
+    assert (large[0], "A draft may have 512 KiB" in large[1]) == (400, True)

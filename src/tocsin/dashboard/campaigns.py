@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,8 +12,17 @@ from tocsin.api.context import Context
 from tocsin.authenticator.audit import note
 from tocsin.campaign.runs import stop_campaign
 from tocsin.campaign.spec import LATEST_ID
+from tocsin.dashboard.drafts import DRAFTS, KeptDraft, list_drafts
 from tocsin.dashboard.page import Frame, redirect, render
-from tocsin.dashboard.queries import STATES, Detail, WantedCampaigns, read_detail, read_groups, read_overview
+from tocsin.dashboard.queries import (
+    FIRST_PAGE,
+    STATES,
+    Detail,
+    WantedCampaigns,
+    read_detail,
+    read_groups,
+    read_overview,
+)
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
 from tocsin.delivery import hold
@@ -20,6 +31,7 @@ from tocsin.queue import count_in_flight
 
 BUSY_SECONDS, CALM_SECONDS = 2, 15  # between two loads of a page
 LIST, GROUPS = "campaigns", "groups"
+DRAFT, DRAFTS_SHOWN = "draft", 3  # the state that drafts are listed by; how many the first page shows
 LAST_PAGE = 1_000_000
 SEARCH_LETTERS = 512
 
@@ -28,7 +40,12 @@ async def show_overview(context: Context, request: Request) -> Response:
     """Show the newest campaigns and the tag groups, or the campaigns that are looked for."""
     visitor, now = await log_in(context, request), context.clock()
     wanted = _read_wanted(request)
-    found = await read_overview(context.ledger, context.facts, visitor.account.id, now, wanted)
+    only_drafts, account_id = wanted.state == DRAFT, visitor.account.id
+    kept: list[KeptDraft] = []
+    if visitor.session and visitor.may("marketer") and (only_drafts or wanted == FIRST_PAGE):
+        most = DRAFTS if only_drafts else DRAFTS_SHOWN
+        kept = await context.ledger.read(lambda connection: list_drafts(connection, account_id, most))
+    found = await read_overview(context.ledger, context.facts, account_id, now, wanted)
     groups = None
     if not wanted.filtered and wanted.page == 1:
         groups = await read_groups(context.ledger, context.facts, visitor.account.id)
@@ -36,7 +53,8 @@ async def show_overview(context: Context, request: Request) -> Response:
     frame = Frame(visitor, now, LIST, BUSY_SECONDS if busy else CALM_SECONDS)
     live = request.query_params.get("live") == "1"
     name = "overview_live.html" if live else "overview.html"
-    return render(name, frame=frame, found=found, groups=groups, wanted=wanted, server=server_of(request))
+    values: dict[str, Any] = {"found": found, "groups": groups, "wanted": wanted, "drafts": kept}
+    return render(name, frame=frame, server=server_of(request), **values)
 
 
 async def show_groups(context: Context, request: Request) -> Response:
@@ -160,4 +178,4 @@ def _read_wanted(request: Request) -> WantedCampaigns:
     search, label = (asked.get(name, "").strip()[:SEARCH_LETTERS].replace("\0", "") for name in ("q", "label"))
     state = asked.get("state", "")
     page = read_page(asked.get("page", ""))
-    return WantedCampaigns(search=search, label=label, state=state if state in STATES else "", page=page)
+    return WantedCampaigns(search=search, label=label, state=state if state in (*STATES, DRAFT) else "", page=page)

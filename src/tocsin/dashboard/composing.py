@@ -23,7 +23,7 @@ from tocsin.authenticator.audit import note
 from tocsin.campaign.send import accept, read_asked
 from tocsin.campaign.spec import DEVICES, LATEST_ID, VARIANTS, Spec
 from tocsin.channels import CHANNELS
-from tocsin.dashboard import draft
+from tocsin.dashboard import draft, drafts
 from tocsin.dashboard.campaigns import LIST, server_of
 from tocsin.dashboard.draft import Mistake, make_request, place_mistake
 from tocsin.dashboard.message import add_variant, count_variants, drop_variant
@@ -75,7 +75,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def show_form(context: Context, request: Request) -> Response:
-    """Show an empty form, one filled with the campaign of `?from=`, or with the segment of `?segment=`."""
+    """Show an empty form, one filled with the campaign of `?from=`, the segment of `?segment=` or the draft of
+    `?draft=`."""
     visitor, _ = await require_member(context, request, "marketer")
     form = FormFields(draft.blank_draft())
     copied = request.query_params.get("from", "")
@@ -84,9 +85,19 @@ async def show_form(context: Context, request: Request) -> Response:
         if spec is None:
             raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
         form = FormFields(draft.draft_of(spec, ENGLISH.copy_of.format(name=spec.name)))
+    if asked := request.query_params.get("draft", ""):
+        number, account_id = _read_draft_id(asked), visitor.account.id
+        kept = await context.ledger.read(lambda connection: drafts.read_draft(connection, account_id, number))
+        if kept is None:
+            raise Problem(ENGLISH.no_such_draft, code=404, status=404)
+        form = FormFields(kept | {"draft": [str(number)]})
     if segment := request.query_params.get("segment", ""):
         draft.add_row(form, "all", "segment", segment)
     form["nonce"] = [secrets.token_hex(8)]
+    if not form.one("test_identity") and (
+        me := await find_example(context.ledger, visitor.account, visitor.who, "Email")
+    ):
+        form["test_identity"] = [me.identity]
     return await _show(context, visitor, form)
 
 
@@ -105,6 +116,8 @@ async def take_form(context: Context, request: Request) -> Response:
         draft.drop_row(form, do[5:])
     elif do == "segment":
         return await _save_segment(context, visitor, form)
+    elif do == "keep":
+        return await _keep_draft(context, visitor, form)
     elif do == "test":
         return await _send_test(context, visitor, form)
     elif do == "review":
@@ -226,7 +239,7 @@ def _values(frame: Frame, form: FormFields, found: Suggestions, mistake: Mistake
     rows = read_rows(form.flat())
     boxes = {box: [row for row in rows if row.box == box] for box in BOXES}
     values = {"form": form, "boxes": boxes, "suggestions": found, "mistake": mistake, "said": said}
-    values |= {"variants": count_variants(form), "most_variants": VARIANTS}
+    values |= {"do": form.one("do"), "variants": count_variants(form), "most_variants": VARIANTS}
     return {"frame": frame, "channels": list(CHANNELS), **values}
 
 
@@ -252,9 +265,12 @@ async def _send(context: Context, visitor: Visitor, form: FormFields) -> Respons
     campaign_id = msgspec.json.decode(text)["id"]
     if new:
         detail = f"{campaign_id} {made.body['name']}"
-        await context.ledger.write(
-            lambda connection: note(connection, account.id, visitor.who, "campaign made", detail, now)
-        )
+
+        def finish(connection: Connection) -> None:
+            note(connection, account.id, visitor.who, "campaign made", detail, now)
+            drafts.delete_draft(connection, account.id, _read_draft_id(form.one("draft")))
+
+        await context.ledger.write(finish)
     return redirect(f"/dashboard/campaigns/{campaign_id}")
 
 
@@ -276,6 +292,32 @@ async def _send_test(context: Context, visitor: Visitor, form: FormFields) -> Re
     except Problem as problem:
         return await _show(context, visitor, form, place_mistake(problem, places))
     return await _show(context, visitor, form, said=ENGLISH.test_queued.format(identity=identity, group=TEST_GROUP))
+
+
+async def delete_draft(context: Context, request: Request) -> Response:
+    """Delete a draft."""
+    visitor, _ = await require_member(context, request, "marketer")
+    number = _read_draft_id((await read_signed_form(context, request, visitor)).one("draft"))
+    await context.ledger.write(lambda connection: drafts.delete_draft(connection, visitor.account.id, number))
+    return redirect("/dashboard/?state=draft")
+
+
+async def _keep_draft(context: Context, visitor: Visitor, form: FormFields) -> Response:
+    """Keep the form as it is, finished or not."""
+    now, account_id, before = context.clock(), visitor.account.id, _read_draft_id(form.one("draft"))
+    try:
+        kept = await context.ledger.write(
+            lambda connection: drafts.keep_draft(connection, account_id, before, form, visitor.who, now)
+        )
+    except Problem as problem:
+        return await _show(context, visitor, form, place_mistake(problem))
+    form["draft"] = [str(kept)]
+    return await _show(context, visitor, form, said=ENGLISH.draft_kept)
+
+
+def _read_draft_id(text: str) -> int:
+    """Return the id of a draft; 0, which none has, for what is no id."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 async def _save_segment(context: Context, visitor: Visitor, form: FormFields) -> Response:

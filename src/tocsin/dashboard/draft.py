@@ -133,7 +133,7 @@ def place_mistake(problem: Problem, places: Mapping[str, str] | None = None) -> 
     elif (empty := EMPTY.match(text)) is not None and empty[3]:
         place, sentence = f"{empty[3]}.{empty[2]}", empty[1]
     else:
-        return Mistake(WORDS.get(empty[2], "") if empty else "", text)
+        return Mistake(WORDS.get(empty[2], ""), empty[1]) if empty else Mistake("", text)
     own = [start for start in known if place.startswith(start) and place[len(start) : len(start) + 1] in ("", ".", "[")]
     if own:
         return Mistake(known[max(own, key=len)], sentence)

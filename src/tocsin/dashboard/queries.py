@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, select
 
 from tocsin.campaign.runs import (
     PRECEDENCE,
@@ -24,7 +24,7 @@ from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
 from tocsin.outcome import NUMBERS, OUTCOME_OF
 from tocsin.stats import counts
-from tocsin.stats.comparison import Difference, compare_groups
+from tocsin.stats.comparison import Comparison, compare_groups
 from tocsin.stats.results import (
     count_converted,
     count_interactions,
@@ -145,16 +145,16 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign's page. `conversions`, `differences`: empty for one without a goal. `final`: the time of the goal is
-    over. `more`: there are rarer reasons than the ones shown. `rate`: recipients a second, where it was watched."""
+    """One campaign's page. `conversions`: empty for one without a goal. `comparison`: None for one without a goal, or
+    with one group only. `more`: there are rarer reasons than the ones shown. `rate`: recipients a second, where it was
+    watched."""
 
     line: CampaignLine
     created_at: float
     spec: Spec
     variants: dict[str, dict[str, float]]
     conversions: dict[str, float]
-    differences: list[Difference]
-    final: bool
+    comparison: Comparison | None
     reasons: list[Reason]
     more: bool
     by_platform: list[tuple[str, Figures]]
@@ -165,6 +165,12 @@ class Detail(msgspec.Struct, frozen=True, kw_only=True):
     def over(self) -> bool:
         """Nothing of it is sent any more."""
         return self.line.state in ("completed", "stopped", "missed") and not self.line.figures.under_way
+
+    @property
+    def widest(self) -> float:
+        """The largest end of an interval between two groups, for the scale that all are drawn on."""
+        differences = self.comparison.differences if self.comparison else []
+        return max((abs(end) for one in differences for end in (one.rate.low, one.rate.high)), default=0.0) or 1.0
 
     @property
     def minutes_left(self) -> int | None:
@@ -213,8 +219,8 @@ def _is_in_state(account_id: str, state: str) -> ColumnElement[bool]:
     def has_run(what: ColumnElement[bool]) -> ColumnElement[bool]:
         return campaign.c.id.in_(select(run.c.campaign_id).where(run.c.account_id == account_id, what))
 
-    if state == "held":
-        return has_run(run_is_held())
+    if state not in PRECEDENCE:  # no campaign is a draft
+        return has_run(run_is_held()) if state == "held" else false()
     earlier = PRECEDENCE[: PRECEDENCE.index(state)]
     return and_(has_run(run.c.state == state), ~has_run(run.c.state.in_(earlier)), ~has_run(run_is_held()))
 
@@ -271,8 +277,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         spec=spec,
         variants=variants,
         conversions=converted,
-        differences=comparison.differences if comparison else [],
-        final=comparison is not None and comparison.final,
+        comparison=comparison if comparison is not None and comparison.differences else None,
         reasons=reasons[:REASONS],
         more=len(reasons) > REASONS,
         by_platform=by_platform,
