@@ -33,11 +33,7 @@ def fill(folder: Path, users: int, events: int) -> Filled:
     """
     facts = open_facts(f"chdb://{folder / 'facts'}")
     started = time.perf_counter()
-    facts.command_now(_make_profiles(users))
-    for first in range(0, events, BLOCK):
-        count = min(BLOCK, events - first)
-        facts.command_now(_make_events(first, count, users, events))
-        print_progress(f"{first + count:,} of {events:,} events made, {time.perf_counter() - started:.0f} s")
+    fill_facts(facts, users, events)
     made = time.perf_counter() - started
     _merge(facts)
     merged = time.perf_counter() - started - made
@@ -46,6 +42,16 @@ def fill(folder: Path, users: int, events: int) -> Filled:
     filled = Filled(made, merged, size_of(facts))
     facts.close()
     return filled
+
+
+def fill_facts(facts: Facts, users: int, events: int) -> None:
+    """Make the rows."""
+    started = time.perf_counter()
+    facts.command_now(_make_profiles(users))
+    for first in range(0, events, BLOCK):
+        count = min(BLOCK, events - first)
+        facts.command_now(_make_events(first, count, users, events))
+        print_progress(f"{first + count:,} of {events:,} events made, {time.perf_counter() - started:.0f} s")
 
 
 def copy_tenth(folder: Path) -> None:

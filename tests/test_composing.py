@@ -19,6 +19,7 @@ from tocsin.audience.query import read_where
 from tocsin.audience.writing import write_where
 from tocsin.campaign.spec import read_spec
 from tocsin.dashboard.draft import Mistake, blank_draft, draft_of, make_request, place_mistake
+from tocsin.dashboard.message import add_variant, drop_variant
 from tocsin.dashboard.question import QuestionRow, make_where, read_rows, split_question
 from tocsin.errors import Problem
 
@@ -202,13 +203,13 @@ def test_a_copy_is_the_same_campaign(body: dict[str, Any]) -> None:
 
 
 def find_mistake(form: dict[str, list[str]]) -> Mistake:
-    rows: dict[str, int] = {}
+    places: dict[str, str] = {}
     try:
         made = make_request(form)
-        rows = made.rows
+        places = made.places
         read_spec(made.body, ACCOUNT, NOW)
     except Problem as problem:
-        return place_mistake(problem, rows)
+        return place_mistake(problem, places)
     raise AssertionError("nothing is wrong with it")
 
 
@@ -327,6 +328,8 @@ def test_outlook(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     assert (status, VILLAIN in page) == (200, False)
     assert re.search(r'class="total">1\b', page)
     assert f"Hi {html.escape(VILLAIN)}" in page
+    long = browser.send("/dashboard/new/check", form | {"body": "ä" * 2500})[1]
+    assert ("FCM takes 4,096 bytes" in long, "APNs takes" in long) == (True, False)  # only Android is asked for
     other = browser.send("/dashboard/new/check", form | {"person": "user-3"})[1]
     assert ("Hi Name 3" in other, "as seen by Name 3" in other) == (True, True)
     assert "Before it can be sent: Field name is empty" in page
@@ -391,3 +394,70 @@ def test_first_steps(server: Server, sending: Caller) -> None:
     assert browser.send("/dashboard/start", {"token": browser.token()})[0] == 303
     assert browser.look("/dashboard/start")[1].count("pill completed") == 3
     assert "Both stores answer" in browser.look("/dashboard/system")[1]
+
+
+def test_variants_by_form() -> None:
+    """Added with the first one's words and even shares; dropped, the others move up; each mistake at its own field."""
+    form = {name: [value] for name, value in GOOD.items()}
+    add_variant(form)
+    add_variant(form)
+    assert [form[f"variant-{number}-share"] for number in range(3)] == [["34"], ["33"], ["33"]]
+    assert form["variant-2-title"] == [GOOD["title"]]
+    form |= {"variant-1-title": [""], "variant-2-title": ["C"]}
+    assert (find_mistake(form).field, find_mistake(form).sentence) == ("variant-1-title", "Field title is empty")
+    assert find_mistake(form | {"title": [""]}).field == "title"
+    assert find_mistake(form | {"variant-1-name": ["A"], "variant-1-title": ["B"]}).field == "variant-1-name"
+    assert find_mistake(form | {"variant-1-title": ["B"], "variant-0-share": ["90"]}).field == "variant-0-share"
+    drop_variant(form, 1)
+    made = make_request(form).body
+    assert [(one["name"], one["percentage"], one["content"]["title"]) for one in made["variants"]] == [
+        ("A", 50, GOOD["title"]),
+        ("C", 50, "C"),
+    ]
+    assert draft_of(read_spec(made, ACCOUNT, NOW), "Copy")["variant-1-title"] == ["C"]
+    drop_variant(form, 1)
+    assert "variants" not in make_request(form).body
+    for _ in range(20):
+        add_variant(form)
+    assert len(read_spec(make_request(form).body, ACCOUNT, NOW).variants) == 8
+
+
+def test_variants_without_a_script(server: Server, sending: Caller, sandbox: Sandbox) -> None:
+    sending.upload(*people(6, wns_port=sandbox.port + 3))
+    browser = join(server, sending, "marketer", unique("ana", sending))
+    form = GOOD | {"token": browser.token()}
+    page = browser.send("/dashboard/new", form | {"do": "add-variant"})[1]
+    fields = form | dict(re.findall(r'name="(variant-[\w-]+)" type="\w+" value="(.*?)"', page))
+    fields |= {"variant-1-title": VILLAIN, "variant-1-body": "b"}
+    status, page, _ = browser.send("/dashboard/new", fields | {"do": "review"})
+    assert (status, "A · 50 %, about 1" in page, VILLAIN in page) == (200, True, False)
+    made = browser.send("/dashboard/new", fields | {"do": "send"})[2]["location"]
+    assert sending.result(int(made.rsplit("/", 1)[1]))["sent"] == 2
+    assert re.findall(r'<th scope="row">([AB])</th>', browser.look(made)[1]) == ["A", "B"]
+
+
+def test_drafts(server: Server, sending: Caller, sandbox: Sandbox) -> None:
+    """Left and taken up again as it was, by anybody who may send; gone once it is sent; nobody else's."""
+    sending.upload(*people(2, wns_port=sandbox.port + 3))
+    browser = join(server, sending, "marketer", unique("ana", sending))
+    form = GOOD | {"token": browser.token(), "name": VILLAIN, "title": "", "row-0-box": "all", "row-0-kind": "did"}
+    page = browser.send("/dashboard/new", form | {"do": "keep", "row-0-name": "Paid"})[1]
+    draft = re.findall(r'name="draft" value="(\d+)"', page)[0]
+    browser.send("/dashboard/new", form | {"do": "keep", "row-0-name": "Bought", "draft": draft})
+    colleague = join(server, sending, "admin", unique("bea", sending))
+    listed = colleague.look("/dashboard/")[1]
+    assert (listed.count("/dashboard/new?draft="), VILLAIN in listed) == (1, False)
+    assert html.escape(VILLAIN) in colleague.look("/dashboard/?state=draft")[1]
+    page = colleague.look(f"/dashboard/new?draft={draft}")[1]
+    assert ('value="Bought"' in page, html.escape(VILLAIN) in page, VILLAIN in page) == (True, True, False)
+    viewer = join(server, sending, "viewer", unique("vi", sending))
+    assert "?draft=" not in viewer.look("/dashboard/")[1]
+    other = server.account("Europe/Berlin")
+    stranger = join(server, other, "admin", unique("eve", other))
+    assert stranger.look(f"/dashboard/new?draft={draft}")[0] == 404
+    stranger.send("/dashboard/drafts/delete", {"token": stranger.token(), "draft": draft})
+    sent = browser.send("/dashboard/new", GOOD | {"token": form["token"], "draft": draft, "do": "send"})
+    assert sent[0] == 303
+    assert colleague.look(f"/dashboard/new?draft={draft}")[0] == 404
+    large = colleague.send("/dashboard/new", form | {"token": colleague.token(), "do": "keep", "body": "x" * 600_000})
+    assert (large[0], "A draft may have 512 KiB" in large[1]) == (400, True)

@@ -165,6 +165,16 @@ def test_numbers_are_those_of_the_api(sending: Caller, sandbox: Sandbox) -> None
     assert tables.numbers("group-table", "receipts") == groups["receipts"] | {"under way": 0}
 
 
+def test_numbers_as_csv(caller: Caller) -> None:
+    """The same numbers as on the page; nothing of it is a formula."""
+    campaign = caller.create(name="=1+1", when="20990101 00:00")
+    assert Caller(caller.port).call("GET", f"/dashboard/campaigns/{campaign}/numbers.csv")[0] == 401
+    status, text, headers = look(caller, f"/dashboard/campaigns/{campaign}/numbers.csv")
+    assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert text.splitlines()[:2] == ["part,name,measure,value", "campaign,'=1+1,audience,0"]
+    assert see(caller, "/dashboard/tag-groups/numbers.csv") == "part,name,measure,value\r\n"
+
+
 def _settled_groups(caller: Caller) -> dict[str, Any] | None:
     groups = caller.get("/1/tag_groups.json")[1]["tag_groups"]
     group = groups.get("receipts")
@@ -329,10 +339,11 @@ def test_templates_hold_no_text_of_their_own() -> None:
 
 
 def test_what_is_vendored_is_what_it_says() -> None:
-    """The script is npm's, unchanged; its licence stands beside it."""
+    """The scripts are npm's, unchanged; their licence stands beside them."""
     folder = PAGES / "static"
     said = (folder / "VENDORED.txt").read_text()
-    assert hashlib.sha256((folder / "htmx.min.js").read_bytes()).hexdigest() in said
+    for script in folder.glob("*.min.js"):
+        assert hashlib.sha256(script.read_bytes()).hexdigest() in said
     assert "Permission to use, copy, modify" in said
 
 

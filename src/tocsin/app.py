@@ -25,6 +25,7 @@ from tocsin.api import Context, Endpoint, build_router
 from tocsin.api.app_directory import AppDirectory
 from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import SHARE, Bodies
+from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health, Installation
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
@@ -147,6 +148,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         if serves or settings.operator_port:
             context = _make_context(
                 *(stores, settings, wakeups, load, worker, SignedIds(keys, stores.ledger)),
+                Broadcasts(stop, settings.query_seconds),
                 write_address(data, url) if serves else secrets.token_urlsafe(),  # nobody asks the others locally
                 await asyncio.to_thread(_describe, stores, role),
             )
@@ -183,6 +185,7 @@ def _make_context(
     load: LoadMeter,
     worker: Worker | None,
     signed_ids: SignedIds,
+    broadcasts: Broadcasts,
     local_token: str,
     installation: Installation,
 ) -> Context:
@@ -221,6 +224,7 @@ def _make_context(
         reports=Reports(ledger, facts, settings.report_days),
         quick_clicks=QuickClicks(),
         load=load,
+        broadcasts=broadcasts,
         wakeups=wakeups,
         signed_ids=signed_ids,
         local_token=local_token,

@@ -20,8 +20,8 @@ from tocsin.api import (
     unsubscribe,
     unsupported,
     upload,
-    why,
     webhooks,
+    why,
 )
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint, build_router

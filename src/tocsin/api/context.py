@@ -14,6 +14,7 @@ from tocsin.account import Account, list_accounts
 from tocsin.api.app_directory import AppDirectory
 from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import HELD, STRANGERS, Bodies
+from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
 from tocsin.api.places import Places
@@ -74,6 +75,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     reports: Reports
     quick_clicks: QuickClicks
     load: LoadMeter
+    broadcasts: Broadcasts
     wakeups: Wakeups
     signed_ids: SignedIds
     local_token: str

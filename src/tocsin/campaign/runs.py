@@ -7,12 +7,13 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, case, func, insert, select, text, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, or_, select, text, update
 
 from tocsin.campaign.goal import Goal
 from tocsin.campaign.schedule import begins_at, next_local
 from tocsin.campaign.spec import _STORED, LATEST_ID, Spec
 from tocsin.errors import Problem
+from tocsin.queue import HOLD_SECONDS
 from tocsin.store import schema
 from tocsin.store.lock import lock_campaign, lock_chunks
 from tocsin.store.notification import notify
@@ -29,6 +30,8 @@ RUN_STATES: Mapping[str, tuple[str, ...]] = {
 
 
 PAGE = 1000  # campaigns of a list, at most
+# The state of a campaign is the first of these that a run of it has.
+PRECEDENCE = ("running", "scheduled", "stopped", "completed", "missed")
 _GOAL = msgspec.json.Decoder(Goal)  # made before there are threads
 CampaignRow = Row[*tuple[Any, ...]]
 
@@ -98,7 +101,8 @@ def _insert_run(
 class CampaignSummary(msgspec.Struct, frozen=True, kw_only=True):
     """A campaign and its runs in sum. state: the first of running, scheduled, stopped, completed, missed that any run
     has. due_at: when the next run begins, or the last one did. audience: of all runs. frozen_at: None until a run has
-    begun. ended_at: None until all have ended. completed, missed: the number of such runs."""
+    begun. ended_at: None until all have ended. completed, missed: the number of such runs. held: whether a restore
+    holds any run back."""
 
     id: int
     name: str
@@ -111,6 +115,7 @@ class CampaignSummary(msgspec.Struct, frozen=True, kw_only=True):
     ended_at: float | None
     completed: int
     missed: int
+    held: bool
 
 
 def find_campaign(connection: Connection, account_id: str, campaign_id: int) -> CampaignSummary:
@@ -160,6 +165,12 @@ def _select_ids(account_id: str, due: tuple[float, float] | None) -> Select[Any]
     return query.where(campaign.c.id.in_(then))
 
 
+def run_is_held() -> ColumnElement[bool]:
+    """Return the condition that a run waits since a restore until somebody lets it go on."""
+    run = schema.run
+    return and_(or_(run.c.state == "scheduled", run.c.state == "running"), run.c.retry_at >= HOLD_SECONDS)
+
+
 def find_labels(connection: Connection, account_id: str, limit: int) -> dict[int, list[str]]:
     """Return the labels of those of the newest `limit` campaigns that have any, by campaign."""
     label, campaign = schema.campaign_label, schema.campaign
@@ -200,6 +211,7 @@ def _summary_query() -> Select[Any]:
             func.max(run.c.frozen_at).label("frozen_at"),
             func.max(run.c.ended_at).label("ended_at"),
             func.count(case((run.c.ended_at.is_(None), 1))).label("open"),
+            func.count(case((run_is_held(), 1))).label("held"),
         )
         .join(run, run.c.campaign_id == campaign.c.id)
         .group_by(*of_campaign)
@@ -208,7 +220,7 @@ def _summary_query() -> Select[Any]:
 
 
 def _summarize(row: CampaignRow) -> CampaignSummary:
-    state = next(name for name in ("running", "scheduled", "stopped", "completed", "missed") if getattr(row, name))
+    state = next(name for name in PRECEDENCE if getattr(row, name))
     return CampaignSummary(
         id=row.id,
         name=row.name,
@@ -221,6 +233,7 @@ def _summarize(row: CampaignRow) -> CampaignSummary:
         ended_at=None if row.open else row.ended_at,
         completed=row.completed,
         missed=row.missed,
+        held=row.held > 0,
     )
 
 

@@ -90,6 +90,11 @@ class Spec(Choices, frozen=True, kw_only=True):
     when: When | None = None
     users_limit: int | None = None
 
+    @property
+    def contents(self) -> list[tuple[str, Content]]:
+        """What is said, by variant; under "" where there are none."""
+        return [(one.name, one.content) for one in self.variants] or [("", self.content)]
+
 
 # Made here, before there are threads: msgspec lets a second thread use a type that a first one has half looked at.
 _STORED = msgspec.json.Decoder(Spec)
@@ -216,13 +221,22 @@ def _read_control(group: ControlJson | CustomControlJson | None) -> float:
     return group.percentage if group else 0.0
 
 
+def _read_content(content: Any, channel: str, rules: Mapping[str, bool], place: str) -> Content:
+    """Return a content that stands at a place of its own. Raise Problem with that place."""
+    try:
+        return read_content(content, channel, **rules)
+    except Problem as problem:
+        text = problem.error.replace("(at $.content", f"(at {place}").replace("(inside content)", f"(inside {place})")
+        raise Problem(text, code=problem.code, status=problem.status) from None
+
+
 def _read_variants(those: Sequence[VariantJson], channel: str, rules: Mapping[str, bool]) -> tuple[Variant, ...]:
     """Return the variants. Raise Problem when two have one name, or they do not sum to 100 percent."""
     found: list[Variant] = []
     for index, one in enumerate(those):
         if one.name in [other.name for other in found]:
             raise Problem(f"a variant needs a name of its own (at $.variants[{index}].name)")
-        content = read_content(one.content, channel, **rules)
+        content = _read_content(one.content, channel, rules, f"$.variants[{index}].content")
         found.append(Variant(one.name, content, one.percentage))
     if found and abs(sum(one.percentage for one in found) - 100) > 1e-6:
         raise Problem("the percentages of the variants must sum to 100 (at $.variants)")

@@ -174,6 +174,27 @@ def neighbours(seconds: float, mixtures: int, seed: int, as_json: bool) -> None:
 
 
 @bench.command()
+@click.option("--users", type=click.IntRange(1000, 5_000_000), default=100_000, show_default=True)
+@click.option("--events", type=click.IntRange(1000, 200_000_000), default=2_500_000, show_default=True)
+@click.option("--campaigns", type=click.IntRange(2, 10_000), default=1000, show_default=True)
+@click.option("--requests", type=click.IntRange(10, 20_000_000), default=500_000, show_default=True)
+@json_option
+def pages(users: int, events: int, campaigns: int, requests: int, as_json: bool) -> None:
+    """Each page of the dashboard, as somebody who is logged in gets it, with so much behind it: the median of 15.
+
+    Example: tocsin bench pages --users 2000000 --events 50000000 --requests 10000000 --json
+    """
+    find_benchmarks()
+    from benchmarks.pages import measure_pages
+    from benchmarks.reading import report
+    from benchmarks.server import new_folder
+
+    given = {"users": users, "events": events, "campaigns": campaigns, "requests": requests}
+    with new_folder() as data:
+        report("pages", given, measure_pages(data, users, events, campaigns, requests), as_json=as_json)
+
+
+@bench.command()
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=5, show_default=True)
 @json_option
 def feedback(seconds: float, as_json: bool) -> None:

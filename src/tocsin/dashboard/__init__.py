@@ -15,10 +15,12 @@ from tocsin.dashboard import (
     composing,
     credentials,
     entrance,
+    live,
     outcomes,
     people,
     policies,
     segments,
+    spreadsheet,
 )
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
 from tocsin.errors import Problem
@@ -44,8 +46,9 @@ def page(path: str, look: Handler | None = None, post: Handler | None = None) ->
 READING_PAGES = [
     page("/dashboard/", campaigns.show_overview),
     page("/dashboard/campaigns/{campaign_id}", campaigns.show_campaign),
-    page("/dashboard/campaigns/{campaign_id}/live", campaigns.show_live),
+    page("/dashboard/campaigns/{campaign_id}/numbers.csv", spreadsheet.show_campaign_csv),
     page("/dashboard/tag-groups", campaigns.show_groups),
+    page("/dashboard/tag-groups/numbers.csv", spreadsheet.show_groups_csv),
     page("/dashboard/segments", segments.show_segments),
     page("/dashboard/segments/count", segments.count),
     page("/dashboard/system", administration.show_system),
@@ -57,8 +60,12 @@ MEMBER_PAGES = [
     page("/dashboard/login", entrance.show_log_in, entrance.enter),
     page("/dashboard/logout", post=entrance.leave),
     page("/dashboard/account", post=entrance.switch),
+    Endpoint("/dashboard/campaigns/{campaign_id}/stream", {"GET": live.stream_campaign}, refuse_page, BUG),
     page("/dashboard/campaigns/{campaign_id}/stop", campaigns.ask_to_stop, campaigns.stop),
+    page("/dashboard/campaigns/{campaign_id}/resume", campaigns.ask_to_resume, campaigns.resume),
+    page("/dashboard/tag-groups/held", post=campaigns.settle_held),
     page("/dashboard/new", composing.show_form, composing.take_form),
+    page("/dashboard/drafts/delete", post=composing.delete_draft),
     page("/dashboard/new/check", post=composing.check),
     page("/dashboard/new/mail", post=composing.preview_mail),
     page("/dashboard/new/values", composing.suggest),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -10,15 +12,26 @@ from tocsin.api.context import Context
 from tocsin.authenticator.audit import note
 from tocsin.campaign.runs import stop_campaign
 from tocsin.campaign.spec import LATEST_ID
+from tocsin.dashboard.drafts import DRAFTS, KeptDraft, list_drafts
 from tocsin.dashboard.page import Frame, redirect, render
-from tocsin.dashboard.queries import Detail, WantedCampaigns, read_detail, read_groups, read_overview
+from tocsin.dashboard.queries import (
+    FIRST_PAGE,
+    STATES,
+    Detail,
+    WantedCampaigns,
+    read_detail,
+    read_groups,
+    read_overview,
+)
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.delivery import hold
 from tocsin.errors import Problem
 from tocsin.queue import count_in_flight
 
 BUSY_SECONDS, CALM_SECONDS = 2, 15  # between two loads of a page
 LIST, GROUPS = "campaigns", "groups"
+DRAFT, DRAFTS_SHOWN = "draft", 3  # the state that drafts are listed by; how many the first page shows
 LAST_PAGE = 1_000_000
 SEARCH_LETTERS = 512
 
@@ -27,7 +40,12 @@ async def show_overview(context: Context, request: Request) -> Response:
     """Show the newest campaigns and the tag groups, or the campaigns that are looked for."""
     visitor, now = await log_in(context, request), context.clock()
     wanted = _read_wanted(request)
-    found = await read_overview(context.ledger, context.facts, visitor.account.id, now, wanted)
+    only_drafts, account_id = wanted.state == DRAFT, visitor.account.id
+    kept: list[KeptDraft] = []
+    if visitor.session and visitor.may("marketer") and (only_drafts or wanted == FIRST_PAGE):
+        most = DRAFTS if only_drafts else DRAFTS_SHOWN
+        kept = await context.ledger.read(lambda connection: list_drafts(connection, account_id, most))
+    found = await read_overview(context.ledger, context.facts, account_id, now, wanted)
     groups = None
     if not wanted.filtered and wanted.page == 1:
         groups = await read_groups(context.ledger, context.facts, visitor.account.id)
@@ -35,25 +53,27 @@ async def show_overview(context: Context, request: Request) -> Response:
     frame = Frame(visitor, now, LIST, BUSY_SECONDS if busy else CALM_SECONDS)
     live = request.query_params.get("live") == "1"
     name = "overview_live.html" if live else "overview.html"
-    return render(name, frame=frame, found=found, groups=groups, wanted=wanted, server=server_of(request))
+    values: dict[str, Any] = {"found": found, "groups": groups, "wanted": wanted, "drafts": kept}
+    return render(name, frame=frame, server=server_of(request), **values)
 
 
 async def show_groups(context: Context, request: Request) -> Response:
     """Show the numbers of the sends by identity."""
     visitor, now = await log_in(context, request), context.clock()
     groups = await read_groups(context.ledger, context.facts, visitor.account.id)
+    held = await context.ledger.read(lambda connection: hold.count_requests(connection, visitor.account.id))
     frame = Frame(visitor, now, GROUPS, BUSY_SECONDS if groups.busy else CALM_SECONDS)
-    return render("groups.html", frame=frame, groups=groups, server=server_of(request))
+    return render("groups.html", frame=frame, groups=groups, held=held, server=server_of(request))
 
 
 async def show_campaign(context: Context, request: Request) -> Response:
     """Show one campaign: what was asked, its numbers, what the vendors said."""
-    return await _show(context, request, "campaign.html")
-
-
-async def show_live(context: Context, request: Request) -> Response:
-    """Show the part of a campaign's page that changes while it runs."""
-    return await _show(context, request, "campaign_live.html")
+    visitor, now = await log_in(context, request), context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
+    asked = request.query_params.get("in_flight", "")
+    in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
+    return render("campaign.html", frame=frame, found=found, in_flight=in_flight)
 
 
 async def ask_to_stop(context: Context, request: Request) -> Response:
@@ -82,15 +102,65 @@ async def stop(context: Context, request: Request) -> Response:
     return redirect(f"/dashboard/campaigns/{campaign_id}?in_flight={in_flight}")
 
 
+async def ask_to_resume(context: Context, request: Request) -> Response:
+    """Ask once more before a campaign that a restore holds back goes on."""
+    visitor, _ = await require_member(context, request, "marketer")
+    now = context.clock()
+    found = await find_detail(context, visitor.account.id, request, now)
+    return render("resume.html", frame=Frame(visitor, now, LIST), found=found)
+
+
+async def resume(context: Context, request: Request) -> Response:
+    """Let a campaign go on that a restore holds back."""
+    visitor, _ = await require_member(context, request, "marketer")
+    await read_signed_form(context, request, visitor)
+    now, account_id = context.clock(), visitor.account.id
+    found = await find_detail(context, account_id, request, now)
+    campaign_id = found.line.id
+
+    def resume_now(connection: Connection) -> None:
+        if hold.resume(connection, account_id, campaign_id):
+            note(connection, account_id, visitor.who, "campaign resumed", f"{campaign_id} {found.line.name}", now)
+
+    await context.ledger.write(resume_now)
+    context.wakeups.notify_all()
+    return redirect(f"/dashboard/campaigns/{campaign_id}")
+
+
+async def settle_held(context: Context, request: Request) -> Response:
+    """Let the sends by identity go on that a restore holds back, or end them."""
+    visitor, _ = await require_member(context, request, "marketer")
+    form = await read_signed_form(context, request, visitor)
+    now, account_id, drop = context.clock(), visitor.account.id, form.one("do") == "drop"
+
+    def settle_now(connection: Connection) -> None:
+        detail = f"{hold.count_requests(connection, account_id)} requests"
+        if drop:
+            hold.drop_requests(connection, account_id, now)
+        else:
+            hold.resume(connection, account_id, 0)
+        note(connection, account_id, visitor.who, "held sends " + ("dropped" if drop else "resumed"), detail, now)
+
+    await context.ledger.write(settle_now)
+    context.wakeups.notify_all()
+    return redirect("/dashboard/tag-groups")
+
+
 async def find_detail(context: Context, account_id: str, request: Request, now: float) -> Detail:
     """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
     apart."""
-    found, text = None, request.path_params["campaign_id"]
-    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
-        found = await read_detail(context.ledger, context.facts, account_id, int(text), now)
+    found = await read_detail(context.ledger, context.facts, account_id, find_id(request), now)
     if found is None:
         raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
     return found
+
+
+def find_id(request: Request) -> int:
+    """Return the id of an address. Raises Problem 404 for what is none."""
+    text = request.path_params["campaign_id"]
+    if text.isascii() and text.isdigit() and len(text) < 11 and int(text) <= LATEST_ID:
+        return int(text)
+    raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
 
 
 def server_of(request: Request) -> str:
@@ -103,16 +173,9 @@ def read_page(text: str) -> int:
     return min(max(int(text), 1), LAST_PAGE) if text.isascii() and text.isdigit() and len(text) < 9 else 1
 
 
-async def _show(context: Context, request: Request, template: str) -> Response:
-    visitor, now = await log_in(context, request), context.clock()
-    found = await find_detail(context, visitor.account.id, request, now)
-    frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
-    asked = request.query_params.get("in_flight", "")
-    in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
-    return render(template, frame=frame, found=found, in_flight=in_flight)
-
-
 def _read_wanted(request: Request) -> WantedCampaigns:
     asked = request.query_params
     search, label = (asked.get(name, "").strip()[:SEARCH_LETTERS].replace("\0", "") for name in ("q", "label"))
-    return WantedCampaigns(search=search, label=label, page=read_page(asked.get("page", "")))
+    state = asked.get("state", "")
+    page = read_page(asked.get("page", ""))
+    return WantedCampaigns(search=search, label=label, state=state if state in (*STATES, DRAFT) else "", page=page)

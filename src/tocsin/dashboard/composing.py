@@ -21,15 +21,16 @@ from tocsin.audience.node import Everybody
 from tocsin.audience.values import find_values
 from tocsin.authenticator.audit import note
 from tocsin.campaign.send import accept, read_asked
-from tocsin.campaign.spec import DEVICES, LATEST_ID, Spec
+from tocsin.campaign.spec import DEVICES, LATEST_ID, VARIANTS, Spec
 from tocsin.channels import CHANNELS
-from tocsin.dashboard import draft
+from tocsin.dashboard import draft, drafts
 from tocsin.dashboard.campaigns import LIST, server_of
 from tocsin.dashboard.draft import Mistake, make_request, place_mistake
+from tocsin.dashboard.message import add_variant, count_variants, drop_variant
 from tocsin.dashboard.page import Frame, Visitor, redirect, render, show_mail
 from tocsin.dashboard.queries import read_spec_of
 from tocsin.dashboard.question import BOXES, read_rows
-from tocsin.dashboard.sample import Example, Preview, find_example, find_examples, preview_content
+from tocsin.dashboard.sample import Example, Preview, find_example, find_examples, preview_contents
 from tocsin.dashboard.suggestions import Suggestions, find_suggestions
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import FormFields, read_signed_form, require_member
@@ -74,7 +75,8 @@ class Outlook(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def show_form(context: Context, request: Request) -> Response:
-    """Show an empty form, one filled with the campaign of `?from=`, or with the segment of `?segment=`."""
+    """Show an empty form, one filled with the campaign of `?from=`, the segment of `?segment=` or the draft of
+    `?draft=`."""
     visitor, _ = await require_member(context, request, "marketer")
     form = FormFields(draft.blank_draft())
     copied = request.query_params.get("from", "")
@@ -83,9 +85,19 @@ async def show_form(context: Context, request: Request) -> Response:
         if spec is None:
             raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
         form = FormFields(draft.draft_of(spec, ENGLISH.copy_of.format(name=spec.name)))
+    if asked := request.query_params.get("draft", ""):
+        number, account_id = _read_draft_id(asked), visitor.account.id
+        kept = await context.ledger.read(lambda connection: drafts.read_draft(connection, account_id, number))
+        if kept is None:
+            raise Problem(ENGLISH.no_such_draft, code=404, status=404)
+        form = FormFields(kept | {"draft": [str(number)]})
     if segment := request.query_params.get("segment", ""):
         draft.add_row(form, "all", "segment", segment)
     form["nonce"] = [secrets.token_hex(8)]
+    if not form.one("test_identity") and (
+        me := await find_example(context.ledger, visitor.account, visitor.who, "Email")
+    ):
+        form["test_identity"] = [me.identity]
     return await _show(context, visitor, form)
 
 
@@ -96,10 +108,16 @@ async def take_form(context: Context, request: Request) -> Response:
     do = form.one("do")
     if do.startswith("add-") and do[4:] in BOXES:
         draft.add_row(form, do[4:])
+    elif do == "add-variant":
+        add_variant(form)
+    elif do.startswith("drop-variant-") and do[13:].isascii() and do[13:].isdigit():
+        drop_variant(form, int(do[13:15]))
     elif do.startswith("drop-"):
         draft.drop_row(form, do[5:])
     elif do == "segment":
         return await _save_segment(context, visitor, form)
+    elif do == "keep":
+        return await _keep_draft(context, visitor, form)
     elif do == "test":
         return await _send_test(context, visitor, form)
     elif do == "review":
@@ -133,7 +151,8 @@ async def preview_mail(context: Context, request: Request) -> Response:
         return show_mail(f"<p>{_escape(place_mistake(problem).sentence)}</p>")
     example = await find_example(context.ledger, visitor.account, form.one("person"))
     profile = example.profile if example else {}
-    work = partial(preview_content, spec.content, spec.platforms, profile, context.clock())
+    number = next((number for number in range(len(spec.contents)) if form.one("do") == str(number)), 0)
+    work = partial(preview_contents, spec.contents[number:][:1], spec.platforms, profile, context.clock())
     preview = (await context.compile_pool.run(visitor.account.id, work))[0]
     return show_mail(preview.html or f"<p>{_escape(preview.trouble)}</p>")
 
@@ -153,13 +172,13 @@ async def _look_ahead(context: Context, request: Request, visitor: Visitor, form
     """Return what a draft would do: it is read as the API reads it; while it is unfinished, its audience at least."""
     account, now = visitor.account, context.clock()
     context.reads.take(account.id, request.scope[HELD])
-    mistake, spec, rows, body = None, None, {}, {}
+    mistake, spec, places, body = None, None, {}, {}
     try:
         made = make_request(form)
-        body, rows = made.body, made.rows
+        body, places = made.body, made.places
         spec = await read_campaign(context, account, body, now)
     except Problem as problem:
-        mistake = place_mistake(problem, rows)
+        mistake = place_mistake(problem, places)
         try:
             spec = await read_campaign(context, account, _fill(form, body), now) if body else None
         except Problem:
@@ -173,7 +192,7 @@ async def _look_ahead(context: Context, request: Request, visitor: Visitor, form
     profile = seer.profile if seer else {}
     previews: list[Preview] = []
     if mistake is None or not mistake.field or mistake.field not in ("title", "body", "subject"):
-        work = partial(preview_content, spec.content, spec.platforms, profile, now)
+        work = partial(preview_contents, spec.contents, spec.platforms, profile, now)
         previews = await context.compile_pool.run(account.id, work)
     without = await context.ledger.read(lambda connection: _find_without(connection, account.id, spec.platforms))
     return Outlook(
@@ -191,7 +210,8 @@ async def _look_ahead(context: Context, request: Request, visitor: Visitor, form
 def _fill(form: FormFields, body: dict[str, Any]) -> dict[str, Any]:
     """Return the request of a draft with what is missing filled in, so that its audience can be counted."""
     channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
-    content = body["content"] if form.one("body") and (form.one("title") or form.one("subject")) else FILLING[channel]
+    written = form.one("body") and (form.one("title") or form.one("subject")) and "content" in body
+    content = body["content"] if written else FILLING[channel]
     filled = {"name": "-", "target_mode": channel, "content": content, "when": "now", "where": body["where"]}
     return filled | ({"devices": body.get("devices") or [*DEVICES]} if channel == "push" else {})
 
@@ -219,6 +239,7 @@ def _values(frame: Frame, form: FormFields, found: Suggestions, mistake: Mistake
     rows = read_rows(form.flat())
     boxes = {box: [row for row in rows if row.box == box] for box in BOXES}
     values = {"form": form, "boxes": boxes, "suggestions": found, "mistake": mistake, "said": said}
+    values |= {"do": form.one("do"), "variants": count_variants(form), "most_variants": VARIANTS}
     return {"frame": frame, "channels": list(CHANNELS), **values}
 
 
@@ -229,10 +250,10 @@ def _show_review(context: Context, request: Request, visitor: Visitor, form: For
 
 async def _send(context: Context, visitor: Visitor, form: FormFields) -> Response:
     """Make the campaign, as the API would; the same form twice is one campaign."""
-    account, now, rows = visitor.account, context.clock(), {}
+    account, now, places = visitor.account, context.clock(), {}
     try:
         made = make_request(form)
-        rows = made.rows
+        places = made.places
         raw = msgspec.json.encode(made.body)
         nonce = form.one("nonce")
         name = f"form-{nonce}-{hashlib.blake2b(raw, digest_size=8).hexdigest()}" if NONCE.fullmatch(nonce) else None
@@ -240,46 +261,77 @@ async def _send(context: Context, visitor: Visitor, form: FormFields) -> Respons
         async with context.creates.admit(account.id, now):
             text, new = await make_campaign(context, account, made.body, key, now)
     except Problem as problem:
-        return await _show(context, visitor, form, place_mistake(problem, rows))
+        return await _show(context, visitor, form, place_mistake(problem, places))
     campaign_id = msgspec.json.decode(text)["id"]
     if new:
         detail = f"{campaign_id} {made.body['name']}"
-        await context.ledger.write(
-            lambda connection: note(connection, account.id, visitor.who, "campaign made", detail, now)
-        )
+
+        def finish(connection: Connection) -> None:
+            note(connection, account.id, visitor.who, "campaign made", detail, now)
+            drafts.delete_draft(connection, account.id, _read_draft_id(form.one("draft")))
+
+        await context.ledger.write(finish)
     return redirect(f"/dashboard/campaigns/{campaign_id}")
 
 
 async def _send_test(context: Context, visitor: Visitor, form: FormFields) -> Response:
     """Send the draft's message to one person now, as `/1/send` would."""
-    account, now, identity = visitor.account, context.clock(), form.one("test_identity")
+    account, now, identity, places = visitor.account, context.clock(), form.one("test_identity"), {}
     try:
         if await find_example(context.ledger, account, identity) is None:
             raise Problem(ENGLISH.test_nobody.format(identity=identity[:80]) + " (at $.test)")
-        body = make_request(form).body
-        asked = read_asked({"to": {"Identity": [identity]}, "content": body["content"], "tag_group": TEST_GROUP})
+        made = make_request(form)
+        body, places = made.body, made.places
         channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
-        await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool)
+        for one in body.get("variants") or [body]:
+            asked = read_asked({"to": {"Identity": [identity]}, "content": one["content"], "tag_group": TEST_GROUP})
+            await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool)
         await context.ledger.write(
             lambda connection: note(connection, account.id, visitor.who, "test sent", identity, now)
         )
     except Problem as problem:
-        return await _show(context, visitor, form, place_mistake(problem))
+        return await _show(context, visitor, form, place_mistake(problem, places))
     return await _show(context, visitor, form, said=ENGLISH.test_queued.format(identity=identity, group=TEST_GROUP))
+
+
+async def delete_draft(context: Context, request: Request) -> Response:
+    """Delete a draft."""
+    visitor, _ = await require_member(context, request, "marketer")
+    number = _read_draft_id((await read_signed_form(context, request, visitor)).one("draft"))
+    await context.ledger.write(lambda connection: drafts.delete_draft(connection, visitor.account.id, number))
+    return redirect("/dashboard/?state=draft")
+
+
+async def _keep_draft(context: Context, visitor: Visitor, form: FormFields) -> Response:
+    """Keep the form as it is, finished or not."""
+    now, account_id, before = context.clock(), visitor.account.id, _read_draft_id(form.one("draft"))
+    try:
+        kept = await context.ledger.write(
+            lambda connection: drafts.keep_draft(connection, account_id, before, form, visitor.who, now)
+        )
+    except Problem as problem:
+        return await _show(context, visitor, form, place_mistake(problem))
+    form["draft"] = [str(kept)]
+    return await _show(context, visitor, form, said=ENGLISH.draft_kept)
+
+
+def _read_draft_id(text: str) -> int:
+    """Return the id of a draft; 0, which none has, for what is no id."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
 
 
 async def _save_segment(context: Context, visitor: Visitor, form: FormFields) -> Response:
     """Keep the draft's audience by a name."""
-    rows = {}
+    places = {}
     try:
         made = make_request(form)
-        rows = made.rows
+        places = made.places
         name = form.one("segment_name")
         if not name:
             raise Problem(ENGLISH.segment_needs_name + " (at $.segment_name)")
         await keep_segment(context, visitor.account, {"name": name, "where": made.body["where"]})
     except Problem as problem:
-        return await _show(context, visitor, form, place_mistake(problem, rows))
+        return await _show(context, visitor, form, place_mistake(problem, places))
     now, account_id = context.clock(), visitor.account.id
     await context.ledger.write(lambda connection: note(connection, account_id, visitor.who, "segment saved", name, now))
     return await _show(context, visitor, form, said=ENGLISH.segment_saved.format(name=name))

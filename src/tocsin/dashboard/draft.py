@@ -13,28 +13,30 @@ import msgspec
 from tocsin.audience.writing import write_condition, write_session
 from tocsin.campaign.goal import Goal
 from tocsin.campaign.spec import DEVICES, Spec
-from tocsin.content import Content
+from tocsin.dashboard.message import (
+    CONTENT_PLACES,
+    find_places,
+    getter,
+    make_content,
+    make_variants,
+    read_blocks,
+    write_content,
+    write_message,
+    write_variants,
+)
 from tocsin.dashboard.question import QuestionRow, make_where, read_number, read_rows, split_question
 from tocsin.errors import Problem
 
 WEEKDAYS = tuple("1234567")
 AT = re.compile(r" ?\(at (\$[^()]*)\)$")
-INSIDE = re.compile(r"^Field (\w+) is empty")
+EMPTY = re.compile(r"^(Field (\w+) is empty)(?: \(inside (\$[^()]*)\))?")
 # The beginning of a place in the request → the field it was made of. The first that fits counts.
 PLACES = (
     ("$.name", "name"),
     ("$.labels", "labels"),
     ("$.target_mode", "channel"),
     ("$.devices", "devices"),
-    ("$.content.title", "title"),
-    ("$.content.subject", "subject"),
-    ("$.content.sender_name", "sender_name"),
-    ("$.content.reply_to", "reply_to"),
-    ("$.content.platform_specific.android.wzrk_cid", "channel_id"),
-    ("$.content.platform_specific.android.background_image", "image"),
-    ("$.content.platform_specific.ios.ct_mediaUrl", "image"),
-    ("$.content.platform_specific", "deep_link"),
-    ("$.content", "body"),
+    *((f"$.content{end}", field) for end, field in CONTENT_PLACES),
     ("$.when.repeats_every", "every"),
     ("$.when.end_by_occurrences", "runs"),
     ("$.when.dnd", "quiet_from"),
@@ -67,10 +69,11 @@ DEFAULTS: dict[str, Any] = {
 
 
 class Request(msgspec.Struct, frozen=True):
-    """The body of a create request, and which row of the form stands where in it."""
+    """The body of a create request, and which fields of the form stand where in it, as far as that differs from form
+    to form."""
 
     body: dict[str, Any]
-    rows: dict[str, int]
+    places: dict[str, str]
 
 
 class Mistake(msgspec.Struct, frozen=True):
@@ -82,13 +85,16 @@ class Mistake(msgspec.Struct, frozen=True):
 
 def make_request(form: Mapping[str, Sequence[str]]) -> Request:
     """Return the request that a form means. Raise Problem for JSON that is none."""
-    get = _getter(form)
+    get = getter(form)
     channel = get("channel") or "push"
     where, rows = make_where(read_rows({name: values[-1] for name, values in form.items()}), _read_json(get("json")))
     body: dict[str, Any] = {"name": get("name"), "target_mode": channel, "where": where}
     if channel == "push":
         body["devices"] = [one for one in DEVICES if one in form.get("devices", ())]
-    body["content"] = _make_content(channel, get)
+    if variants := make_variants(form, channel):
+        body["variants"] = variants
+    else:
+        body["content"] = make_content(channel, get)
     body["when"] = _make_when(get)
     if labels := [label.strip() for label in get("labels").split(",") if label.strip()]:
         body["labels"] = labels
@@ -103,6 +109,8 @@ def make_request(form: Mapping[str, Sequence[str]]) -> Request:
         body["control_group"] = {"type": "campaign", "percentage": read_number(get("control"))}
     if not get("caps"):
         body["respect_frequency_caps"] = False
+    if get("throttle"):
+        body["respect_throttle"] = True
     if get("cap_most"):
         body["frequency_cap"] = {"most": read_number(get("cap_most")), "days": read_number(get("cap_days") or "7")}
     if get("ttl"):
@@ -113,21 +121,22 @@ def make_request(form: Mapping[str, Sequence[str]]) -> Request:
     more = _read_json(get("more"), "$.more")
     if more is not None and not isinstance(more, dict):
         raise Problem("It must be an object (at $.more)")
-    return Request(_merge(body, more or {}), rows)
+    places = {start: f"row-{number}-name" for start, number in rows.items()} | find_places(form)
+    return Request(_merge(body, more or {}), places)
 
 
-def place_mistake(problem: Problem, rows: Mapping[str, int] | None = None) -> Mistake:
+def place_mistake(problem: Problem, places: Mapping[str, str] | None = None) -> Mistake:
     """Return the API's sentence without its place, and the field of that place; "" where it belongs to none."""
-    text, known = problem.error, rows or {}
-    if (found := AT.search(text)) is None:
-        inside = INSIDE.match(text)
-        return Mistake(WORDS.get(inside[1], "") if inside else "", text)
-    place, sentence = found[1], text[: found.start()]
-    of_rows = [
-        start for start in known if place.startswith(start) and place[len(start) : len(start) + 1] in ("", ".", "[")
-    ]
-    if of_rows:
-        return Mistake(f"row-{known[max(of_rows, key=len)]}-name", sentence)
+    text, known = problem.error, places or {}
+    if (found := AT.search(text)) is not None:
+        place, sentence = found[1], text[: found.start()]
+    elif (empty := EMPTY.match(text)) is not None and empty[3]:
+        place, sentence = f"{empty[3]}.{empty[2]}", empty[1]
+    else:
+        return Mistake(WORDS.get(empty[2], ""), empty[1]) if empty else Mistake("", text)
+    own = [start for start in known if place.startswith(start) and place[len(start) : len(start) + 1] in ("", ".", "[")]
+    if own:
+        return Mistake(known[max(own, key=len)], sentence)
     return Mistake(next((field for start, field in PLACES if place.startswith(start)), ""), sentence)
 
 
@@ -135,11 +144,8 @@ def draft_of(spec: Spec, name: str) -> dict[str, list[str]]:
     """Return the fields of a form that means the same as a campaign, but when it is sent, which is for its maker to
     say. name: what the copy is called."""
     fields: dict[str, str] = {"name": name, "channel": spec.channel, "labels": ", ".join(spec.labels), "when": "now"}
-    content = spec.content
-    fields |= {"title": content.title, "body": content.body, "subject": content.subject}
-    fields |= {"sender_name": content.sender_name, "reply_to": content.reply_to, "clock": "account", "repeat": "day"}
-    fields |= {"every": "1", "quiet_from": "22:00", "quiet_to": "08:00", "quiet_state": "delay"}
-    fields |= _read_blocks(content)
+    fields |= write_message(spec.content) | (write_variants(spec) or {})
+    fields |= {name: DEFAULTS[name] for name in ("clock", "repeat", "every", "quiet_from", "quiet_to", "quiet_state")}
     rows, rest = split_question(spec.where)
     for row in rows:
         fields |= row.fields()
@@ -149,6 +155,8 @@ def draft_of(spec: Spec, name: str) -> dict[str, list[str]]:
         fields["control"] = f"{spec.control_percentage:g}"
     if spec.respect_frequency_caps:
         fields["caps"] = "1"
+    if spec.respect_throttle:
+        fields["throttle"] = "1"
     cap, more = spec.frequency_cap, _list_more(spec)
     if cap is not None and cap.most is not None and cap.dwell_minutes is None:
         fields |= {"cap_most": str(cap.most), "cap_days": f"{cap.days:g}"}
@@ -182,14 +190,6 @@ def drop_row(form: dict[str, list[str]], number: str) -> None:
         del form[key]
 
 
-def _getter(form: Mapping[str, Sequence[str]]) -> Any:
-    def get(name: str) -> str:
-        values = form.get(name)
-        return values[-1].strip() if values else ""
-
-    return get
-
-
 def _merge(body: dict[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
     """Return an object with the fields of another one put into it, however deep they stand."""
     both = {key: _merge(body[key], more[key]) for key in more if _are_objects(body.get(key), more[key])}
@@ -209,55 +209,17 @@ def _read_json(text: str, place: str = "$.where") -> Any:
         raise Problem(f"This is not JSON: {error} (at {place})") from None
 
 
-def _make_content(channel: str, get: Any) -> dict[str, Any]:
-    match channel:
-        case "email":
-            content = {"subject": get("subject"), "body": get("body")}
-            return content | {key: get(key) for key in ("sender_name", "reply_to") if get(key)}
-        case "sms":
-            return {"body": get("body")}
-    content = {"title": get("title"), "body": get("body")}
-    if channel != "push":
-        return content
-    blocks: dict[str, dict[str, str]] = {one: {} for one in DEVICES}
-    for block in blocks.values():
-        if get("deep_link"):
-            block["deep_link"] = get("deep_link")
-    if get("image"):
-        blocks["android"]["background_image"] = get("image")
-        blocks["ios"]["ct_mediaUrl"] = get("image")
-    if get("channel_id"):
-        blocks["android"]["wzrk_cid"] = get("channel_id")
-    if kept := {name: block for name, block in blocks.items() if block}:
-        content["platform_specific"] = kept
-    return content
-
-
-def _read_blocks(content: Content) -> dict[str, str]:
-    """Return the fields of the blocks of a push; none where they say more, or not the same for each platform."""
-    android, ios = content.platforms.get("android", {}), content.platforms.get("ios", {})
-    links = [block["deep_link"] for block in content.platforms.values() if block.get("deep_link")]
-    found = {
-        "deep_link": links[0] if links else "",
-        "image": android.get("background_image") or ios.get("ct_mediaUrl") or "",
-        "channel_id": android.get("wzrk_cid") or "",
-    }
-    fields = {name: str(value) for name, value in found.items()}
-    drawn = _make_content("push", _getter({name: [value] for name, value in fields.items()}))
-    return fields if content.platforms == drawn.get("platform_specific", {}) else {}
-
-
 def _list_more(spec: Spec) -> dict[str, Any]:
     """Return what of a campaign the form has no field for, as fields of the API."""
     more: dict[str, Any] = {}
-    if spec.variants:
+    if spec.variants and write_variants(spec) is None:
         more["variants"] = [
-            {"name": one.name, "percentage": one.percentage, "content": _write_content(one.content)}
+            {"name": one.name, "percentage": one.percentage, "content": write_content(one.content)}
             for one in spec.variants
         ]
-    elif spec.content.platforms and not _read_blocks(spec.content):
+    elif not spec.variants and spec.content.platforms and not read_blocks(spec.content):
         more["content"] = {"platform_specific": spec.content.platforms}
-    for name, usual in (("send_to_all_devices", False), ("send_to_every_profile", False), ("respect_throttle", False)):
+    for name, usual in (("send_to_all_devices", False), ("send_to_every_profile", False)):
         if getattr(spec, name) != usual:
             more[name] = not usual
     if spec.on_crash != "report":
@@ -293,12 +255,6 @@ def _write_goal(goal: Goal) -> dict[str, Any]:
         limits["event_property"] = [{names.get(key, key): value for key, value in one.items()} for one in written]
     more: dict[str, Any] = {"filter_type": limits} if limits else {}
     return more if goal.revenue_property is None else more | {"revenue_property": goal.revenue_property}
-
-
-def _write_content(content: Content) -> dict[str, Any]:
-    names = {"platforms": "platform_specific"}
-    given = msgspec.to_builtins(content)
-    return {names.get(name, name): value for name, value in given.items() if value and name != "channel"}
 
 
 def _read_night(spec: Spec) -> dict[str, str] | None:

@@ -119,19 +119,25 @@ def _make_environment() -> Environment:
     digest = hashlib.sha256(b"".join(content for _, content in STATIC.values())).hexdigest()[:12]
     environment.globals |= {
         "style": f"/dashboard/static/tocsin.css?v={digest}",
-        "scripts": [f"/dashboard/static/{name}?v={digest}" for name in STATIC if name.endswith(".js")],
+        "scripts": [f"/dashboard/static/{name}?v={digest}" for name in SCRIPTS],
         "t": ENGLISH,
     }
     return environment
 
 
+SCRIPTS = ("htmx.min.js", "hx-sse.min.js", "focus.js")  # in this order: the second is a part of the first
 STATIC = _read_static()
 TEMPLATES = _make_environment()
 
 
+def render_text(name: str, **values: Any) -> str:
+    """Return what a template makes of values."""
+    return TEMPLATES.get_template(name).render(values)
+
+
 def render(name: str, status: int = 200, **values: Any) -> Response:
     """Return a page made from its template. A passcode's pages hold no script and no form, and need neither."""
-    body = TEMPLATES.get_template(name).render(values).encode("utf-8", "replace")
+    body = render_text(name, **values).encode("utf-8", "replace")
     frame = values.get("frame")
     forms = FORMS if frame is None or frame.visitor.session else {}
     return Response(body, status, SECURITY | PRIVATE | forms, HTML)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
-from sqlalchemy import Connection, Select, func, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, select
 
-from tocsin.campaign.runs import CampaignSummary, find_campaign, list_campaigns, read_stored_spec
+from tocsin.campaign.runs import (
+    PRECEDENCE,
+    CampaignSummary,
+    find_campaign,
+    list_campaigns,
+    read_stored_spec,
+    run_is_held,
+)
 from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import LATEST_ID, Spec
-from tocsin.content import Content
 from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
 from tocsin.outcome import NUMBER_OF_OUTCOME
 from tocsin.stats import counts
-from tocsin.stats.comparison import Difference, compare_groups
+from tocsin.stats.comparison import Comparison, compare_groups
 from tocsin.stats.results import (
     count_converted,
     count_interactions,
@@ -30,6 +37,7 @@ from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 SHOWN = 100  # campaigns on a page
+STATES = (*PRECEDENCE, "held")  # that a list may be of
 REASONS = 50  # rows of vendors' codes
 
 
@@ -62,7 +70,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class CampaignLine(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign in the table; `state` in the words of `targets/list.json`."""
+    """One campaign in the table; `state` in the words of `targets/list.json`, or held: a restore keeps it back."""
 
     id: int
     name: str
@@ -74,19 +82,26 @@ class CampaignLine(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def busy(self) -> bool:
         """Its numbers may change any moment. A pending campaign is not busy: it has a time."""
-        return self.state in ("scheduled", "running") or self.figures.under_way > 0
+        return self.state in ("scheduled", "running") or (self.state != "held" and self.figures.under_way > 0)
 
 
 class WantedCampaigns(msgspec.Struct, frozen=True, kw_only=True):
-    """Which campaigns a list shows: those with `search` in their name, or that have this number; with the label."""
+    """Which campaigns a list shows: those with `search` in their name, or that have this number; with the label; in
+    the state, of which one that is pending is scheduled."""
 
     search: str = ""
     label: str = ""
+    state: str = ""
     page: int = 1
 
     @property
     def filtered(self) -> bool:
-        return bool(self.search or self.label)
+        return bool(self.search or self.label or self.state)
+
+    def address(self, **other: Any) -> str:
+        """Return the query of this list's address, with `other` put in."""
+        fields = {"q": self.search, "label": self.label, "state": self.state, "page": self.page, **other}
+        return urlencode({name: value for name, value in fields.items() if value})
 
 
 FIRST_PAGE = WantedCampaigns()
@@ -130,25 +145,37 @@ class Reason(msgspec.Struct, frozen=True):
 
 
 class Detail(msgspec.Struct, frozen=True, kw_only=True):
-    """One campaign's page. `conversions`, `differences`: empty for one without a goal. `final`: the time of the goal is
-    over. `more`: there are rarer reasons than the ones shown."""
+    """One campaign's page. `conversions`: empty for one without a goal. `comparison`: None for one without a goal, or
+    with one group only. `more`: there are rarer reasons than the ones shown. `rate`: recipients a second, where it was
+    watched."""
 
     line: CampaignLine
     created_at: float
     spec: Spec
     variants: dict[str, dict[str, float]]
     conversions: dict[str, float]
-    differences: list[Difference]
-    final: bool
+    comparison: Comparison | None
     reasons: list[Reason]
     more: bool
     by_platform: list[tuple[str, Figures]]
     chart: Chart | None
+    rate: float | None = None
 
     @property
-    def contents(self) -> list[tuple[str, Content]]:
-        """What is said, by variant; under "" where there are none."""
-        return [(one.name, one.content) for one in self.spec.variants] or [("", self.spec.content)]
+    def over(self) -> bool:
+        """Nothing of it is sent any more."""
+        return self.line.state in ("completed", "stopped", "missed") and not self.line.figures.under_way
+
+    @property
+    def widest(self) -> float:
+        """The largest end of an interval between two groups, for the scale that all are drawn on."""
+        differences = self.comparison.differences if self.comparison else []
+        return max((abs(end) for one in differences for end in (one.rate.low, one.rate.high)), default=0.0) or 1.0
+
+    @property
+    def minutes_left(self) -> int | None:
+        """How long it takes at this rate; None while it does not move."""
+        return -int(-self.line.figures.under_way // (60 * self.rate)) if self.rate else None
 
 
 async def read_overview(
@@ -167,17 +194,7 @@ async def read_overview(
 
     rows, numbers, more, labels = await ledger.read(read)
     interactions = await count_interactions(facts, account_id, [row.id for row in rows]) if rows else {}
-    lines = [
-        CampaignLine(
-            id=row.id,
-            name=row.name,
-            channel=row.channel,
-            state=documented_state(row.state, row.due_at, now),
-            due_at=row.due_at,
-            figures=_figures({**numbers[row.id], "audience": row.audience}, interactions.get(row.id, {})),
-        )
-        for row in rows
-    ]
+    lines = [_make_line(row, numbers[row.id], interactions.get(row.id, {}), now) for row in rows]
     return Overview(lines=lines, more=more, total=Figures.total(line.figures for line in lines), labels=labels)
 
 
@@ -192,7 +209,33 @@ def _select_wanted(account_id: str, wanted: WantedCampaigns) -> Select[Any]:
     if wanted.label:
         mine = (label.c.account_id == account_id, label.c.name == wanted.label)
         query = query.where(table.c.id.in_(select(label.c.campaign_id).where(*mine)))
-    return query
+    return query.where(_is_in_state(account_id, wanted.state)) if wanted.state else query
+
+
+def _is_in_state(account_id: str, state: str) -> ColumnElement[bool]:
+    """Return the condition that a campaign is in a state of `STATES`."""
+    run, campaign = schema.run, schema.campaign
+
+    def has_run(what: ColumnElement[bool]) -> ColumnElement[bool]:
+        return campaign.c.id.in_(select(run.c.campaign_id).where(run.c.account_id == account_id, what))
+
+    if state not in PRECEDENCE:  # no campaign is a draft
+        return has_run(run_is_held()) if state == "held" else false()
+    earlier = PRECEDENCE[: PRECEDENCE.index(state)]
+    return and_(has_run(run.c.state == state), ~has_run(run.c.state.in_(earlier)), ~has_run(run_is_held()))
+
+
+def _make_line(
+    found: CampaignSummary, numbers: Mapping[str, Any], interactions: Mapping[str, int], now: float
+) -> CampaignLine:
+    return CampaignLine(
+        id=found.id,
+        name=found.name,
+        channel=found.channel,
+        state="held" if found.held else documented_state(found.state, found.due_at, now),
+        due_at=found.due_at,
+        figures=_figures({**numbers, "audience": found.audience}, interactions),
+    )
 
 
 async def read_groups(ledger: Ledger, facts: Facts, account_id: str) -> Groups:
@@ -228,22 +271,13 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     goal = spec.conversion_goal
     comparison = await compare_groups(ledger, facts, account_id, campaign_id, now) if goal else None
     variants = await read_variants(ledger, facts, account_id, campaign_id, spec) if spec.variants else {}
-    line = CampaignLine(
-        id=found.id,
-        name=found.name,
-        channel=found.channel,
-        state=documented_state(found.state, found.due_at, now),
-        due_at=found.due_at,
-        figures=_figures({**numbers, **converted, "audience": found.audience}, interactions.get(campaign_id, {})),
-    )
     return Detail(
-        line=line,
+        line=_make_line(found, {**numbers, **converted}, interactions.get(campaign_id, {}), now),
         created_at=found.created_at,
         spec=spec,
         variants=variants,
         conversions=converted,
-        differences=comparison.differences if comparison else [],
-        final=comparison is not None and comparison.final,
+        comparison=comparison if comparison is not None and comparison.differences else None,
         reasons=reasons[:REASONS],
         more=len(reasons) > REASONS,
         by_platform=by_platform,

@@ -12,9 +12,10 @@ import random
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, and_, func, insert, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, text, update
 
 from tocsin import queue
+from tocsin.campaign.runs import run_is_held
 from tocsin.delivery.frequency_cap import free_places, name_message
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.settle import SettleRules, rescue
@@ -60,7 +61,7 @@ def hold_all(ledger: Ledger, settings: Settings, now: float) -> None:
 def list_held(connection: Connection) -> Sequence[HeldCampaign]:
     """Return what is held, by account and campaign."""
     found: dict[tuple[str, int], dict[str, int]] = {}
-    runs = select(run.c.account_id, run.c.campaign_id, func.count().label("runs")).where(_run_is_held())
+    runs = select(run.c.account_id, run.c.campaign_id, func.count().label("runs")).where(run_is_held())
     for row in connection.execute(runs.group_by(run.c.account_id, run.c.campaign_id)):
         found[row.account_id, row.campaign_id] = {"runs": row.runs, "chunks": 0, "waiting": 0}
     held = select(chunk.c.account_id, chunk.c.campaign_id, chunk.c.states).where(_chunk_is_held())
@@ -81,13 +82,19 @@ def list_held(connection: Connection) -> Sequence[HeldCampaign]:
 def resume(connection: Connection, account_id: str, campaign_id: int) -> bool:
     """Let go of what is held of a campaign, or of id 0 of an account's requests to `/1/send`: everybody who waits gets
     their message at its time, unless that has passed. Return whether anything was held."""
-    runs = update(run).where(_run_is_held(), run.c.account_id == account_id, run.c.campaign_id == campaign_id)
+    runs = update(run).where(run_is_held(), run.c.account_id == account_id, run.c.campaign_id == campaign_id)
     mine = (chunk.c.account_id == account_id, chunk.c.campaign_id == campaign_id)
     chunks = update(chunk).where(_chunk_is_held(), *mine)
     count = connection.execute(runs.values(retry_at=run.c.retry_at - HOLD_SECONDS)).rowcount
     count += connection.execute(chunks.values(not_before=chunk.c.not_before - HOLD_SECONDS)).rowcount
     notify(connection)
     return count > 0
+
+
+def count_requests(connection: Connection, account_id: str) -> int:
+    """Return how many of an account's requests to `/1/send` are held."""
+    mine = (chunk.c.account_id == account_id, chunk.c.campaign_id == 0)
+    return connection.scalar(select(func.count()).where(_chunk_is_held(), *mine)) or 0
 
 
 def drop_requests(connection: Connection, account_id: str, now: float) -> int:
@@ -143,7 +150,3 @@ def _skip_ids(connection: Connection, now: float) -> None:
 def _chunk_is_held() -> ColumnElement[bool]:
     free = and_(schema.chunk_is_open, chunk.c.lease_owner.is_(None))  # a range of the index `chunk_due`
     return and_(free, chunk.c.priority.in_((TRANSACTIONAL, CAMPAIGN)), chunk.c.not_before >= HOLD_SECONDS)
-
-
-def _run_is_held() -> ColumnElement[bool]:
-    return and_(or_(run.c.state == "scheduled", run.c.state == "running"), run.c.retry_at >= HOLD_SECONDS)

@@ -113,6 +113,18 @@ audit = Table(
     Index("audit_of_account", "account_id", "id"),
 )
 
+# Unfinished campaigns, as the fields of their form.
+draft = Table(
+    "draft",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("account_id", String(32), nullable=False, index=True),
+    Column("name", Text, nullable=False),
+    Column("fields", Text, nullable=False),  # JSON
+    Column("who", String(254), nullable=False),
+    Column("changed_at", Float, nullable=False),
+)
+
 provider = Table(
     "provider",
     metadata,
