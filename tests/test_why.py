@@ -86,6 +86,11 @@ def test_the_story_of_a_campaign(sending: Caller, server: Server) -> None:
     assert json.loads(printed.stdout)["verdict"] == "in the audience, held back: unsubscribed"
     assert ask(sending, FORECAST, **asked)["pace"]["campaign"] == made
 
+    printed = subprocess.run(
+        [*command, "--campaign", str(later)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(printed.stdout)["forecast"]["suppressed_by"] == said["forecast"]["suppressed_by"]
+
     browser = join(server, sending, "marketer", unique("why", sending))
     page = browser.look(f"/dashboard/campaigns/{made}/people")[1]
     assert f'href="/dashboard/people?identity=bea&amp;campaign={made}"' in page

@@ -63,13 +63,15 @@ async def show_forecast(context: Context, request: Request) -> Response:
         spec = await read_campaign(context, account, body, now)
         local = None if spec.when is None else spec.when.times[0].isoformat(timespec="minutes")
         run = PlannedRun(0, local)
-    found = await foresee_run(context, account, spec, run, now)
+    found = await foresee_run(context.ledger, context.facts, account, spec, run, now, context.settings)
     return answer({"status": "success", **found})
 
 
-async def foresee_run(context: Context, account: Account, spec: Spec, run: PlannedRun, now: float) -> dict[str, Any]:
+async def foresee_run(
+    ledger: Ledger, facts: Facts, account: Account, spec: Spec, run: PlannedRun, now: float, settings: Settings
+) -> dict[str, Any]:
     """Return the answer of forecast.json."""
-    found = await forecast(context.ledger, context.facts, account, run, spec, now, context.settings)
+    found = await forecast(ledger, facts, account, run, spec, now, settings)
 
     def read(connection: Connection) -> dict[str, Any]:
         pace = find_pace(connection, account.id, spec.channel, now)
@@ -77,7 +79,7 @@ async def foresee_run(context: Context, account: Account, spec: Spec, run: Plann
         return {"minutes": UNKNOWN if minutes is None else minutes, **({} if pace is None else {"pace": pace})}
 
     numbers = {name: one for name, one in msgspec.to_builtins(found).items() if one is not None}
-    return {"forecast": numbers, **await context.ledger.read(read)}
+    return {"forecast": numbers, **await ledger.read(read)}
 
 
 def _find_run(connection: Connection, account_id: str, campaign_id: int) -> tuple[Spec, PlannedRun]:
@@ -148,7 +150,11 @@ async def tell(
         return await tell_timeline(ledger, facts, account, body, now)
     if any(name in body for name in PERSON):
         return await explain_to(ledger, facts, account, body, now, settings)
-    return await sample(ledger, facts, account, body)
+    found, campaign_id = await sample(ledger, facts, account, body), read_id(body)
+    if await ledger.read(lambda connection: find_coming(connection, account.id, campaign_id)) is None:
+        return found
+    spec, run = await ledger.read(lambda connection: _find_run(connection, account.id, campaign_id))
+    return {**found, **await foresee_run(ledger, facts, account, spec, run, now, settings)}
 
 
 async def tell_locally(context: Context, request: Request) -> Response:

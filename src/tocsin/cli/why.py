@@ -19,10 +19,11 @@ from tocsin.store.data_folder import find_running
 @account_option
 @data_option
 @click.option("--campaign", type=click.IntRange(min=1), help="The campaign's id; without it the person's time line.")
-@click.option("--identity", help="The person; without it some people of each outcome.")
+@click.option("--identity", help="The person; without it some people of each outcome, and a forecast of the next run.")
 @click.option("--cursor", help="Of the next page of a time line, as the page before says.")
 def why(account_id: str, data: Path, campaign: int | None, identity: str | None, cursor: str | None) -> None:
-    """Tell why a person got a campaign or not, with what they were shown and what came back.
+    """Tell why a person got a campaign or not, with what they were shown and what came back; of a campaign alone, whom
+    it reached and what would become of its next run.
 
     Example: tocsin why --account ABC-DEF-GHIJ --data ./data --campaign 1790000000 --identity jane
     """

@@ -25,7 +25,10 @@ async def show_outcomes(context: Context, request: Request) -> Response:
     campaign_id = found.line.id
     outcomes = await sample_outcomes(context.ledger, context.facts, account, campaign_id)
     run = await context.ledger.read(lambda connection: find_coming(connection, account.id, campaign_id))
-    forecast = None if run is None else await foresee_run(context, account, found.spec, run, now)
+    forecast = None
+    if run is not None:
+        stores = (context.ledger, context.facts)
+        forecast = await foresee_run(*stores, account, found.spec, run, now, context.settings)
     said = f"{campaign_id} {found.line.name}"
     await context.ledger.write(lambda one: note(one, account.id, visitor.who, "people of a campaign", said, now))
     frame = Frame(visitor, now, LIST)
