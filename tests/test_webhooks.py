@@ -260,6 +260,23 @@ async def test_a_replay_posts_again(world: World, new_receiver: Callable[..., Re
     assert world.find(one).replay is None
 
 
+async def test_a_replay_gives_way_to_another(world: World, new_receiver: Callable[..., Receiver]) -> None:
+    """What is written of a replay that was replaced meanwhile does not count."""
+    account = world.account()
+    one = await world.endpoint(account, new_receiver())
+    world.now = datetime.now(UTC).timestamp()
+
+    def do(work: Callable[..., Any], *given: Any, **values: Any) -> Any:
+        return world.store.write_now(lambda connection: work(connection, *given, **values))
+
+    do(endpoints.replay, account.id, one.id, world.now - 60.0, world.now, world.now)
+    held = do(endpoints.lease, one, "somebody", world.now)
+    assert do(endpoints.save, held, "somebody", world.now, replay=held.replay)
+    do(endpoints.replay, account.id, one.id, world.now - 90.0, world.now, world.now)
+    assert not do(endpoints.save, held, "somebody", world.now, replay=None)
+    assert world.find(one).replay is not None
+
+
 async def test_a_failing_endpoint_is_disabled(world: World, new_receiver: Callable[..., Receiver]) -> None:
     """It is tried after a growing wait, and as long as it asked for; at 410, or after days, no more, and the audit log
     says so. Enabled, it goes on where it was."""

@@ -236,8 +236,11 @@ def lease(connection: Connection, endpoint: WebhookEndpoint, owner: str, now: fl
 
 
 def save(connection: Connection, endpoint: WebhookEndpoint, owner: str, now: float, **values: Any) -> bool:
-    """Write how far an endpoint is, and hold it for LEASE_SECONDS more. Return whether it was held until now."""
-    mine = (table.c.account_id == endpoint.account_id, table.c.id == endpoint.id, table.c.lease_owner == owner)
+    """Write how far an endpoint is, and hold it for LEASE_SECONDS more. Return whether it was held until now, and its
+    replay is still the same one."""
+    mine = [table.c.account_id == endpoint.account_id, table.c.id == endpoint.id, table.c.lease_owner == owner]
+    if "replay" in values and endpoint.replay is not None:
+        mine.append(table.c.replay == _write(endpoint.replay))
     until = ledger_now(connection, now) + LEASE_SECONDS
     written = {name: _write(one) if isinstance(one, FeedWindow) else one for name, one in values.items()}
     held = update(table).where(*mine).values({"lease_until": until, **written})
