@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+from collections.abc import Callable
+from email import message_from_string, policy
 from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 from click.testing import CliRunner
-from conftest import Caller, Server
+from conftest import ROOMY, Caller, Sandbox, Server, free_ports, wait_for
+from sqlalchemy import Connection
 from support.browser import FORM, HASHED, PASSWORD, Browser, join, unique
 
 from tocsin.account import create_account
-from tocsin.authenticator import Authenticator, audit, members, session
+from tocsin.authenticator import Authenticator, audit, members, session, tickets
 from tocsin.cli import tocsin
 from tocsin.dashboard import MEMBER_PAGES
 from tocsin.errors import Problem
-from tocsin.store.ledger import Ledger
+from tocsin.store.ledger import Ledger, open_ledger
+
+OPEN = ("/dashboard/login", "/dashboard/logout", "/dashboard/forgot", "/dashboard/ticket")
 
 
 def test_log_in_and_out(server: Server, caller: Caller) -> None:
@@ -127,7 +134,7 @@ def test_pages_ask_for_a_log_in(server: Server, caller: Caller) -> None:
     assert (status, "www-authenticate" in headers) == (401, False)
     assert b'action="/dashboard/login"' in page
     for one in MEMBER_PAGES:
-        if "POST" in one.handlers and one.path not in ("/dashboard/login", "/dashboard/logout"):
+        if "POST" in one.handlers and one.path not in OPEN:
             path = one.path.replace("{campaign_id}", "1")
             assert Caller(server.port).call("POST", path, b"", FORM)[0] == 401
 
@@ -219,3 +226,79 @@ async def test_the_log_is_bounded(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
     ledger.write_now(lambda one: audit.forget_old_deeds(one, now))
     kept = ledger.read_now(lambda one: audit.list_deeds(one, account.id, 10))
     assert [deed.detail for deed in kept] == ["4", "3", "2"]
+
+
+def mailed(sandbox: Sandbox, to: str) -> list[str]:
+    """The links that the relay took for an address, in order."""
+    bodies = [one["body"] for one in sandbox.messages("smtp") if one["address"] == to]
+    texts = [message_from_string(body, policy=policy.default).get_content() for body in bodies]
+    return [re.findall(r"/dashboard/ticket\?ticket=[\w-]+", text)[0] for text in texts]
+
+
+def test_links_by_mail(start_server: Callable[..., Server], sandbox: Sandbox, tmp_path: Path) -> None:
+    """An invitation makes a member with a password of theirs; who forgot it chooses another; each link works once."""
+    (tmp_path / "server").mkdir()
+    with contextlib.closing(open_ledger(f"sqlite:///{tmp_path / 'server' / 'ledger.db'}")) as ledger:
+        account, passcode = create_account(ledger, "Acme & co", "UTC", 1000.0)
+    port = free_ports(1)
+    settings = {"TOCSIN_MAIL_ACCOUNT": account.id, "TOCSIN_PUBLIC_URL": f"http://127.0.0.1:{port}"}
+    server = start_server(tmp_path / "server", ROOMY | settings, port)
+    caller = Caller(port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
+    server.use_sandbox(caller, sandbox)
+    admin, guest = join(server, caller, "admin", unique("ada", caller)), unique("gil", caller)
+    path, token = "/dashboard/settings/members", admin.token()
+    for wrong, field in (({"email": "gil", "role": "viewer"}, "email"), ({"email": guest, "role": "owner"}, "role")):
+        status, page, _ = admin.send(path, {"token": token} | wrong)
+        assert (status, f'id="{field}-mistake"' in page, f'value="{wrong["email"]}"' in page) == (422, True, True)
+    assert "on its way" in admin.send(path, {"token": token, "email": guest, "role": "marketer"})[1]
+
+    browser, [link] = Browser(port), mailed(sandbox, guest)
+    assert guest in browser.look(link)[1]
+    ticket = {"ticket": link.partition("=")[2]}
+    short = browser.send("/dashboard/ticket", ticket | {"password": "short"})
+    assert (short[0], "8 to 256 letters" in short[1]) == (422, True)
+    elsewhere = {"Sec-Fetch-Site": "cross-site"}
+    assert browser.send("/dashboard/ticket", ticket | {"password": PASSWORD}, **elsewhere)[0] == 403
+    assert browser.send("/dashboard/ticket", ticket | {"password": PASSWORD})[0] == 303
+    assert browser.log_in(guest) == 303
+    assert browser.look("/dashboard/new")[0] == 200
+    assert browser.send("/dashboard/ticket", ticket | {"password": "another one"})[0] == 404
+
+    answers = [Browser(port).send("/dashboard/forgot", {"email": one})[:2] for one in (guest, "nobody@example.com")]
+    assert answers[0] == answers[1]
+    again = wait_for(lambda: mailed(sandbox, guest)[1:] or None)[0]
+    assert mailed(sandbox, "nobody@example.com") == []
+    chosen = {"ticket": again.partition("=")[2], "password": "new words"}
+    assert Browser(port).send("/dashboard/ticket", chosen)[0] == 303
+    assert browser.look("/dashboard/")[0] == 401  # sessions end
+    assert (browser.log_in(guest), browser.log_in(guest, "new words")) == (401, 303)
+
+    assert "on its way" in admin.send(path, {"token": token, "email": guest, "role": "admin"})[1]
+    assert admin.send(f"{path}/remove", {"token": token, "email": unique("ada", caller)})[0] == 400
+    assert admin.send(f"{path}/remove", {"token": token, "email": guest})[0] == 303
+    assert admin.send(f"{path}/remove", {"token": token, "email": guest})[0] == 404
+    assert browser.look(mailed(sandbox, guest)[2])[0] == 404  # taken out is out
+    log = admin.look("/dashboard/settings")[1]
+    assert all(words in log for words in ("member invited", "member added", "password set", "log-in refused"))
+
+
+async def test_tickets_end(ledger: Ledger) -> None:
+    """By time and by use, and no more are made than there may be."""
+    now = 1_000_000.0
+
+    def work(connection: Connection) -> None:
+        made = [tickets.make_ticket(connection, "reset", "t@example.com", now) for _ in range(4)]
+        assert [one is None for one in made] == [False, False, False, True]
+        first, second = str(made[0]), str(made[1])
+        assert tickets.find_ticket(connection, first, now + 3600) is not None
+        assert tickets.find_ticket(connection, first, now + 3601) is None
+        assert tickets.find_ticket(connection, first + "x", now) is None
+        assert tickets.use_ticket(connection, first, now) is not None
+        assert tickets.use_ticket(connection, first, now) is None
+        assert tickets.use_ticket(connection, second, now) is None  # the other links go with it
+        assert tickets.make_ticket(connection, "reset", "t@example.com", now + 3601) is not None
+        tickets.forget_old_tickets(connection, now + 2 * tickets.KEPT_SECONDS)
+
+    ledger.write_now(work)
+    stored = ledger.read_now(lambda one: one.exec_driver_sql("SELECT count(*) FROM ticket").scalar())
+    assert stored == 0

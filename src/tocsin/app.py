@@ -34,6 +34,7 @@ from tocsin.authenticator import Authenticator
 from tocsin.authenticator.audit import forget_old_deeds
 from tocsin.authenticator.password import Passwords
 from tocsin.authenticator.session import forget_old_sessions
+from tocsin.authenticator.tickets import forget_old_tickets
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
@@ -307,6 +308,7 @@ async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Eve
             await stores.ledger.write(lambda connection: forget_old_reservations(connection, time.time()))
             await stores.ledger.write(lambda connection: forget_old_sessions(connection, time.time()))
             await stores.ledger.write(lambda connection: forget_old_deeds(connection, time.time()))
+            await stores.ledger.write(lambda connection: forget_old_tickets(connection, time.time()))
             await forget_old_reports(stores.ledger, time.time(), settings.report_days)
             await end_soft_bounces(stores.ledger, stores.facts, time.time())
         except Exception:

@@ -72,6 +72,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Port of the loopback for health and metrics, of any role; 0: they are beside the API.",
         ),
     ] = 0
+    mail_account: Annotated[
+        str,
+        Meta(
+            description="Id of the account whose mail relay carries invitations to the dashboard and links to another "
+            "password; they need `TOCSIN_PUBLIC_URL`. Empty: there are none."
+        ),
+    ] = ""
     sandbox_port: Annotated[
         int,
         Meta(

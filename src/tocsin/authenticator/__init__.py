@@ -80,9 +80,10 @@ class Authenticator:
             self._refused.count("slowed", person, address, now)
             raise _slow_down(seconds)
 
-    def refuse_password(self, person: str, address: str, now: float) -> None:
-        """Count one wrong password. person: "" when there is no such person."""
-        self._refused.count("password", person, address, now)
+    def refuse_password(self, person: str, address: str, now: float, reason: str = "password") -> bool:
+        """Count one wrong password, and return whether it is this person's first of a minute. person: "" when there is
+        no such person."""
+        return self._refused.count(reason, person, address, now)
 
     def _refuse(self, reason: str, error: str, account_id: str, address: str, now: float) -> Problem:
         seconds = self._refused.slow_down(account_id, address, now)

@@ -40,7 +40,13 @@ def read_email(text: str) -> str:
 
 
 def add_member(
-    connection: Connection, email: str, password: str | None, account_id: str, role: Role, now: float
+    connection: Connection,
+    email: str,
+    password: str | None,
+    account_id: str,
+    role: Role,
+    now: float,
+    who: str = CONSOLE,
 ) -> bool:
     """Give somebody a role in an account, and a password when they are new; return whether they are. password: its
     hash. Raise Misconfigured for somebody new without one."""
@@ -53,7 +59,7 @@ def add_member(
         found = connection.execute(member.insert().values(**row).returning(member.c.id)).scalar_one()
     part = {"member_id": found, "account_id": account_id, "role": role, "created_at": now}
     upsert_rows(connection, membership, [part], keys=("member_id", "account_id"), kept=("created_at",))
-    note(connection, account_id, CONSOLE, "member added", f"{email} as {role}", now)
+    note(connection, account_id, who, "member added", f"{email} as {role}", now)
     return new
 
 
@@ -66,7 +72,7 @@ def list_members(connection: Connection, account_id: str | None = None) -> list[
     return [Membership(*row) for row in connection.execute(query)]
 
 
-def remove_member(connection: Connection, email: str, account_id: str | None, now: float) -> int:
+def remove_member(connection: Connection, email: str, account_id: str | None, now: float, who: str = CONSOLE) -> int:
     """Take somebody out of an account, or out of all; return of how many. Who is in none any more is forgotten, and
     their sessions end at once."""
     found = connection.scalar(select(member.c.id).where(member.c.email == email))
@@ -76,8 +82,11 @@ def remove_member(connection: Connection, email: str, account_id: str | None, no
     chosen = mine if account_id is None else (mine & (membership.c.account_id == account_id))
     gone = connection.scalars(select(membership.c.account_id).where(chosen)).all()
     connection.execute(delete(membership).where(chosen))
+    ticket = schema.ticket  # who was taken out does not come back by an older invitation
+    invited = (ticket.c.kind == "join", ticket.c.email == email, ticket.c.account_id.in_(gone))
+    connection.execute(update(ticket).where(*invited, ticket.c.used_at.is_(None)).values(used_at=now))
     for one in gone:
-        note(connection, one, CONSOLE, "member removed", email, now)
+        note(connection, one, who, "member removed", email, now)
     if gone:
         connection.execute(delete(schema.session).where(schema.session.c.member_id == found))
     if connection.scalar(select(membership.c.member_id).where(mine)) is None:
@@ -85,7 +94,7 @@ def remove_member(connection: Connection, email: str, account_id: str | None, no
     return len(gone)
 
 
-def set_password(connection: Connection, email: str, password: str, now: float) -> bool:
+def set_password(connection: Connection, email: str, password: str, now: float, who: str = CONSOLE) -> bool:
     """Replace somebody's password by another's hash, and end their sessions. Return whether there is such a member."""
     found = connection.scalar(select(member.c.id).where(member.c.email == email))
     if found is None:
@@ -93,7 +102,7 @@ def set_password(connection: Connection, email: str, password: str, now: float) 
     connection.execute(update(member).where(member.c.id == found).values(password=password))
     connection.execute(delete(schema.session).where(schema.session.c.member_id == found))
     for one in connection.scalars(select(membership.c.account_id).where(membership.c.member_id == found)).all():
-        note(connection, one, CONSOLE, "password set", email, now)
+        note(connection, one, who, "password set", email, now)
     return True
 
 

@@ -37,18 +37,19 @@ class RefusedLogins:
         self._limit = limit
         self._minutes: OrderedDict[str, _Minute] = OrderedDict()
 
-    def count(self, reason: str, account_id: str, address: str, now: float) -> None:
-        """Count one refusal. account_id: "" when there is no such account."""
+    def count(self, reason: str, account_id: str, address: str, now: float) -> bool:
+        """Count one refusal, and return whether it was told. account_id: "" when there is no such account."""
         metrics.REFUSED_LOGINS.labels(reason=reason).inc()
         if address:
             self._enter(f"from {group_address(address)}", now)
         minute = self._enter(f"of {account_id}", now)
-        if not now - minute.told_at < MINUTE:
+        if tell := not now - minute.told_at < MINUTE:
             minute.told_at = now
             log.warning(
                 "log-ins refused", account=account_id or "unknown", count=minute.untold, reason=reason, last=address
             )
             minute.untold = 0
+        return tell
 
     def slow_down(self, account_id: str, address: str, now: float) -> int | None:
         """Return the seconds after which somebody who is refused may try again; None while there were few."""

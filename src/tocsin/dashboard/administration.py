@@ -12,10 +12,11 @@ from starlette.responses import Response
 from tocsin.account import RIGHTS, Right, add_passcode, list_passcodes, revoke_passcode
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import list_deeds, note
-from tocsin.authenticator.members import list_members
+from tocsin.authenticator.members import ROLES, list_members
 from tocsin.dashboard.campaigns import read_page
 from tocsin.dashboard.credentials import FIELDS
 from tocsin.dashboard.form_entry import FormMistake
+from tocsin.dashboard.invitations import can_mail, invite
 from tocsin.dashboard.page import Frame, Visitor, redirect, render
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import FormFields, log_in, read_signed_form, require_member
@@ -89,6 +90,14 @@ def _read_passcode(form: FormFields, now: float) -> tuple[list[Right], float | N
     if not (rights := [right for right in RIGHTS if right in form.get("rights", [])]):
         raise FormMistake("rights", ENGLISH.passcode_needs_rights)
     return rights, now + int(days) * DAY if days else None
+
+
+async def invite_member(context: Context, request: Request) -> Response:
+    """Mail somebody a link by which they join the account."""
+    visitor, _ = await require_member(context, request, "admin")
+    form = await read_signed_form(context, request, visitor)
+    invited, mistake = await invite(context, visitor, form.one("email"), form.one("role"))
+    return await _show_settings(context, request, visitor, form=form, mistake=mistake, invited=invited)
 
 
 async def show_system(context: Context, request: Request) -> Response:
@@ -187,6 +196,7 @@ async def _show_settings(
     *,
     form: FormFields | None = None,
     mistake: FormMistake | None = None,
+    invited: str = "",
 ) -> Response:
     account_id, number = visitor.account.id, read_page(request.query_params.get("page", ""))
 
@@ -204,6 +214,7 @@ async def _show_settings(
     passcodes = await asyncio.to_thread(list_passcodes, context.ledger, account_id)
     values = {"providers": providers, "members": members, "deeds": deeds, "most": DEEDS, "number": number}
     values |= {"passcodes": passcodes, "made": made, "rights": RIGHTS, "form": form or FormFields(), "mistake": mistake}
+    values |= {"invited": invited, "roles": ROLES, "can_mail": can_mail(context)}
     frame = Frame(visitor, context.clock(), "settings")
     return render("settings.html", 422 if mistake else 200, frame=frame, **values)
 

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import note
-from tocsin.authenticator.members import find_password
+from tocsin.authenticator.members import find_password, list_parts
 from tocsin.authenticator.session import LONGEST_SECONDS, close_session, open_session, switch_account
 from tocsin.dashboard.page import redirect, render
 from tocsin.dashboard.texts import ENGLISH
@@ -72,11 +72,18 @@ async def enter(context: Context, request: Request) -> Response:
 
         opened = await context.ledger.write(open_now)
     if opened is None:
-        context.authenticator.refuse_password(person, address, now)
+        first = context.authenticator.refuse_password(person, address, now)
+        if known is not None and first:  # a flood of them must not wash older lines out of the log
+            await context.ledger.write(lambda one: _note_refusal(one, known[0], email, address, now))
         return render("login.html", 401, asks="password", email=email, error=ENGLISH.log_in_wrong, next=place)
     response = redirect(place if PLACE.fullmatch(place) else HOME)
     _set_cookie(request, response, opened[0], int(LONGEST_SECONDS))
     return response
+
+
+def _note_refusal(connection: Connection, member_id: int, email: str, address: str, now: float) -> None:
+    for account, _ in list_parts(connection, member_id):
+        note(connection, account.id, email, "log-in refused", address, now)
 
 
 async def leave(context: Context, request: Request) -> Response:

@@ -17,7 +17,7 @@ _PLACE = re.compile(r" ?\(at \$\.?([\w.]*)[^()]*\)$")
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
     """One field. value: what is shown in it, of a secret nothing. given: what was typed. kept: a secret that stays when
-    nothing is typed."""
+    nothing is typed. group: the heading it stands under."""
 
     name: str
     label: str
@@ -28,6 +28,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     options: tuple[tuple[str, str], ...] = ()
     required: bool = False
     kept: bool = False
+    group: str = ""
 
 
 class FormMistake(Exception):  # noqa: N818 - an answer, as Problem is

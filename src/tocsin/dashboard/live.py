@@ -35,6 +35,8 @@ async def stream_campaign(context: Context, request: Request) -> Response:
     account_id, campaign_id = visitor.account.id, find_id(request)
     if await read_spec_of(context.ledger, account_id, campaign_id) is None:
         raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
+    if request.method == "HEAD":  # it would hold a place among those who watch
+        return Response(headers=SECURITY | PRIVATE, media_type=EVENTS)
     events = _send_events(context, visitor, session, campaign_id)
     return StreamingResponse(events, 200, SECURITY | PRIVATE | UNBUFFERED, EVENTS)
 

@@ -95,7 +95,8 @@ def _entries(name: str, form: FormFields) -> list[Entry]:
             entries.append(
                 Entry(
                     name=key,
-                    label=f"{ENGLISH.channel_names[prefix[:-1]]}: {label}" if prefix else label,
+                    label=label,
+                    group=ENGLISH.channel_names[prefix[:-1]] if prefix else "",
                     kind="tick" if ticked else "choice" if options else "text",
                     hint=ENGLISH.policy_hints.get(f"{name}.{field.name}", ""),
                     value=form.one(key),

@@ -101,6 +101,21 @@ session = Table(
     Column("used_at", Float, nullable=False),
 )
 
+# A link that a mail brought, to join an account or to choose another password.
+ticket = Table(
+    "ticket",
+    metadata,
+    Column("digest", String(64), primary_key=True),  # SHA-256 of its token
+    Column("kind", String(16), nullable=False),  # authenticator.tickets.Kind
+    Column("email", String(254), nullable=False),
+    Column("account_id", String(32), nullable=False),
+    Column("role", String(16), nullable=False),
+    Column("created_at", Float, nullable=False),
+    Column("used_at", Float),
+    Index("ticket_of_email", "email", "created_at"),
+    Index("ticket_of_account", "account_id", "created_at"),
+)
+
 audit = Table(
     "audit",
     metadata,
