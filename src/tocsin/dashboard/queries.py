@@ -39,6 +39,7 @@ from tocsin.store.ledger import Ledger
 SHOWN = 100  # campaigns on a page
 STATES = (*PRECEDENCE, "held")  # that a list may be of
 REASONS = 50  # rows of vendors' codes
+SUMS = 100  # rows of a platform and an outcome, at most
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -261,12 +262,10 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     if answer is None:
         return None
     found, spec, numbers = answer
-    interactions, reasons, converted, by_platform, chart = await asyncio.gather(
+    interactions, outcomes, converted = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]),
-        _count_reasons(facts, account_id, campaign_id),
+        _read_outcomes(facts, account_id, campaign_id),
         count_converted(ledger, facts, account_id, campaign_id, spec),
-        _count_by_platform(facts, account_id, campaign_id),
-        _read_chart(facts, account_id, campaign_id),
     )
     goal = spec.conversion_goal
     comparison = await compare_groups(ledger, facts, account_id, campaign_id, now) if goal else None
@@ -278,10 +277,10 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
         variants=variants,
         conversions=converted,
         comparison=comparison if comparison is not None and comparison.differences else None,
-        reasons=reasons[:REASONS],
-        more=len(reasons) > REASONS,
-        by_platform=by_platform,
-        chart=chart,
+        reasons=outcomes.reasons[:REASONS],
+        more=len(outcomes.reasons) > REASONS,
+        by_platform=outcomes.by_platform,
+        chart=outcomes.chart,
     )
 
 
@@ -295,54 +294,50 @@ async def read_spec_of(ledger: Ledger, account_id: str, campaign_id: int) -> Spe
     return await ledger.read(read)
 
 
-async def _count_reasons(facts: Facts, account_id: str, campaign_id: int) -> list[Reason]:
-    """Recipients who were not simply sent to, the most frequent first, one row more than is shown. Facts are written
-    after the ledger, so while a campaign runs these may lag behind its numbers."""
-    rows = await facts.query(
-        "SELECT platform, outcome, code, count() AS recipients FROM outcome FINAL "
-        "WHERE account = {account:String} AND campaign = {campaign:UInt32} AND outcome != 'accepted' "
-        "GROUP BY platform, outcome, code ORDER BY recipients DESC, platform, outcome, code LIMIT {limit:UInt32}",
-        {"account": account_id, "campaign": campaign_id, "limit": REASONS + 1},
-    )
-    return [Reason(str(row[0]), str(row[1]), str(row[2]), int(row[3])) for row in rows]
+class Outcomes(msgspec.Struct, frozen=True):
+    """The recorded outcomes of a campaign. reasons: of recipients who were not simply sent to, the most frequent first,
+    one more than is shown. Facts are written after the ledger, so while a campaign runs these may lag behind it."""
+
+    reasons: list[Reason]
+    by_platform: list[tuple[str, Figures]]
+    chart: Chart | None
 
 
-async def _count_by_platform(facts: Facts, account_id: str, campaign_id: int) -> list[tuple[str, Figures]]:
-    """Return the recorded outcomes by platform."""
+async def _read_outcomes(facts: Facts, account_id: str, campaign_id: int) -> Outcomes:
+    mine = "FROM outcome FINAL WHERE account = {account:String} AND campaign = {campaign:UInt32}"
+    of_campaign = {"account": account_id, "campaign": campaign_id}
+    # Each scan of millions of recipients costs: one counts by platform and, without the vendors' codes, in sum.
     rows = await facts.query(
-        "SELECT platform, outcome, count() FROM outcome FINAL WHERE account = {account:String} "
-        "AND campaign = {campaign:UInt32} GROUP BY platform, outcome",
-        {"account": account_id, "campaign": campaign_id},
+        "SELECT grouping(code) AS whole, platform, outcome, code, count() AS recipients, toUnixTimestamp(min(at)), "
+        f"toUnixTimestamp(max(at)) {mine} GROUP BY GROUPING SETS ((platform, outcome), (platform, outcome, code)) "
+        "HAVING whole OR outcome != 'accepted' ORDER BY whole DESC, recipients DESC, platform, outcome, code "
+        "LIMIT {limit:UInt32}",
+        {**of_campaign, "limit": REASONS + 1 + SUMS},
     )
+    sums = [row for row in rows if row[0]]
+    reasons = [Reason(str(row[1]), str(row[2]), str(row[3]), int(row[4])) for row in rows if not row[0]]
     found: dict[str, dict[str, int]] = {}
-    for platform, outcome, count in rows:
+    for _, platform, outcome, _, count, *_ in sums:
         numbers = found.setdefault(str(platform), {"audience": 0})
         numbers["audience"] += int(count)
-        name = NUMBER_OF_OUTCOME.get(str(outcome), "failed")
-        numbers[name] = numbers.get(name, 0) + int(count)
-    return [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())]
-
-
-async def _read_chart(facts: Facts, account_id: str, campaign_id: int) -> Chart | None:
-    """Return the recorded outcomes over time; None before there are any."""
-    of_campaign = {"account": account_id, "campaign": campaign_id}
-    mine = "FROM outcome FINAL WHERE account = {account:String} AND campaign = {campaign:UInt32}"
-    [(count, first, last)] = await facts.query(
-        f"SELECT count(), toUnixTimestamp(min(at)), toUnixTimestamp(max(at)) {mine}", of_campaign
-    )
-    if not count:
-        return None
-    step = choose_step(int(last) - int(first))
-    rows = await facts.query(
+        _add(numbers, str(outcome), int(count))
+    by_platform = [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())]
+    if not sums:
+        return Outcomes([], [], None)
+    step = choose_step(max(int(row[6]) for row in sums) - min(int(row[5]) for row in sums))
+    over_time = await facts.query(
         f"SELECT intDiv(toUnixTimestamp(at), {{step:UInt32}}) AS slot, outcome, count() {mine} GROUP BY slot, outcome",
         {**of_campaign, "step": step},
     )
     slots: dict[int, dict[str, int]] = {}
-    for slot, outcome, number in rows:
-        counted = slots.setdefault(int(slot), {})
-        name = NUMBER_OF_OUTCOME.get(str(outcome), "failed")
-        counted[name] = counted.get(name, 0) + int(number)
-    return draw_chart(slots, step)
+    for slot, outcome, count in over_time:
+        _add(slots.setdefault(int(slot), {}), str(outcome), int(count))
+    return Outcomes(reasons[: REASONS + 1], by_platform, draw_chart(slots, step))
+
+
+def _add(numbers: dict[str, int], outcome: str, count: int) -> None:
+    name = NUMBER_OF_OUTCOME.get(outcome, "failed")
+    numbers[name] = numbers.get(name, 0) + count
 
 
 def _figures(numbers: Mapping[str, Any], interactions: Mapping[str, int] | None = None) -> Figures:
