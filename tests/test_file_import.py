@@ -20,7 +20,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Caller, Server
 from email_validator import EmailNotValidError, validate_email
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, TextClause, text
 
@@ -357,6 +357,57 @@ def test_columns_are_stored_as_records_are(store: Ledger, facts: Facts, mixed: P
     assert refused[0] == refused[1]
     assert len(refused[0]) >= 12
     assert len(said[0]["event"]) > 700
+
+
+PEOPLE = st.fixed_dictionaries(
+    {
+        "identity": st.sampled_from(["u1", "u2", "u3", "u4", "a@example.com", "+4915112345678", "", "x" * 1025]),
+        "Email": st.sampled_from(["", "", "a@example.com", "A@Example.com", "b@example.com", "1@zoë.de", " ", "none"]),
+        "Phone": st.sampled_from(["", "", "+4915112345678", "4915112345678", "+49 30 1234567", "+123", "12"]),
+        "Name": st.sampled_from(["", "Zoë", "Desk lamp", "$D_5", "x" * 2049, "5"]),
+        "Age": st.sampled_from(["", "5", "500"]),
+        "Gender": st.sampled_from(["", "male", "M", "x"]),
+        "Latitude": st.sampled_from(["", "52.5", "91"]),
+        "Longitude": st.sampled_from(["13.4", ""]),
+        "Tz": st.sampled_from(["", "Europe/Berlin"]),
+        "MSG-email": st.sampled_from(["", "false", "true"]),
+        "Plan.x": st.sampled_from(["gold", "-0.0", "007"]),
+    }
+)
+
+
+def look_at_people(ledger: Ledger, facts: Facts, account: Account) -> list[Any]:
+    """What both stores say of everybody, by their names and not by their numbers."""
+    said = look(ledger, facts, account)
+    named: dict[int, list[tuple[str, str]]] = {}
+    for kind, value, user in said["identity"]:
+        named.setdefault(user, []).append((kind, value))
+    asked = "SELECT user, version, reach, toString(latitude), toString(longitude), zone, toJSONString(props) "
+    copies = facts.query_now(f"{asked}FROM profile FINAL WHERE account = {{id:String}}", {"id": account.id})
+    people = sorted((named[user], profile) for user, profile, _ in said["user"])
+    return [people, sorted((named[user], *rest) for user, *rest in copies), said["known_name"]]
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(PEOPLE, min_size=1, max_size=12), limits=st.sampled_from([ROOMY, ROOMY, NameLimits(2, 3, 0)]))
+def test_people_of_a_file_are_stored_as_uploaded(
+    store: Ledger, facts: Facts, tmp_path: Path, rows: list[dict[str, str]], limits: NameLimits
+) -> None:
+    """By columns or record by record: the same people, and the same rows refused; and once more changes nothing."""
+    file = tmp_path / "people.csv"
+    with file.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    opened = Opened(store, facts)
+    said: list[Any] = []
+    for way in (by_columns, by_records):
+        account, _ = create_account(store, "x", "Europe/Berlin", NOW)
+        before = [{"type": "profile", "identity": "u4", "profileData": {"Email": "b@example.com"}}]
+        asyncio.run(upload(store, facts, account, {"d": before}, NOW))
+        refused = asyncio.run(way(opened, account, file, PROFILES, limits))
+        said.append((look_at_people(store, facts, account), refused))
+    assert said[0] == said[1]
 
 
 def test_opt_outs_in_a_file_go_record_by_record(store: Ledger, facts: Facts, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +20,7 @@ from tocsin.ingest.column import Column, fill
 from tocsin.ingest.event_columns import EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
+from tocsin.ingest.profile_columns import ProfileColumns, store_newcomers
 from tocsin.ingest.record import IDENTITY_KINDS
 from tocsin.store.data_folder import RunningServer
 from tocsin.store.stores import Stores
@@ -141,12 +142,15 @@ class StoresStore:
         self._limits = limits
 
     async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
-        """See `Store`. Events that lie in columns are stored as columns; those that cannot be go record by record."""
-        if self._options.kind == "event" and block.columns:
+        """See `Store`. What lies in columns is stored as columns; what cannot be goes record by record."""
+        if block.columns and self._options.kind != "token":
             try:
-                return await self._take_columns(block, run)
+                return await (self._take_columns if self._options.kind == "event" else self._take_people)(block, run)
             except Unusual:
                 pass
+        return await self._take_records(block, first, run)
+
+    async def _take_records(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
         batches, refused = await asyncio.to_thread(make_batches, block, first, run, self._options)
         copies: list[asyncio.Future[Any]] = []
         for batch in batches:
@@ -156,6 +160,20 @@ class StoresStore:
                 copies.append(copied)
         return asyncio.ensure_future(_wait(copies, refused))
 
+    async def _take_people(self, block: Block, run: Run) -> Awaitable[Refused]:
+        stores = (self._stores.ledger, self._stores.facts, self._account)
+        left, copied = await store_newcomers(*stores, to_profiles(block), self._limits, run.now)
+        if not left:
+            return asyncio.ensure_future(_wait([copied], {}))
+        # No cell of a column is an operation, so no row has a key that its place would be part of.
+        others = await self._take_records(select_rows(block, left), 0, run)
+
+        async def wait() -> Refused:
+            await copied
+            return {left[place]: wrong for place, wrong in (await others).items()}
+
+        return asyncio.ensure_future(wait())
+
     async def _take_columns(self, block: Block, run: Run) -> Awaitable[Refused]:
         stores = (self._stores.ledger, self._stores.facts, self._account)
         events, refused = await asyncio.to_thread(self._check_columns, block, run)
@@ -164,21 +182,13 @@ class StoresStore:
 
     def _check_columns(self, block: Block, run: Run) -> tuple[EventColumns, Refused]:
         """Return the events of a block that are right, encoded, and why the others are refused."""
-        import pyarrow as pa
-
         refused: Refused = {}
         encoder = Encoder(run.now)
         events, doubtful = encoder.encode(to_columns(block, self._options, run, refused))
         wrong = sorted({*doubtful, *block.wrong, *refused})
         if not wrong:
             return events, {}
-        places = pa.array(wrong, pa.int64())
-        some = msgspec.structs.replace(
-            block,
-            lines=[block.lines[place] for place in wrong],
-            columns=[column.select(places) for column in block.columns],
-            wrong={number: block.wrong[place] for number, place in enumerate(wrong) if place in block.wrong},
-        )
+        some = select_rows(block, wrong)
         for number, record in enumerate(to_records(some, self._options)):
             reason = some.wrong.get(number) or encoder.explain(record)
             if reason is None:
@@ -209,6 +219,34 @@ class StoresStore:
         return refused, copied
 
 
+def select_rows(block: Block, rows: Sequence[int]) -> Block:
+    """Return these rows of a block that lies in columns."""
+    import pyarrow as pa
+
+    places = pa.array(rows, pa.int64())
+    return msgspec.structs.replace(
+        block,
+        lines=[block.lines[place] for place in rows],
+        columns=[column.select(places) for column in block.columns],
+        wrong={number: block.wrong[place] for number, place in enumerate(rows) if place in block.wrong},
+    )
+
+
+def _has_nested(column: Column) -> bool:
+    return any(isinstance(one, list | dict) for one in column.values)
+
+
+def to_profiles(block: Block) -> ProfileColumns:
+    """Return a block's columns as those of profiles. Raises Unusual for names beside the identity, for times, and for
+    columns that hold lists or objects."""
+    columns = {name: column for name, column in zip(block.names, block.columns, strict=True) if name}
+    identities = columns.pop("identity", None)
+    unusual = {"type", "profileData", "ts", *IDENTITY_KINDS} & columns.keys()
+    if identities is None or unusual or any(map(_has_nested, columns.values())):
+        raise Unusual
+    return ProfileColumns(identities, columns, block.read_cell, block.wrong)
+
+
 def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> EventColumns:
     """Return a block's columns as those of events. Times that are not understood are None, and noted as refused. Raises
     Unusual for columns that hold lists or objects."""
@@ -217,7 +255,7 @@ def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> Ev
     count = len(block)
     names, times = fill(options.event, count), fill(None, count)
     for name, column in zip(block.names, block.columns, strict=True):
-        if name in ("type", "evtData") or any(isinstance(one, list | dict) for one in column.values[:RECORDS]):
+        if name in ("type", "evtData") or _has_nested(column):
             raise Unusual
         if name in IDENTITY_KINDS:
             keys[name] = column

@@ -149,7 +149,7 @@ def make_rows(account: Account, events: EventColumns, users: Sequence[int]) -> A
     import pyarrow as pa
 
     count = len(users)
-    raws, props = (_join(list(events.props.values()), place, count) for place in (0, 1))
+    raws, props = (join_pieces(list(events.props.values()), place, count) for place in (0, 1))
     return pa.table(
         {
             "account": pa.array([account.id] * count, pa.string()),
@@ -164,7 +164,7 @@ def make_rows(account: Account, events: EventColumns, users: Sequence[int]) -> A
     )
 
 
-def _join(columns: Sequence[Column], place: int, count: int) -> Any:
+def join_pieces(columns: Sequence[Column], place: int, count: int) -> Any:
     """Return a JSON object for each row, of the pieces that are not empty; they stand at `place` of the cells."""
     import pyarrow as pa
     import pyarrow.compute as pc

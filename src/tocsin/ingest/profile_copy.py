@@ -48,15 +48,29 @@ def copy_profiles(
                 mine, among(connection, table.c.id, rest)
             )
             people += [(user, version, msgspec.json.decode(text)) for user, version, text in connection.execute(query)]
-        suppressed: set[str] = set()
-        for channel in ADDRESS_CHANNELS:
-            addresses = [address for *_, profile in people if (address := read_address(profile, channel))]
-            suppressed |= find_suppressed(connection, account_id, channel, addresses)
-        for user, version, profile in people:
-            reach = find_reach(profile, devices[user], suppressed)
-            encoded = encode_props(to_facts(profile))
-            place = (*find_coordinates(profile), find_zone_name(profile))
-            rows.append((account_id, user, version, *reach.values(), *place, encoded))
+        rows += make_copies(connection, account_id, people, devices)
+    return rows
+
+
+def make_copies(
+    connection: Connection,
+    account_id: str,
+    people: Sequence[tuple[int, int, Mapping[str, Any]]],
+    devices: Mapping[int, list[tuple[str, bool]]],
+    encoded: Mapping[int, str] | None = None,
+) -> list[Row]:
+    """Return the rows of these people: (user, version, profile). devices: as `find_reach` takes them, by user. encoded:
+    the profiles as facts has them, where the caller knows; then those of `people` need what has a column only."""
+    suppressed: set[str] = set()
+    for channel in ADDRESS_CHANNELS:
+        addresses = [address for *_, profile in people if (address := read_address(profile, channel))]
+        suppressed |= find_suppressed(connection, account_id, channel, addresses)
+    rows: list[Row] = []
+    for user, version, profile in people:
+        reach = find_reach(profile, devices.get(user, ()), suppressed)
+        props = encode_props(to_facts(profile)) if encoded is None else encoded[user]
+        place = (*find_coordinates(profile), find_zone_name(profile))
+        rows.append((account_id, user, version, *reach.values(), *place, props))
     return rows
 
 
