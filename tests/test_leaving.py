@@ -4,6 +4,7 @@ the middle is made good."""
 from __future__ import annotations
 
 import asyncio
+import functools
 import random
 import secrets
 import time
@@ -22,7 +23,7 @@ from support.chunks import NOW, must_lease, release, settle
 from tocsin import queue
 from tocsin.account import Account, create_account
 from tocsin.audience.node import Everybody
-from tocsin.authenticator.audit import list_deeds
+from tocsin.authenticator.audit import NAMELESS, list_deeds, note
 from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
 from tocsin.cli import tocsin
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("engines",)
 
 SPEC = Spec(name="n", channel="push", where=Everybody(), content=Content(), platforms=("android",), due_at=NOW)
+LOOKED = "person looked at"  # as the dashboard's page of people writes it
 DELETE = "/1/delete/profiles.json"
 SHOWN = {"event": "*", "outcome": "*", "profile": "version, android, ios, props"}
 PEOPLE = 12
@@ -155,7 +157,12 @@ async def test_each_count_is_less_by_theirs(new_ledger: NewLedger, facts: Facts)
         [message] = msgspec.json.decode(msgspec.json.encode(told["messages"]))
         assert (message["name"], message["outcome"], message["platform"]) == ("n", "accepted", "android")
 
+        for name in (left[0].upper(), f"{left[1]}@example.com", "user-99"):
+            ledger.write_now(functools.partial(note, account_id=account.id, who="a", what=LOOKED, detail=name, now=NOW))
+
         assert remove(ledger, account, *left, "nobody") == len(left)
+        deeds = ledger.read_now(lambda connection: list_deeds(connection, account.id, 10))
+        assert [deed.detail for deed in deeds] == ["user-99", NAMELESS, NAMELESS]
         assert set(ledger.read_now(lambda connection: rows_about(connection, account, numbers)).values()) == {0}
         assert await erase_leavers(ledger, facts, NOW) == len(left)
         assert count(facts, account) == {
@@ -219,6 +226,8 @@ async def test_no_byte_is_left(own_ledger: Ledger, facts: Facts) -> None:
 
     name, address, token, trait, said = (mark() for _ in range(5))
     stays = mark()
+    seen = functools.partial(note, account_id=account.id, who="a", what=LOOKED, detail=name, now=NOW)
+    own_ledger.write_now(seen)
     records = [
         {"type": "profile", "identity": name, "objectId": f"o{name}", "profileData": {"Email": f"{address}@x.org"}},
         {"type": "profile", "identity": name, "profileData": {"Trait": trait, "Long": trait * 40}},

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, func, select, update
 
 from tocsin.store import schema
+from tocsin.store.rows import among
 
 KEPT_SECONDS = 400 * 86_400.0
 MOST = 100_000  # of one account
 DETAIL_LETTERS = 300
+ABOUT_A_PERSON = ("person looked at", "test sent")  # their detail is somebody's name
+NAMELESS = "(deleted)"
 
 table = schema.audit
 
@@ -34,6 +39,15 @@ def list_deeds(connection: Connection, account_id: str, limit: int, offset: int 
     columns = [table.c[name] for name in Deed.__struct_fields__]
     query = select(*columns).where(table.c.account_id == account_id).order_by(table.c.id.desc())
     return [Deed(*row) for row in connection.execute(query.limit(limit).offset(offset))]
+
+
+def hide_names(connection: Connection, account_id: str, names: Collection[str]) -> None:
+    """Take the names of people who were deleted out of the lines that are about one person."""
+    cut = {name[:DETAIL_LETTERS].lower() for name in names}
+    about = (table.c.account_id == account_id, table.c.what.in_(ABOUT_A_PERSON))
+    lines = connection.execute(select(table.c.id, table.c.detail).where(*about))
+    found = [number for number, detail in lines if detail.lower() in cut]
+    connection.execute(update(table).where(among(connection, table.c.id, found)).values(detail=NAMELESS))
 
 
 def forget_old_deeds(connection: Connection, now: float) -> None:

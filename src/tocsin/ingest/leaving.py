@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
+from tocsin.authenticator.audit import hide_names
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, hide_addresses
@@ -40,8 +41,10 @@ def remove_people(connection: Connection, account_id: str, keys: Collection[Iden
     users = sorted(set(find_named(connection, account_id, keys).values()))
     if not users:
         return 0
-    hide_addresses(connection, account_id, _read_addresses(connection, account_id, users))
+    addresses = _read_addresses(connection, account_id, users)
+    hide_addresses(connection, account_id, addresses)
     devices = _find_devices(connection, account_id, users)
+    hide_names(connection, account_id, _find_names(connection, account_id, users) | {one for _, one in addresses})
     for table in (schema.device_opt_out, schema.app_device):
         mine = (table.c.account_id == account_id, among(connection, table.c.object_id, devices))
         connection.execute(delete(table).where(*mine))
@@ -64,6 +67,13 @@ def _read_addresses(connection: Connection, account_id: str, users: Sequence[int
         profile = msgspec.json.decode(text)
         found |= {(kind, READERS[name](profile.get(name))) for kind, name in FIELDS.items()}
     return {one for one in found if one[1]}
+
+
+def _find_names(connection: Connection, account_id: str, users: Sequence[int]) -> set[str]:
+    """Return what users are known by."""
+    names = schema.identity
+    mine = (names.c.account_id == account_id, among(connection, names.c.user_id, users))
+    return set(connection.scalars(select(names.c.value).where(*mine)))
 
 
 def _find_devices(connection: Connection, account_id: str, users: Sequence[int]) -> set[str]:
