@@ -163,7 +163,10 @@ def test_answers_are_as_described(sending: Caller) -> None:
             check_answer(f"/1/{kind}.json", "get", *sending.get(address))
     for path in ("/1/labels.json", "/1/tag_groups.json"):
         check_answer(path, "get", *sending.get(path))
-    check_answer("/1/profile.json", "get", *sending.get("/1/profile.json?identity=user-0"))
+    for path in ("/1/profile.json", "/1/person.json"):
+        check_answer(path, "get", *sending.get(f"{path}?identity=user-0"))
+    check_answer("/1/delete/profiles.json", "post", *sending.post("/1/delete/profiles.json", {"identity": "user-0"}))
+    check_answer("/1/delete/profiles.json", "get", *sending.get("/1/delete/profiles.json"))
 
 
 def ask(caller: Caller, path: str, method: str, values: SchemaValues) -> int:

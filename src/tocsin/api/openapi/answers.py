@@ -209,6 +209,28 @@ class PersonRecord(Done, frozen=True, kw_only=True):
     record: dict[str, Any]
 
 
+class Everything(Done, frozen=True, kw_only=True):
+    """What is stored of one person. next_page: where there is more."""
+
+    person: dict[str, Any]
+    events: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
+    next_page: int | UnsetType = UNSET
+
+
+class Deleted(Done, frozen=True, kw_only=True):
+    """deleted: how many people that were."""
+
+    deleted: int
+
+
+class Leaving(Done, frozen=True, kw_only=True):
+    """waiting: deleted people who still count in answers. settling: those who are erased once more later."""
+
+    waiting: int
+    settling: int
+
+
 class ExportPage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`cursor` answers a question; a cursor is answered with `records`, and `next_cursor` as long as there are more.
     Some failures have the HTTP status 200 and the status `fail`, as CleverTap has it."""

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from tocsin.api.openapi import answers, requests
+from tocsin.api.people import LeavingJson, SeparatingJson
 from tocsin.api.segments import PageJson
 from tocsin.api.subscriptions import LiftJson, SuppressedPageJson
 from tocsin.api.unsupported import PATHS
@@ -152,6 +153,39 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             refuses=(404,),
         )
     },
+    "/1/delete/profiles.json": {
+        "POST": Operation(
+            name="delete_people",
+            topic=PEOPLE,
+            says="Delete everything about up to 100 people",
+            body=LeavingJson,
+            answer=answers.Deleted,
+        ),
+        "GET": Operation(
+            name="read_deletions",
+            topic=PEOPLE,
+            says="Read how many deleted people still count in answers",
+            answer=answers.Leaving,
+        ),
+    },
+    "/1/demerge/profiles.json": {
+        "POST": Operation(
+            name="demerge_people",
+            topic=PEOPLE,
+            says="Take identities from people who have others as well",
+            body=SeparatingJson,
+            answer=answers.Uploaded,
+        )
+    },
+    "/1/disassociate": {
+        "POST": Operation(
+            name="disassociate_phones",
+            topic=PEOPLE,
+            says="Take phone numbers from everybody who has them",
+            body=requests.PhoneRecords,
+            answer=answers.Uploaded,
+        )
+    },
     "/1/segments/save.json": {
         "POST": Operation(
             name="save_segment",
@@ -204,6 +238,16 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             says="Read one person, by one identity",
             query=requests.PersonQuery,
             answer=answers.PersonRecord,
+            refuses=(404,),
+        )
+    },
+    "/1/person.json": {
+        "GET": Operation(
+            name="read_everything",
+            topic="Read back",
+            says="Read everything about one person, page by page",
+            query=requests.EverythingQuery,
+            answer=answers.Everything,
             refuses=(404,),
         )
     },

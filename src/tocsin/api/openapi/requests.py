@@ -211,6 +211,19 @@ class AddressRecords(msgspec.Struct, frozen=True):
     d: Annotated[list[AddressRecord], Meta(max_length=RECORDS)]
 
 
+class PhoneRecord(msgspec.Struct, frozen=True):
+    """A phone number that is taken from everybody who has it."""
+
+    type: Literal["phone"]
+    value: str
+
+
+class PhoneRecords(msgspec.Struct, frozen=True):
+    """Phone numbers."""
+
+    d: Annotated[list[PhoneRecord], Meta(min_length=1, max_length=RECORDS)]
+
+
 class SegmentName(msgspec.Struct, frozen=True):
     """Names a segment."""
 
@@ -250,6 +263,10 @@ class PersonQuery(msgspec.Struct, frozen=True):
     objectId: str | UnsetType = UNSET
     FBID: str | UnsetType = UNSET
     GPID: str | UnsetType = UNSET
+
+
+class EverythingQuery(PersonQuery, frozen=True):
+    page: Annotated[int, Meta(ge=1, le=999_999)] = 1
 
 
 class PageQuery(msgspec.Struct, frozen=True):
