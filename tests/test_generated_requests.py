@@ -88,7 +88,7 @@ def read_megabytes(pid: int) -> float:
     raise AssertionError("no RssAnon")
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(3600 if THOROUGH else 900)
 def test_generated_requests(start_server: Callable[..., Server], tmp_path: Path) -> None:
     """No request is answered 5xx. What was refused is sent once more to an account that gets nothing else: at the end
     both stores have of it what they had before, and the server has not grown."""

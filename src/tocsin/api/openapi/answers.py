@@ -209,6 +209,28 @@ class PersonRecord(Done, frozen=True, kw_only=True):
     record: dict[str, Any]
 
 
+class Everything(Done, frozen=True, kw_only=True):
+    """What is stored of one person. next_page: where there is more."""
+
+    person: dict[str, Any]
+    events: list[dict[str, Any]]
+    messages: list[dict[str, Any]]
+    next_page: int | UnsetType = UNSET
+
+
+class Deleted(Done, frozen=True, kw_only=True):
+    """deleted: how many people that were."""
+
+    deleted: int
+
+
+class Leaving(Done, frozen=True, kw_only=True):
+    """waiting: deleted people who still count in answers. settling: those who are erased once more later."""
+
+    waiting: int
+    settling: int
+
+
 class ExportPage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`cursor` answers a question; a cursor is answered with `records`, and `next_cursor` as long as there are more.
     Some failures have the HTTP status 200 and the status `fail`, as CleverTap has it."""
@@ -288,3 +310,95 @@ class Lifted(Done, frozen=True, kw_only=True):
     """users: how many have the address."""
 
     users: int
+
+
+class WhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Why somebody got a campaign or not: in a sentence (`verdict`), whether the question means them (`in`), where a
+    message would reach them, what became of theirs, and what would in a run that is to come."""
+
+    status: Literal["success"]
+    verdict: str
+    in_: bool = field(name="in")
+    reachable: dict[str, bool]
+    why: WhyPart
+    explained_at: int
+    messages: list[dict[str, Any]] | UnsetType = UNSET
+    would: list[dict[str, Any]] | UnsetType = UNSET
+    shown: dict[str, dict[str, Any]] | UnsetType = UNSET
+    conversions: dict[str, Number] | UnsetType = UNSET
+
+
+class Forecasted(Done, frozen=True, kw_only=True):
+    """What would become of a campaign. minutes: how long it would take, or `unknown`."""
+
+    forecast: dict[str, Any]
+    minutes: Any
+    pace: Any = UNSET
+
+
+class SampledOutcomes(Done, frozen=True, kw_only=True):
+    """Some people of each outcome."""
+
+    outcomes: Any
+
+
+class ShownTimeline(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Newest first. next_cursor: where there is more. The status is `fail`, with HTTP 200, for a wrong cursor."""
+
+    status: Literal["success", "fail"]
+    moments: list[dict[str, Any]] | UnsetType = UNSET
+    next_cursor: str | UnsetType = UNSET
+    error: str | UnsetType = UNSET
+    code: int | UnsetType = UNSET
+
+
+class AnyReport(Done, frozen=True, kw_only=True):
+    """Rows of the columns asked for, and their sum. `format` csv or parquet is answered with a file instead."""
+
+    by: list[str]
+    rows: list[dict[str, Any]]
+    total: dict[str, Number]
+    earlier_total: dict[str, Number] | UnsetType = UNSET
+
+
+class ShownWebhook(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An endpoint, and how it is. Times are seconds."""
+
+    id: str
+    url: str
+    events: list[str]
+    created_at: Any
+    failing_since: Any
+    failures: int
+    answer: Any
+    answered_at: Any
+    disabled_at: Any
+    replaying: bool
+
+
+class WebhookMade(ShownWebhook, frozen=True, kw_only=True):
+    """The endpoint, with its secret, which is shown this once."""
+
+    status: Literal["success"]
+    secret: str
+
+
+class WebhookSecret(Done, frozen=True, kw_only=True):
+    """A new secret, which is shown this once."""
+
+    secret: str
+
+
+class ListedWebhooks(Done, frozen=True, kw_only=True):
+    """The endpoints of the account."""
+
+    webhooks: list[ShownWebhook]
+
+
+class WebhookTested(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What came back. The status is `fail`, with HTTP status 200, when it did not arrive."""
+
+    status: Literal["success", "fail"]
+    webhook_id: str
+    arrived: bool
+    answer: str

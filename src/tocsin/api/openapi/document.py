@@ -59,7 +59,7 @@ def make_document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """Return the OpenAPI 3.1 document of those endpoints that are of the API."""
     described = [one for one in endpoints if one.path.startswith(("/1/", "/2/"))]
     by_path = {one.path: one for one in described}
-    paths = {path: by_path[path] for path in (*OPERATIONS, *by_path) if path in by_path}  # in the order of the table
+    paths = {path: by_path[path] for path in OPERATIONS if path in by_path}  # in the order of the table
     named, components = _make_schemas()
     return {
         "openapi": "3.1.0",
@@ -77,7 +77,7 @@ def make_document(endpoints: Iterable[Endpoint]) -> dict[str, Any]:
             path: {
                 method.lower(): _describe(endpoint, method, OPERATIONS[path][method], named)
                 for method in endpoint.methods
-                if method != "HEAD"
+                if method in OPERATIONS[path]
             }
             for path, endpoint in paths.items()
         },

@@ -7,9 +7,12 @@ from typing import Any
 import msgspec
 
 from tocsin.api.openapi import answers, requests
+from tocsin.api.people import LeavingJson, SeparatingJson
+from tocsin.api.reports import ReportsJson
 from tocsin.api.segments import PageJson
 from tocsin.api.subscriptions import LiftJson, SuppressedPageJson
 from tocsin.api.unsupported import PATHS
+from tocsin.api.webhooks import NamedWebhookJson, NewWebhookJson, ReplayJson
 from tocsin.audience.query import WhereJson
 
 
@@ -37,6 +40,12 @@ def _send(channel: str, what: str) -> Operation:
         answer=answers.Queued,
         repeats=True,
     )
+
+
+def _webhook(name: str, says: str, body: Any, answer: Any = answers.Done) -> dict[str, Operation]:
+    return {
+        "POST": Operation(name=f"{name}_webhook", topic="Webhooks", says=says, body=body, answer=answer, refuses=(404,))
+    }
 
 
 def _count(name: str, says: str, body: Any, answer: Any) -> dict[str, Operation]:
@@ -113,6 +122,33 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             answer=answers.ListedTargets,
         )
     },
+    "/1/targets/why.json": {
+        "POST": Operation(
+            name="read_why",
+            topic=CAMPAIGNS,
+            says="Say why somebody got a campaign or not",
+            body=requests.WhyAsked,
+            answer=answers.WhyAnswer,
+        )
+    },
+    "/1/targets/forecast.json": {
+        "POST": Operation(
+            name="forecast_campaign",
+            topic=CAMPAIGNS,
+            says="Foresee what would become of a campaign now",
+            body=requests.ForecastAsked,
+            answer=answers.Forecasted,
+        )
+    },
+    "/1/targets/sample.json": {
+        "POST": Operation(
+            name="sample_outcomes",
+            topic=CAMPAIGNS,
+            says="Read some people of each outcome",
+            body=requests.SampleAsked,
+            answer=answers.SampledOutcomes,
+        )
+    },
     "/1/upload": {
         "POST": Operation(
             name="upload",
@@ -150,6 +186,39 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             body=LiftJson,
             answer=answers.Lifted,
             refuses=(404,),
+        )
+    },
+    "/1/delete/profiles.json": {
+        "POST": Operation(
+            name="delete_people",
+            topic=PEOPLE,
+            says="Delete everything about up to 100 people",
+            body=LeavingJson,
+            answer=answers.Deleted,
+        ),
+        "GET": Operation(
+            name="read_deletions",
+            topic=PEOPLE,
+            says="Read how many deleted people still count in answers",
+            answer=answers.Leaving,
+        ),
+    },
+    "/1/demerge/profiles.json": {
+        "POST": Operation(
+            name="demerge_people",
+            topic=PEOPLE,
+            says="Take identities from people who have others as well",
+            body=SeparatingJson,
+            answer=answers.Uploaded,
+        )
+    },
+    "/1/disassociate": {
+        "POST": Operation(
+            name="disassociate_phones",
+            topic=PEOPLE,
+            says="Take phone numbers from everybody who has them",
+            body=requests.PhoneRecords,
+            answer=answers.Uploaded,
         )
     },
     "/1/segments/save.json": {
@@ -207,6 +276,25 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             refuses=(404,),
         )
     },
+    "/1/profile/timeline.json": {
+        "POST": Operation(
+            name="read_timeline",
+            topic="Read back",
+            says="Read what happened to one person, newest first",
+            body=requests.TimelineAsked,
+            answer=answers.ShownTimeline,
+        )
+    },
+    "/1/person.json": {
+        "GET": Operation(
+            name="read_everything",
+            topic="Read back",
+            says="Read everything about one person, page by page",
+            query=requests.EverythingQuery,
+            answer=answers.Everything,
+            refuses=(404,),
+        )
+    },
     "/1/profiles.json": _export("people", "people"),
     "/1/events.json": _export("events", "events"),
     "/1/counts/profiles.json": _count("count_people", "Count people", WhereJson, answers.CountAnswer),
@@ -220,8 +308,17 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             name="count_active",
             topic="Counts",
             says="Count who did something in the last five minutes",
-            body=requests.ActiveAsked,
+            body=requests.Nothing,
             answer=answers.CountAnswer,
+        )
+    },
+    "/1/reports.json": {
+        "POST": Operation(
+            name="read_report",
+            topic=NUMBERS,
+            says="Read numbers by any columns",
+            body=ReportsJson,
+            answer=answers.AnyReport,
         )
     },
     "/1/message/report.json": {
@@ -246,6 +343,13 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             answer=answers.Labels,
         )
     },
+    "/1/webhooks/create.json": _webhook("create", "Let events be posted to a URL", NewWebhookJson, answers.WebhookMade),
+    "/1/webhooks/list.json": _webhook("list", "List the endpoints", requests.Nothing, answers.ListedWebhooks),
+    "/1/webhooks/remove.json": _webhook("remove", "Remove an endpoint", NamedWebhookJson),
+    "/1/webhooks/rotate.json": _webhook("rotate", "Make a new secret", NamedWebhookJson, answers.WebhookSecret),
+    "/1/webhooks/enable.json": _webhook("enable", "Let a disabled endpoint go on", NamedWebhookJson),
+    "/1/webhooks/test.json": _webhook("test", "Post an empty batch", NamedWebhookJson, answers.WebhookTested),
+    "/1/webhooks/replay.json": _webhook("replay", "Post again what was stored between two times", ReplayJson),
     **{
         path: {
             "POST": Operation(

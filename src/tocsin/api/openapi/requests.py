@@ -12,6 +12,7 @@ from tocsin.api.reports import ReportJson
 from tocsin.api.segments import PERSON
 from tocsin.api.tallies import TopJson, TrendsJson
 from tocsin.api.targets import TargetsPageJson
+from tocsin.api.why import SampleSizeJson, TimelineJson
 from tocsin.audience.query import WhereJson
 from tocsin.campaign.addressees import TO_LIMIT
 from tocsin.campaign.schedule import LaterJson, NowJson, RecurringJson, ScheduleJson
@@ -143,6 +144,16 @@ class CampaignId(msgspec.Struct, frozen=True):
     id: Annotated[int, Meta(gt=0)] | Annotated[str, Meta(pattern="^[0-9]{1,10}$")]
 
 
+ForecastAsked = join(
+    "ForecastAsked",
+    "The `id` of a campaign that is to come, and nothing else; or a campaign as `create.json` takes it.",
+    Campaign,
+    id=(int | UnsetType, UNSET),
+    name=(str | UnsetType, UNSET),
+    when=(Any, UNSET),
+)
+
+
 class FromTo(msgspec.Struct, frozen=True, kw_only=True):
     """From one day to another, both included."""
 
@@ -211,6 +222,19 @@ class AddressRecords(msgspec.Struct, frozen=True):
     d: Annotated[list[AddressRecord], Meta(max_length=RECORDS)]
 
 
+class PhoneRecord(msgspec.Struct, frozen=True):
+    """A phone number that is taken from everybody who has it."""
+
+    type: Literal["phone"]
+    value: str
+
+
+class PhoneRecords(msgspec.Struct, frozen=True):
+    """Phone numbers."""
+
+    d: Annotated[list[PhoneRecord], Meta(min_length=1, max_length=RECORDS)]
+
+
 class SegmentName(msgspec.Struct, frozen=True):
     """Names a segment."""
 
@@ -223,19 +247,29 @@ class SegmentToSave(SegmentName, frozen=True):
     where: WhereJson
 
 
+Person: dict[str, Any] = dict.fromkeys(PERSON, (Identity | UnsetType, UNSET))
+WhyAsked = join("WhyAsked", "A campaign and a person, by one identity.", CampaignId, **Person)
+SampleAsked = join("SampleAsked", "A campaign, and how many people of each outcome.", CampaignId, SampleSizeJson)
+TimelineAsked = join(
+    "TimelineAsked",
+    "A person, by one identity; or the cursor of the page before.",
+    TimelineJson,
+    cursor=(str | UnsetType, UNSET),
+    **Person,
+)
 Explained = join(
     "Explained",
     "A question, as `where` or by its name as `segment`, and the person whom it is about. Without one: what it costs.",
     where=(WhereJson | UnsetType, UNSET),
     segment=(str | UnsetType, UNSET),
-    **dict.fromkeys(PERSON, (Identity | UnsetType, UNSET)),  # type: ignore[arg-type]  # none is called without
+    **Person,
 )
 Top = join("Top", "Events, and the properties whose values are counted.", WhereJson, TopJson)
 Trends = join("Trends", "Events, and by what time they are counted.", WhereJson, TrendsJson)
 
 
-class ActiveAsked(msgspec.Struct, frozen=True):
-    """Nothing that would be asked for; CleverTap's break-downs (`user_type`, …) may stand here."""
+class Nothing(msgspec.Struct, frozen=True):
+    """An empty object; what stands in it is not looked at."""
 
 
 class UploadQuery(msgspec.Struct, frozen=True):
@@ -250,6 +284,10 @@ class PersonQuery(msgspec.Struct, frozen=True):
     objectId: str | UnsetType = UNSET
     FBID: str | UnsetType = UNSET
     GPID: str | UnsetType = UNSET
+
+
+class EverythingQuery(PersonQuery, frozen=True):
+    page: Annotated[int, Meta(ge=1, le=999_999)] = 1
 
 
 class PageQuery(msgspec.Struct, frozen=True):
