@@ -58,8 +58,8 @@ class Exported(msgspec.Struct, frozen=True):
 
 
 def measure_reports(recipients: int, campaigns: int, events: int, exported: int) -> list[Reading]:
-    """Measure over a running campaign of so many recipients beside a history of so many campaigns and messages, of which
-    so many are read back."""
+    """Measure over a running campaign of so many recipients beside a history of so many campaigns and messages, of
+    which so many are read back."""
     with tempfile.TemporaryDirectory(prefix="tocsin-bench-") as name:
         folder = Path(name)
         account, running = run_apart(fill, folder, recipients, campaigns, events)
@@ -237,8 +237,7 @@ def export_by_duckdb(folder: Path, exported: int) -> Exported:
     started = time.perf_counter()
     with duckdb.connect() as connection:
         events, target = folder / "event.parquet", folder / "duckdb.json"
-        found = connection.execute(
-            f"COPY (SELECT * FROM '{events}' ORDER BY day, \"user\", \"at\", id LIMIT {exported}) TO '{target}' (FORMAT json)"
-        ).fetchone()
+        rows = f'SELECT * FROM \'{events}\' ORDER BY day, "user", "at", id LIMIT {exported}'
+        found = connection.execute(f"COPY ({rows}) TO '{target}' (FORMAT json)").fetchone()
     assert found is not None
     return Exported(int(found[0]), time.perf_counter() - started, peak_mib(os.getpid()))
