@@ -151,11 +151,25 @@ class History:
         labels = await count_labels(ledger, facts, account.id)
         by_label = {row.key[0]: flat(row.numbers) for row in (await self.ask(("label",))).rows if row.key != ("",)}
         assert by_label == {name: +without_goal(own) for name, own in labels.items()}
+        await self._check_runs(("campaign", "run"))
+        await self._check_runs(("campaign", "run", "platform"))
         for by in groupings:
             found = await self.ask(by)
             assert flat(found.total) == +expected, by
             assert sum((flat(row.numbers) for row in found.rows), Counter()) == +expected, by
             assert found.rows == sorted(found.rows, key=lambda row: row.key)
+
+    async def _check_runs(self, by: tuple[Column, ...]) -> None:
+        """Each run has its own recipients, and what was done with them."""
+        run = schema.run
+        mine = select(run).where(run.c.account_id == self.stage.account.id)
+        runs = {row.id: row for row in self.stage.ledger.read_now(lambda c: c.execute(mine).all())}
+        audiences = Counter[int]()
+        for row in (await self.ask(by)).rows:
+            campaign, number = int(row.key[0]), int(row.key[1])
+            assert campaign == (runs[number].campaign_id if number else 0)
+            audiences[number] += row.numbers.audience
+        assert {one: audiences[one] for one in runs} == {one: row.audience for one, row in runs.items()}
 
     async def _expect(self, campaign: int) -> Counter[str]:
         ledger, facts, account = self.stage.ledger, self.stage.facts, self.stage.account

@@ -141,8 +141,8 @@ async def make_town(ledger: Ledger, facts: Facts, dice: random.Random) -> tuple[
 
 
 async def test_each_count_is_less_by_theirs(new_ledger: NewLedger, facts: Facts) -> None:
-    """Of every table of both stores only the rows of who left are gone; numbers of campaigns stay; another account with
-    the same numbers of users keeps everything."""
+    """Of every table of both stores only the rows of who left are gone; numbers of campaigns stay, and outcomes as
+    nobody's; another account with the same numbers of users keeps everything."""
     dice = random.Random(7)
     with new_ledger() as ledger:
         account, users = await make_town(ledger, facts, dice)
@@ -165,8 +165,10 @@ async def test_each_count_is_less_by_theirs(new_ledger: NewLedger, facts: Facts)
         assert [deed.detail for deed in deeds] == ["user-99", NAMELESS, NAMELESS]
         assert set(ledger.read_now(lambda connection: rows_about(connection, account, numbers)).values()) == {0}
         assert await erase_leavers(ledger, facts, NOW) == len(left)
+        nobodys = sorted((0, *row[1:5], 0, *row[6:]) for row in before["outcome"] if row[0] in numbers)
         assert count(facts, account) == {
-            name: [row for row in rows if row[0] not in numbers] for name, rows in before.items()
+            name: [*(nobodys if name == "outcome" else ()), *(row for row in rows if row[0] not in numbers)]
+            for name, rows in before.items()
         }
         assert count(facts, other) == others
         assert ledger.read_now(lambda connection: connection.execute(select(schema.run_sum)).all()) == sums

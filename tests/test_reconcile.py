@@ -21,6 +21,7 @@ from tocsin.feedback.interactions import SentMessage, record_sent
 from tocsin.outcome import Outcome, State
 from tocsin.repair.drift import Drift, find_drift, measure_drift, mend_drift, reconcile
 from tocsin.store import schema
+from tocsin.store.erasure import erase_people
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -135,7 +136,8 @@ async def test_what_is_planted_is_found_and_mended(stage: Stage) -> None:
 
 
 async def test_nothing_is_told_while_all_is_well(store: Ledger, facts: Facts) -> None:
-    """Not before, between and after the tries of a campaign, not after a kill of the worker, and not after cleaning."""
+    """Not before, between and after the tries of a campaign, not after a kill of the worker, not after cleaning, and
+    not after a recipient was erased."""
     vendor = Vendor()
     stage = Stage(store, facts, {"android": vendor})
     await stage.people(8)
@@ -154,6 +156,9 @@ async def test_nothing_is_told_while_all_is_well(store: Ledger, facts: Facts) ->
     await view(stage, 0)
     assert await look(stage) == []
     await clean(stage.ledger, stage.now + 40 * DAY, asyncio.Event(), 2, 2)
+    assert await look(stage) == []
+    await asyncio.to_thread(erase_people, facts, [(stage.account.id, 1)])
+    assert await stage.count("outcome", "user = 1") == 0
     assert await look(stage) == []
 
 

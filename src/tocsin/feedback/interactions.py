@@ -150,7 +150,8 @@ async def _find_cleaned(
     rows = await facts.query(
         "SELECT account, user, channel, platform, tag_group, toUnixTimestamp(at) FROM outcome "
         "WHERE account IN {accounts:Array(String)} "
-        "AND campaign = {campaign:UInt32} AND chunk = {chunk:UInt64} AND position = {position:UInt16} LIMIT 1",
+        "AND campaign = {campaign:UInt32} AND chunk = {chunk:UInt64} AND position = {position:UInt16} "
+        "AND user != 0 LIMIT 1",
         {
             "accounts": list(accounts) if chunk is None else [chunk.account_id],
             "campaign": 0 if chunk is None else chunk.campaign_id,

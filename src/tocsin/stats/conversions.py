@@ -92,7 +92,7 @@ async def count_people(
     """Return how many people each group of a campaign has, and when the time of the last of them began."""
     rows = await facts.query(
         f"SELECT {grouping.cell} AS cell, uniqExact(user), max(toUnixTimestamp(at)) FROM outcome FINAL "
-        "WHERE account = {account:String} AND campaign = {campaign:UInt32} "
+        "WHERE account = {account:String} AND campaign = {campaign:UInt32} AND user != 0 "
         f"AND {grouping.messages} GROUP BY cell",
         {**grouping.values, "account": account_id, "campaign": campaign_id},
     )

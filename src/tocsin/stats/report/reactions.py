@@ -29,7 +29,7 @@ _CAMPAIGN = "accurateCastOrNull(props.`Campaign id`.:Float64, 'UInt32')"
 # A column of a report → of the events about messages. Who viewed one had got it, whatever the vendor said.
 _OF_EVENT: dict[Column, str] = {
     "campaign": _CAMPAIGN,
-    "run": f"if({_CAMPAIGN} = 0, 0, intDiv(id, 65536))",
+    "run": f"if({_CAMPAIGN} = 0, 0, -toInt64(intDiv(id, 65536)))",
     "channel": "JSONExtractString(raw, 'Channel')",
     "variant": "if(JSONExtractString(raw, 'Variant') = 'default', '', JSONExtractString(raw, 'Variant'))",
     "platform": "JSONExtractString(raw, 'Platform')",

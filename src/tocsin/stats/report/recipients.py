@@ -31,7 +31,7 @@ _NOTES = msgspec.json.Decoder(dict[int, queue.Note], strict=False)
 # A column of a report → of `outcome`.
 WRITTEN: dict[Column, str] = {
     **{name: name for name in ("campaign", "channel", "variant", "platform", "tag_group", "outcome", "code")},
-    "run": "if(campaign = 0, 0, chunk)",  # the ledger knows of which run a chunk is
+    "run": "if(campaign = 0, 0, -toInt64(chunk))",  # below 0: the ledger knows of which run the chunk is
     "day": "toString(day)",
     "hour": "toUnixTimestamp(toStartOfHour(toTimeZone(at, {zone:String})))",
 }
@@ -61,9 +61,10 @@ def write_cells(scope: ReportScope, written: dict[Column, str]) -> str:
 
 async def find_runs(ledger: Ledger, scope: ReportScope) -> dict[int, int]:
     """Return the run by chunk, of all campaigns of a report."""
-    table = schema.chunk
-    mine = (table.c.account_id == scope.account.id, table.c.run_id.is_not(None), *scope.is_among(table.c.campaign_id))
-    query = select(table.c.id, table.c.run_id).where(*mine).limit(CELLS + 1)
+    table, run = schema.chunk, schema.run
+    mine = (run.c.account_id == scope.account.id, *scope.is_among(run.c.campaign_id))
+    query = select(table.c.id, run.c.id).join_from(run, table, table.c.run_id == run.c.id).where(*mine)
+    query = query.limit(CELLS + 1)
     rows = await ledger.read(lambda connection: connection.execute(query).all())
     require_few(len(rows))
     return {int(chunk): int(run) for chunk, run in rows}

@@ -141,14 +141,14 @@ def _find_campaigns(connection: Connection, scope: ReportScope) -> ReportScope:
 
 
 async def _name_runs(ledger: Ledger, scope: ReportScope, groups: Groups) -> Groups:
-    """Return the groups by run; what facts say is by chunk."""
+    """Return the groups by run; what facts say is by chunk, and such a number is below 0."""
     if "run" not in scope.keys:
         return groups
     place, runs = scope.keys.index("run"), await find_runs(ledger, scope)
     found: Groups = {}
     for key, numbers in groups.items():
-        chunk = key[place]
-        named = (*key[:place], runs.get(chunk, chunk), *key[place + 1 :])
+        run = runs.get(-key[place], 0) if key[place] < 0 else key[place]
+        named = (*key[:place], run, *key[place + 1 :])
         for name, number in numbers.items():
             _add(found, named, name, number)
     return found
