@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from conftest import Caller, Sandbox, Server
+from conftest import Caller, Sandbox, Server, free_ports, wait_for
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from tocsin.cli import tocsin
+from tocsin.cli.processes import run_sandbox
 from tocsin.errors import Misconfigured
 from tocsin.providers.credential_check import check_credential
 from tocsin.providers.keyring import ask_sandbox, read_given, sandbox_settings
@@ -104,3 +107,18 @@ def test_command(server: Server, sending: Caller) -> None:
     assert (checked.exit_code, json.loads(checked.stdout)["verdict"]) == (0, "accepted"), checked.output
     missing = runner.invoke(tocsin, ["provider", "check", "webpush", *place], env=environment)
     assert "has no provider webpush" in str(missing.exception)
+
+
+def test_a_sandbox_beside_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It answers while `serve --sandbox` runs, and no longer."""
+    port = free_ports(7)
+    monkeypatch.setenv("TOCSIN_SANDBOX_PORT", str(port))
+
+    def ask() -> bool:
+        with contextlib.suppress(Misconfigured):
+            return "fcm" in ask_sandbox(port)
+        return False
+
+    with run_sandbox(tmp_path):
+        assert wait_for(ask)
+    assert not ask()

@@ -16,6 +16,7 @@ from conftest import ROOMY, Caller, Sandbox, Server, people
 
 from tocsin.authenticator.members import add_member
 from tocsin.authenticator.password import hash_password
+from tocsin.authenticator.tickets import make_ticket
 from tocsin.store.ledger import open_ledger
 
 CHROMIUM = shutil.which("chromium")
@@ -124,7 +125,7 @@ def test_from_nothing_to_a_first_push(
     (tmp_path / f"AuthKey_{given['key_id']}.p8").write_text(given["key"])
     page.get_by_label("Key id").fill("")
     page.locator("input[type=file]").set_input_files(tmp_path / f"AuthKey_{given['key_id']}.p8")
-    page.wait_for_function("document.getElementById('key_id').value")
+    playwright.expect(page.get_by_label("Key id")).to_have_value(given["key_id"])
     page.get_by_label("Team id").fill(given["key_id"])  # swapped, as everybody does
     page.get_by_label("Key id").fill(given["team_id"])
     page.get_by_label("Environment").select_option(given["endpoint"])
@@ -149,6 +150,22 @@ def test_from_nothing_to_a_first_push(
         eye.look(f"settings-{name}")
     page.emulate_media(color_scheme="dark")
     eye.look("settings-dark")
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_role("link", name="Forgot your password?").click()
+    eye.look("forgot")
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        token = ledger.write_now(lambda one: make_ticket(one, "join", "gil@example.com", time.time(), account_id))
+    page.goto(f"{base}/ticket?ticket={token}")
+    eye.look("join")
+    page.get_by_label("New password").fill("short")
+    page.get_by_role("button", name="Join the account").click()
+    assert "8 to 256 letters" in page.get_by_role("alert").inner_text()
+    page.get_by_label("New password").fill(PASSWORD)
+    page.get_by_role("button", name="Join the account").click()
+    page.get_by_label("E-mail").fill("gil@example.com")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("link", name="Hello").wait_for()
 
 
 def test_from_log_in_to_report(
