@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from conftest import Caller, Server
 
-from tocsin.account import RIGHTS, Right, add_passcode, create_account
+from tocsin.account import RIGHTS, Right, add_passcode, create_account, list_passcodes
 from tocsin.api.endpoint import Endpoint
 from tocsin.app import ENDPOINTS
 from tocsin.authenticator import Authenticator
@@ -24,6 +24,8 @@ from tocsin.cli import tocsin
 from tocsin.dashboard import MEMBER_PAGES
 from tocsin.errors import Problem
 from tocsin.store.ledger import Ledger, open_ledger
+
+pytest_plugins = ("engines",)
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "reference.md"
 # Nobody logs in there, or by the token of the data folder.
@@ -95,6 +97,13 @@ def test_rights_are_documented() -> None:
     rights = {one.path: f"`{one.right}`" if one in LOCKED else "–" for one in ENDPOINTS}
     rights["/dashboard"] = said["/dashboard"]  # only leads to the first page
     assert said == rights
+
+
+def test_a_passcode_may_have_every_right(store: Ledger) -> None:
+    """All rights at once fit into each ledger."""
+    account, _ = create_account(store, "rights", "UTC", 1000.0)
+    add_passcode(store, account.id, "every", 1000.0, RIGHTS)
+    assert list_passcodes(store, account.id)[1].rights == ",".join(RIGHTS)
 
 
 async def test_a_passcode_ends(ledger: Ledger) -> None:

@@ -65,7 +65,7 @@ passcode = Table(
     Column("account_id", String(32), nullable=False, index=True),
     Column("digest", LargeBinary, nullable=False),  # SHA-256: the passcode itself is 160 random bits
     Column("label", Text, nullable=False),
-    Column("rights", String(32), nullable=False, server_default="all"),  # account.Right, with commas
+    Column("rights", String(64), nullable=False, server_default="all"),  # account.Right, with commas
     Column("created_at", Float, nullable=False),
     Column("expires_at", Float),
     Column("revoked_at", Float),

@@ -1,4 +1,4 @@
-"""Endpoints that an account's outcomes, reports and opt-outs are posted to."""
+"""Endpoints that an account's outcomes, reports and opt-outs are posted to; room for all rights of a passcode."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -27,3 +27,5 @@ def upgrade() -> None:
         sa.Column("lease_owner", sa.String(64)),
         sa.Column("lease_until", sa.Float()),
     )
+    with op.batch_alter_table("passcode") as passcode:
+        passcode.alter_column("rights", type_=sa.String(64), existing_type=sa.String(32), existing_nullable=False)
