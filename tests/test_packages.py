@@ -20,10 +20,12 @@ import pytest
 import yaml
 from conftest import Caller, Server, free_ports
 
+from tocsin import metrics
 from tocsin.cli import tocsin
 from tocsin.settings import Settings, environment_name
 
 ROOT = Path(__file__).parent.parent
+ALERTS, BOARD = ROOT / "packaging/prometheus/alerts.yaml", ROOT / "packaging/grafana/tocsin.json"
 COMPOSE = {
     "compose.yaml": ["tocsin"],
     "packaging/compose.roles.yaml": ["migrate", "api-1", "api-2", "worker", "scheduler"],
@@ -193,3 +195,31 @@ def test_units(unit: Path, tmp_path: Path) -> None:
         [analyze, "security", "--offline=true", "--threshold=30", copy], capture_output=True, text=True, check=False
     )
     assert rated.returncode == 0, rated.stdout[-500:] + rated.stderr
+
+
+def list_series() -> set[str]:
+    """The names of everything that `/metrics` may show."""
+    found = set[str]()
+    for metric in metrics.REGISTRY.collect():
+        endings = {"counter": ["_total"], "histogram": ["_bucket", "_sum", "_count"]}.get(metric.type, [""])
+        found |= {metric.name + ending for ending in endings}
+    return found
+
+
+def test_alerts_and_the_board_ask_for_what_there_is() -> None:
+    """Every series in them is one of `/metrics`, and every metric is on the board or has an alert."""
+    rules = [rule for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    assert all(rule["annotations"]["summary"] and rule["annotations"]["action"] for rule in rules)
+    panels = json.loads(BOARD.read_text())["panels"]
+    asked = [rule["expr"] for rule in rules] + [target["expr"] for panel in panels for target in panel["targets"]]
+    named = set(re.findall(r"tocsin_\w+", " ".join(asked)))
+    assert named <= list_series()
+    shown = {re.sub("_(total|bucket)$", "", name) for name in named}
+    assert {metric.name for metric in metrics.REGISTRY.collect()} == shown
+
+
+def test_the_alerts_are_rules_of_prometheus() -> None:
+    """Read by Prometheus' own tool, where it is installed (Debian: `apt-get install prometheus`)."""
+    if (tool := shutil.which("promtool")) is None:
+        pytest.skip("no promtool here: the alert rules are not checked by Prometheus itself")
+    run(tool, "check", "rules", ALERTS)

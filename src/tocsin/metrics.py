@@ -3,12 +3,27 @@ read from the ledger."""
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 REGISTRY = CollectorRegistry()
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 REQUESTS = Counter(
     "tocsin_requests_total", "API requests by route and HTTP status.", ("route", "status"), registry=REGISTRY
+)
+REQUEST_SECONDS = Histogram(
+    "tocsin_request_seconds",
+    "Seconds from a request's head to its answer, by route.",
+    ("route",),
+    buckets=SECONDS,
+    registry=REGISTRY,
+)
+SEND_SECONDS = Histogram(
+    "tocsin_send_seconds",
+    "Seconds from a request of /1/send to the vendor's answer to one of its messages, by channel.",
+    ("channel",),
+    buckets=SECONDS,
+    registry=REGISTRY,
 )
 RECORDS = Counter("tocsin_records_total", "Upload records by result.", ("result",), registry=REGISTRY)
 RECEIPTS = Counter(

@@ -90,6 +90,7 @@ class Chunk(msgspec.Struct):
     platforms: bytes
     states: bytearray
     notes: dict[int, Note]
+    created_at: float = 0.0
     cut_off: float | None = None
     variant: str = ""
     resend: bool = False
@@ -635,6 +636,7 @@ def _unpack(row: Any) -> Chunk:
         variant=row.variant,
         resend=bool(row.resend),
         notes=_NOTES.decode(row.notes),
+        created_at=row.created_at,
     )
 
 

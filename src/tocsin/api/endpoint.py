@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import ExitStack
 
 import msgspec
 import structlog
-from prometheus_client import Counter
+from prometheus_client import Counter, Histogram
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
@@ -109,8 +110,10 @@ class _Application:
         self._allow = ", ".join([*endpoint.methods, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.perf_counter()
         with ExitStack() as scope[HELD]:
             response = await self._respond(Request(scope, receive))
+        _find_histogram(self._endpoint.path).observe(time.perf_counter() - started)
         await _send(self._endpoint.path, response, scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
@@ -140,6 +143,11 @@ class _Application:
 async def _send(route: str, response: Response, scope: Scope, receive: Receive, send: Send) -> None:
     _find_counter(route, response.status_code).inc()
     await response(scope, receive, send)
+
+
+@functools.lru_cache(maxsize=1024)
+def _find_histogram(route: str) -> Histogram:
+    return metrics.REQUEST_SECONDS.labels(route=route)
 
 
 @functools.lru_cache(maxsize=1024)

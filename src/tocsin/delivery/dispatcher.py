@@ -20,7 +20,7 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import OperationalError
 
-from tocsin import queue
+from tocsin import metrics, queue
 from tocsin.account import Account
 from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS, PLATFORM_CODES
@@ -219,6 +219,9 @@ class Dispatcher:
             if dead := settle_messages(held.chunk, messages, receipts, rules, now):
                 result.gone.append((held, dead))
             self._count_content(held, answers)
+            if held.chunk.request is not None:
+                for _ in answers:
+                    metrics.SEND_SECONDS.labels(channel=self._channel).observe(max(now - held.chunk.created_at, 0.0))
             if held.plan.rule is not None:
                 claims = [held.claims.pop(position) for position in dict.fromkeys(one.position for one in messages)]
                 result.unsent.append((held.plan.rule, find_unsent(held.chunk, claims)))
