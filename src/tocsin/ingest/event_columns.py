@@ -26,6 +26,7 @@ from tocsin.ingest.record import IDENTITY_KINDS, PROPERTIES, EventRecord, Reject
 from tocsin.ingest.subscription import UNSUBSCRIBED
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_account
 
 COPIES = 1000  # rows among which an event that is there twice is two, as in one upload
 NOTHING = (None, "")  # cells of a row that has no such property
@@ -81,6 +82,7 @@ async def store_events(
 def _store(
     connection: Connection, account: Account, events: EventColumns, limits: NameLimits, now: float
 ) -> StoredEvents:
+    lock_account(connection, account.id)  # nobody who is known leaves meanwhile
     people = People(connection, account.id, now)
     who = _combine(events.keys)
     different = who.values
