@@ -13,7 +13,7 @@ import pytest
 from conftest import Caller, Sandbox, Server
 from support.browser import Browser, join, unique
 
-from tocsin.policy import Cap, Conversion, load_policy
+from tocsin.policy import Cap, Conversion, load_policy, set_policy
 from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import open_ledger
 
@@ -196,6 +196,11 @@ def test_policies_are_kept_and_taken_back(server: Server, caller: Caller, admin:
         assert (policy.control.percent, policy.retention.days, policy.apps.identities) == (2.5, 90, "trust")
         assert policy.conversion == Conversion(event_name="Charged", revenue_property="Amount")
         assert (policy.tracking.opens, policy.tracking.clicks) == (False, True)
+        kept = '{"days": 3, "events": {"Viewed": 7}}'
+        ledger.write_now(lambda one: set_policy(one, caller.account_id, "retention", kept, 1.0))
+        assert admin.send(POLICIES, {"token": token, "do": "set"} | given[3])[0] == 303
+        retention = ledger.read_now(lambda one: load_policy(one, caller.account_id)).retention
+        assert (retention.days, retention.events) == (90, {"Viewed": 7})  # what the form does not show stays
         page = admin.look(POLICIES)[1]
         assert all(f'value="{value}"' in page for value in ("3", "7", "100", "2.5", "90", "Charged"))
         assert admin.send(POLICIES, {"token": token, "policy": "caps", "do": "clear"})[0] == 303

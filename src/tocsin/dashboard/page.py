@@ -125,7 +125,7 @@ def _make_environment() -> Environment:
     return environment
 
 
-SCRIPTS = ("htmx.min.js", "hx-sse.min.js", "focus.js")  # in this order: the second is a part of the first
+SCRIPTS = ("htmx.min.js", "hx-sse.min.js", "focus.js", "pick.js")  # in this order: the second is a part of the first
 STATIC = _read_static()
 TEMPLATES = _make_environment()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 import msgspec
 from starlette.requests import Request
@@ -40,11 +40,12 @@ async def set_policies(context: Context, request: Request) -> Response:
         await context.ledger.write(lambda one: note(one, account_id, visitor.who, "policy taken back", name, now))
         return redirect(f"/dashboard/settings/policies?said={name}#{name}")
     try:
-        value = msgspec.json.encode(_read(name, form)).decode()
+        given = _read(name, form)
     except FormMistake as mistake:
         return await _show(context, visitor, name, form, mistake)
 
     def write(connection: Any) -> None:
+        value = msgspec.json.encode(_keep_others(load_policy(connection, account_id), name, given)).decode()
         set_policy(connection, account_id, name, value, now)
         note(connection, account_id, visitor.who, "policy set", f"{name} {value}", now)
 
@@ -72,6 +73,20 @@ def _groups(name: str) -> dict[str, type[msgspec.Struct]]:
     return {f"{channel}-": get_args(KINDS[name])[1] for channel in CHANNELS} if name == "caps" else {"": KINDS[name]}
 
 
+def _list_fields(kind: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:
+    """Return the fields that a form has; one with values by name has no place in it."""
+    return [field for field in msgspec.structs.fields(kind) if get_origin(field.type) is not dict]
+
+
+def _keep_others(policy: Policy, name: str, value: Any) -> Any:
+    """Return a policy's new value with what is set of it and its form does not show."""
+    kind, stored = KINDS[name], getattr(policy, name)
+    if name == "caps" or stored is None:
+        return value
+    shown = [field.name for field in _list_fields(kind)]
+    return {one: each for one, each in msgspec.to_builtins(stored).items() if one not in shown} | value
+
+
 def _values(name: str, policy: Policy) -> FormFields:
     """Return a policy as the fields of its form."""
     stored = msgspec.to_builtins(getattr(policy, name)) or {}
@@ -79,6 +94,8 @@ def _values(name: str, policy: Policy) -> FormFields:
     form = FormFields()
     for prefix, fields in given.items():
         for field, value in fields.items():
+            if isinstance(value, dict):
+                continue
             shown = "yes" if value is True else "" if value in (None, False) else value
             form[f"{prefix}{field}"] = [f"{shown:g}" if isinstance(shown, float) else str(shown)]
     return form
@@ -87,7 +104,7 @@ def _values(name: str, policy: Policy) -> FormFields:
 def _entries(name: str, form: FormFields) -> list[Entry]:
     entries = []
     for prefix, kind in _groups(name).items():
-        for field in msgspec.structs.fields(kind):
+        for field in _list_fields(kind):
             key, ticked = f"{prefix}{field.name}", field.type is bool
             choices = get_args(field.type) if not hasattr(field.type, "__metadata__") else ()
             options = tuple((one, ENGLISH.policy_choices[one]) for one in choices if isinstance(one, str))
@@ -116,7 +133,7 @@ def _read(name: str, form: FormFields) -> Any:
     found = {}
     for prefix, kind in _groups(name).items():
         values = {}
-        for field in msgspec.structs.fields(kind):
+        for field in _list_fields(kind):
             text = typed[f"{prefix}{field.name}"]
             if f"{prefix}{field.name}" in ticks:
                 values[field.name] = text == "yes"
