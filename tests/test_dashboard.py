@@ -15,17 +15,25 @@ from zoneinfo import ZoneInfo
 import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 
+from tocsin.account import Account
 from tocsin.audience.description import describe
 from tocsin.audience.query import read_where
+from tocsin.campaign.spec import read_spec
 from tocsin.dashboard.formatting import full_time, short_time, thousands
-from tocsin.dashboard.queries import Figures
+from tocsin.dashboard.page import Frame, Visitor, render_text
+from tocsin.dashboard.queries import CampaignLine, Detail, Figures
 from tocsin.dashboard.texts import ENGLISH
+from tocsin.stats.comparison import Comparison, Difference, Group, describe_difference, judge
+from tocsin.stats.intervals import compare_rates, estimate_rate
 
 PAGES = Path(__file__).parent.parent / "src" / "tocsin" / "dashboard"
 # What of a template is not read by people, and what is code wherever they live.
 NO_TEXT = (r"{#.*?#}", r"{%.*?%}", r"{{.*?}}", r"<(pre|code|dt)\b.*?</\1>", r"<[^>]*>", r"&\w+;")
 COLUMNS = ("audience", "sent", "unknown", "failed", "suppressed", "under way", "viewed", "clicked")
 VILLAIN = "<script>alert(1)</script>"
+ACCOUNT = Account("a", "a", "UTC")
+PUSH = {"name": "x", "target_mode": "push", "where": {}, "when": "now", "devices": ["ios"]}
+PUSH |= {"content": {"title": "a", "body": "b"}}
 NOTHING = dict.fromkeys(("unknown", "failed", "suppressed", "viewed", "clicked"), 0)
 
 
@@ -173,6 +181,40 @@ def test_numbers_as_csv(caller: Caller) -> None:
     assert (status, headers["content-type"]) == (200, "text/csv; charset=utf-8")
     assert text.splitlines()[:2] == ["part,name,measure,value", "campaign,'=1+1,audience,0"]
     assert see(caller, "/dashboard/tag-groups/numbers.csv") == "part,name,measure,value\r\n"
+
+
+def test_groups_are_compared_in_words_and_drawn() -> None:
+    """An interval that leaves zero out stands on its side of the line and says who converts more."""
+    spec = read_spec({**PUSH, "conversion_goal": {"event_name": "Charged", "conversion_time": "1D"}}, ACCOUNT, 0.0)
+    names = (("A", 400, 90), ("B", 400, 40), (VILLAIN, 0, 0))
+    rates = [estimate_rate(done, people, 0.95) if people else None for _, people, done in names]
+    groups = [
+        Group(name=name, control=False, people=people, converted=done, rate=rate, revenue=0.0, squares=0.0)
+        for (name, people, done), rate in zip(names, rates, strict=True)
+    ]
+    rate = compare_rates((90, 400), (40, 400), 0.95)
+    one = Difference(group="A", than="B", rate=rate, verdict=judge(rate), detectable=0.05)
+    found = Detail(
+        line=CampaignLine(id=1, name="x", channel="push", state="running", due_at=0.0, figures=Figures(audience=5)),
+        created_at=0.0,
+        spec=spec,
+        variants={},
+        conversions={"converted": 130, "click_through": 0, "view_through": 0},
+        comparison=Comparison(groups=groups, differences=[one], final=False, has_revenue=False),
+        reasons=[],
+        more=False,
+        by_platform=[],
+        chart=None,
+        rate=2.5,
+    )
+
+    html = render_text("campaign_live.html", frame=Frame(Visitor(ACCOUNT, "viewer"), 0.0), found=found)
+
+    assert '<li class="verdict better">' in html
+    assert describe_difference(one) in html
+    assert float(re.findall(r'<rect x="([\d.-]+)"', html)[0]) > 0
+    assert "2.5 a second, 1 min to go" in html
+    assert VILLAIN not in html
 
 
 def _settled_groups(caller: Caller) -> dict[str, Any] | None:

@@ -17,6 +17,11 @@ def thousands(number: float) -> str:
     return f"{number:,}" if isinstance(number, int) else f"{number:,.2f}"
 
 
+def rounded(number: float) -> str:
+    """A number with one decimal below ten, and none above."""
+    return f"{number:,.1f}" if number < 10 else f"{number:,.0f}"
+
+
 def points(share: float) -> str:
     """A difference of rates in percentage points: «+1.25»."""
     return f"{share * 100:+.2f}"

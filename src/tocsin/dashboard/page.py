@@ -22,6 +22,7 @@ from tocsin.dashboard.formatting import (
     plain_json,
     points,
     pretty_json,
+    rounded,
     short_time,
     thousands,
 )
@@ -106,6 +107,7 @@ def _make_environment() -> Environment:
     environment.filters |= {
         "thousands": thousands,
         "points": points,
+        "rounded": rounded,
         "says": describe_difference,
         "percent": percent,
         "describe": describe,
