@@ -110,7 +110,7 @@ SETTINGS: dict[str, Any] = {
     "policy_fields": {
         "caps.most": "at most",
         "caps.days": "in so many days",
-        "caps.dwell_minutes": "minutes between two",
+        "caps.dwell_minutes": "minutes apart",
         "caps.throttle": "all in 5 minutes",
         "control.percent": "Percent, 0 to 50",
         "conversion.event_name": "Event",
