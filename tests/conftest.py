@@ -235,6 +235,8 @@ class Server(Process):
         _, given = sandbox.control.get("/credentials")
         with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment
             patch.setenv("TOCSIN_LEDGER_URL", self.ledger_url)
+            if key := self.environment.get("TOCSIN_SECRET_KEY"):  # secrets of webhooks in this ledger are under it
+                patch.setenv("TOCSIN_SECRET_KEY", key)
             store_providers(self.data, caller.account_id, sandbox_settings(given))
             if webhook:
                 hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
