@@ -66,9 +66,7 @@ async def test_a_long_answer_is_not_kept(transport: Transport) -> None:
 
     async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
         tracemalloc.start()
-        answer = await transport.pool().request(
-            make_request(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/")
-        )
+        answer = await transport.pool().request(make_request(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
     assert (answer.status, len(answer.body)) == (200, ANSWER_BYTES)
