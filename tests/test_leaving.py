@@ -301,6 +301,17 @@ def test_deleted_by_the_api(server: Server, caller: Caller) -> None:
     assert abs(deeds[0].at - time.time()) < 60
 
 
+def test_nobody_leaves_no_line(server: Server, caller: Caller) -> None:
+    """The audit log has room for so many lines: whoever names nobody, as often as they like, adds none to it."""
+    caller.post(DELETE, {"identity": "nobody"})
+    caller.post("/1/demerge/profiles.json", {"identities": ["nobody"]})
+    caller.post("/1/disassociate", {"d": [{"type": "phone", "value": "+4915100000000"}]})
+    ledger = open_ledger(server.ledger_url)
+    deeds = ledger.read_now(lambda connection: list_deeds(connection, caller.account_id, 10))
+    ledger.close()
+    assert deeds == []
+
+
 @pytest.mark.parametrize(
     ("body", "place"),
     [
