@@ -68,6 +68,8 @@ APNS = {"key_id": "ABCDEFGHIJ", "team_id": "KLMNOPQRST", "topic": "a.b", "endpoi
         ("smtp", SMTP | {"port": "22"}, "port", "one of 25, 465, 587, 2525"),
         ("smtp", SMTP | {"host": "127.0.0.1"}, "host", "in the server's own network"),
         ("smtp", SMTP | {"host": "[::ffff:10.0.0.1]"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "[64:ff9b::a00:1]"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "[2002:7f00:1::1]"}, "host", "in the server's own network"),
         ("smtp", SMTP | {"host": "nobody.invalid"}, "host", "No such host"),
         ("smtp", SMTP | {"host": "a b"}, "host", "host has to be a name"),
         ("smtp", SMTP | {"sender": VILLAIN}, "sender", "sender has to be an address"),

@@ -4,7 +4,6 @@ replace what works, and never shown again."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from functools import partial
 from typing import Any, get_args
@@ -29,6 +28,7 @@ from tocsin.providers.encryption import NO_SETTINGS, read_keys
 from tocsin.providers.http.transfer import is_loopback
 from tocsin.providers.keyring import keep_providers, read_given
 from tocsin.providers.vapid_key import make_key
+from tocsin.stats.webhooks.endpoint import is_allowed
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -249,5 +249,5 @@ async def _check_relay(host: str, port: int) -> None:
         )
     except (OSError, UnicodeError, TimeoutError):
         raise FormMistake("host", ENGLISH.no_such_host) from None
-    if not all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found):
+    if not all(is_allowed(str(one[4][0]), ()) for one in found):
         raise FormMistake("host", ENGLISH.inner_host)
