@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -12,6 +11,7 @@ from conftest import THOROUGH
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
+from support.counting_pool import CountingPool
 from support.stage import NOW, SETTINGS, Stage, Vendor, token
 
 from tocsin.campaign.runs import insert_campaign
@@ -255,21 +255,6 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
         assert other.messages[0].came_back == {}
 
     asyncio.run(go())
-
-
-class CountingPool(ThreadPoolExecutor):
-    """Threads of an event loop, and how many of them were wanted at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.busy, self.most = set[Future[Any]](), 0
-
-    def submit(self, *given: Any, **named: Any) -> Future[Any]:
-        future = super().submit(*given, **named)
-        self.busy.add(future)
-        self.most = max(self.most, len(self.busy))
-        future.add_done_callback(self.busy.discard)
-        return future
 
 
 def test_forecasts_leave_threads_to_delivery(own_ledger: Ledger, facts: Facts) -> None:
