@@ -277,7 +277,7 @@ def test_forecasts_leave_threads_to_delivery(own_ledger: Ledger, facts: Facts) -
             asyncio.create_task(foresee_all(own_ledger, facts, stage.account, run, spec, NOW, one))
             for one in (stage.settings, late)
         ]
-        with pytest.raises(Problem, match="Too many forecasts"):
+        with pytest.raises(Problem, match="Too much is asked"):
             await waiting[1]
         assert len(await waiting[0]) == 50
 

@@ -33,7 +33,6 @@ from tocsin.delivery.plan import DeliveryPlan, Planner
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import find_zones, load_people
 from tocsin.delivery.snapshot import PlannedRun, gather_audience
-from tocsin.errors import Problem
 from tocsin.outcome import OUTCOME_OF, SUPPRESSED, State, reason_of
 from tocsin.queue import SIZE, Chunk, Recipients, Share
 from tocsin.settings import Settings
@@ -109,12 +108,8 @@ async def foresee_all(
 ) -> list[Fate]:
     """Return what would become of each recipient of a run that began now, or of those drawn, when it is the account's
     turn. Raises Problem 429 when too many of the account wait, and 503 at the request's deadline."""
-    try:
-        async with asyncio.timeout(time_left(settings.query_seconds)) as waiting, _TURNS.take(account.id):
-            waiting.reschedule(None)
-            return await _foresee_now(ledger, facts, account, run, spec, now, settings, drawn)
-    except TimeoutError:
-        raise Problem("Too many forecasts are under way; try again", code=503, status=503, retry_after=1) from None
+    async with _TURNS.take_within(account.id, time_left(settings.query_seconds)):
+        return await _foresee_now(ledger, facts, account, run, spec, now, settings, drawn)
 
 
 async def _foresee_now(
