@@ -20,6 +20,7 @@ from conftest import THOROUGH, Caller, Sandbox, Server, people
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from support.counting_pool import CountingPool
 from support.stage import NOW, Stage, Vendor
 
 from tocsin.campaign.runs import find_campaign, read_stored_spec
@@ -306,6 +307,18 @@ def test_no_cell_is_a_formula() -> None:
     read = list(csv.DictReader(io.StringIO(raw.decode(), newline="")))
     assert [row["label"] for row in read] == [*(f"'{key}" for key in keys[:6]), *keys[6:]]
     assert {row["revenue"] for row in read} == {"-1.5"}
+
+
+async def test_reports_leave_readers_to_others(own_ledger: Ledger, facts: Facts) -> None:
+    """However many one account asks for at once, one is read at a time: every request of every account needs the
+    ledger's few readers."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    readers, own_ledger._readers = own_ledger._readers, (counted := CountingPool())
+    scope = ReportScope(account=stage.account, by=("tag_group",))
+    await asyncio.gather(*(read_report(own_ledger, facts, scope) for _ in range(12)))
+    assert counted.most <= 3
+    own_ledger._readers = readers
+    counted.shutdown()
 
 
 async def test_a_report_is_bounded(own_ledger: Ledger, facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:

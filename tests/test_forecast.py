@@ -11,13 +11,15 @@ from conftest import THOROUGH
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
+from support.counting_pool import CountingPool
 from support.stage import NOW, SETTINGS, Stage, Vendor, token
 
 from tocsin.campaign.runs import insert_campaign
 from tocsin.campaign.spec import Spec, read_spec
 from tocsin.delivery import forecast as forecasts
-from tocsin.delivery.forecast import Forecast, find_coming, forecast
-from tocsin.delivery.snapshot import snapshot_due_runs
+from tocsin.delivery.forecast import Forecast, find_coming, forecast, foresee_all
+from tocsin.delivery.snapshot import PlannedRun, snapshot_due_runs
+from tocsin.errors import Problem
 from tocsin.feedback.interactions import EVENTS
 from tocsin.ingest import event_row
 from tocsin.ingest.people import find_users
@@ -251,6 +253,33 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
         assert first.messages[0].came_back == {"viewed": int(NOW) + 10, "clicked": int(NOW) + 20}
         assert (first.conversions["click_through"], other.conversions["converted"]) == (1, 0)
         assert other.messages[0].came_back == {}
+
+    asyncio.run(go())
+
+
+def test_forecasts_leave_threads_to_delivery(own_ledger: Ledger, facts: Facts) -> None:
+    """However many one account asks for at once, one is made at a time: what is sent and recorded meanwhile needs the
+    same threads. Who would wait too long is told so."""
+
+    async def go() -> None:
+        asyncio.get_running_loop().set_default_executor(pool := CountingPool())
+        stage = Stage(own_ledger, facts, {"android": Vendor()}, OPTIONS)
+        await stage.people(50)
+        asked = Asked("push", "", 0, 0, None, False, ("android",), True, None)
+        spec = read_spec(_write_body(asked), stage.account, NOW)
+        made = await own_ledger.write(lambda c: insert_campaign(c, stage.account.id, spec, NOW))
+        pool.most = 0
+        said = await asyncio.gather(*(_forecast(stage, spec, made) for _ in range(12)))
+        assert (pool.most, len({one.audience for one in said})) == (1, 1)
+        late = msgspec.structs.replace(stage.settings, query_seconds=0.0)
+        run = PlannedRun(made, None)
+        waiting = [
+            asyncio.create_task(foresee_all(own_ledger, facts, stage.account, run, spec, NOW, one))
+            for one in (stage.settings, late)
+        ]
+        with pytest.raises(Problem, match="Too much is asked"):
+            await waiting[1]
+        assert len(await waiting[0]) == 50
 
     asyncio.run(go())
 

@@ -40,7 +40,7 @@ from tocsin.policy import set_policy
 from tocsin.queue import Chunk, Recipients, Share
 from tocsin.stats.export.dossier import PAGE, read_dossier
 from tocsin.store import schema
-from tocsin.store.facts import Facts
+from tocsin.store.facts import EACH, Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 if TYPE_CHECKING:
@@ -190,6 +190,28 @@ async def test_each_count_is_less_by_theirs(new_ledger: NewLedger, facts: Facts)
         assert [row for row in count(facts, account)["profile"] if row[0] == new]
 
 
+async def test_a_busy_account_delays_only_its_own(own_ledger: Ledger, facts: Facts) -> None:
+    """While one account asks so much that nothing more is answered about it, the people of another one are erased."""
+    busy, users = await make_town(own_ledger, facts, random.Random(2))
+    calm, _ = await make_town(own_ledger, facts, random.Random(2))
+    for account in (busy, calm):
+        assert remove(own_ledger, account, "user-0", "user-1") == 2
+    asked = ("SELECT sleep(2.5) WHERE {account:String} != ''", {"account": busy.id})
+    questions = [asyncio.create_task(facts.query(*asked)) for _ in range(EACH)]
+    try:
+        await asyncio.sleep(0)  # they have their turns
+        facts.bound(1.0)
+        assert await erase_leavers(own_ledger, facts, NOW) == 2
+    finally:
+        facts.bound()
+        await asyncio.gather(*questions)
+    gone = {users["user-0"], users["user-1"]}
+    assert not gone & {row[0] for row in count(facts, calm)["outcome"]}
+    assert gone <= {row[0] for row in count(facts, busy)["outcome"]}
+    assert await erase_leavers(own_ledger, facts, NOW) == 2
+    assert not gone & {row[0] for row in count(facts, busy)["outcome"]}
+
+
 def load_new(ledger: Ledger, account: Account, user: int) -> str:
     return ledger.read_now(lambda connection: load_people(connection, account.id, [user])[user].profile)
 
@@ -277,6 +299,17 @@ def test_deleted_by_the_api(server: Server, caller: Caller) -> None:
         ("API", "people deleted", "1 of 1 named"),
     ]
     assert abs(deeds[0].at - time.time()) < 60
+
+
+def test_nobody_leaves_no_line(server: Server, caller: Caller) -> None:
+    """The audit log has room for so many lines: whoever names nobody, as often as they like, adds none to it."""
+    caller.post(DELETE, {"identity": "nobody"})
+    caller.post("/1/demerge/profiles.json", {"identities": ["nobody"]})
+    caller.post("/1/disassociate", {"d": [{"type": "phone", "value": "+4915100000000"}]})
+    ledger = open_ledger(server.ledger_url)
+    deeds = ledger.read_now(lambda connection: list_deeds(connection, caller.account_id, 10))
+    ledger.close()
+    assert deeds == []
 
 
 @pytest.mark.parametrize(

@@ -282,6 +282,26 @@ def test_links_by_mail(start_server: Callable[..., Server], sandbox: Sandbox, tm
     assert all(words in log for words in ("member invited", "member added", "password set", "log-in refused"))
 
 
+def test_an_older_invitation_gives_no_role_back(ledger: Ledger) -> None:
+    """Who has joined, or was given another role since, cannot be what an invitation from before says."""
+    now, email = 1_000_000.0, "twice@example.com"
+    account, other = (create_account(ledger, "invites", "UTC", now)[0].id for _ in range(2))
+
+    def work(connection: Connection) -> None:
+        first, second, third = (
+            str(tickets.make_ticket(connection, "join", email, now, of, "admin")) for of in (account, account, other)
+        )
+        assert tickets.use_ticket(connection, first, now) is not None
+        members.add_member(connection, email, "hash", account, "admin", now)
+        assert tickets.find_ticket(connection, second, now) is None
+        late = str(tickets.make_ticket(connection, "join", email, now, account, "admin"))
+        members.add_member(connection, email, None, account, "viewer", now)
+        assert tickets.use_ticket(connection, late, now) is None
+        assert tickets.use_ticket(connection, third, now) is not None  # another account's
+
+    ledger.write_now(work)
+
+
 async def test_tickets_end(ledger: Ledger) -> None:
     """By time and by use, and no more are made than there may be."""
     now = 1_000_000.0

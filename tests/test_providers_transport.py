@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from tocsin.providers.http.transfer import ANSWER_BYTES
 from tocsin.providers.transport import HttpPost, MailTransfer, Pool, PoolLimits, Server, Transport
 
 
@@ -48,6 +50,27 @@ async def listen(answers: list[bytes | None]) -> tuple[asyncio.Server, str, list
 
 
 YES = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nX-A: b\r\n\r\nok"
+
+
+async def test_a_long_answer_is_not_kept(transport: Transport) -> None:
+    """What a server answers at length is dropped as it comes: our memory is not a stranger's to fill."""
+    piece, pieces = b"x" * 65_536, 500
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(piece) * pieces))
+        for _ in range(pieces):
+            writer.write(piece)
+            await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        tracemalloc.start()
+        answer = await transport.pool().request(make_request(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"))
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert (answer.status, len(answer.body)) == (200, ANSWER_BYTES)
+    assert most < len(piece) * pieces / 5
 
 
 async def test_reused_connection_that_dies_is_not_tried_again(transport: Transport) -> None:

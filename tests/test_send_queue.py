@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from conftest import Caller, Server, people, token
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Connection, Engine, event, func, select
 
 from tocsin.account import Account, create_account
 from tocsin.campaign.send import read_asked, read_plain
@@ -24,7 +24,7 @@ from tocsin.delivery.load_shedding import HEAVY, LoadMeter
 from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
-from tocsin.queue import NewRequest
+from tocsin.queue import TRANSACTIONAL, Chunk, NewRequest, lease_in_turns
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -103,6 +103,32 @@ async def test_a_failing_ledger_refuses_and_recovers(store: Ledger) -> None:
     assert all(isinstance(result, Exception) for result in results)
     assert await send_queue.put(QueuedSend(request(account)))
     assert len(stored(store, account)) == 1
+
+
+class FailingTaker:
+    """Leases what is inserted, and cannot take it."""
+
+    def __init__(self) -> None:
+        self.offered = 0
+
+    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]]:
+        self.offered += 1
+        return lambda connection: lease_in_turns(
+            connection, "failing", NOW, 60.0, priority=TRANSACTIONAL, limit=10, rooms={}, turns={}
+        )
+
+    async def take(self, chunks: Sequence[Chunk]) -> None:
+        raise RuntimeError(f"{len(chunks)} leased, and the ledger is closed")
+
+
+async def test_what_cannot_be_taken_is_answered(store: Ledger) -> None:
+    """A request that is committed is answered, and so are those behind it, when delivery cannot take it at once."""
+    account, taker = create_account(store, "taker", "UTC", NOW)[0], FailingTaker()
+    send_queue = SendQueue(store, taker)
+    for number in range(2):
+        async with asyncio.timeout(5):
+            assert await send_queue.put(QueuedSend(request(account, text=str(number))))
+    assert (taker.offered, len(stored(store, account))) == (2, 2)
 
 
 @pytest.mark.parametrize(

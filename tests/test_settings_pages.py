@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import json
@@ -12,7 +13,10 @@ from urllib.parse import quote
 import pytest
 from conftest import Caller, Sandbox, Server
 from support.browser import Browser, join, unique
+from support.counting_pool import CountingPool
 
+from tocsin.dashboard.credentials import check_relay
+from tocsin.dashboard.form_entry import FormMistake
 from tocsin.policy import Cap, Conversion, load_policy, set_policy
 from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import open_ledger
@@ -68,6 +72,8 @@ APNS = {"key_id": "ABCDEFGHIJ", "team_id": "KLMNOPQRST", "topic": "a.b", "endpoi
         ("smtp", SMTP | {"port": "22"}, "port", "one of 25, 465, 587, 2525"),
         ("smtp", SMTP | {"host": "127.0.0.1"}, "host", "in the server's own network"),
         ("smtp", SMTP | {"host": "[::ffff:10.0.0.1]"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "[64:ff9b::a00:1]"}, "host", "in the server's own network"),
+        ("smtp", SMTP | {"host": "[2002:7f00:1::1]"}, "host", "in the server's own network"),
         ("smtp", SMTP | {"host": "nobody.invalid"}, "host", "No such host"),
         ("smtp", SMTP | {"host": "a b"}, "host", "host has to be a name"),
         ("smtp", SMTP | {"sender": VILLAIN}, "sender", "sender has to be an address"),
@@ -92,6 +98,14 @@ def test_what_is_wrong_stands_beside_its_field(
         elif key not in ("style", "endpoint", "tls", "topic"):
             assert f'value="{html.escape(value).replace("&quot;", "&#34;")}"' in page, key
     assert "set on" not in admin.look("/dashboard/settings")[1]
+
+
+async def test_names_are_looked_up_in_threads_of_their_own() -> None:
+    """An account whose name server is silent holds up nothing else: what is sent is recorded in the loop's threads."""
+    asyncio.get_running_loop().set_default_executor(pool := CountingPool())
+    with pytest.raises(FormMistake):
+        await check_relay("localhost", 25)
+    assert pool.most == 0
 
 
 def test_a_credential_is_kept_and_not_shown(server: Server, caller: Caller, admin: Browser) -> None:

@@ -26,12 +26,12 @@ from tocsin.authenticator.audit import list_deeds
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
 from tocsin.providers.encryption import encrypt_again
-from tocsin.providers.transport import Pool, Transport
+from tocsin.providers.transport import Pool, Transport, VendorAnswer
 from tocsin.settings import Settings
 from tocsin.stats.webhooks import endpoint as endpoints
 from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url, is_allowed, read_networks
 from tocsin.stats.webhooks.feed import FeedWindow, Place, find_horizon, listen_to, read_page
-from tocsin.stats.webhooks.poster import WebhookPoster, move_on, open_pool, post_test
+from tocsin.stats.webhooks.poster import WebhookPoster, describe_answer, move_on, open_pool, post_test
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -310,6 +310,15 @@ async def test_a_failing_endpoint_is_disabled(world: World, new_receiver: Callab
     world.store.write_now(lambda connection: endpoints.enable(connection, account.id, one.id, "test", world.now))
     await world.look()
     assert len(receiver.taken()) == 2
+
+
+@pytest.mark.parametrize("failure", ["", "unknown"])
+def test_an_answer_is_one_line_of_text(failure: Any) -> None:
+    """What a receiver says goes to the ledger and to terminals: PostgreSQL refuses a NUL, and the batch would be posted
+    for ever; and no receiver writes on an operator's screen."""
+    said = "\0no\r\n\x1b[2Jmore \u202e"
+    shown = describe_answer(VendorAnswer(status=500, body=said.encode(), failure=failure, detail=said))
+    assert shown.removeprefix("500 ") == "no [2Jmore"
 
 
 async def test_nobody_waits_for_a_dead_endpoint(world: World, new_receiver: Callable[..., Receiver]) -> None:

@@ -71,7 +71,8 @@ async def delete_named(ledger: Ledger, account: Account, keys: list[IdentityKey]
 
     def remove(connection: Connection) -> int:
         people = remove_people(connection, account.id, keys, now)
-        note(connection, account.id, who, "people deleted", f"{people} of {len(keys)} named", now)
+        if people:  # who names nobody again and again washes no older lines out of the log
+            note(connection, account.id, who, "people deleted", f"{people} of {len(keys)} named", now)
         return people
 
     return await ledger.write(remove)
@@ -92,7 +93,8 @@ async def demerge_people(context: Context, request: Request) -> Response:
 
     def separate(connection: Connection) -> set[str]:
         taken = separate_names(connection, account.id, names)
-        note(connection, account.id, BY_API, "identities separated", f"{len(taken)} of {len(names)} named", now)
+        if taken:
+            note(connection, account.id, BY_API, "identities separated", f"{len(taken)} of {len(names)} named", now)
         return taken
 
     taken = await context.ledger.write(separate)
@@ -120,7 +122,8 @@ async def disassociate_phones(context: Context, request: Request) -> Response:
 
     def take(connection: Connection) -> set[str]:
         taken = take_phones(connection, account.id, users, now)
-        note(connection, account.id, BY_API, "numbers taken", f"{len(taken)} of {len(asked)} named", now)
+        if taken:
+            note(connection, account.id, BY_API, "numbers taken", f"{len(taken)} of {len(asked)} named", now)
         return taken
 
     taken = await context.ledger.write(take)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import msgspec
@@ -59,6 +60,7 @@ def add_member(
         found = connection.execute(member.insert().values(**row).returning(member.c.id)).scalar_one()
     part = {"member_id": found, "account_id": account_id, "role": role, "created_at": now}
     upsert_rows(connection, membership, [part], keys=("member_id", "account_id"), kept=("created_at",))
+    _end_invitations(connection, email, [account_id], now)
     note(connection, account_id, who, "member added", f"{email} as {role}", now)
     return new
 
@@ -82,9 +84,7 @@ def remove_member(connection: Connection, email: str, account_id: str | None, no
     chosen = mine if account_id is None else (mine & (membership.c.account_id == account_id))
     gone = connection.scalars(select(membership.c.account_id).where(chosen)).all()
     connection.execute(delete(membership).where(chosen))
-    ticket = schema.ticket  # who was taken out does not come back by an older invitation
-    invited = (ticket.c.kind == "join", ticket.c.email == email, ticket.c.account_id.in_(gone))
-    connection.execute(update(ticket).where(*invited, ticket.c.used_at.is_(None)).values(used_at=now))
+    _end_invitations(connection, email, gone, now)
     for one in gone:
         note(connection, one, who, "member removed", email, now)
     if gone:
@@ -92,6 +92,13 @@ def remove_member(connection: Connection, email: str, account_id: str | None, no
     if connection.scalar(select(membership.c.member_id).where(mine)) is None:
         connection.execute(delete(member).where(member.c.id == found))
     return len(gone)
+
+
+def _end_invitations(connection: Connection, email: str, accounts: Sequence[str], now: float) -> None:
+    """Make older invitations useless: by them nobody comes back, or has the role again that they had."""
+    ticket = schema.ticket
+    invited = (ticket.c.kind == "join", ticket.c.email == email, ticket.c.account_id.in_(accounts))
+    connection.execute(update(ticket).where(*invited, ticket.c.used_at.is_(None)).values(used_at=now))
 
 
 def set_password(connection: Connection, email: str, password: str, now: float, who: str = CONSOLE) -> bool:

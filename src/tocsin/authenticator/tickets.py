@@ -66,11 +66,12 @@ def use_ticket(connection: Connection, token: str, now: float) -> Ticket | None:
     found = find_ticket(connection, token, now)
     if found is None:
         return None
-    mine = table.c.digest == _hash(token)
+    unused = update(table).where(table.c.used_at.is_(None)).values(used_at=now)
+    if not connection.execute(unused.where(table.c.digest == _hash(token))).rowcount:
+        return None  # somebody else was quicker
     if found.kind == "reset":
-        mine |= (table.c.kind == "reset") & (table.c.email == found.email)
-    used = connection.execute(update(table).where(mine, table.c.used_at.is_(None)).values(used_at=now)).rowcount
-    return found if used else None
+        connection.execute(unused.where(table.c.kind == "reset", table.c.email == found.email))
+    return found
 
 
 def forget_old_tickets(connection: Connection, now: float) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
+import structlog
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
@@ -22,6 +23,8 @@ from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.rows import insert_new
+
+log = structlog.get_logger()
 
 REQUESTS_A_COMMIT = 128  # with more, the first would wait long for the last
 TAG_GROUPS = 20  # of an account
@@ -80,7 +83,10 @@ class SendQueue:
             except Exception as error:
                 results, leased = [error] * len(batch), []
             if leased and self._taker is not None:
-                await self._taker.take(leased)
+                try:
+                    await self._taker.take(leased)
+                except Exception:  # they are committed: whoever finds the lease ended delivers them
+                    log.exception("leased requests wait for the end of their lease", requests=len(leased))
             elif lease is None:
                 for account in accounts:
                     self._notify(account)

@@ -4,8 +4,8 @@ replace what works, and never shown again."""
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -29,6 +29,7 @@ from tocsin.providers.encryption import NO_SETTINGS, read_keys
 from tocsin.providers.http.transfer import is_loopback
 from tocsin.providers.keyring import keep_providers, read_given
 from tocsin.providers.vapid_key import make_key
+from tocsin.stats.webhooks.endpoint import is_allowed
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -50,6 +51,8 @@ ENDPOINTS = {
 GOOGLE_HOSTS = ("oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com")
 SMTP_PORTS = (25, 465, 587, 2525)
 RESOLVE_SECONDS = 5.0
+# A server of names that does not answer holds a thread for longer than we wait: none that others need.
+_LOOKUPS = ThreadPoolExecutor(2, thread_name_prefix="lookup")
 
 
 class _TokenUri(msgspec.Struct):
@@ -91,7 +94,7 @@ async def _save(
     except Misconfigured as error:
         raise FormMistake.naming(str(error), FIELDS[name]) from None
     if name == "smtp" and _place(given) != _place(stored or {}):
-        await _check_relay(given["host"], given["port"])
+        await check_relay(given["host"], given["port"])
     found = None if form.one("unasked") else await _ask(context, visitor, name, settings)
     if found is not None and found.verdict == "refused":
         secret = next(field for field in FIELDS[name] if field in SECRETS)
@@ -239,15 +242,14 @@ def _check_token_uri(account: str) -> None:
         raise FormMistake("service_account", ENGLISH.token_uri_elsewhere)
 
 
-async def _check_relay(host: str, port: int) -> None:
+async def check_relay(host: str, port: int) -> None:
     """Raise FormMistake for a relay that only the operator may name: one of this machine or network."""
     if port not in SMTP_PORTS:
         raise FormMistake("port", ENGLISH.odd_port.format(ports=", ".join(map(str, SMTP_PORTS))))
     try:
-        found = await asyncio.wait_for(
-            asyncio.get_running_loop().getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM), RESOLVE_SECONDS
-        )
+        ask = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
+        found = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(_LOOKUPS, ask), RESOLVE_SECONDS)
     except (OSError, UnicodeError, TimeoutError):
         raise FormMistake("host", ENGLISH.no_such_host) from None
-    if not all(ipaddress.ip_address(str(one[4][0]).partition("%")[0]).is_global for one in found):
+    if not all(is_allowed(str(one[4][0]), ()) for one in found):
         raise FormMistake("host", ENGLISH.inner_host)

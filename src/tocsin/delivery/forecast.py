@@ -37,12 +37,18 @@ from tocsin.outcome import OUTCOME_OF, SUPPRESSED, State, reason_of
 from tocsin.queue import SIZE, Chunk, Recipients, Share
 from tocsin.settings import Settings
 from tocsin.store import schema
+from tocsin.store.deadline import time_left
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.turns import Turns
 
 SAMPLE = 20_000  # people whom a larger audience is judged by
 WHOLE = 10_000  # shares of an audience that a sample is measured in
+# Forecasts of a process, of one account, and those of it that may wait: each holds a thread and a line to the facts
+# store that campaigns which begin, and the record of what was sent, need as well.
+AT_ONCE, EACH, WAITING = 2, 1, 16
 NO_SECRETS = Secrets(b"forecast", b"forecast")  # ids made with them are good for nothing
+_TURNS = Turns(AT_ONCE, EACH, WAITING)
 
 
 class Forecast(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,7 +106,22 @@ async def foresee_all(
     settings: Settings,
     drawn: Drawn | None = None,
 ) -> list[Fate]:
-    """Return what would become of each recipient of a run that began now, or of those drawn."""
+    """Return what would become of each recipient of a run that began now, or of those drawn, when it is the account's
+    turn. Raises Problem 429 when too many of the account wait, and 503 at the request's deadline."""
+    async with _TURNS.take_within(account.id, time_left(settings.query_seconds)):
+        return await _foresee_now(ledger, facts, account, run, spec, now, settings, drawn)
+
+
+async def _foresee_now(
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    run: PlannedRun,
+    spec: Spec,
+    now: float,
+    settings: Settings,
+    drawn: Drawn | None,
+) -> list[Fate]:
     shares = await asyncio.to_thread(gather_audience, ledger, facts, account, run, spec, now, settings, drawn)
     fates: list[Fate] = []
     for share, recipients in shares.items():

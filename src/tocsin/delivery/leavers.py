@@ -18,6 +18,7 @@ import structlog
 from sqlalchemy import Connection, delete, func, select, text, update
 
 from tocsin.delivery.cleaner import rest
+from tocsin.errors import Problem
 from tocsin.queue import pack_users, unpack_users
 from tocsin.store import schema
 from tocsin.store.erasure import Person, erase_people
@@ -56,13 +57,15 @@ async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = 
     first = await ledger.read(functools.partial(find_leavers, limit=people))
     due = await ledger.read(functools.partial(find_leavers, limit=people, before=now - SETTLE_SECONDS))
     again = await ledger.read(functools.partial(drop_busy, people=due))
-    everybody = [*first, *again]
+    late = [one for one in due if one not in set(again)]
+    everybody = await _forget_recipients(ledger, facts, [*first, *again])
     if everybody:
-        await _forget_recipients(ledger, facts, everybody)
         await asyncio.to_thread(erase_people, facts, everybody)
+        erased = set(everybody)
+        first, again = ([one for one in part if one in erased] for part in (first, again))
         await ledger.write(functools.partial(note_erased, first=first, again=again, now=now))
         await asyncio.to_thread(ledger.empty_log)
-    if late := [one for one in due if one not in set(again)]:
+    if late:
         await ledger.write(functools.partial(note_erased, first=late, again=(), now=now))  # their turn comes again
     return len(everybody)
 
@@ -100,19 +103,27 @@ def drop_busy(connection: Connection, people: Collection[Person]) -> list[Person
     return kept
 
 
-async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Person]) -> None:
-    """Leave these people out of closed chunks. Which those are is in the facts store: a chunk is recorded there
+async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Person]) -> list[Person]:
+    """Leave these people out of closed chunks, and return them, but for those of accounts that cannot be asked about
+    now: whoever asks too much waits alone. Which chunks those are is in the facts store: a chunk is recorded there
     before it is closed."""
+    done: list[Person] = []
     for account_id, users in _by_account(people).items():
-        rows = await facts.query(
-            "SELECT DISTINCT chunk FROM outcome WHERE account = {account:String} AND user IN {users:Array(UInt32)} "
-            "ORDER BY chunk",
-            {"account": account_id, "users": users},
-        )
+        try:
+            rows = await facts.query(
+                "SELECT DISTINCT chunk FROM outcome WHERE account = {account:String} "
+                "AND user IN {users:Array(UInt32)} ORDER BY chunk",
+                {"account": account_id, "users": users},
+            )
+        except Problem as problem:
+            log.error("people who were deleted are not erased yet", account=account_id, reason=problem.error)
+            continue
         chunks = [int(chunk) for (chunk,) in rows]
         for start in range(0, len(chunks), CHUNKS_A_COMMIT):
             part = chunks[start : start + CHUNKS_A_COMMIT]
             await ledger.write(functools.partial(leave_out, account_id=account_id, chunk_ids=part, users=set(users)))
+        done += [(account_id, user) for user in users]
+    return done
 
 
 def leave_out(connection: Connection, account_id: str, chunk_ids: Sequence[int], users: Collection[int]) -> None:

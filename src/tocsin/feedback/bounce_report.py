@@ -123,7 +123,7 @@ def _read_notice(outer: Fields, texts: Sequence[bytes], ids: Sequence[str], abou
     quoted = [one.lower() for value in _pick([copy], ("to",)) for one in ADDRESS.findall(value)]
     about = tuple(dict.fromkeys((*about, *quoted, *notice.about)))[:ADDRESSES]
     judgement, code = judge("", notice.words)
-    failure = Recipient("", "delayed" if notice.delayed else "failed", code, _clip(notice.words), judgement)
+    failure = Recipient("", "delayed" if notice.delayed else "failed", code, clip(notice.words), judgement)
     return Report("bounce", _find_ids(ids), (_spare(failure),), about)
 
 
@@ -142,11 +142,7 @@ def _read_recipient(group: Fields, text: str) -> Recipient:
     named = values.get("original-recipient") or values.get("final-recipient", "")
     found = ADDRESS.search(named.partition(";")[2] or named)
     address = found[0].lower() if found else ""
-    return _spare(Recipient(address, action, code, _clip(diagnostic), judgement))
-
-
-def _clip(words: str) -> str:
-    return clip("".join(sign if sign.isprintable() else " " for sign in words))
+    return _spare(Recipient(address, action, code, clip(diagnostic), judgement))
 
 
 def _find_ids(values: Iterable[str]) -> tuple[str, ...]:

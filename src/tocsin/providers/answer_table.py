@@ -87,8 +87,10 @@ def read_retry_after(answer: VendorAnswer) -> float | None:
 
 
 def clip(text: str) -> str:
-    """Return at most 300 characters of `text`, on one line."""
-    return " ".join(text.split())[:DETAIL]
+    """Return at most 300 characters of a stranger's text, on one line; what a terminal would obey, and the NUL that
+    PostgreSQL refuses, are spaces."""
+    printable = text if text.isprintable() else "".join(sign if sign.isprintable() else " " for sign in text)
+    return " ".join(printable.split())[:DETAIL]
 
 
 def check_endpoint(option: str, url: str) -> str:

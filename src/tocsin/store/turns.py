@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, deque
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from tocsin.errors import Problem
 
@@ -32,6 +32,17 @@ class Turns:
             yield
         finally:
             self._leave(account_id)
+
+    @asynccontextmanager
+    async def take_within(self, account_id: str, seconds: float) -> AsyncIterator[None]:
+        """Hold a place as `take` does. Raises Problem 503 when the account's turn does not come in so many seconds."""
+        async with AsyncExitStack() as held:
+            try:
+                async with asyncio.timeout(seconds):
+                    await held.enter_async_context(self.take(account_id))
+            except TimeoutError:
+                raise Problem("Too much is asked at once; try again", code=503, status=503, retry_after=1) from None
+            yield
 
     def _enter(self, account_id: str) -> None:
         self._free -= 1

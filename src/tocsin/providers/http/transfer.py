@@ -273,6 +273,8 @@ class Transfer:
         if self._size < ANSWER_BYTES:
             self._kept.append(piece[: ANSWER_BYTES - self._size])
             self._size += len(piece)
+        else:
+            self._trace.clear()  # what is dropped stands there too; and who answers at length has not refused
 
     def is_refused(self) -> bool:
         """Return whether the peer has said that it did not process this stream. The transfer that itself reads the

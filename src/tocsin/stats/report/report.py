@@ -20,13 +20,19 @@ from tocsin.stats.report.reactions import count_converted, count_reported
 from tocsin.stats.report.recipients import count_recipients, find_runs
 from tocsin.stats.report.scope import Column, Key, ReportScope, require_few
 from tocsin.store import schema
+from tocsin.store.deadline import time_left
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.rows import among
+from tocsin.store.turns import Turns
 
 Groups: TypeAlias = dict[Key, dict[str, float]]  # the numbers by group
 ROWS = 50_000  # of a report
 CAMPAIGNS = 1000  # that a report is asked of by name or label
+# Reports of a process, of one account, and those of it that may wait: each goes through every open chunk, and holds
+# one of the ledger's few readers meanwhile.
+AT_ONCE, EACH, WAITING = 2, 1, 16
+TURN_SECONDS = 30.0
 
 
 class ReportNumbers(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +54,7 @@ class ReportNumbers(msgspec.Struct, frozen=True, kw_only=True):
 
 NUMBER_NAMES = ReportNumbers.__struct_fields__
 ZERO = ReportNumbers()
+_TURNS = Turns(AT_ONCE, EACH, WAITING)
 
 
 class ReportRow(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +75,13 @@ class CampaignReport(msgspec.Struct, frozen=True, kw_only=True):
 
 
 async def read_report(ledger: Ledger, facts: Facts, scope: ReportScope) -> CampaignReport:
-    """Return a report. Raise Problem for campaigns that are not the account's, and when there is too much of it."""
+    """Return a report, when it is the account's turn. Raise Problem for campaigns that are not the account's, when
+    there is too much of it, and when too many are asked for."""
+    async with _TURNS.take_within(scope.account.id, time_left(TURN_SECONDS)):
+        return await _read_now(ledger, facts, scope)
+
+
+async def _read_now(ledger: Ledger, facts: Facts, scope: ReportScope) -> CampaignReport:
     scope = await ledger.read(lambda connection: _find_campaigns(connection, scope))
     if scope.campaigns == ():
         return CampaignReport(by=scope.by, rows=[], total=ZERO)
