@@ -32,14 +32,16 @@ from tocsin.delivery.cleaner import clean_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
-from tocsin.ingest import upload
+from tocsin.ingest import event_row, upload
 from tocsin.ingest.leaving import remove_people
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
 from tocsin.policy import set_policy
 from tocsin.queue import Chunk, Recipients, Share
 from tocsin.stats.export.dossier import PAGE, read_dossier
+from tocsin.stats.webhooks.feed import listen_to
 from tocsin.store import schema
+from tocsin.store.erasure import erase_people
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -209,6 +211,21 @@ async def test_who_leaves_while_a_campaign_runs(new_ledger: NewLedger, facts: Fa
         assert [row for row in count(facts, account)["outcome"] if row[0] == gone]
         assert await erase_leavers(ledger, facts, late + SETTLE_SECONDS + 1) == 1
         assert not any(row[0] == gone for rows in count(facts, account).values() for row in rows)
+
+
+async def test_webhooks_are_told_nothing_more(own_ledger: Ledger, facts: Facts) -> None:
+    """What was to be posted about somebody, or could be once more, goes with them; that of others stays."""
+    account = create_account(own_ledger, "told", "UTC", time.time())[0]
+    await listen_to(facts, [account.id])
+    await upload(own_ledger, facts, account, {"d": people(2)}, time.time())
+    keys = [("identity", f"user-{number}") for number in range(2)]
+    stays, goes = sorted(own_ledger.read_now(lambda one: find_users(one, account.id, keys)).values())
+    said = {"Email": "goes@example.com"}
+    rows = [event_row(account, "Mail Bounced", user, time.time(), 7, said) for user in (stays, goes)]
+    await facts.insert("event", rows)
+    await asyncio.to_thread(erase_people, facts, [(account.id, goes)])
+    left = facts.query_now("SELECT user FROM feed WHERE account = {account:String}", {"account": account.id})
+    assert left == [(stays,)]
 
 
 def read_stores(ledger: Ledger, facts: Facts) -> bytes:

@@ -32,7 +32,12 @@ def erase_people(facts: Facts, people: Collection[Person]) -> None:
     """Erase every row about these people, and take them out of the days on which an event was raised. Returns when it
     is done. Blocks: call it in a thread. What was counted about messages stays, and so do outcomes, as nobody's."""
     values: dict[str, Any] = {"accounts": sorted({account for account, _ in people}), "pairs": sorted(people)}
-    for table, change in (("event", "DELETE"), ("outcome", "UPDATE user = 0"), ("profile", "DELETE")):
+    for table, change in (
+        ("event", "DELETE"),
+        ("outcome", "UPDATE user = 0"),
+        ("profile", "DELETE"),
+        ("feed", "DELETE"),
+    ):
         _mutate(facts, table, f"{change} WHERE {_MINE} AND (account, user) IN {_PAIRS}", values)
     gone = f"bitmapBuild(arrayMap(one -> one.2, arrayFilter(one -> one.1 = account, {_PAIRS})))"
     change = f"UPDATE users = bitmapAndnot(users, {gone}) WHERE {_MINE} AND bitmapHasAny(users, {gone})"
