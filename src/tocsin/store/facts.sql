@@ -205,6 +205,7 @@ ENGINE = ReplacingMergeTree(age)
 ORDER BY (account, id, type, user)
 TTL toDateTime(intDiv(stored, 1000000), 'UTC') + INTERVAL 31 DAY;
 
+-- The views of the feed are made when the first account listens (store/facts.py).
 -- What is older is no news: a repair stores it again.
 CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_feed TO feed AS
 SELECT
