@@ -20,6 +20,7 @@ from tocsin.delivery.cleaner import DAY, clean
 from tocsin.feedback.interactions import SentMessage, record_sent
 from tocsin.outcome import Outcome, State
 from tocsin.repair.drift import Drift, find_drift, measure_drift, mend_drift, reconcile
+from tocsin.stats.report.recipients import Cells, count_in_facts
 from tocsin.store import schema
 from tocsin.store.erasure import erase_people
 from tocsin.store.facts import Facts
@@ -171,6 +172,23 @@ async def test_what_moves_is_no_drift(stage: Stage, monkeypatch: pytest.MonkeyPa
         plant_sums(stage, campaign)
 
     monkeypatch.setattr("tocsin.repair.drift.asyncio.sleep", move)
+    assert await look(stage) == []
+
+
+async def test_what_is_delivered_meanwhile_is_not_added(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes to its end between the two counts of a repair is in its tag group's sums once."""
+    campaign = await begin(stage)
+    plant_low_tag_sums(stage, campaign)
+    drift = await look(stage)
+    await stage.send({"Identity": ["u3", "u4"]}, tag_group="news")
+
+    async def deliver_first(*given: Any) -> Cells:
+        await stage.deliver()
+        return await count_in_facts(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tocsin.repair.drift.count_in_facts", deliver_first)
+        await mend_drift(stage.ledger, stage.facts, stage.account, drift)
     assert await look(stage) == []
 
 
