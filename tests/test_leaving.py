@@ -213,6 +213,24 @@ async def test_who_leaves_while_a_campaign_runs(new_ledger: NewLedger, facts: Fa
         assert not any(row[0] == gone for rows in count(facts, account).values() for row in rows)
 
 
+async def test_who_leaves_before_their_chunk_is_closed(own_ledger: Ledger, facts: Facts) -> None:
+    """A chunk that is recorded and not yet closed is nobody's after the second erasure at the latest."""
+    account, users = await make_town(own_ledger, facts, random.Random(2))
+    insert_run(own_ledger, account, users.values())
+    chunk = must_lease(own_ledger)
+    for state in (State.CLAIMED, State.ACCEPTED):
+        chunk.move_all(range(len(chunk.states)), state)
+    assert settle(own_ledger, chunk)
+    await record_outcomes(facts, [(account, chunk)])
+    assert remove(own_ledger, account, "user-3") == 1
+    assert await erase_leavers(own_ledger, facts, NOW) == 1
+    release(own_ledger, chunk)
+    assert await erase_leavers(own_ledger, facts, NOW + SETTLE_SECONDS + 1) == 1
+    packed = own_ledger.read_now(lambda one: one.scalars(select(schema.chunk.c.users)).all())
+    assert not any(users["user-3"] in queue.unpack_users(bytes(one)) for one in packed)
+    assert not any(row[0] == users["user-3"] for rows in count(facts, account).values() for row in rows)
+
+
 async def test_webhooks_are_told_nothing_more(own_ledger: Ledger, facts: Facts) -> None:
     """What was to be posted about somebody, or could be once more, goes with them; that of others stays."""
     account = create_account(own_ledger, "told", "UTC", time.time())[0]
