@@ -17,7 +17,9 @@ from support.stage import Stage, Vendor
 
 from tocsin import metrics
 from tocsin.delivery.cleaner import DAY, clean
+from tocsin.delivery.leavers import erase_leavers
 from tocsin.feedback.interactions import SentMessage, record_sent
+from tocsin.ingest.leaving import remove_people
 from tocsin.outcome import Outcome, State
 from tocsin.repair.drift import Drift, find_drift, measure_drift, mend_drift, reconcile
 from tocsin.stats.report.recipients import Cells, count_in_facts
@@ -190,6 +192,19 @@ async def test_what_is_delivered_meanwhile_is_not_added(stage: Stage, monkeypatc
         patched.setattr("tocsin.repair.drift.count_in_facts", deliver_first)
         await mend_drift(stage.ledger, stage.facts, stage.account, drift)
     assert await look(stage) == []
+
+
+async def test_outcomes_of_who_was_erased_are_made_again(stage: Stage) -> None:
+    """A recipient who is nobody's any more is mended like others: one outcome, and no event of anybody."""
+    campaign = await begin(stage)
+    keys = [("identity", "u1")]
+    stage.ledger.write_now(lambda connection: remove_people(connection, stage.account.id, keys, stage.now))
+    assert await erase_leavers(stage.ledger, stage.facts, stage.now) == 1
+    for lost in (0, campaign):
+        forget_facts("outcome")(stage, lost)
+    await mend_drift(stage.ledger, stage.facts, stage.account, await look(stage))
+    assert await look(stage) == []
+    assert await stage.count("event", "user = 0") == 0
 
 
 async def test_what_is_lost_for_good_is_told(stage: Stage) -> None:
