@@ -424,6 +424,11 @@ def test_opt_outs_in_a_file_go_record_by_record(store: Ledger, facts: Facts, tmp
     assert len(said["event"]) == 2
 
 
+def test_a_blank_name_is_none() -> None:
+    """Spaces in a column of devices (Parquet keeps them) name nobody, as in an upload."""
+    assert Encoder(NOW).read_text("objectId", "  ") is None
+
+
 CELLS = st.one_of(
     st.text(max_size=12),
     st.integers(-(2**70), 2**70),
