@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,9 @@ import pytest
 from conftest import Caller, Server, people, token
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, event, func, select
+from sqlalchemy import Connection, Engine, event, func, select
 
+from tocsin import queue
 from tocsin.account import Account, create_account
 from tocsin.campaign.send import read_asked, read_plain
 from tocsin.campaign.send_queue import TAG_GROUPS, QueuedSend, SendQueue
@@ -24,7 +25,7 @@ from tocsin.delivery.load_shedding import HEAVY, LoadMeter
 from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
-from tocsin.queue import NewRequest
+from tocsin.queue import Chunk, NewRequest
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -48,6 +49,28 @@ def stored(ledger: Ledger, account: Account) -> list[tuple[str, str]]:
     table = schema.chunk
     query = select(table.c.request, table.c.tag_group).where(table.c.account_id == account.id).order_by(table.c.id)
     return [(text, tag) for text, tag in ledger.read_now(lambda connection: connection.execute(query).all())]
+
+
+class Broken:
+    """Leases what was just inserted, and fails before it is delivered."""
+
+    def offer(self, _: Collection[str]) -> Callable[[Connection], list[Chunk]]:
+        def lease(connection: Connection) -> list[Chunk]:
+            chunk = queue.load(connection, int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0))
+            return [] if chunk is None else [chunk]
+
+        return lease
+
+    async def take(self, _: Sequence[Chunk]) -> None:
+        raise OSError("the ledger went away")
+
+
+async def test_who_cannot_deliver_keeps_nobody_waiting(own_ledger: Ledger) -> None:
+    """What is committed is answered, and what comes after it too, though the worker in this process failed."""
+    account, send_queue = create_account(own_ledger, "broken", "UTC", NOW)[0], SendQueue(own_ledger, Broken())
+    async with asyncio.timeout(10):
+        assert [await send_queue.put(QueuedSend(request(account))) for _ in range(2)] == [True, True]
+    assert len(stored(own_ledger, account)) == 2
 
 
 @given(

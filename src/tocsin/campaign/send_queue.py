@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
 import msgspec
+import structlog
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
@@ -22,6 +23,8 @@ from tocsin.store import schema
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.rows import insert_new
+
+log = structlog.get_logger()
 
 REQUESTS_A_COMMIT = 128  # with more, the first would wait long for the last
 TAG_GROUPS = 20  # of an account
@@ -80,7 +83,7 @@ class SendQueue:
             except Exception as error:
                 results, leased = [error] * len(batch), []
             if leased and self._taker is not None:
-                await self._taker.take(leased)
+                await self._pass_on(self._taker, leased)
             elif lease is None:
                 for account in accounts:
                     self._notify(account)
@@ -92,6 +95,14 @@ class SendQueue:
                 else:
                     done.set_result(result)
         self._writing = None
+
+    async def _pass_on(self, taker: Taker, leased: Sequence[Chunk]) -> None:
+        """Have what was leased delivered. The requests are committed, so a failure is none of their callers': whoever
+        looks next has them when the lease is over."""
+        try:
+            await taker.take(leased)
+        except Exception:
+            log.exception("requests wait for the end of their lease", chunks=len(leased))
 
     def _insert(
         self,
