@@ -51,8 +51,8 @@ def stored(ledger: Ledger, account: Account) -> list[tuple[str, str]]:
     return [(text, tag) for text, tag in ledger.read_now(lambda connection: connection.execute(query).all())]
 
 
-class Broken:
-    """Leases what was just inserted, and fails before it is delivered."""
+class LastTaker:
+    """Leases the last request of a batch, and fails before it is delivered."""
 
     def offer(self, _: Collection[str]) -> Callable[[Connection], list[Chunk]]:
         def lease(connection: Connection) -> list[Chunk]:
@@ -65,9 +65,20 @@ class Broken:
         raise OSError("the ledger went away")
 
 
+async def test_what_is_not_leased_at_once_is_looked_for(own_ledger: Ledger) -> None:
+    """Where there is room for some requests of a batch only, whoever delivers is told of the others."""
+    told: list[str] = []
+    account = create_account(own_ledger, "some", "UTC", NOW)[0]
+    send_queue = SendQueue(own_ledger, LastTaker(), told.append)
+    assert await send_queue.put(QueuedSend(request(account)))
+    assert told == []
+    await asyncio.gather(*(send_queue.put(QueuedSend(request(account))) for _ in range(3)))
+    assert told == [account.id]
+
+
 async def test_who_cannot_deliver_keeps_nobody_waiting(own_ledger: Ledger) -> None:
     """What is committed is answered, and what comes after it too, though the worker in this process failed."""
-    account, send_queue = create_account(own_ledger, "broken", "UTC", NOW)[0], SendQueue(own_ledger, Broken())
+    account, send_queue = create_account(own_ledger, "broken", "UTC", NOW)[0], SendQueue(own_ledger, LastTaker())
     async with asyncio.timeout(10):
         assert [await send_queue.put(QueuedSend(request(account))) for _ in range(2)] == [True, True]
     assert len(stored(own_ledger, account)) == 2

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -49,8 +49,8 @@ class Taker(Protocol):
 
 
 class SendQueue:
-    """Collects requests and commits them in batches, one batch at a time. notify: called with each account whose
-    requests are to be leased by whoever looks."""
+    """Collects requests and commits them in batches, one batch at a time. notify: called with each account of whose
+    requests some are to be leased by whoever looks."""
 
     def __init__(self, ledger: Ledger, taker: Taker | None = None, notify: Callable[[str], None] = lambda _: None):
         self._ledger = ledger
@@ -84,9 +84,9 @@ class SendQueue:
                 results, leased = [error] * len(batch), []
             if leased and self._taker is not None:
                 await self._pass_on(self._taker, leased)
-            elif lease is None:
-                for account in accounts:
-                    self._notify(account)
+            inserted = Counter(one.request.account_id for one, new in zip(entries, results, strict=True) if new is True)
+            for account in inserted - Counter(chunk.account_id for chunk in leased):
+                self._notify(account)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue  # its caller was cancelled
