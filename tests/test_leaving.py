@@ -28,7 +28,7 @@ from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
 from tocsin.cli import tocsin
 from tocsin.content import Content
-from tocsin.delivery.cleaner import clean_events
+from tocsin.delivery.cleaner import clean_events, find_old_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
@@ -463,3 +463,26 @@ async def test_events_are_kept_as_long_as_the_account_says(own_ledger: Ledger, f
     assert (deed.who, deed.what) == ("retention", "events erased")
     today = datetime.fromtimestamp(NOW, account.zone).date()
     assert deed.detail == f"5 events: Other before {today - timedelta(30)}, Short before {today - timedelta(10)}"
+
+
+async def test_an_account_that_fails_keeps_no_other_waiting(
+    own_ledger: Ledger, facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the old events of one account cannot be looked for, those of all others go all the same."""
+    accounts = [create_account(own_ledger, "old", "UTC", NOW)[0] for _ in range(3)]
+    old = {"type": "event", "identity": "p", "evtName": "Old", "evtData": {}, "ts": int(NOW) - 86_400 * 9}
+    for one in accounts:
+        await upload(own_ledger, facts, one, {"d": [old]}, NOW)
+        own_ledger.write_now(
+            functools.partial(set_policy, account_id=one.id, name="retention", value='{"events": {"*": 5}}', now=NOW)
+        )
+    broken = min(one.id for one in accounts)
+
+    async def find(facts: Facts, account_id: str, *given: Any) -> Any:
+        if account_id == broken:
+            raise OSError("away")
+        return await find_old_events(facts, account_id, *given)
+
+    monkeypatch.setattr("tocsin.delivery.cleaner.find_old_events", find)
+    await clean_events(own_ledger, facts, NOW, asyncio.Event())
+    assert [one.id for one in accounts if count(facts, one)["event"]] == [broken]
