@@ -321,14 +321,15 @@ async def _compare_interactions(ledger: Ledger, facts: Facts, account_id: str, n
 def _count_reports(connection: Connection, account_id: str, before: float) -> dict[tuple[int, str], int]:
     """Return the first reports by campaign and kind, of messages that are not cleaned."""
     table, run, first = schema.chunk, schema.run, schema.interaction
-    columns = (table.c.campaign_id, first.c.kind, func.count().label("reports"))
-    query = select(*columns).join_from(table, first, first.c.chunk_id == table.c.id)
-    query = query.where(first.c.at < before).group_by(table.c.campaign_id, first.c.kind)
-    of_runs = query.join(run, run.c.id == table.c.run_id).where(
-        run.c.account_id == account_id, text(schema.UNCLEANED_RUN)
-    )
-    mine = table.c.account_id == account_id
-    requests = [query.where(mine, text(words)) for words in (schema.ENDED_REQUEST, schema.COUNTED_REQUEST)]
+    reports = (first.c.kind, func.count().label("reports"))
+    of_runs = select(run.c.campaign_id, *reports).join_from(run, table, table.c.run_id == run.c.id)
+    of_runs = of_runs.join(first, first.c.chunk_id == table.c.id).group_by(run.c.campaign_id, first.c.kind)
+    of_runs = of_runs.where(run.c.account_id == account_id, text(schema.UNCLEANED_RUN), first.c.at < before)
+    # The campaign comes from the run, and of a run's chunks the index alone is read.
+    of_requests = select(literal(0).label("campaign_id"), *reports).group_by(first.c.kind)
+    of_requests = of_requests.join_from(table, first, first.c.chunk_id == table.c.id)
+    of_requests = of_requests.where(table.c.account_id == account_id, first.c.at < before)
+    requests = [of_requests.where(text(words)) for words in (schema.ENDED_REQUEST, schema.COUNTED_REQUEST)]
     found = Counter[tuple[int, str]]()
     for row in connection.execute(union_all(of_runs, *requests)):
         found[row.campaign_id, row.kind] += row.reports
