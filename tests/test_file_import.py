@@ -185,11 +185,15 @@ def test_parquet_keeps_its_types(tmp_path: Path) -> None:
         "day": pa.array([20777, None], pa.date32()),
         "at": moment.cast(pa.timestamp("s", "UTC")),
         "tags": pa.array([["a"], None]),
+        "clock": pa.array([3_725, None], pa.time32("s")),
+        "took": pa.array([90, None], pa.duration("s")),
+        "uuid": pa.array([bytes(range(4)), None], pa.binary(4)),
     }
     pa.parquet.write_table(pa.table(columns), tmp_path / "e.parquet")
     first, second = read(tmp_path / "e.parquet", EVENTS)
     berlin = 1795168800 - 3600  # the time has no zone
     data = {"count": 3, "price": 1.5, "day": "$D_1795129200", "at": "$D_1795168800", "tags": ["a"]}
+    data |= {"clock": "01:02:05", "took": "PT90S", "uuid": "00010203"}
     assert first == {"type": "event", "identity": 5, "evtName": "A", "ts": berlin, "evtData": data}
     assert second == {"type": "event", "identity": 6, "evtName": "B", "evtData": {}}
 
@@ -422,6 +426,11 @@ def test_opt_outs_in_a_file_go_record_by_record(store: Ledger, facts: Facts, tmp
     said = look(store, facts, account)
     assert said["unsubscribed"] == [("email", "a@example.com")]
     assert len(said["event"]) == 2
+
+
+def test_a_blank_name_is_none() -> None:
+    """Spaces in a column of devices (Parquet keeps them) name nobody, as in an upload."""
+    assert Encoder(NOW).read_text("objectId", "  ") is None
 
 
 CELLS = st.one_of(

@@ -10,11 +10,11 @@ import pytest
 from conftest import THOROUGH
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert, update
+from sqlalchemy import Connection, insert, update
 from support.counting_pool import CountingPool
 from support.stage import NOW, SETTINGS, Stage, Vendor, token
 
-from tocsin.campaign.runs import insert_campaign
+from tocsin.campaign.runs import insert_campaign, read_stored_spec
 from tocsin.campaign.spec import Spec, read_spec
 from tocsin.delivery import forecast as forecasts
 from tocsin.delivery.forecast import Forecast, find_coming, forecast, foresee_all
@@ -26,6 +26,7 @@ from tocsin.ingest.people import find_users
 from tocsin.outcome import Outcome
 from tocsin.policy import set_policy
 from tocsin.providers.contract import Receipt
+from tocsin.stats.pace import estimate_minutes, find_pace
 from tocsin.stats.results import read_breakdown
 from tocsin.stats.why import PersonalAnswer, explain_campaign
 from tocsin.store import schema
@@ -309,3 +310,20 @@ def test_a_large_audience_is_judged_by_a_sample(
         assert said.audience == said.sent == said.sampled * 4
 
     asyncio.run(go())
+
+
+async def test_a_run_that_took_long_is_a_slow_pace(own_ledger: Ledger, facts: Facts) -> None:
+    """One message that was tried for hours is a pace too, and none of nothing a minute."""
+    stage = Stage(own_ledger, facts, {"android": Vendor()})
+    await stage.people(1)
+    campaign = await stage.campaign()
+    await stage.deliver_all()
+    chunk = schema.chunk
+    own_ledger.write_now(lambda c: c.execute(update(chunk).values(not_before=chunk.c.started_at + 7200)))
+
+    def estimate(connection: Connection) -> float | None:
+        spec = read_stored_spec(connection, stage.account.id, campaign)
+        pace = find_pace(connection, stage.account.id, "push", stage.now)
+        return estimate_minutes(connection, stage.account.id, spec, 3, pace)
+
+    assert own_ledger.read_now(estimate) == pytest.approx(360, rel=0.01)

@@ -28,18 +28,20 @@ from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
 from tocsin.cli import tocsin
 from tocsin.content import Content
-from tocsin.delivery.cleaner import clean_events
+from tocsin.delivery.cleaner import clean_events, find_old_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
-from tocsin.ingest import upload
+from tocsin.ingest import event_row, upload
 from tocsin.ingest.leaving import remove_people
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
 from tocsin.policy import set_policy
 from tocsin.queue import Chunk, Recipients, Share
 from tocsin.stats.export.dossier import PAGE, read_dossier
+from tocsin.stats.webhooks.feed import listen_to
 from tocsin.store import schema
+from tocsin.store.erasure import erase_people
 from tocsin.store.facts import EACH, Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -231,6 +233,39 @@ async def test_who_leaves_while_a_campaign_runs(new_ledger: NewLedger, facts: Fa
         assert [row for row in count(facts, account)["outcome"] if row[0] == gone]
         assert await erase_leavers(ledger, facts, late + SETTLE_SECONDS + 1) == 1
         assert not any(row[0] == gone for rows in count(facts, account).values() for row in rows)
+
+
+async def test_who_leaves_before_their_chunk_is_closed(own_ledger: Ledger, facts: Facts) -> None:
+    """A chunk that is recorded and not yet closed is nobody's after the second erasure at the latest."""
+    account, users = await make_town(own_ledger, facts, random.Random(2))
+    insert_run(own_ledger, account, users.values())
+    chunk = must_lease(own_ledger)
+    for state in (State.CLAIMED, State.ACCEPTED):
+        chunk.move_all(range(len(chunk.states)), state)
+    assert settle(own_ledger, chunk)
+    await record_outcomes(facts, [(account, chunk)])
+    assert remove(own_ledger, account, "user-3") == 1
+    assert await erase_leavers(own_ledger, facts, NOW) == 1
+    release(own_ledger, chunk)
+    assert await erase_leavers(own_ledger, facts, NOW + SETTLE_SECONDS + 1) == 1
+    packed = own_ledger.read_now(lambda one: one.scalars(select(schema.chunk.c.users)).all())
+    assert not any(users["user-3"] in queue.unpack_users(bytes(one)) for one in packed)
+    assert not any(row[0] == users["user-3"] for rows in count(facts, account).values() for row in rows)
+
+
+async def test_webhooks_are_told_nothing_more(own_ledger: Ledger, facts: Facts) -> None:
+    """What was to be posted about somebody, or could be once more, goes with them; that of others stays."""
+    account = create_account(own_ledger, "told", "UTC", time.time())[0]
+    await listen_to(facts, [account.id])
+    await upload(own_ledger, facts, account, {"d": people(2)}, time.time())
+    keys = [("identity", f"user-{number}") for number in range(2)]
+    stays, goes = sorted(own_ledger.read_now(lambda one: find_users(one, account.id, keys)).values())
+    said = {"Email": "goes@example.com"}
+    rows = [event_row(account, "Mail Bounced", user, time.time(), 7, said) for user in (stays, goes)]
+    await facts.insert("event", rows)
+    await asyncio.to_thread(erase_people, facts, [(account.id, goes)])
+    left = facts.query_now("SELECT user FROM feed WHERE account = {account:String}", {"account": account.id})
+    assert left == [(stays,)]
 
 
 def read_stores(ledger: Ledger, facts: Facts) -> bytes:
@@ -461,3 +496,26 @@ async def test_events_are_kept_as_long_as_the_account_says(own_ledger: Ledger, f
     assert (deed.who, deed.what) == ("retention", "events erased")
     today = datetime.fromtimestamp(NOW, account.zone).date()
     assert deed.detail == f"5 events: Other before {today - timedelta(30)}, Short before {today - timedelta(10)}"
+
+
+async def test_an_account_that_fails_keeps_no_other_waiting(
+    own_ledger: Ledger, facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the old events of one account cannot be looked for, those of all others go all the same."""
+    accounts = [create_account(own_ledger, "old", "UTC", NOW)[0] for _ in range(3)]
+    old = {"type": "event", "identity": "p", "evtName": "Old", "evtData": {}, "ts": int(NOW) - 86_400 * 9}
+    for one in accounts:
+        await upload(own_ledger, facts, one, {"d": [old]}, NOW)
+        own_ledger.write_now(
+            functools.partial(set_policy, account_id=one.id, name="retention", value='{"events": {"*": 5}}', now=NOW)
+        )
+    broken = min(one.id for one in accounts)
+
+    async def find(facts: Facts, account_id: str, *given: Any) -> Any:
+        if account_id == broken:
+            raise OSError("away")
+        return await find_old_events(facts, account_id, *given)
+
+    monkeypatch.setattr("tocsin.delivery.cleaner.find_old_events", find)
+    await clean_events(own_ledger, facts, NOW, asyncio.Event())
+    assert [one.id for one in accounts if count(facts, one)["event"]] == [broken]

@@ -17,9 +17,12 @@ from support.stage import Stage, Vendor
 
 from tocsin import metrics
 from tocsin.delivery.cleaner import DAY, clean
+from tocsin.delivery.leavers import erase_leavers
 from tocsin.feedback.interactions import SentMessage, record_sent
+from tocsin.ingest.leaving import remove_people
 from tocsin.outcome import Outcome, State
 from tocsin.repair.drift import Drift, find_drift, measure_drift, mend_drift, reconcile
+from tocsin.stats.report.recipients import Cells, count_in_facts
 from tocsin.store import schema
 from tocsin.store.erasure import erase_people
 from tocsin.store.facts import Facts
@@ -172,6 +175,36 @@ async def test_what_moves_is_no_drift(stage: Stage, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr("tocsin.repair.drift.asyncio.sleep", move)
     assert await look(stage) == []
+
+
+async def test_what_is_delivered_meanwhile_is_not_added(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that comes to its end between the two counts of a repair is in its tag group's sums once."""
+    campaign = await begin(stage)
+    plant_low_tag_sums(stage, campaign)
+    drift = await look(stage)
+    await stage.send({"Identity": ["u3", "u4"]}, tag_group="news")
+
+    async def deliver_first(*given: Any) -> Cells:
+        await stage.deliver()
+        return await count_in_facts(*given)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tocsin.repair.drift.count_in_facts", deliver_first)
+        await mend_drift(stage.ledger, stage.facts, stage.account, drift)
+    assert await look(stage) == []
+
+
+async def test_outcomes_of_who_was_erased_are_made_again(stage: Stage) -> None:
+    """A recipient who is nobody's any more is mended like others: one outcome, and no event of anybody."""
+    campaign = await begin(stage)
+    keys = [("identity", "u1")]
+    stage.ledger.write_now(lambda connection: remove_people(connection, stage.account.id, keys, stage.now))
+    assert await erase_leavers(stage.ledger, stage.facts, stage.now) == 1
+    for lost in (0, campaign):
+        forget_facts("outcome")(stage, lost)
+    await mend_drift(stage.ledger, stage.facts, stage.account, await look(stage))
+    assert await look(stage) == []
+    assert await stage.count("event", "user = 0") == 0
 
 
 async def test_what_is_lost_for_good_is_told(stage: Stage) -> None:

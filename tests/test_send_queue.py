@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, func, select
 
+from tocsin import queue
 from tocsin.account import Account, create_account
 from tocsin.campaign.send import read_asked, read_plain
 from tocsin.campaign.send_queue import TAG_GROUPS, QueuedSend, SendQueue
@@ -24,7 +25,7 @@ from tocsin.delivery.load_shedding import HEAVY, LoadMeter
 from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
-from tocsin.queue import TRANSACTIONAL, Chunk, NewRequest, lease_in_turns
+from tocsin.queue import TRANSACTIONAL, Chunk, Chunk, NewRequest, lease_in_turns
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -48,6 +49,39 @@ def stored(ledger: Ledger, account: Account) -> list[tuple[str, str]]:
     table = schema.chunk
     query = select(table.c.request, table.c.tag_group).where(table.c.account_id == account.id).order_by(table.c.id)
     return [(text, tag) for text, tag in ledger.read_now(lambda connection: connection.execute(query).all())]
+
+
+class LastTaker:
+    """Leases the last request of a batch, and fails before it is delivered."""
+
+    def offer(self, _: Collection[str]) -> Callable[[Connection], list[Chunk]]:
+        def lease(connection: Connection) -> list[Chunk]:
+            chunk = queue.load(connection, int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0))
+            return [] if chunk is None else [chunk]
+
+        return lease
+
+    async def take(self, _: Sequence[Chunk]) -> None:
+        raise OSError("the ledger went away")
+
+
+async def test_what_is_not_leased_at_once_is_looked_for(own_ledger: Ledger) -> None:
+    """Where there is room for some requests of a batch only, whoever delivers is told of the others."""
+    told: list[str] = []
+    account = create_account(own_ledger, "some", "UTC", NOW)[0]
+    send_queue = SendQueue(own_ledger, LastTaker(), told.append)
+    assert await send_queue.put(QueuedSend(request(account)))
+    assert told == []
+    await asyncio.gather(*(send_queue.put(QueuedSend(request(account))) for _ in range(3)))
+    assert told == [account.id]
+
+
+async def test_who_cannot_deliver_keeps_nobody_waiting(own_ledger: Ledger) -> None:
+    """What is committed is answered, and what comes after it too, though the worker in this process failed."""
+    account, send_queue = create_account(own_ledger, "broken", "UTC", NOW)[0], SendQueue(own_ledger, LastTaker())
+    async with asyncio.timeout(10):
+        assert [await send_queue.put(QueuedSend(request(account))) for _ in range(2)] == [True, True]
+    assert len(stored(own_ledger, account)) == 2
 
 
 @given(

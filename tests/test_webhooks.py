@@ -32,7 +32,7 @@ from tocsin.stats.webhooks import endpoint as endpoints
 from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url, is_allowed, read_networks
 from tocsin.stats.webhooks.feed import FeedWindow, Place, find_horizon, listen_to, read_page
 from tocsin.stats.webhooks.poster import WebhookPoster, describe_answer, move_on, open_pool, post_test
-from tocsin.store.facts import Facts
+from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest_plugins = ("engines",)
@@ -179,6 +179,23 @@ async def test_inserts_under_way_are_waited_for(facts: Facts) -> None:
         rows = await read_page(facts, account, ["outcome.failed"], FeedWindow(after, end), 10)
         seen += [row.place.id >> 16 for row in rows]
     assert seen == chunks
+
+
+async def test_nothing_is_fed_before_somebody_listens(facts: Facts) -> None:
+    """A store that is opened has no views that write the feed, which each insert would wait for; the first account
+    that listens makes them, and gets what is stored from then on."""
+    account = f"feed-{next(CHUNKS)}"
+    for view in ("outcome_to_feed", "event_to_feed"):
+        facts.command_now(f"DROP VIEW IF EXISTS {view}")
+    await asyncio.to_thread(lambda: open_facts(facts.url).close())
+    await listen_to(facts, [])
+    asked = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND endsWith(name, '_to_feed')"
+    assert await facts.query(asked, {}) == [(0,)]
+    await listen_to(facts, [account])
+    assert await facts.query(asked, {}) == [(2,)]
+    at = datetime.now(UTC)
+    await facts.insert("outcome", [(account, 7, 1, 0, 1, "ios", "push", "refused", "", "", "", date.today(), at)])
+    assert len(await facts.query("SELECT id FROM feed WHERE account = {account:String}", {"account": account})) == 1
 
 
 async def test_a_batch_keeps_its_id(world: World, new_receiver: Callable[..., Receiver]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
@@ -49,8 +49,8 @@ class Taker(Protocol):
 
 
 class SendQueue:
-    """Collects requests and commits them in batches, one batch at a time. notify: called with each account whose
-    requests are to be leased by whoever looks."""
+    """Collects requests and commits them in batches, one batch at a time. notify: called with each account of whose
+    requests some are to be leased by whoever looks."""
 
     def __init__(self, ledger: Ledger, taker: Taker | None = None, notify: Callable[[str], None] = lambda _: None):
         self._ledger = ledger
@@ -84,12 +84,12 @@ class SendQueue:
                 results, leased = [error] * len(batch), []
             if leased and self._taker is not None:
                 try:
-                    await self._taker.take(leased)
+                    await self._pass_on(self._taker, leased)
                 except Exception:  # they are committed: whoever finds the lease ended delivers them
                     log.exception("leased requests wait for the end of their lease", requests=len(leased))
-            elif lease is None:
-                for account in accounts:
-                    self._notify(account)
+            inserted = Counter(one.request.account_id for one, new in zip(entries, results, strict=True) if new is True)
+            for account in inserted - Counter(chunk.account_id for chunk in leased):
+                self._notify(account)
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue  # its caller was cancelled
@@ -98,6 +98,14 @@ class SendQueue:
                 else:
                     done.set_result(result)
         self._writing = None
+
+    async def _pass_on(self, taker: Taker, leased: Sequence[Chunk]) -> None:
+        """Have what was leased delivered. The requests are committed, so a failure is none of their callers': whoever
+        looks next has them when the lease is over."""
+        try:
+            await taker.take(leased)
+        except Exception:
+            log.exception("requests wait for the end of their lease", chunks=len(leased))
 
     def _insert(
         self,

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import msgspec
+
 from tocsin.cli.csv_dialect import Dialect, find_dialect, read_declaration
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
 from tocsin.cli.record_source import open_bytes, read_position
@@ -248,7 +250,9 @@ def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
         return _read_floats([None if one is None else float(one) for one in column.to_pylist()], name)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return [None if one is None else one.decode("utf-8", "replace") for one in column.to_pylist()]
-    cells: list[Any] = column.to_pylist()
+    if pa.types.is_fixed_size_binary(kind):  # mostly UUIDs
+        return [None if one is None else one.hex() for one in column.to_pylist()]
+    cells: list[Any] = msgspec.to_builtins(column.to_pylist(), enc_hook=str)  # a time of day or a duration is its text
     return [one if one is None else str(one) for one in cells] if name == "evtName" else cells
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,9 +15,9 @@ from tocsin.dashboard.formatting import iso_time
 from tocsin.dashboard.page import PRIVATE, SECURITY
 from tocsin.dashboard.queries import Detail, read_groups
 from tocsin.dashboard.visitor import log_in
+from tocsin.stats.report.formats import write_csv
 
 HEAD = ("part", "name", "measure", "value")
-FORMULA = ("=", "+", "-", "@", "\t", "\r")  # spreadsheets compute what begins so
 
 Line = tuple[str, str, str, float]
 
@@ -56,16 +54,6 @@ def _spell(part: str, name: str, numbers: Any) -> Iterator[Line]:
         yield part, name, measure, value
 
 
-def write_csv(lines: Iterable[Line]) -> str:
-    """Return lines as CSV. A text that a spreadsheet would compute is quoted by an apostrophe."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(HEAD)
-    for line in lines:
-        writer.writerow([f"'{one}" if isinstance(one, str) and one.startswith(FORMULA) else one for one in line])
-    return text.getvalue()
-
-
 def _answer(lines: Iterable[Line], name: str) -> Response:
     headers = SECURITY | PRIVATE | {"Content-Disposition": f'attachment; filename="{name}.csv"'}
-    return Response(write_csv(lines).encode("utf-8", "replace"), 200, headers, "text/csv")
+    return Response(write_csv(HEAD, lines).encode("utf-8", "replace"), 200, headers, "text/csv")

@@ -18,7 +18,7 @@ from typing import TypeVar
 import structlog
 from sqlalchemy import ColumnElement, Connection, ScalarSelect, TextClause, delete, func, or_, select, text, update
 
-from tocsin.account import list_accounts
+from tocsin.account import Account, list_accounts
 from tocsin.authenticator.audit import note
 from tocsin.policy import EVERY_OTHER, load_policy
 from tocsin.store import schema
@@ -73,23 +73,33 @@ async def clean(
 
 
 async def clean_events(ledger: Ledger, facts: Facts, now: float, stop: asyncio.Event) -> None:
-    """Erase the events that accounts keep no longer, with a line in the audit log of each."""
+    """Erase the events that accounts keep no longer, with a line in the audit log of each. An account whose events
+    cannot be erased now is logged, and keeps no other waiting."""
     for account in await asyncio.to_thread(list_accounts, ledger):
         policy = await ledger.read(functools.partial(load_policy, account_id=account.id))
         if not policy.retention.events or stop.is_set():
             continue
-        started = time.monotonic()
-        today = datetime.fromtimestamp(now, account.zone).date()
-        if before := await find_old_events(facts, account.id, policy.retention.events, today):
-            erased = await asyncio.to_thread(erase_events, facts, account.id, before)
-            names = ", ".join(f"{name} before {day}" for name, day in before.items())
-            detail = f"{erased} events: {names}"
-            await ledger.write(
-                functools.partial(
-                    note, account_id=account.id, who="retention", what="events erased", detail=detail, now=now
-                )
+        try:
+            await _clean_events_of(ledger, facts, account, policy.retention.events, now, stop)
+        except Exception:
+            log.exception("events not erased; tried again", account=account.id, seconds=SWEEP_SECONDS)
+
+
+async def _clean_events_of(
+    ledger: Ledger, facts: Facts, account: Account, days: Mapping[str, int], now: float, stop: asyncio.Event
+) -> None:
+    started = time.monotonic()
+    today = datetime.fromtimestamp(now, account.zone).date()
+    if before := await find_old_events(facts, account.id, days, today):
+        erased = await asyncio.to_thread(erase_events, facts, account.id, before)
+        names = ", ".join(f"{name} before {day}" for name, day in before.items())
+        detail = f"{erased} events: {names}"
+        await ledger.write(
+            functools.partial(
+                note, account_id=account.id, who="retention", what="events erased", detail=detail, now=now
             )
-            await rest(stop, REST_FACTOR * (time.monotonic() - started))
+        )
+        await rest(stop, REST_FACTOR * (time.monotonic() - started))
 
 
 async def find_old_events(facts: Facts, account_id: str, days: Mapping[str, int], today: date) -> dict[str, date]:

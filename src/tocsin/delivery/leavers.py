@@ -60,7 +60,7 @@ async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = 
     late = [one for one in due if one not in set(again)]
     everybody = await _forget_recipients(ledger, facts, [*first, *again])
     if everybody:
-        await asyncio.to_thread(erase_people, facts, everybody)
+still_open =         await asyncio.to_thread(erase_people, facts, everybody, still_open)
         erased = set(everybody)
         first, again = ([one for one in part if one in erased] for part in (first, again))
         await ledger.write(functools.partial(note_erased, first=first, again=again, now=now))
@@ -103,11 +103,12 @@ def drop_busy(connection: Connection, people: Collection[Person]) -> list[Person
     return kept
 
 
-async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Person]) -> list[Person]:
+async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Person]) -> list[Person]:list[int]:
     """Leave these people out of closed chunks, and return them, but for those of accounts that cannot be asked about
     now: whoever asks too much waits alone. Which chunks those are is in the facts store: a chunk is recorded there
-    before it is closed."""
+    before it is closed. Return those that are open yet: they are to be found there once more."""
     done: list[Person] = []
+    still_open: list[int] = []
     for account_id, users in _by_account(people).items():
         try:
             rows = await facts.query(
@@ -121,14 +122,19 @@ async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Pe
         chunks = [int(chunk) for (chunk,) in rows]
         for start in range(0, len(chunks), CHUNKS_A_COMMIT):
             part = chunks[start : start + CHUNKS_A_COMMIT]
-            await ledger.write(functools.partial(leave_out, account_id=account_id, chunk_ids=part, users=set(users)))
+            piece = functools.partial(leave_out, account_id=account_id, chunk_ids=part, users=set(users))
         done += [(account_id, user) for user in users]
     return done
+            still_open += await ledger.write(piece)
+    return still_open
 
 
-def leave_out(connection: Connection, account_id: str, chunk_ids: Sequence[int], users: Collection[int]) -> None:
+def leave_out(connection: Connection, account_id: str, chunk_ids: Sequence[int], users: Collection[int]) -> list[int]:
     """Make recipients of closed chunks nobody's. A request to nobody any more loses its body, which may be about them.
-    States stay, and so do all numbers."""
+    States stay, and so do all numbers. Return the chunks that are open yet."""
+    # Asked first: one that closes meanwhile counts as open, and its turn comes again.
+    opened = select(table.c.id).where(among(connection, table.c.id, chunk_ids), table.c.open == 1)
+    still_open = list(connection.scalars(opened))
     asked = (table.c.account_id == account_id, table.c.open == 0, among(connection, table.c.id, chunk_ids))
     query = select(table.c.id, table.c.users, table.c.request).where(*asked).order_by(table.c.id).with_for_update()
     for chunk_id, packed, request in connection.execute(query).all():
@@ -138,6 +144,7 @@ def leave_out(connection: Connection, account_id: str, chunk_ids: Sequence[int],
             continue
         values = {"users": pack_users(after), "request": request if any(after) else None}
         connection.execute(update(table).where(table.c.id == chunk_id).values(values))
+    return still_open
 
 
 def _by_account(people: Collection[Person]) -> Mapping[str, list[int]]:

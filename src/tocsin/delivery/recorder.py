@@ -12,7 +12,7 @@ from sqlalchemy import Row as LedgerRow
 from tocsin.account import Account
 from tocsin.channels import DEVICE_KINDS, PLATFORM_CODES
 from tocsin.ingest import event_row, hash_id
-from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, State, reason_of
+from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, reason_of
 from tocsin.queue import Chunk
 from tocsin.store.facts import COLUMNS, Facts, Row
 
@@ -54,8 +54,6 @@ def _columns(account: Account, chunk: Chunk) -> list[Sequence[Any]]:
     places: Sequence[int] = range(len(states))
     if not chunk.settled:
         places = [place for place in places if states[place] in FINAL]
-    if 0 in chunk.users:  # nobody was found; or they were deleted since, and have no outcome any more
-        places = [place for place in places if chunk.users[place] or states[place] == State.NOT_FOUND]
     count, at = len(places), datetime.fromtimestamp(int(chunk.started_at), UTC)
     ats, days, codes = [at] * count, [at.astimezone(account.zone).date()] * count, [""] * count
     suppressed = [index for index, place in enumerate(places) if states[place] in SUPPRESSED]

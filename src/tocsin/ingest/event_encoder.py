@@ -64,7 +64,7 @@ class Encoder:
             record = read_record(raw, self.now, system=True)
         except Rejected:
             return WRONG
-        return record.name if kind == "evtName" else record.keys[kind]  # type: ignore[union-attr]
+        return record.name if kind == "evtName" else record.keys.get(kind)  # type: ignore[union-attr]
 
     def encode_cells(self, key: str, column: Column, read: Callable[[Any], Any]) -> Column:
         """Return what each cell of a property adds to (`raw`, `props`), WRONG for one that is refused."""

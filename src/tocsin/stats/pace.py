@@ -42,7 +42,8 @@ def find_pace(connection: Connection, account_id: str, channel: str, now: float)
         closed = (chunk.c.run_id == run_id, chunk.c.open == 0)
         count, began, ended = connection.execute(select(tried, *ends).where(*closed)).one()
         if count:
-            return Pace(round(int(count) * 60 / max(ended - began, 1.0), 1), campaign_id)
+            rate = int(count) * 60 / max(ended - began, 1.0)
+            return Pace(float(f"{rate:.4g}"), campaign_id)  # never 0, however slow
     return None
 
 

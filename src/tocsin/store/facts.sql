@@ -99,6 +99,7 @@ ORDER BY (account, campaign, chunk, position);
 ALTER TABLE outcome ADD COLUMN IF NOT EXISTS variant LowCardinality(String) AFTER tag_group;
 
 -- `Notification Sent` is an event like any other, so that a `where` can ask for it; its props as encode_props makes them.
+-- Of who was deleted there is none: their outcome is user 0's.
 -- What the view selects is set each time a store is opened: an older one has another.
 CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_event TO event AS
 SELECT account, day, user, at FROM outcome WHERE 0;
@@ -127,7 +128,7 @@ SELECT
         ',"Platform":', toJSONString(toString(platform)),
         ',"Tag group":', toJSONString(toString(tag_group)), '}') AS raw
 FROM outcome
-WHERE outcome = 'accepted';
+WHERE outcome = 'accepted' AND user != 0;
 
 -- Messages that were viewed and clicked, by people and by machines, kept on every insert, so that nobody counts the events. A message reported
 -- twice is one id. The ids of a campaign are many, so each is read without the others.
@@ -205,7 +206,8 @@ ENGINE = ReplacingMergeTree(age)
 ORDER BY (account, id, type, user)
 TTL toDateTime(intDiv(stored, 1000000), 'UTC') + INTERVAL 31 DAY;
 
--- What is older is no news: a repair stores it again.
+-- The views of the feed are made when the first account listens (store/facts.py).
+-- What is older is no news, nor what is of who was deleted (user 0): a repair stores it again.
 CREATE MATERIALIZED VIEW IF NOT EXISTS outcome_to_feed TO feed AS
 SELECT
     account,
@@ -224,7 +226,8 @@ SELECT
         ',"Outcome":', toJSONString(toString(outcome)),
         ',"Code":', toJSONString(toString(code)), '}') AS detail
 FROM outcome
-WHERE account IN (SELECT account FROM listener FINAL WHERE active) AND at > now() - INTERVAL 30 DAY;
+WHERE account IN (SELECT account FROM listener FINAL WHERE active) AND at > now() - INTERVAL 30 DAY
+    AND (user != 0 OR code = 'not found');
 
 CREATE MATERIALIZED VIEW IF NOT EXISTS event_to_feed TO feed AS
 SELECT

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Literal
 
@@ -33,7 +33,9 @@ def write_report(report: CampaignReport, form: Format) -> bytes:
     """Return a report in a format."""
     if form == "json":
         return msgspec.json.encode({"status": "success", **show_report(report)})
-    return _write_csv(report) if form == "csv" else _write_parquet(report)
+    if form == "csv":
+        return write_csv(list_columns(report), _flatten(report)).encode()
+    return _write_parquet(report)
 
 
 def list_columns(report: CampaignReport) -> list[str]:
@@ -53,12 +55,13 @@ def _list_numbers(numbers: ReportNumbers) -> tuple[Any, ...]:
     return msgspec.structs.astuple(numbers)
 
 
-def _write_csv(report: CampaignReport) -> bytes:
+def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Return rows as CSV, in which no spreadsheet computes a text."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(list_columns(report))
-    writer.writerows([_defuse(value) for value in row] for row in _flatten(report))
-    return text.getvalue().encode()
+    writer.writerow(head)
+    writer.writerows([_defuse(value) for value in row] for row in rows)
+    return text.getvalue()
 
 
 def _defuse(value: Any) -> Any:

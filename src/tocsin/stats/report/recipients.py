@@ -89,7 +89,9 @@ def count_in_ledger(connection: Connection, scope: ReportScope, *, kept: bool) -
     parts += [_select_requests(scope)] if scope.sends else []
     if kept:
         parts = [*_select_kept(scope), *parts]
-    found = LedgerRecipients(Counter(), Counter(), [])
+    # The last chunk first: facts are not asked of one that is inserted between the two questions, and may be closed.
+    last = int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0)
+    found = LedgerRecipients(Counter(), Counter(), [], last)
     for number, row in enumerate(connection.execute(union_all(*parts), execution_options={"yield_per": 500})):
         require_few(number)
         if row.id is None:
@@ -102,7 +104,6 @@ def count_in_ledger(connection: Connection, scope: ReportScope, *, kept: bool) -
                 found.open[tuple(values[key] for key in scope.keys), values["outcome"]] += count
     if len(found.chunks) > OPEN_CHUNKS:
         raise Problem("Too much is under way for a report; ask of fewer campaigns", code=503, status=503)
-    found.last = int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0)
     return found
 
 

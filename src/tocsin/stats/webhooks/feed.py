@@ -70,6 +70,8 @@ async def listen_to(facts: Facts, accounts: Collection[str]) -> None:
     rows = await facts.query("SELECT account FROM listener FINAL WHERE active", {})
     active, wanted = {str(account) for (account,) in rows}, set(accounts)
     changed = wanted ^ active
+    if wanted:
+        await facts.make_feed()  # before their place in it is looked for
     if changed:
         ((now,),) = await facts.query("SELECT toUnixTimestamp64Micro(now64(6))", {})
         await facts.insert("listener", [(one, int(now), int(one in wanted)) for one in sorted(changed)])
