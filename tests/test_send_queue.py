@@ -25,7 +25,7 @@ from tocsin.delivery.load_shedding import HEAVY, LoadMeter
 from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
-from tocsin.queue import TRANSACTIONAL, Chunk, Chunk, NewRequest, lease_in_turns
+from tocsin.queue import TRANSACTIONAL, Chunk, NewRequest, lease_in_turns
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger

@@ -397,6 +397,7 @@ def run_vapid(server: Server, caller: Caller, *arguments: str) -> dict[str, Any]
     account = ("--account", caller.account_id, "--data", str(server.data))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TOCSIN_LEDGER_URL", server.ledger_url)
+        patch.setenv("TOCSIN_SECRET_KEY", server.environment["TOCSIN_SECRET_KEY"])
         done = CliRunner().invoke(tocsin, ["provider", "vapid", *arguments, *account])
     if done.exception is not None:
         return {"error": str(done.exception)}

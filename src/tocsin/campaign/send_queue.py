@@ -83,10 +83,7 @@ class SendQueue:
             except Exception as error:
                 results, leased = [error] * len(batch), []
             if leased and self._taker is not None:
-                try:
-                    await self._pass_on(self._taker, leased)
-                except Exception:  # they are committed: whoever finds the lease ended delivers them
-                    log.exception("leased requests wait for the end of their lease", requests=len(leased))
+                await self._pass_on(self._taker, leased)
             inserted = Counter(one.request.account_id for one, new in zip(entries, results, strict=True) if new is True)
             for account in inserted - Counter(chunk.account_id for chunk in leased):
                 self._notify(account)

@@ -58,9 +58,9 @@ async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = 
     due = await ledger.read(functools.partial(find_leavers, limit=people, before=now - SETTLE_SECONDS))
     again = await ledger.read(functools.partial(drop_busy, people=due))
     late = [one for one in due if one not in set(again)]
-    everybody = await _forget_recipients(ledger, facts, [*first, *again])
+    everybody, still_open = await _forget_recipients(ledger, facts, [*first, *again])
     if everybody:
-still_open =         await asyncio.to_thread(erase_people, facts, everybody, still_open)
+        await asyncio.to_thread(erase_people, facts, everybody, still_open)
         erased = set(everybody)
         first, again = ([one for one in part if one in erased] for part in (first, again))
         await ledger.write(functools.partial(note_erased, first=first, again=again, now=now))
@@ -103,10 +103,12 @@ def drop_busy(connection: Connection, people: Collection[Person]) -> list[Person
     return kept
 
 
-async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Person]) -> list[Person]:list[int]:
-    """Leave these people out of closed chunks, and return them, but for those of accounts that cannot be asked about
-    now: whoever asks too much waits alone. Which chunks those are is in the facts store: a chunk is recorded there
-    before it is closed. Return those that are open yet: they are to be found there once more."""
+async def _forget_recipients(
+    ledger: Ledger, facts: Facts, people: Collection[Person]
+) -> tuple[list[Person], list[int]]:
+    """Leave these people out of closed chunks. Which those are is in the facts store: a chunk is recorded there before
+    it is closed. Return the people but for those of accounts that cannot be asked about now, for whoever asks too much
+    waits alone; and the chunks that are open yet: the people are to be found there once more."""
     done: list[Person] = []
     still_open: list[int] = []
     for account_id, users in _by_account(people).items():
@@ -123,10 +125,9 @@ async def _forget_recipients(ledger: Ledger, facts: Facts, people: Collection[Pe
         for start in range(0, len(chunks), CHUNKS_A_COMMIT):
             part = chunks[start : start + CHUNKS_A_COMMIT]
             piece = functools.partial(leave_out, account_id=account_id, chunk_ids=part, users=set(users))
-        done += [(account_id, user) for user in users]
-    return done
             still_open += await ledger.write(piece)
-    return still_open
+        done += [(account_id, user) for user in users]
+    return done, still_open
 
 
 def leave_out(connection: Connection, account_id: str, chunk_ids: Sequence[int], users: Collection[int]) -> list[int]:
