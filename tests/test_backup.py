@@ -101,7 +101,8 @@ def test_restored_after_a_kill(start_server: Callable[..., Server], tmp_path: Pa
     assert f"campaign {campaign} held since a restore" in restored.stdout
     manifest = json.loads((tmp_path / "backup" / "manifest.json").read_bytes())
     assert manifest["facts_at"] <= manifest["ledger_at"]
-    assert sorted(manifest["tables"]) == ["activity", "event", "interaction", "outcome", "profile"]
+    tables = ["activity", "event", "feed", "interaction", "listener", "outcome", "profile"]
+    assert sorted(manifest["tables"]) == tables
     sums = subprocess.run(
         ["sha256sum", "--quiet", "--check", "SHA256SUMS"], cwd=tmp_path / "backup", check=False, capture_output=True
     )

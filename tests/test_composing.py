@@ -383,7 +383,7 @@ def test_segments_and_passcodes(server: Server, caller: Caller) -> None:
     holder = Caller(server.port, caller.headers | {"X-CleverTap-Passcode": made[1]})
     wait_for(lambda: holder.post("/1/segments/list.json", {})[0] == 200)
     assert made[1] not in browser.look("/dashboard/settings")[1]
-    assert browser.send("/dashboard/settings/passcodes", {"token": token, "do": "add", "label": "x"})[0] == 400
+    assert browser.send("/dashboard/settings/passcodes", {"token": token, "do": "add", "label": "x"})[0] == 422
     assert browser.send("/dashboard/settings/passcodes", {"token": token, "do": "revoke", "label": "shop"})[0] == 303
 
 

@@ -37,7 +37,8 @@ def other_key() -> str:
 async def test_a_good_one_is_accepted(sandbox: Sandbox, given: dict[str, dict[str, Any]], name: str) -> None:
     found = await check_credential(name, read_given(name, given[name]), time.time())
     assert (found.verdict, bool(found.sentence)) == ("accepted", True), found
-    assert sandbox.messages("fcm") == sandbox.messages("apns") == sandbox.messages("smtp") == []
+    accepted = [one for vendor in ("fcm", "apns", "smtp") for one in sandbox.messages(vendor)]
+    assert [one for one in accepted if one["campaign"] == "check"] == []
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
-from sqlalchemy import Connection
 
 from tocsin.cli.options import account_option, data_option, print_json
 from tocsin.errors import Misconfigured
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
 
 T = TypeVar("T")
 id_argument = click.argument("webhook_id", metavar="ID")

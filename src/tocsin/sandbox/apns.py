@@ -1,7 +1,7 @@
 """APNs: `POST /3/device/<token>` over HTTP/2 only, with provider tokens.
 
 The device token selects the answer: one that ends with `dead` gets 410 Unregistered with the present time, one that
-begins with `bad0` 400 BadDeviceToken, one that begins with `bad1` 400 DeviceTokenNotForTopic.
+begins with `bad0`, or is all zeros, 400 BadDeviceToken, one that begins with `bad1` 400 DeviceTokenNotForTopic.
 
 Source: Apple, «Sending notification requests to APNs» and «Handling notification responses from APNs». The order of
 the checks is that of pushy's validating mock server. Apple's table has no reason for malformed JSON; it gets
@@ -118,6 +118,8 @@ class ApnsRules:
         try:
             token = self._check_head(request.head, headers)
             self._check_sender(request.head)
+            if not token.strip("0"):
+                raise _Refused(400, "BadDeviceToken", "a device token of zeros is nobody's")
             payload = _check_payload(request.body, headers.get("apns-push-type"))
         except _Refused as refused:
             return Ruling(_error(refused.status, refused.reason, apns_id), why=refused.why)
