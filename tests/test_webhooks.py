@@ -162,8 +162,8 @@ async def test_inserts_under_way_are_waited_for(facts: Facts) -> None:
     await listen_to(facts, [account])
     end, seen = Place(await find_horizon(facts)), list[int]()
     large = (
-        "INSERT INTO outcome SELECT '{}', 7, {}, number, number, 'ios', 'push', if(number = 0, 'refused', 'accepted'), "
-        "'', '', '', today(), now() FROM numbers(60000)"
+        "INSERT INTO outcome SELECT '{}', 7, {}, number, number + 1, 'ios', 'push', "
+        "if(number = 0, 'refused', 'accepted'), '', '', '', today(), now() FROM numbers(60000)"
     )
     chunks = [next(CHUNKS) for _ in range(4)]
 
