@@ -76,12 +76,16 @@ async def show_campaign(context: Context, request: Request) -> Response:
     return render("campaign.html", frame=frame, found=found, in_flight=in_flight)
 
 
-async def ask_to_stop(context: Context, request: Request) -> Response:
-    """Ask once more before a campaign is stopped."""
+async def _ask(context: Context, request: Request, template: str) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     now = context.clock()
     found = await find_detail(context, visitor.account.id, request, now)
-    return render("stop.html", frame=Frame(visitor, now, LIST), found=found)
+    return render(template, frame=Frame(visitor, now, LIST), found=found)
+
+
+async def ask_to_stop(context: Context, request: Request) -> Response:
+    """Ask once more before a campaign is stopped."""
+    return await _ask(context, request, "stop.html")
 
 
 async def stop(context: Context, request: Request) -> Response:
@@ -104,10 +108,7 @@ async def stop(context: Context, request: Request) -> Response:
 
 async def ask_to_resume(context: Context, request: Request) -> Response:
     """Ask once more before a campaign that a restore holds back goes on."""
-    visitor, _ = await require_member(context, request, "marketer")
-    now = context.clock()
-    found = await find_detail(context, visitor.account.id, request, now)
-    return render("resume.html", frame=Frame(visitor, now, LIST), found=found)
+    return await _ask(context, request, "resume.html")
 
 
 async def resume(context: Context, request: Request) -> Response:

@@ -220,8 +220,9 @@ class Dispatcher:
                 result.gone.append((held, dead))
             self._count_content(held, answers)
             if held.chunk.request is not None:
+                seconds = metrics.SEND_SECONDS.labels(channel=self._channel)
                 for _ in answers:
-                    metrics.SEND_SECONDS.labels(channel=self._channel).observe(max(now - held.chunk.created_at, 0.0))
+                    seconds.observe(max(now - held.chunk.created_at, 0.0))
             if held.plan.rule is not None:
                 claims = [held.claims.pop(position) for position in dict.fromkeys(one.position for one in messages)]
                 result.unsent.append((held.plan.rule, find_unsent(held.chunk, claims)))

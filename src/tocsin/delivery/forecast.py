@@ -109,25 +109,12 @@ async def foresee_all(
     """Return what would become of each recipient of a run that began now, or of those drawn, when it is the account's
     turn. Raises Problem 429 when too many of the account wait, and 503 at the request's deadline."""
     async with _TURNS.take_within(account.id, time_left(settings.query_seconds)):
-        return await _foresee_now(ledger, facts, account, run, spec, now, settings, drawn)
-
-
-async def _foresee_now(
-    ledger: Ledger,
-    facts: Facts,
-    account: Account,
-    run: PlannedRun,
-    spec: Spec,
-    now: float,
-    settings: Settings,
-    drawn: Drawn | None,
-) -> list[Fate]:
-    shares = await asyncio.to_thread(gather_audience, ledger, facts, account, run, spec, now, settings, drawn)
-    fates: list[Fate] = []
-    for share, recipients in shares.items():
-        for chunk in _make_chunks(account, run, spec, share, recipients, now):
-            fates += await ledger.read(lambda one, chunk=chunk: _foresee(one, account, chunk, spec, settings, now))  # type: ignore[misc]
-    return fates
+        shares = await asyncio.to_thread(gather_audience, ledger, facts, account, run, spec, now, settings, drawn)
+        fates: list[Fate] = []
+        for share, recipients in shares.items():
+            for chunk in _make_chunks(account, run, spec, share, recipients, now):
+                fates += await ledger.read(lambda one, chunk=chunk: _foresee(one, account, chunk, spec, settings, now))  # type: ignore[misc]
+        return fates
 
 
 def _make_chunks(

@@ -56,7 +56,7 @@ async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = 
     many."""
     first = await ledger.read(functools.partial(find_leavers, limit=people))
     due = await ledger.read(functools.partial(find_leavers, limit=people, before=now - SETTLE_SECONDS))
-    again = await ledger.read(functools.partial(drop_busy, people=due))
+    again = await ledger.read(functools.partial(drop_busy, people=due)) if due else []
     late = [one for one in due if one not in set(again)]
     everybody, still_open = await _forget_recipients(ledger, facts, [*first, *again])
     if everybody:
