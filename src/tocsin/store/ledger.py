@@ -24,6 +24,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ from tocsin.errors import Misconfigured
 from tocsin.settings import hide_passwords
 from tocsin.store import schema
 from tocsin.store.lock import lock_migration
+from tocsin.store.writer_line import WriterLine
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -260,10 +262,13 @@ def read_migration(url: str) -> str | None:
 
 
 def migrate(url: str, revision: str = "head") -> None:
-    """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits.
+    """Bring the tables up to a revision of `migrations/`, in one transaction; of two processes one waits. Tables that
+    are at it already are only read: a command beside a busy server does not wait to write nothing.
 
     Raises Misconfigured for tables of a newer version.
     """
+    if read_migration(url) == (list_migrations()[-1] if revision == "head" else revision):
+        return
     config = Config()
     config.set_main_option("script_location", MIGRATIONS)
     engine = _engine(url, writing=True)
@@ -296,6 +301,7 @@ def _engine(url: str, *, writing: bool) -> Engine:
         return server
     waiting = {"timeout": LOCK_SECONDS, "check_same_thread": False}
     engine = create_engine(location, connect_args=waiting, hide_parameters=True)
+    line = WriterLine(Path(location.database), LOCK_SECONDS) if writing and location.database else None
 
     @event.listens_for(engine, "connect")
     def prepare(connection: sqlite3.Connection, _record: object) -> None:
@@ -309,8 +315,11 @@ def _engine(url: str, *, writing: bool) -> Engine:
         if writing:  # FULL: an acknowledged write survives a power cut
             connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if _is_durable(connection) else 'NORMAL'}")
         # IMMEDIATE: a writer that starts as a reader and upgrades would fail with «database is locked» at once.
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+        with nullcontext() if line is None else line.wait():
+            connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
+    if line is not None:
+        event.listen(engine, "engine_disposed", lambda _: line.close())
     return engine
 
 
