@@ -153,6 +153,7 @@ FULL = {
     "on_crash": "resend",
     "system_control_group_include": False,
     "users_limit_overall": 500,
+    "users_limit_per_run": 200,
     "ttl": 90,
     "conversion_goal": {
         "event_name": "Charged",

@@ -81,6 +81,16 @@ def insert_next_run(connection: Connection, run: CampaignRow, spec: Spec, zone: 
         _insert_run(connection, run.account_id, run.campaign_id, due_at, local, run.number + 1)
 
 
+def count_taken(connection: Connection, account_id: str, campaign_id: int, spec: Spec) -> int:
+    """Return how many users the runs of a campaign have had, each run's counted anew; 0 where nothing limits them."""
+    if spec.users_limit is None:
+        return 0
+    run = schema.run
+    mine = (run.c.account_id == account_id, run.c.campaign_id == campaign_id, run.c.frozen_at.is_not(None))
+    # What a run from before the users were kept had is taken to be its audience: never fewer.
+    return connection.scalar(select(func.sum(func.coalesce(run.c.users, run.c.audience))).where(*mine)) or 0
+
+
 def _insert_run(
     connection: Connection, account_id: str, campaign_id: int, due_at: float, local: datetime | None, number: int
 ) -> None:

@@ -34,7 +34,7 @@ OnCrash = Literal["report", "resend"]
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
-    *("users_limit_per_run", "upper_cap_for_target_segment", "subscription_groups"),
+    *("upper_cap_for_target_segment", "subscription_groups"),
     *("provider_nick_name", "provider_group_nickname"),
     *("draft", "users_limit"),
 )
@@ -73,7 +73,8 @@ class Spec(Choices, frozen=True, kw_only=True):
     """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
 
     due_at: epoch seconds, of the first run. platforms: what a recipient can be on, of android, ios, windows, email.
-    message_seconds: how long after the run begins a message may still be sent. users_limit: of so many users at most.
+    message_seconds: how long after the run begins a message may still be sent. users_limit: to so many users at most in
+        all its runs together. users_limit_per_run: in each of them.
     """
 
     name: str
@@ -89,6 +90,13 @@ class Spec(Choices, frozen=True, kw_only=True):
     message_seconds: float | None = None
     when: When | None = None
     users_limit: int | None = None
+    users_limit_per_run: int | None = None
+
+    def limit_run(self, taken: int = 0) -> int | None:
+        """Return how many users a run may have at most, `taken` of them having been in earlier runs; None: all."""
+        left = None if self.users_limit is None else max(0, self.users_limit - taken)
+        limits = [one for one in (left, self.users_limit_per_run) if one is not None]
+        return min(limits, default=None)
 
     @property
     def contents(self) -> list[tuple[str, Content]]:
@@ -133,6 +141,7 @@ class CampaignJson(Choices, frozen=True, kw_only=True):
     conversion_goal: GoalJson | None = None
     ttl: Annotated[Minutes | TtlJson | None, Meta(extra={"is": "between 1 and 40320 minutes"})] = None
     users_limit_overall: Annotated[int, Meta(ge=LEAST_USERS, lt=2**32)] | None = None
+    users_limit_per_run: Annotated[int, Meta(ge=LEAST_USERS, lt=2**32)] | None = None
     skip_estimate: bool = False
     estimate_only: bool = False
 
@@ -192,6 +201,7 @@ def read_spec(
         message_seconds=None if limit is None else limit * 60,
         when=when,
         users_limit=asked.users_limit_overall,
+        users_limit_per_run=asked.users_limit_per_run,
     )
     if (size := len(msgspec.json.encode(spec))) > SPEC_BYTES:
         raise Problem(f"The campaign has {size} bytes as it is kept; at most {SPEC_BYTES} are allowed (at $)")

@@ -228,6 +228,8 @@ def _list_more(spec: Spec) -> dict[str, Any]:
         more["system_control_group_include"] = False
     if spec.users_limit is not None:
         more["users_limit_overall"] = spec.users_limit
+    if spec.users_limit_per_run is not None:
+        more["users_limit_per_run"] = spec.users_limit_per_run
     if spec.conversion_goal is not None and (limits := _write_goal(spec.conversion_goal)):
         more["conversion_goal"] = limits
     if spec.frequency_cap is not None and (spec.frequency_cap.dwell_minutes or spec.frequency_cap.most is None):

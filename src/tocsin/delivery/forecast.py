@@ -17,6 +17,7 @@ from sqlalchemy import Connection, select
 
 from tocsin.account import Account
 from tocsin.audience.members import Drawn, count_members, draw_share
+from tocsin.campaign.runs import count_taken, read_stored_spec
 from tocsin.campaign.spec import Spec
 from tocsin.channels import CHANNELS, PLATFORM_CODES
 from tocsin.delivery.claim import (
@@ -81,7 +82,10 @@ def find_coming(connection: Connection, account_id: str, campaign_id: int) -> Pl
     run = schema.run
     mine = (run.c.account_id == account_id, run.c.campaign_id == campaign_id, run.c.state == "scheduled")
     row = connection.execute(select(run.c.local).where(*mine).order_by(run.c.due_at, run.c.id).limit(1)).first()
-    return None if row is None else PlannedRun(campaign_id, row.local)
+    if row is None:
+        return None
+    taken = count_taken(connection, account_id, campaign_id, read_stored_spec(connection, account_id, campaign_id))
+    return PlannedRun(campaign_id, row.local, taken)
 
 
 async def forecast(
@@ -89,7 +93,8 @@ async def forecast(
 ) -> Forecast:
     """Return what would become of a run that began now; of an audience above SAMPLE people, by a sample of it."""
     people = await count_members(facts, account, spec.where, now)
-    people = people if spec.users_limit is None else min(people, spec.users_limit)
+    limit = spec.limit_run(run.taken)
+    people = people if limit is None else min(people, limit)
     share = WHOLE if people <= SAMPLE else max(1, WHOLE * SAMPLE // people)
     drawn = None if share == WHOLE else draw_share(share)
     fates = await foresee_all(ledger, facts, account, run, spec, now, settings, drawn)

@@ -16,7 +16,15 @@ from tocsin.account import Account
 from tocsin.audience.members import Drawn, find_duplicates, stream_recipients, stream_recipients_by_zone
 from tocsin.campaign.experiment import ControlGroups, pick_variant
 from tocsin.campaign.local_time import read_zone
-from tocsin.campaign.runs import CampaignRow, find_due, insert_next_run, move_run, postpone_run, read_stored_spec
+from tocsin.campaign.runs import (
+    CampaignRow,
+    count_taken,
+    find_due,
+    insert_next_run,
+    move_run,
+    postpone_run,
+    read_stored_spec,
+)
 from tocsin.campaign.schedule import cut_off_after, due_for
 from tocsin.campaign.spec import Spec
 from tocsin.channels import CHANNELS
@@ -100,17 +108,22 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
     account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
     late = now > run.due_at + settings.late_minutes * 60
-    planned = PlannedRun(run.campaign_id, run.local)
+    taken = await ledger.read(lambda connection: count_taken(connection, run.account_id, run.campaign_id, spec))
+    planned = PlannedRun(run.campaign_id, run.local, taken)
     gather = functools.partial(gather_audience, ledger, facts, account, planned, spec, now, settings)
     shares = {} if late else await asyncio.to_thread(gather)
     count = sum(map(len, shares.values()))
+    users = None if spec.users_limit is None else len({user for part in shares.values() for user in part.users})
 
     def write(connection: Connection) -> bool:
         lock_campaign(connection, run.account_id, run.campaign_id)  # another process may be stopping it
-        values = {"ended_at": now} if late else {"frozen_at": now, "audience": count}
+        values = {"ended_at": now} if late else {"frozen_at": now, "audience": count, "users": users}
+        if not late and count_taken(connection, run.account_id, run.campaign_id, spec) != taken:
+            return False  # another run of it began in the meantime: this one is looked at again
         if not move_run(connection, run.id, "missed" if late else "running", **values):
             return False  # stopped, or begun by another process, in the meantime
-        insert_next_run(connection, run, spec, account.zone)
+        if spec.limit_run(taken + (users or 0)) != 0:
+            insert_next_run(connection, run, spec, account.zone)
         if late:
             return False
         queue.insert_run_chunks(
@@ -135,10 +148,12 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
 
 
 class PlannedRun(msgspec.Struct, frozen=True):
-    """What a snapshot has to know of a run: its campaign, and its wall-clock time as `run.local` has it."""
+    """What a snapshot has to know of a run: its campaign, its wall-clock time as `run.local` has it, and how many users
+    the campaign's earlier runs had, where that is limited."""
 
     campaign_id: int
     local: str | None
+    taken: int = 0
 
 
 def gather_audience(
@@ -155,16 +170,18 @@ def gather_audience(
     has an address first. Blocks: call it in a thread."""
     seconds = spec.message_seconds if spec.message_seconds is not None else settings.message_hours * 3600
     shares: dict[Share, Recipients] = {}
+    limit = spec.limit_run(run.taken)
+    if limit == 0:
+        return shares
     share_of = functools.cache(functools.partial(_make_share, spec, run, now, seconds))
     policy = ledger.read_now(lambda connection: load_policy(connection, account.id))
     system = policy.control.percent if spec.system_control_group else 0.0
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
     duplicates: Collection[int] = ()
     if CHANNELS[spec.channel].property and not spec.send_to_every_profile:
-        where, limit = spec.where, spec.users_limit
-        duplicates = find_duplicates(facts, account, where, CHANNELS[spec.channel], now, limit, drawn)
+        duplicates = find_duplicates(facts, account, spec.where, CHANNELS[spec.channel], now, limit, drawn)
     divided = bool(control.system or control.campaign or spec.variants or duplicates)
-    for zone, pairs in _read_by_zone(ledger, facts, account, spec, now, drawn):
+    for zone, pairs in _read_by_zone(ledger, facts, account, spec, now, limit, drawn):
         share = share_of(zone)
         for part, members in _divide(share, pairs, control, spec, duplicates) if divided else ((share, pairs),):
             shares.setdefault(part, Recipients()).extend(members)
@@ -194,10 +211,10 @@ def _divide(
 
 
 def _read_by_zone(
-    ledger: Ledger, facts: Facts, account: Account, spec: Spec, now: float, drawn: Drawn | None
+    ledger: Ledger, facts: Facts, account: Account, spec: Spec, now: float, limit: int | None, drawn: Drawn | None
 ) -> Iterable[tuple[tzinfo, Pairs]]:
     """Yield the audience by the time zone that each recipient is sent to in: their own, or the account's for all."""
-    asked = (facts, account, spec.where, spec.platforms, now, spec.users_limit, drawn)
+    asked = (facts, account, spec.where, spec.platforms, now, limit, drawn)
     if spec.when is None or not spec.when.own_clock:
         for everybody in stream_recipients(*asked):
             yield account.zone, everybody

@@ -406,6 +406,7 @@ run = Table(
     Column("local", String(16)),  # its wall-clock time, YYYY-MM-DDTHH:MM; NULL: a run from before there were any
     Column("number", Integer, nullable=False, server_default="1"),  # of a recurring campaign's runs
     Column("cleaned_at", Float),  # its chunks hold no recipients any more, only their numbers
+    Column("users", Integer),  # of its audience, where its campaign limits them over all runs
     Index("run_due", "state", "due_at"),
     Index("run_of_account", "account_id", "due_at"),
     _partial("run_uncleaned", "account_id", "ended_at", where=UNCLEANED_RUN),
