@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import math
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from tocsin.cli.csv_dialect import Dialect, find_dialect, read_declaration
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
 from tocsin.cli.record_source import open_bytes, read_position
 from tocsin.errors import Misconfigured
-from tocsin.ingest.column import Column, fill, fold
+from tocsin.ingest.column import Column, Numbers, Texts, fill, fold
 
+UNPADDED = r"\A([!-~]|[!-~][ -~]*[!-~])?\z"  # in RE2; a text that `strip` leaves as it is
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
 CELL_LETTERS = 16 * 1024 * 1024  # a cell that is wider is refused with its record, not with the file
 
@@ -132,7 +132,9 @@ def _make_block(
         lines=lines,
         position=0,
         names=names,
-        columns=[one.change(str.strip) if trim else one for one, trim in zip(columns, trimmed, strict=True)],
+        columns=[
+            one.change_odd(UNPADDED, str.strip) if trim else one for one, trim in zip(columns, trimmed, strict=True)
+        ],
         wrong=wrong,
         read_cell=type_cell,
         source=lambda row: dict(zip(header, (column[row] for column in columns), strict=True)),
@@ -164,7 +166,7 @@ def split_plain(lines: Sequence[str], dialect: Dialect, width: int) -> list[Colu
     arrays = [column.combine_chunks() for column in table.columns]
     if len(table) != len(lines) or pc.any(pc.equal(arrays[0], "")).as_py():
         return None
-    return [Column(values.to_pylist(), codes) for values, codes in map(fold, arrays)]
+    return [Column(Texts(values), codes) for values, codes in map(fold, arrays)]
 
 
 def make_column(cells: Sequence[str]) -> Column:
@@ -172,7 +174,7 @@ def make_column(cells: Sequence[str]) -> Column:
     import pyarrow as pa
 
     values, codes = fold(pa.array(cells, pa.string()))
-    return Column(values.to_pylist(), codes)
+    return Column(Texts(values), codes)
 
 
 def _count_lines(rows: list[list[str]], first: int) -> list[int]:
@@ -229,12 +231,16 @@ def _make_column(column: Any, name: str, options: Options) -> Column:
     return Column(_to_cells(values, name, options), codes)
 
 
-def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
+def _to_cells(column: Any, name: str, options: Options) -> Sequence[Any]:
     """Return an Arrow array as JSON values."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     kind = column.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return Texts(column.cast(pa.string()))
+    if pa.types.is_integer(kind) and name != "evtName" and kind != pa.uint64():
+        return Numbers(column.cast(pa.int64()))
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         moment = column.cast(pa.timestamp("s"), safe=False) if pa.types.is_date(kind) or kind.tz is None else column
         if moment.type.tz is None:
@@ -245,9 +251,10 @@ def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
             return list(seconds.to_pylist())
         return [None if one is None else f"$D_{one}" for one in seconds.to_pylist()]
     if pa.types.is_floating(kind):
-        return _read_floats(column.cast(pa.float64()).to_pylist(), name)
+        return _read_floats(column.cast(pa.float64()), name)
     if pa.types.is_decimal(kind):
-        return _read_floats([None if one is None else float(one) for one in column.to_pylist()], name)
+        floats = [None if one is None else float(one) for one in column.to_pylist()]
+        return _read_floats(pa.array(floats, pa.float64()), name)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return [None if one is None else one.decode("utf-8", "replace") for one in column.to_pylist()]
     if pa.types.is_fixed_size_binary(kind):  # mostly UUIDs
@@ -256,11 +263,13 @@ def _to_cells(column: Any, name: str, options: Options) -> list[Any]:
     return [one if one is None else str(one) for one in cells] if name == "evtName" else cells
 
 
-def _read_floats(values: list[float | None], name: str) -> list[Any]:
-    """Return floats, as integers where all of them are whole; what is no number is nothing."""
-    known = [None if one is None or not math.isfinite(one) else one + 0.0 for one in values]  # -0.0 is 0.0
-    if name == "ts":
-        return known
-    if all(one is None or (one.is_integer() and abs(one) < 2**53) for one in known):
-        return [None if one is None else int(one) for one in known]
-    return known
+def _read_floats(values: Any, name: str) -> Sequence[Any]:
+    """Return an Arrow array of floats, as integers where all of them are whole; what is no number is nothing."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    known = pc.add(pc.if_else(pc.is_finite(values), values, None), 0.0)  # -0.0 is 0.0
+    whole = pc.and_(pc.equal(pc.floor(known), known), pc.less(pc.abs(known), 2.0**53))
+    if name != "ts" and pc.all(whole, min_count=0).as_py():
+        return Numbers(known.cast(pa.int64()))
+    return Numbers(known)

@@ -16,8 +16,8 @@ from tocsin.cli.local_server import ask
 from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
 from tocsin.idempotency import IdempotencyKey
 from tocsin.ingest import RECORDS, start_upload
-from tocsin.ingest.column import Column, fill
-from tocsin.ingest.event_columns import EventColumns, Unusual, store_events
+from tocsin.ingest.column import Column, Numbers, Texts, fill, match
+from tocsin.ingest.event_columns import EncodedEvents, EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
 from tocsin.ingest.profile_columns import ProfileColumns, store_newcomers
@@ -26,7 +26,7 @@ from tocsin.store.data_folder import RunningServer
 from tocsin.store.stores import Stores
 
 BODY_BYTES = 2 * 1024 * 1024  # of one request: below the default limit of a body
-SECONDS = re.compile(r"[1-3][0-9]{9}")  # since 2001, which are no date and no other unit
+SECONDS = r"\A[1-3][0-9]{9}\z"  # in RE2; since 2001, which are no date and no other unit
 REQUESTS = 4  # of events, at a time
 PLACE = re.compile(r" \(at \$[^()]*\)(?=\.?$)")
 Refused = dict[int, Wrong]  # by the row's place in its block
@@ -180,7 +180,7 @@ class StoresStore:
         copied = await store_events(*stores, events, self._limits, run.now)
         return asyncio.ensure_future(_wait([copied], refused))
 
-    def _check_columns(self, block: Block, run: Run) -> tuple[EventColumns, Refused]:
+    def _check_columns(self, block: Block, run: Run) -> tuple[EncodedEvents, Refused]:
         """Return the events of a block that are right, encoded, and why the others are refused."""
         refused: Refused = {}
         encoder = Encoder(run.now)
@@ -272,13 +272,14 @@ def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> Ev
 def _read_times(column: Column, options: Options, run: Run, refused: Refused) -> Any:
     """Return times as an Arrow array of epoch seconds."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     wrong: dict[int, Wrong] = {}
 
     def read(code: int, cell: Any) -> int | None:
         if cell is None or cell == "":
             return int(run.now)
-        if type(cell) is str and SECONDS.fullmatch(cell):
+        if type(cell) is str and cell.isascii() and cell.isdigit() and len(cell) == 10 and "0" < cell[0] < "4":
             return int(cell)
         try:
             return read_time(cell, options.zone)
@@ -286,6 +287,10 @@ def _read_times(column: Column, options: Options, run: Run, refused: Refused) ->
             wrong[code] = bad_time(error)
             return None
 
+    if isinstance(column.values, Texts | Numbers):
+        array = column.values.array
+        if pc.all(match(array.cast(pa.string()), SECONDS)).as_py():
+            return array.cast(pa.int64()).take(column.codes)
     at = column.spread([read(code, cell) for code, cell in enumerate(column.values)], pa.int64())
     if wrong:
         refused.update({place: wrong[code] for place, code in enumerate(column.codes.to_pylist()) if code in wrong})

@@ -8,6 +8,31 @@ from typing import Any
 import msgspec
 
 
+class Cells(Sequence[Any]):
+    """An Arrow array as a sequence of what it holds, which is made when it is asked for."""
+
+    def __init__(self, array: Any):
+        self.array = array
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, place: Any) -> Any:
+        found = self.array[place]
+        return found.to_pylist() if isinstance(place, slice) else found.as_py()
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.array.to_pylist())
+
+
+class Texts(Cells):
+    """An Arrow array of texts."""
+
+
+class Numbers(Cells):
+    """An Arrow array of int64 or float64."""
+
+
 class Column(msgspec.Struct, frozen=True):
     """Cells of many rows. values: those that differ, in the order of the rows; two may be equal. codes: an Arrow array,
     of each row the place of its cell in `values`."""
@@ -28,16 +53,43 @@ class Column(msgspec.Struct, frozen=True):
         """Return the column with each of its values changed."""
         return Column(list(map(function, self.values)), self.codes)
 
+    def change_odd(self, pattern: str, function: Callable[[Any], Any]) -> Column:
+        """Return the column with each of its values changed but texts that match a pattern (of RE2), which stay."""
+        if not isinstance(self.values, Texts):
+            return self.change(function)
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        array = self.values.array
+        odd = pc.indices_nonzero(pc.invert(match(array, pattern))).to_pylist()
+        if not odd:
+            return self
+        values = array.to_pylist()
+        for place in odd:
+            values[place] = function(values[place])
+        texts = all(type(values[place]) is str for place in odd)
+        return Column(Texts(pa.array(values, pa.string())) if texts else values, self.codes)
+
     def select(self, rows: Any) -> Column:
         """Return the cells of these rows, an Arrow array of places."""
         codes = self.codes.take(rows).dictionary_encode()
+        if isinstance(self.values, Cells):
+            return Column(type(self.values)(self.values.array.take(codes.dictionary)), codes.indices)
         return Column([self.values[code] for code in codes.dictionary.to_pylist()], codes.indices)
 
     def spread(self, values: Sequence[Any], kind: Any) -> Any:
         """Return an Arrow array with, for each row, the one of `values` that stands where its cell does."""
         import pyarrow as pa
 
-        return pa.array(values, kind).take(self.codes)
+        array = values.array if isinstance(values, Cells) else pa.array(values, kind)
+        return array.take(self.codes)
+
+
+def match(array: Any, pattern: str) -> Any:
+    """Return for each text of an Arrow array whether it matches a pattern of RE2; null does not."""
+    import pyarrow.compute as pc
+
+    return pc.fill_null(pc.match_substring_regex(array, pattern), fill_value=False)
 
 
 def fold(array: Any) -> tuple[Any, Any]:

@@ -1,8 +1,8 @@
 """Events of a file, stored as columns: what `upload` does record by record, done once for each value that differs.
 
 Every value is checked and encoded by the functions of `upload`, so ledger and facts are the same. What cannot be done
-by columns (a name too many, an opt-out among the events) raises Unusual with nothing stored: the caller uploads those
-records one by one.
+by columns (a name too many, an opt-out among the events, a store that reads no blocks) raises Unusual with nothing
+stored: the caller uploads those records one by one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,16 @@ from tocsin.ingest.column import Column
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.people import People, find_users
 from tocsin.ingest.profile_copy import copy_profiles, make_empty_copies
+from tocsin.ingest.property_column import PropertyColumn
 from tocsin.ingest.record import IDENTITY_KINDS, PROPERTIES, EventRecord, Rejected
 from tocsin.ingest.subscription import UNSUBSCRIBED
-from tocsin.store.facts import Facts, Row
+from tocsin.store.facts import COLUMNS, Facts, Row
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
+from tocsin.store.native_block import encode_block, encode_json, encode_numbers, encode_texts
 
 COPIES = 1000  # rows among which an event that is there twice is two, as in one upload
+UNESCAPED = r"\A[ -&(-\[\]-~]*\z"  # in RE2; what `repr` writes as it is
 NOTHING = (None, "")  # cells of a row that has no such property
 QUARTER = 900  # seconds; the offset of a zone never changes inside of one
 
@@ -39,8 +42,8 @@ class Unusual(Exception):  # noqa: N818 - no failure: these events go record by 
 
 class EventColumns(msgspec.Struct, frozen=True):
     """Events, one a place in every column. rows: their numbers in what was read, ascending. keys: the identities by
-    kind, None or "" where a row has none. at: an Arrow array of epoch seconds. props: of each property, None or ""
-    where a row has none; `read_cell` makes the value of a cell."""
+    kind, None or "" where a row has none. at: an Arrow array of epoch seconds. props: of each property its cells, None
+    or "" where a row has none; `read_cell` makes the value of one."""
 
     rows: Sequence[int]
     keys: dict[str, Column]
@@ -49,7 +52,17 @@ class EventColumns(msgspec.Struct, frozen=True):
     props: dict[str, Column]
     read_cell: Callable[[Any], Any]
 
-    def leave_out(self, places: Collection[int]) -> EventColumns:
+
+class EncodedEvents(msgspec.Struct, frozen=True):
+    """Events whose cells were checked and encoded; else as `EventColumns`."""
+
+    rows: Sequence[int]
+    keys: dict[str, Column]
+    at: Any
+    names: Column
+    props: dict[str, PropertyColumn]
+
+    def leave_out(self, places: Collection[int]) -> EncodedEvents:
         """Return the events but those at these places."""
         import pyarrow as pa
 
@@ -57,7 +70,7 @@ class EventColumns(msgspec.Struct, frozen=True):
         left = pa.array([place for place in range(len(self.rows)) if place not in places], pa.int64())
         keys = {kind: column.select(left) for kind, column in self.keys.items()}
         props = {key: column.select(left) for key, column in self.props.items()}
-        return EventColumns(rows, keys, self.at.take(left), self.names.select(left), props, self.read_cell)
+        return EncodedEvents(rows, keys, self.at.take(left), self.names.select(left), props)
 
 
 class StoredEvents(msgspec.Struct, frozen=True):
@@ -68,19 +81,19 @@ class StoredEvents(msgspec.Struct, frozen=True):
 
 
 async def store_events(
-    ledger: Ledger, facts: Facts, account: Account, events: EventColumns, limits: NameLimits, now: float
+    ledger: Ledger, facts: Facts, account: Account, events: EncodedEvents, limits: NameLimits, now: float
 ) -> asyncio.Future[Any]:
     """Store events that an `Encoder` encoded and did not refuse; return when the ledger has them, with a future that is
     done when facts has them too. Raises Unusual, with nothing stored."""
-    if len(events.props) > PROPERTIES or UNSUBSCRIBED in events.names.values:
+    if not facts.takes_blocks or len(events.props) > PROPERTIES or UNSUBSCRIBED in events.names.values:
         raise Unusual
     stored = await ledger.write(lambda connection: _store(connection, account, events, limits, now))
-    rows = await asyncio.to_thread(make_rows, account, events, stored.users)
-    return asyncio.gather(facts.insert_arrow("event", rows), facts.insert("profile", stored.copies))
+    block = await asyncio.to_thread(make_block, account, events, stored.users)
+    return asyncio.gather(facts.insert_block("event", block), facts.insert("profile", stored.copies))
 
 
 def _store(
-    connection: Connection, account: Account, events: EventColumns, limits: NameLimits, now: float
+    connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits, now: float
 ) -> StoredEvents:
     lock_account(connection, account.id)  # nobody who is known leaves meanwhile
     people = People(connection, account.id, now)
@@ -133,9 +146,9 @@ def _find_known(connection: Connection, account_id: str, people: Collection[Keys
     }
 
 
-def _admit_names(connection: Connection, account: Account, events: EventColumns, limits: NameLimits) -> None:
+def _admit_names(connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits) -> None:
     """Insert the new names of the events. Raises Unusual when there would be too many of them."""
-    present = {key: 0 for key, column in events.props.items() if any(raw for raw, _ in column.values)}
+    present = {key: 0 for key, column in events.props.items() if column.raw.null_count < len(column.raw)}
     records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(events.names.values)]
     names = KnownNames(connection, account.id, records, limits)
     try:
@@ -146,47 +159,75 @@ def _admit_names(connection: Connection, account: Account, events: EventColumns,
     names.save()
 
 
-def make_rows(account: Account, events: EventColumns, users: Sequence[int]) -> Any:
-    """Return the events as an Arrow table of facts' `event`, with the ids that `upload` would give them."""
+def make_block(account: Account, events: EncodedEvents, users: Sequence[int]) -> bytes:
+    """Return the events as a block of facts' `event`, with the ids that `upload` would give them."""
     import pyarrow as pa
 
-    count = len(users)
-    raws, props = (join_pieces(list(events.props.values()), place, count) for place in (0, 1))
-    return pa.table(
-        {
-            "account": pa.array([account.id] * count, pa.string()),
-            "name": events.names.spread(events.names.values, pa.string()),
-            "day": pa.array(find_days(account, events.at.to_pylist()), pa.uint16()),
-            "user": pa.array(users, pa.uint32()),
-            "at": events.at.cast(pa.uint32()),
-            "id": pa.array(make_ids(events, users, raws.to_pylist()), pa.uint64()),
-            "props": props,
-            "raw": raws,
-        }
-    )
+    count, who = len(users), pa.array(users, pa.uint32())
+    raws = join_pieces([column.spread() for column in events.props.values()], count)
+    names = events.names.spread(events.names.values, pa.string())
+    ids = make_ids(events, who, raws)
+    paths = {name: path for column in events.props.values() for name, path in column.paths.items()}
+    columns = {
+        "account": encode_texts(pa.array([account.id] * count, pa.string())),
+        "name": encode_texts(names),
+        "day": encode_numbers(find_days(account, events.at), "Date"),
+        "user": encode_numbers(who, "UInt32"),
+        "at": encode_numbers(events.at.cast(pa.uint32()), "DateTime('UTC')"),
+        "id": encode_numbers(ids, "UInt64"),
+        "props": encode_json(paths),
+        "raw": encode_texts(raws),
+    }
+    return encode_block(COLUMNS["event"], [columns[name] for name in COLUMNS["event"]], count)
 
 
-def join_pieces(columns: Sequence[Column], place: int, count: int) -> Any:
-    """Return a JSON object for each row, of the pieces that are not empty; they stand at `place` of the cells."""
+def join_pieces(pieces: Sequence[Any], count: int) -> Any:
+    """Return a JSON object for each row, of the pieces that are not null; each is an Arrow array."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    pieces = [column.spread([cell[place] or None for cell in column.values], pa.string()) for column in columns]
     if not pieces:
         return pa.array(["{}"] * count, pa.string())
     inside = pc.binary_join_element_wise(*pieces, ",", null_handling="skip")
     return pc.binary_join_element_wise("{", inside, "}", "")
 
 
-def make_ids(events: EventColumns, users: Sequence[int], raws: Sequence[str]) -> Sequence[int]:
+def make_ids(events: EncodedEvents, users: Any, raws: Any) -> Any:
     """Return the ids of events as `hash_id` makes them: of user, name, time, properties, and of how many the same were
-    before it in its thousand rows."""
-    names, ats = events.names.change(repr), events.at.to_pylist()
-    whats = [f"({user}, {name}, {at}, {raw!r}, " for user, name, at, raw in zip(users, names, ats, raws, strict=True)]
-    different = len(set(whats)) == len(whats)
-    numbered = [f"{what}1)" for what in whats] if different else _number(whats, events.rows)
-    digests = b"".join([blake2b(one.encode(), digest_size=8).digest() for one in numbered])
-    return struct.unpack(f">{len(whats)}Q", digests)
+    before it in its thousand rows. All are Arrow arrays."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    names = events.names.spread([repr(name) for name in events.names.values], pa.string())
+    numbers = [one.cast(pa.string()) for one in (users, events.at)]
+    pieces = ("(", numbers[0], ", ", names, ", ", numbers[1], ", ", _write_all(events, raws), ", ", "")
+    whats = pc.binary_join_element_wise(*pieces)
+    ids = _hash(pc.binary_join_element_wise(whats, "1)", "").cast(pa.binary()).to_pylist())
+    if pc.count_distinct(ids).as_py() < len(ids):
+        ids = _hash([one.encode() for one in _number(whats.to_pylist(), events.rows)])
+    return ids
+
+
+def _write_all(events: EncodedEvents, raws: Any) -> Any:
+    """Return the `repr` of each text."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    plain = (pc.all(pc.match_substring_regex(column.raw, UNESCAPED)) for column in events.props.values())
+    if all(one.as_py() is not False for one in plain):
+        return pc.binary_join_element_wise("'", raws, "'", "")
+    return pa.array([repr(one) for one in raws.to_pylist()], pa.string())
+
+
+def _hash(texts: Sequence[bytes]) -> Any:
+    import pyarrow as pa
+
+    digests, copy = [], blake2b(digest_size=8).copy  # a copy is half the price of a new one
+    for text in texts:
+        one = copy()
+        one.update(text)
+        digests.append(one.digest())
+    return pa.array(struct.unpack(f">{len(texts)}Q", b"".join(digests)), pa.uint64())
 
 
 def _number(whats: Sequence[str], rows: Sequence[int]) -> list[str]:
@@ -199,12 +240,15 @@ def _number(whats: Sequence[str], rows: Sequence[int]) -> list[str]:
     return numbered
 
 
-def find_days(account: Account, ats: Collection[int]) -> list[int]:
-    """Return the day of each time in the account's zone, in days since 1970."""
+def find_days(account: Account, ats: Any) -> Any:
+    """Return the day of each time (an Arrow array) in the account's zone, in days since 1970."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     zone, first = account.zone, datetime(1970, 1, 1, tzinfo=UTC).toordinal()
-    quarters = [at // QUARTER for at in ats]
-    days = {
-        one: datetime.fromtimestamp(one * QUARTER, UTC).astimezone(zone).date().toordinal() - first
-        for one in set(quarters)
-    }
-    return [days[one] for one in quarters]
+    quarters = pc.divide(ats, QUARTER).dictionary_encode()
+    days = [
+        datetime.fromtimestamp(one * QUARTER, UTC).astimezone(zone).date().toordinal() - first
+        for one in quarters.dictionary.to_pylist()
+    ]
+    return pa.array(days, pa.uint16()).take(quarters.indices)

@@ -8,15 +8,16 @@ from typing import Any
 
 import msgspec
 
-from tocsin.ingest.column import Column
-from tocsin.ingest.event_columns import NOTHING, EventColumns
+from tocsin.ingest.column import Column, Texts
+from tocsin.ingest.event_columns import NOTHING, EncodedEvents, EventColumns, Unusual
 from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.profile import to_facts
+from tocsin.ingest.property_column import Cell, encode_property
 from tocsin.ingest.record import CHOICES, Rejected, read_email, read_record
-from tocsin.store.props import EXACT, encode_props, encode_raw
+from tocsin.store.props import EXACT, encode_props, encode_raw, escape_key
 
 PLAIN = re.compile(r"[A-Za-z][ !#-\[\]-~]{0,511}")  # a text that is checked, and that JSON and facts hold as it is
-PLAIN_NAME = re.compile(r"[!-~][ -~]{0,511}")  # an identity that is checked and kept as it is
+PLAIN_NAME = r"\A[!-~][ -~]{0,511}\z"  # in RE2; an identity or name that is checked and kept as it is
 ADDRESSES = ("Email", "Phone")
 CHECKED = frozenset((*ADDRESSES, "Age", *CHOICES))  # of a profile: their values are not any
 WRONG = ("", None)  # in place of what a cell adds to (`raw`, `props`)
@@ -30,9 +31,9 @@ class Encoder:
         self._kind = kind
         self._plain: dict[str, tuple[str, str] | None] = {}
 
-    def encode(self, events: EventColumns) -> tuple[EventColumns, list[int]]:
-        """Return events with identities as they are stored, and of each property what its cell adds to (`raw`,
-        `props`); and the places of those, in order, that `read_record` would refuse, or may refuse."""
+    def encode(self, events: EventColumns) -> tuple[EncodedEvents, list[int]]:
+        """Return events with identities as they are stored and properties as facts has them; and the places of those,
+        in order, that `read_record` would refuse, or may refuse. Raises Unusual for what a column cannot hold."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
@@ -40,25 +41,41 @@ class Encoder:
         named: Any = pa.scalar(False)
         keys, props = {}, {}
         for kind, column in events.keys.items():
-            keys[kind] = texts = column.change(lambda cell, kind=kind: self.read_text(kind, cell))  # type: ignore[misc]
-            fine = pc.and_(fine, texts.spread([text is not WRONG for text in texts.values], pa.bool_()))
-            named = pc.or_(named, texts.spread([text is not None for text in texts.values], pa.bool_()))
-        names = events.names.change(lambda cell: self.read_text("evtName", cell) or WRONG)
-        fine = pc.and_(fine, names.spread([text is not WRONG for text in names.values], pa.bool_()))
+            keys[kind] = texts = column.change_odd(PLAIN_NAME, lambda cell, kind=kind: self.read_text(kind, cell))  # type: ignore[misc]
+            fine = pc.and_(fine, _test(texts, lambda text: text is not WRONG))
+            named = pc.or_(named, _test(texts, lambda text: text is not None))
+        names = events.names.change_odd(PLAIN_NAME, lambda cell: self.read_text("evtName", cell) or WRONG)
+        fine = pc.and_(fine, _test(names, lambda text: text is not WRONG))
         fine = pc.and_(fine, pc.and_(named, events.at.is_valid()))
+        spelled = events.read_cell("1") == 1
         for key, column in events.props.items():
-            props[key] = cells = self.encode_cells(key, column, events.read_cell)
-            fine = pc.and_(fine, cells.spread([cell is not WRONG for cell in cells.values], pa.bool_()))
+            names_of = self._name(key)
+            name = None if names_of is None else names_of[0]
+            props[key] = cells = encode_property(key, column, self._read_property(key, events), name, spelled=spelled)
+            if cells.wrong is not None:
+                fine = pc.and_(fine, pc.invert(cells.wrong).take(cells.codes))
         refused = [] if pc.all(fine).as_py() else pc.indices_nonzero(pc.invert(fine)).to_pylist()
-        encoded = msgspec.structs.replace(events, keys=keys, names=names, props=props)
-        return encoded, refused
+        return EncodedEvents(events.rows, keys, events.at, names, props), refused
+
+    def _read_property(self, key: str, events: EventColumns) -> Callable[[Any], Cell | None]:
+        """Return what encodes a cell of a property."""
+        paths = {escape_key(key), f"#{escape_key(key)}"}
+
+        def read(cell: Any) -> Cell | None:
+            raw, props = self._encode(key, None if cell in NOTHING else events.read_cell(cell))
+            if props is None:
+                return None
+            found: dict[str, Any] = msgspec.json.decode(f"{{{props}}}")
+            if not found.keys() <= paths:
+                raise Unusual
+            return raw, found
+
+        return read
 
     def read_text(self, kind: str, cell: Any) -> Any:
         """Return an identity or name as it is stored, None for none."""
         if cell in NOTHING:
             return None
-        if kind != "evtName" and type(cell) is str and PLAIN_NAME.fullmatch(cell):
-            return cell
         raw = {"type": "event", "identity": "x", "evtName": "x", kind: cell}
         try:
             record = read_record(raw, self.now, system=True)
@@ -113,3 +130,12 @@ class Encoder:
         except Rejected as error:
             return error
         return None
+
+
+def _test(column: Column, is_so: Callable[[Any], bool]) -> Any:
+    """Return for each row whether its value is so; texts are."""
+    import pyarrow as pa
+
+    if isinstance(column.values, Texts):
+        return pa.scalar(True)
+    return column.spread([is_so(value) for value in column.values], pa.bool_())

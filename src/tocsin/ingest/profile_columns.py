@@ -83,7 +83,7 @@ def _find_newcomers(profiles: ProfileColumns, now: float) -> list[_Newcomer]:
     for column in props.values():
         if any(cell is WRONG for cell in column.values):
             odd.update(place for place, cell in enumerate(column) if cell is WRONG)
-    texts, facts = (join_pieces(list(props.values()), one, count).to_pylist() for one in (0, 1))
+    texts, facts = (_join(list(props.values()), place, count) for place in (0, 1))
     copied = [list(column.change(_decode)) for key, column in props.items() if key in COPIED]
     addresses = {key: _read_addresses(profiles, key) for key in READERS if key in profiles.props}
     people = []
@@ -101,6 +101,15 @@ def _find_newcomers(profiles: ProfileColumns, now: float) -> list[_Newcomer]:
         for one in people
         if one.place not in odd and len(one.text) <= LARGE and all(times[name] == 1 for name in one.names)
     ]
+
+
+def _join(columns: list[Column], place: int, count: int) -> list[str]:
+    """Return a JSON object for each row, of what stands at `place` of the cells."""
+    import pyarrow as pa
+
+    pieces = [column.spread([cell[place] or None for cell in column.values], pa.string()) for column in columns]
+    texts: list[str] = join_pieces(pieces, count).to_pylist()
+    return texts
 
 
 def _decode(cell: tuple[str, str | None]) -> dict[str, Any]:

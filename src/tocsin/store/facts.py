@@ -54,6 +54,10 @@ AS_WRITTEN = {
 # An insert is stored on its shards when it is acknowledged, and an IN asks all shards. Alone, a server ignores both.
 ON_A_CLUSTER = {"distributed_foreground_insert": 1, "distributed_product_mode": "global"}
 
+FLATTENED = (
+    "output_format_native_use_flattened_dynamic_and_json_serialization"  # a setting of engines that also read so
+)
+
 # A property costs a wide part some files of its own, each open while it is read or merged, and there are as many
 # properties as callers think of. So parts are compact, a file or two each, until they are large; and of all accounts'
 # properties only so many have columns of their own in a merged part; the others share some.
@@ -103,6 +107,7 @@ class Facts:
         self.embedded = url.startswith("chdb:")
         self.engine = ""  # the version of the store's engine, once it was opened
         self.distributed = False  # the tables stand before those of a cluster
+        self.takes_blocks = False  # the engine reads what `native_block` writes
         self._questions = _Line(url, "question", QUESTIONS)
         self._inserts = _Line(url, "insert", INSERTS)
         self._streams = _Line(url, "stream", STREAMS)
@@ -269,13 +274,12 @@ class Facts:
 
         await self._inserts.run(write)
 
-    async def insert_arrow(self, table: str, rows: Any) -> None:
-        """Store a pyarrow table with the columns of COLUMNS[table]; it is stored when this returns. Its days and times
-        are integers, as the store keeps them."""
+    async def insert_block(self, table: str, block: bytes) -> None:
+        """Store a block of `native_block` with the columns of COLUMNS[table]; it is stored when this returns."""
 
         def write() -> None:
             with self._inserts.client(2 * self._seconds) as client:
-                client.insert_arrow(table, rows)
+                client.raw_insert(table, COLUMNS[table], block, fmt="Native")
 
         await self._inserts.run(write)
 
@@ -442,6 +446,7 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
     facts._questions.add(client)
     facts.engine = str(client.server_version)
     facts.distributed = distributed
+    facts.takes_blocks = _knows_flattened(client)
     return facts
 
 
@@ -456,6 +461,12 @@ def _is_distributed(client: Any) -> bool:
     """Return whether the tables stand before those of a cluster: `tocsin facts schema` makes them, and no start."""
     asked = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND engine = 'Distributed'"
     return bool(client.query(asked).result_rows[0][0])
+
+
+def _knows_flattened(client: Any) -> bool:
+    """Return whether the engine reads a JSON column as a typed column a path: ClickHouse from 25.6 on."""
+    asked = "SELECT count() FROM system.settings WHERE name = {name:String}"
+    return bool(client.query(asked, parameters={"name": FLATTENED}).result_rows[0][0])
 
 
 def _bound_parts(client: Any) -> None:
