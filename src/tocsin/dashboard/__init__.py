@@ -81,6 +81,7 @@ MEMBER_PAGES = [
     page("/dashboard/ticket", invitations.show_ticket, invitations.take_ticket),
     page("/dashboard/settings/members", post=administration.invite_member),
     page("/dashboard/settings/members/remove", post=invitations.remove),
+    page("/dashboard/settings/members/links", post=administration.change_invitation),
     page("/dashboard/settings/policies", policies.show_policies, policies.set_policies),
     page("/dashboard/settings/apps", client_apps.show_apps, client_apps.change_apps),
     page("/dashboard/settings/passcodes", post=administration.change_passcodes),
