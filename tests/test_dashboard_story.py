@@ -225,6 +225,7 @@ def test_from_log_in_to_report(
     page.get_by_text("The test to user-1 is on its way").wait_for()
     page.get_by_role("button", name="Review").click()
     page.get_by_role("button", name="Send 2 messages now").wait_for()
+    page.locator("#forecast-numbers", has_text="2 would be sent to, of 2").wait_for()  # it follows by itself
     eye.look("review")
     page.get_by_role("button", name="Send 2 messages now").click()
     page.locator(".pill.completed").wait_for()

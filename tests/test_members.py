@@ -278,8 +278,28 @@ def test_links_by_mail(start_server: Callable[..., Server], sandbox: Sandbox, tm
     assert admin.send(f"{path}/remove", {"token": token, "email": guest})[0] == 303
     assert admin.send(f"{path}/remove", {"token": token, "email": guest})[0] == 404
     assert browser.look(mailed(sandbox, guest)[2])[0] == 404  # taken out is out
+    assert "on its way" in admin.send(path, {"token": token, "email": guest, "role": "viewer"})[1]
+    page = admin.look("/dashboard/settings")[1]
+    assert re.search(rf'id="link-table">.*{guest}.*<td>viewer</td><td>{unique("ada", caller)}</td>', page, re.DOTALL)
+    given = {"token": token, "kind": "join", "email": guest}
+    assert "on its way" in admin.send(f"{path}/links", given | {"do": "again"})[1]
+    older, newer = mailed(sandbox, guest)[-2:]
+    assert (browser.look(older)[0], browser.look(newer)[0]) == (404, 200)
+    assert admin.send(f"{path}/links", given | {"do": "revoke"})[0] == 303
+    assert browser.look(newer)[0] == 404
+    for do in ("revoke", "again"):
+        assert admin.send(f"{path}/links", given | {"do": do})[0] == 404
+        assert admin.send(f"{path}/links", given | {"do": do, "kind": "pigeon"})[0] == 404
+    Browser(port).send("/dashboard/forgot", {"email": unique("ada", caller)})
+    wait_for(lambda: mailed(sandbox, unique("ada", caller)) or None)
+    mine = {"token": token, "kind": "reset", "email": unique("ada", caller)}
+    assert "on its way" in admin.send(f"{path}/links", mine | {"do": "again"})[1]
+    assert admin.send(f"{path}/links", mine | {"do": "revoke"})[0] == 303
+    assert [browser.look(one)[0] for one in mailed(sandbox, unique("ada", caller))] == [404, 404]
     log = admin.look("/dashboard/settings")[1]
-    assert all(words in log for words in ("member invited", "member added", "password set", "log-in refused"))
+    deeds = ["member invited", "member added", "password set", "log-in refused", "invitation sent again"]
+    deeds += ["invitation revoked", "password link sent again", "password link revoked"]
+    assert [words for words in deeds if words not in log] == []
 
 
 def test_an_older_invitation_gives_no_role_back(ledger: Ledger) -> None:
@@ -288,16 +308,45 @@ def test_an_older_invitation_gives_no_role_back(ledger: Ledger) -> None:
     account, other = (create_account(ledger, "invites", "UTC", now)[0].id for _ in range(2))
 
     def work(connection: Connection) -> None:
-        first, second, third = (
+        older, first, third = (
             str(tickets.make_ticket(connection, "join", email, now, of, "admin")) for of in (account, account, other)
         )
+        assert tickets.find_ticket(connection, older, now) is None
         assert tickets.use_ticket(connection, first, now) is not None
         members.add_member(connection, email, "hash", account, "admin", now)
-        assert tickets.find_ticket(connection, second, now) is None
         late = str(tickets.make_ticket(connection, "join", email, now, account, "admin"))
         members.add_member(connection, email, None, account, "viewer", now)
         assert tickets.use_ticket(connection, late, now) is None
         assert tickets.use_ticket(connection, third, now) is not None  # another account's
+
+    ledger.write_now(work)
+
+
+def test_open_links_are_listed(ledger: Ledger) -> None:
+    """Of the account and of its members, with who invited, until they are used, ended, or another one is sent."""
+    now, email = 1_000_000.0, "open@example.com"
+    account, other = (create_account(ledger, "links", "UTC", now)[0].id for _ in range(2))
+
+    def work(connection: Connection) -> None:
+        def listed(of: str, at: float) -> list[tuple[str, str, str, str, float]]:
+            found = tickets.list_open_tickets(connection, of, at)
+            return [(one.kind, one.email, one.role, one.who, one.ends_at) for one in found]
+
+        for role in ("viewer", "admin"):
+            token = tickets.make_ticket(connection, "join", email, now, account, role, "ada")
+        week = now + 7 * 86_400
+        assert listed(account, now) == [("join", email, "admin", "ada", week)]
+        assert (listed(account, week), listed(account, week + 1), listed(other, now)) == (listed(account, now), [], [])
+        assert tickets.end_tickets(connection, "join", email, now, other) == 0
+        assert tickets.use_ticket(connection, str(token), now) is not None
+        assert listed(account, now) == []
+        assert tickets.make_ticket(connection, "reset", email, now) is not None
+        assert listed(account, now) == []  # nobody of this account
+        members.add_member(connection, email, "hash", account, "viewer", now)
+        assert listed(account, now) == [("reset", email, "viewer", "", now + 3600)]
+        assert tickets.find_open_ticket(connection, other, "reset", email, now) is None
+        assert tickets.end_tickets(connection, "reset", email, now) == 1
+        assert listed(account, now) == []
 
     ledger.write_now(work)
 
@@ -309,13 +358,13 @@ async def test_tickets_end(ledger: Ledger) -> None:
     def work(connection: Connection) -> None:
         made = [tickets.make_ticket(connection, "reset", "t@example.com", now) for _ in range(4)]
         assert [one is None for one in made] == [False, False, False, True]
-        first, second = str(made[0]), str(made[1])
+        older, first = str(made[1]), str(made[2])
         assert tickets.find_ticket(connection, first, now + 3600) is not None
         assert tickets.find_ticket(connection, first, now + 3601) is None
         assert tickets.find_ticket(connection, first + "x", now) is None
         assert tickets.use_ticket(connection, first, now) is not None
         assert tickets.use_ticket(connection, first, now) is None
-        assert tickets.use_ticket(connection, second, now) is None  # the other links go with it
+        assert tickets.use_ticket(connection, older, now) is None  # a newer link ended it
         assert tickets.make_ticket(connection, "reset", "t@example.com", now + 3601) is not None
         tickets.forget_old_tickets(connection, now + 2 * tickets.KEPT_SECONDS)
 

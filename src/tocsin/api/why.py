@@ -61,10 +61,14 @@ async def show_forecast(context: Context, request: Request) -> Response:
         spec, run = await context.ledger.read(lambda one: _find_run(one, account.id, campaign_id))
     else:
         spec = await read_campaign(context, account, body, now)
-        local = None if spec.when is None else spec.when.times[0].isoformat(timespec="minutes")
-        run = PlannedRun(0, local)
+        run = plan_first_run(spec)
     found = await foresee_run(context.ledger, context.facts, account, spec, run, now, context.settings)
     return answer({"status": "success", **found})
+
+
+def plan_first_run(spec: Spec) -> PlannedRun:
+    """Return the first run of a campaign that is not made yet."""
+    return PlannedRun(0, None if spec.when is None else spec.when.times[0].isoformat(timespec="minutes"))
 
 
 async def foresee_run(

@@ -61,6 +61,16 @@ async def count_members(facts: Facts, account: Account, query: Query, now: float
     return int(count)
 
 
+async def count_strangers(
+    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
+) -> int:
+    """Return how many people a question means who never had an address on any of `platforms`: no recipients."""
+    members = _compile(query, account, platforms, now, limit)
+    never = " AND ".join(f"{name} = 0" for name in PLATFORMS if name in platforms)
+    [(count,)] = await facts.query(f"SELECT countIf({never}) FROM ({members.text})", members.parameters)
+    return int(count)
+
+
 def stream_recipients(
     facts: Facts,
     account: Account,

@@ -13,10 +13,11 @@ from tocsin.account import RIGHTS, Right, add_passcode, list_passcodes, revoke_p
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import list_deeds, note
 from tocsin.authenticator.members import ROLES, list_members
+from tocsin.authenticator.tickets import list_open_tickets
 from tocsin.dashboard.campaigns import read_page
 from tocsin.dashboard.credentials import FIELDS
 from tocsin.dashboard.form_entry import FormMistake
-from tocsin.dashboard.invitations import can_mail, invite
+from tocsin.dashboard.invitations import can_mail, invite, send_again, take_back
 from tocsin.dashboard.page import Frame, Visitor, redirect, render
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import FormFields, log_in, read_signed_form, require_member
@@ -98,6 +99,19 @@ async def invite_member(context: Context, request: Request) -> Response:
     form = await read_signed_form(context, request, visitor)
     invited, mistake = await invite(context, visitor, form.one("email"), form.one("role"))
     return await _show_settings(context, request, visitor, form=form, mistake=mistake, invited=invited)
+
+
+async def change_invitation(context: Context, request: Request) -> Response:
+    """Make an open link useless, or send another in its place."""
+    visitor, _ = await require_member(context, request, "admin")
+    form = await read_signed_form(context, request, visitor)
+    kind, email = form.one("kind"), form.one("email")
+    if form.one("do") == "revoke":
+        await take_back(context, visitor, kind, email)
+        return redirect("/dashboard/settings#members")
+    invited, mistake = await send_again(context, visitor, kind, email)
+    mistake = mistake and FormMistake("", mistake.sentence)  # what is wrong is no field of the form for another one
+    return await _show_settings(context, request, visitor, mistake=mistake, invited=invited)
 
 
 async def show_system(context: Context, request: Request) -> Response:
@@ -199,6 +213,7 @@ async def _show_settings(
     invited: str = "",
 ) -> Response:
     account_id, number = visitor.account.id, read_page(request.query_params.get("page", ""))
+    now = context.clock()
 
     def read(connection: Connection) -> tuple[object, ...]:
         table = schema.provider
@@ -208,14 +223,14 @@ async def _show_settings(
             ProviderLine(name, kind.platform, stored.get(name), name in FIELDS) for name, kind in BY_NAME.items()
         ]
         deeds = list_deeds(connection, account_id, DEEDS + 1, (number - 1) * DEEDS)
-        return providers, list_members(connection, account_id), deeds
+        return providers, list_members(connection, account_id), list_open_tickets(connection, account_id, now), deeds
 
-    providers, members, deeds = await context.ledger.read(read)
+    providers, members, links, deeds = await context.ledger.read(read)
     passcodes = await asyncio.to_thread(list_passcodes, context.ledger, account_id)
     values = {"providers": providers, "members": members, "deeds": deeds, "most": DEEDS, "number": number}
     values |= {"passcodes": passcodes, "made": made, "rights": RIGHTS, "form": form or FormFields(), "mistake": mistake}
-    values |= {"invited": invited, "roles": ROLES, "can_mail": can_mail(context)}
-    frame = Frame(visitor, context.clock(), "settings")
+    values |= {"links": links, "invited": invited, "roles": ROLES, "can_mail": can_mail(context)}
+    frame = Frame(visitor, now, "settings")
     return render("settings.html", 422 if mistake else 200, frame=frame, **values)
 
 

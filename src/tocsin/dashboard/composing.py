@@ -26,6 +26,7 @@ from tocsin.channels import CHANNELS
 from tocsin.dashboard import draft, drafts
 from tocsin.dashboard.campaigns import LIST, server_of
 from tocsin.dashboard.draft import Mistake, make_request, place_mistake
+from tocsin.dashboard.forecasts import foresee_draft
 from tocsin.dashboard.message import add_variant, count_variants, drop_variant
 from tocsin.dashboard.page import Frame, Visitor, redirect, render, show_mail
 from tocsin.dashboard.queries import read_spec_of
@@ -120,11 +121,8 @@ async def take_form(context: Context, request: Request) -> Response:
         return await _keep_draft(context, visitor, form)
     elif do == "test":
         return await _send_test(context, visitor, form)
-    elif do == "review":
-        outlook = await _look_ahead(context, request, visitor, form)
-        if outlook.mistake is not None:
-            return await _show(context, visitor, form, outlook.mistake)
-        return _show_review(context, request, visitor, form, outlook)
+    elif do in ("review", "foresee"):
+        return await _review(context, request, visitor, form, foresee=do == "foresee")
     elif do == "send":
         return await _send(context, visitor, form)
     return await _show(context, visitor, form)
@@ -243,9 +241,14 @@ def _values(frame: Frame, form: FormFields, found: Suggestions, mistake: Mistake
     return {"frame": frame, "channels": list(CHANNELS), **values}
 
 
-def _show_review(context: Context, request: Request, visitor: Visitor, form: FormFields, outlook: Outlook) -> Response:
-    frame, server = Frame(visitor, context.clock(), LIST), server_of(request)
-    return render("review.html", frame=frame, form=form, outlook=outlook, server=server)
+async def _review(context: Context, request: Request, visitor: Visitor, form: FormFields, *, foresee: bool) -> Response:
+    """Show what is about to be sent. foresee: with the forecast, which else follows by itself."""
+    outlook = await _look_ahead(context, request, visitor, form)
+    if outlook.mistake is not None:
+        return await _show(context, visitor, form, outlook.mistake)
+    prospect = await foresee_draft(context, visitor, form) if foresee else None
+    values: dict[str, Any] = {"form": form, "outlook": outlook, "prospect": prospect, "server": server_of(request)}
+    return render("review.html", frame=Frame(visitor, context.clock(), LIST), **values)
 
 
 async def _send(context: Context, visitor: Visitor, form: FormFields) -> Response:

@@ -35,6 +35,17 @@ def percent(part: int, whole: int) -> str:
     return f"{share:.1f} %" if 0 < share < 10 else f"{share:.0f} %"
 
 
+def lasting(minutes: float) -> str:
+    """How long something takes, no more exactly than it is known: «about 3 minutes»."""
+    if minutes < 1:
+        return "less than a minute"
+    if minutes < 90:
+        whole = round(minutes)
+        return "about a minute" if whole == 1 else f"about {whole} minutes"
+    hours = minutes / 60
+    return f"about {hours:,.1f} hours" if hours < 48 else f"about {hours / 24:,.0f} days"
+
+
 def short_time(at: float, zone: ZoneInfo, now: float) -> str:
     """A minute of the account's clock, with no more of the date than is needed: «today, 14:05», «3 Feb, 09:00»."""
     local, today = datetime.fromtimestamp(at, zone), datetime.fromtimestamp(now, zone)

@@ -26,7 +26,15 @@ from tocsin.authenticator.members import (
     set_password,
 )
 from tocsin.authenticator.password import LONGEST, SHORTEST, hash_password
-from tocsin.authenticator.tickets import Ticket, find_ticket, make_ticket, use_ticket
+from tocsin.authenticator.tickets import (
+    Kind,
+    Ticket,
+    end_tickets,
+    find_open_ticket,
+    find_ticket,
+    make_ticket,
+    use_ticket,
+)
 from tocsin.dashboard.form_entry import FormMistake
 from tocsin.dashboard.page import Visitor, redirect, render
 from tocsin.dashboard.texts import ENGLISH
@@ -42,6 +50,7 @@ log = structlog.get_logger()
 
 MAIL_SECONDS = 20.0
 RESETS_AT_ONCE = 8  # mails of resets under way; who asks for more is answered as ever, and gets none
+LINKS: dict[Kind, str] = {"join": "invitation", "reset": "password link"}  # as the audit log calls them
 _RESETS: set[asyncio.Task[None]] = set()
 
 
@@ -63,9 +72,11 @@ async def invite(context: Context, visitor: Visitor, asked: str, role: str) -> t
         return "", FormMistake("role", ENGLISH.not_a_choice.format(label=ENGLISH.role))
 
     def write(connection: Connection) -> str | None:
-        token = make_ticket(connection, "join", email, now, account.id, role)
+        again = find_open_ticket(connection, account.id, "join", email, now) is not None
+        token = make_ticket(connection, "join", email, now, account.id, role, visitor.who)
         if token is not None:
-            note(connection, account.id, visitor.who, "member invited", f"{email} as {role}", now)
+            said = "invitation sent again" if again else "member invited"
+            note(connection, account.id, visitor.who, said, f"{email} as {role}", now)
         return token
 
     token = await context.ledger.write(write)
@@ -74,6 +85,48 @@ async def invite(context: Context, visitor: Visitor, asked: str, role: str) -> t
     text = ENGLISH.join_mail.format(who=visitor.who, account=account.name, link=_link(context, token))
     if trouble := await _send(context, email, ENGLISH.join_subject.format(account=account.name), text):
         return "", FormMistake("email", ENGLISH.mail_failed.format(trouble=trouble))
+    return email, None
+
+
+async def take_back(context: Context, visitor: Visitor, kind: str, email: str) -> None:
+    """Make an open link useless. Raise Problem when there is none."""
+    account_id, now = visitor.account.id, context.clock()
+
+    def write(connection: Connection) -> bool:
+        found = find_open_ticket(connection, account_id, kind, email, now)
+        if found is None:
+            return False
+        end_tickets(connection, found.kind, email, now, account_id if found.kind == "join" else "")
+        note(connection, account_id, visitor.who, f"{LINKS[found.kind]} revoked", email, now)
+        return True
+
+    if not await context.ledger.write(write):
+        raise Problem(ENGLISH.no_such_link, code=404, status=404)
+
+
+async def send_again(context: Context, visitor: Visitor, kind: str, email: str) -> tuple[str, FormMistake | None]:
+    """Send another link in place of one that is open. Return whom it went to, or what is wrong. Raise Problem when
+    there is none."""
+    account_id, now = visitor.account.id, context.clock()
+    found = await context.ledger.read(lambda one: find_open_ticket(one, account_id, kind, email, now))
+    if found is None:
+        raise Problem(ENGLISH.no_such_link, code=404, status=404)
+    if found.kind == "join":
+        return await invite(context, visitor, email, found.role)
+    if not can_mail(context):
+        return "", FormMistake("", ENGLISH.no_mails)
+
+    def write(connection: Connection) -> str | None:
+        token = make_ticket(connection, "reset", email, now)
+        if token is not None:
+            note(connection, account_id, visitor.who, f"{LINKS['reset']} sent again", email, now)
+        return token
+
+    token = await context.ledger.write(write)
+    if token is None:
+        return "", FormMistake("", ENGLISH.too_many_resets)
+    if trouble := await _send(context, email, ENGLISH.reset_subject, _write_reset(context, token)):
+        return "", FormMistake("", ENGLISH.mail_failed.format(trouble=trouble))
     return email, None
 
 
@@ -162,12 +215,15 @@ async def _reset(context: Context, email: str, now: float) -> None:
     try:
         if await context.ledger.read(lambda one: find_password(one, email)) is None:
             return
-        if token := await context.ledger.write(lambda one: make_ticket(one, "reset", email, now)):
-            text = ENGLISH.reset_mail.format(link=_link(context, token))
-            if trouble := await _send(context, email, ENGLISH.reset_subject, text):
-                log.warning("a link to another password could not be mailed", trouble=trouble)
+        token = await context.ledger.write(lambda one: make_ticket(one, "reset", email, now))
+        if token and (trouble := await _send(context, email, ENGLISH.reset_subject, _write_reset(context, token))):
+            log.warning("a link to another password could not be mailed", trouble=trouble)
     except Exception:
         log.exception("a link to another password could not be made")
+
+
+def _write_reset(context: Context, token: str) -> str:
+    return str(ENGLISH.reset_mail.format(link=_link(context, token)))
 
 
 def _link(context: Context, token: str) -> str:

@@ -10,6 +10,7 @@ from tocsin.api.context import Context
 from tocsin.api.why import foresee_run
 from tocsin.authenticator.audit import note
 from tocsin.dashboard.campaigns import LIST, find_detail
+from tocsin.dashboard.forecasts import Prospect
 from tocsin.dashboard.page import Frame, render
 from tocsin.dashboard.visitor import require_member
 from tocsin.delivery.forecast import find_coming
@@ -32,4 +33,5 @@ async def show_outcomes(context: Context, request: Request) -> Response:
     said = f"{campaign_id} {found.line.name}"
     await context.ledger.write(lambda one: note(one, account.id, visitor.who, "people of a campaign", said, now))
     frame = Frame(visitor, now, LIST)
-    return render("outcomes.html", frame=frame, line=found.line, outcomes=outcomes, forecast=forecast)
+    prospect = None if forecast is None else Prospect(forecast)
+    return render("outcomes.html", frame=frame, line=found.line, outcomes=outcomes, prospect=prospect)

@@ -18,6 +18,7 @@ from tocsin.authenticator.session import MemberSession, make_form_token
 from tocsin.dashboard.formatting import (
     full_time,
     iso_time,
+    lasting,
     percent,
     plain_json,
     points,
@@ -114,6 +115,7 @@ def _make_environment() -> Environment:
         "short_time": short_time,
         "full_time": full_time,
         "iso_time": iso_time,
+        "lasting": lasting,
         "plain_json": plain_json,
         "pretty_json": pretty_json,
     }

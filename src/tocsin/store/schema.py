@@ -112,6 +112,7 @@ ticket = Table(
     Column("role", String(16), nullable=False),
     Column("created_at", Float, nullable=False),
     Column("used_at", Float),
+    Column("who", String(254), nullable=False, server_default=""),  # whoever invited
     Index("ticket_of_email", "email", "created_at"),
     Index("ticket_of_account", "account_id", "created_at"),
 )
