@@ -56,6 +56,12 @@ WEBHOOK_POSTS = Counter(
 WEBHOOKS_DISABLED = Counter(
     "tocsin_webhooks_disabled_total", "Webhooks that were disabled, by reason.", ("reason",), registry=REGISTRY
 )
+FACTS_TROUBLES = Counter(
+    "tocsin_facts_troubles_total",
+    "Inserts that the facts store did not take and that were tried again or given up, by what troubled it.",
+    ("kind",),
+    registry=REGISTRY,
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY

@@ -1,10 +1,14 @@
 """ClickHouse's HTTP interface before chDB, the same engine, for roles apart: `python clickhouse_server.py FOLDER PORT`.
 
 As much of the interface as clickhouse-connect uses: statements with bound parameters and settings, and inserted blocks.
+`POST /faults?kind=KIND&count=N` has the next N inserts meet a fault, one of FAULTS or the number of an error;
+`GET /inserts` counts those that came since the faults were told, and those that were stored.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import queue
 import re
 import sys
@@ -12,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 import chdb
@@ -35,6 +39,17 @@ OURS |= {"enable_http_compression", "session_timeout", "session_check", "buffer_
 FORMAT = re.compile(r"\s*\bFORMAT\s+(\w+)\s*;?\s*$", re.IGNORECASE)
 BLOCK = re.compile(rb"\s*(INSERT INTO\b[^\n]*\bFORMAT \w+)\n")  # and behind it the block
 INSERT = re.compile(r"\s*(?:/\*.*?\*/\s*)?INSERT\s+INTO\b", re.IGNORECASE | re.DOTALL)
+
+FAULTS = {
+    "drop before": "the connection ends before anything is stored",
+    "drop after": "all is stored, and the connection ends without an answer",
+    "silent after": "all is stored, and no answer comes until the caller hangs up",
+    "half": "the table has the rows and its view has none, and the answer is «memory limit exceeded»",
+    "die before": "the server is gone before anything is stored",
+    "die half": "the server is gone when the table has the rows and its view has none",
+    "die after": "the server is gone when all is stored",
+}
+VIEW = "event_to_activity"  # what is left out of an insert that ends halfway
 
 
 class Engine:
@@ -69,6 +84,8 @@ class Engine:
 
 class Handler(BaseHTTPRequestHandler):
     engine: Engine
+    faults: ClassVar[list[str]] = []
+    inserts: ClassVar[dict[str, int]] = {"came": 0, "stored": 0}
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
 
@@ -76,20 +93,55 @@ class Handler(BaseHTTPRequestHandler):
         self.do_POST()
 
     def do_POST(self) -> None:
-        parameters = dict(parse_qsl(urlsplit(self.path).query, keep_blank_values=True))
+        split = urlsplit(self.path)
+        parameters = dict(parse_qsl(split.query, keep_blank_values=True))
+        if split.path in ("/faults", "/inserts"):
+            self._control(split.path, parameters)
+            return
         body = self._read()
         asked = parameters.get("query")
+        if asked is None:
+            found = BLOCK.match(body)
+            asked, body = (found[1].decode(), body[found.end() :]) if found else (body.decode(), b"")
         try:
-            if asked is None and (found := BLOCK.match(body)):
-                content = self.engine.run(found[1].decode(), body[found.end() :], parameters)
-            elif asked is None:
-                content = self.engine.run(body.decode(), b"", parameters)
+            if body and INSERT.match(asked):
+                self._insert(asked, body, parameters)
             else:
-                content = self.engine.run(asked, body, parameters)
-            self._answer(200, content, {})
+                self._answer(200, self.engine.run(asked, body, parameters), {})
         except RuntimeError as error:
             code = re.search(r"Code: (\d+)", str(error))
             self._answer(500, str(error).encode(), {"X-ClickHouse-Exception-Code": code[1] if code else "1"})
+
+    def _control(self, path: str, parameters: Mapping[str, str]) -> None:
+        self._read()
+        if path == "/faults":
+            self.faults[:] = [parameters["kind"]] * int(parameters["count"])
+            self.inserts.update(came=0, stored=0)
+        self._answer(200, json.dumps(self.inserts).encode(), {})
+
+    def _insert(self, sql: str, block: bytes, parameters: Mapping[str, str]) -> None:
+        self.inserts["came"] += 1
+        fault = self.faults.pop() if self.faults else ""
+        if fault.isdigit():
+            raise RuntimeError(f"Code: {fault}. DB::Exception: As the test wants it. (PLANTED)")
+        if "half" in fault:
+            self.engine.run(f"DETACH TABLE {VIEW}", b"", {})
+        if "before" not in fault:
+            content = self.engine.run(sql, block, parameters)
+        if "half" in fault:
+            self.engine.run(f"ATTACH TABLE {VIEW}", b"", {})
+        self.inserts["stored"] += "before" not in fault
+        if fault.startswith("die"):
+            os._exit(1)
+        if fault == "half":
+            raise RuntimeError("Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)")
+        if fault == "silent after":
+            self.rfile.read(1)  # until the caller hangs up
+        if fault:
+            self.close_connection = True
+            self.connection.close()
+            return
+        self._answer(200, content, {})
 
     def _read(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":

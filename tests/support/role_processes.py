@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
+from urllib.request import Request, urlopen
 
 from conftest import ROOMY, Sandbox, Server, free_ports
 
@@ -17,6 +20,47 @@ SETTINGS = ROOMY | {
     "TOCSIN_SENDERS": "0",
 }
 ROLES = ("api", "api", "worker", "worker", "scheduler", "scheduler")
+
+
+class FactsServer:
+    """A facts store behind ClickHouse's HTTP interface, in a process of its own that may die and start again."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.port = folder, free_ports(1)
+        self.url = f"http://127.0.0.1:{self.port}/default?compress=false"
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, str(FACTS_SERVER), str(self.folder), str(self.port)]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+
+    def wait(self) -> None:
+        """Wait until it has died."""
+        self._process.wait(30)
+        self._forget()
+
+    def kill(self) -> None:
+        self._process.kill()
+        self.wait()
+
+    def plant(self, kind: str, count: int = 1) -> None:
+        """Have the next inserts meet a fault: see FAULTS of the server."""
+        self._control(f"/faults?{urlencode({'kind': kind, 'count': count})}")
+
+    def count_inserts(self) -> dict[str, int]:
+        """How many inserts came since a fault was planted, and how many were stored."""
+        return self._control("/inserts")
+
+    def _control(self, path: str) -> dict[str, int]:
+        with urlopen(Request(f"http://127.0.0.1:{self.port}{path}", b""), timeout=10) as answer:
+            found: dict[str, int] = json.load(answer)
+        return found
+
+    def _forget(self) -> None:
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
 
 class Role(Server):
@@ -35,13 +79,9 @@ class Cluster:
     """The processes by role."""
 
     def __init__(self, folder: Path, ledger_url: str):
-        port = free_ports(1)
-        command = [sys.executable, str(FACTS_SERVER), str(folder / "facts"), str(port)]
-        self.facts = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
-        assert self.facts.stdout is not None
-        self.facts.stdout.readline()
+        self.facts = FactsServer(folder / "facts")
         environment = SETTINGS | {"TOCSIN_LEDGER_URL": ledger_url}
-        environment["TOCSIN_FACTS_URL"] = f"http://127.0.0.1:{port}/default?compress=false"
+        environment["TOCSIN_FACTS_URL"] = self.facts.url
         self.roles: dict[str, list[Role]] = {}
         for number, role in enumerate(ROLES):
             own = "worker" if role == "worker" else f"{role}-{number}"
@@ -62,13 +102,15 @@ class Cluster:
         new = self.roles[role][place] = Role(role, old.data, old.environment, old.port)
         new.ready_line = new.wait_until_ready()
 
+    def replace_facts(self) -> None:
+        """Kill the facts server, and start it again on its folder and port; return when it answers."""
+        self.facts.kill()
+        self.facts.start()
+
     def close(self) -> None:
         for one in self.all():
             one.kill()
         self.facts.kill()
-        self.facts.wait()
-        if self.facts.stdout is not None:
-            self.facts.stdout.close()
 
 
 def accepted(sandbox: Sandbox) -> tuple[int, int]:

@@ -24,6 +24,8 @@ from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import hide_passwords
 from tocsin.store.deadline import time_left
+from tocsin.store.facts_error import find_trouble, hide_values
+from tocsin.store.insert_pace import ROWS_AN_INSERT, TRIES, InsertPace
 from tocsin.store.stopwatch import Stopwatch
 from tocsin.store.turns import Turns
 
@@ -35,7 +37,8 @@ CHECK_SECONDS = 2.0
 THREADS = max((os.cpu_count() or 2) - 1, 1)  # of one question: a core is left for the others
 QUERY_SECONDS = 30.0
 QUERY_MEGABYTES = 2048
-ROWS_AN_INSERT = 50_000
+ANSWER_SECONDS = 300  # at most, for a question: its own limit is shorter
+INSERT_SECONDS = 60  # for the answer to one block
 # ClickHouse must not merge a condition into the subquery it filters, where it would be computed for every row.
 IN_STAGES = {"query_plan_merge_filters": 0, "query_plan_filter_push_down": 0}
 STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
@@ -52,7 +55,16 @@ AS_WRITTEN = {
 }
 
 # An insert is stored on its shards when it is acknowledged, and an IN asks all shards. Alone, a server ignores both.
-ON_A_CLUSTER = {"distributed_foreground_insert": 1, "distributed_product_mode": "global"}
+# Blocks are ours, and stored when they are acknowledged: an asynchronous insert is in no list of what runs, by which
+# the feed knows how far it is complete. A block that is told again is stored again: rows have keys. Where a server
+# skips one that it has, an older one skips its views too, which may have missed the first.
+ON_A_SERVER = {
+    "distributed_foreground_insert": 1,
+    "distributed_product_mode": "global",
+    "async_insert": 0,
+    "insert_deduplicate": 0,
+}
+SINCE_26 = {"deduplicate_insert": "disable"}  # then `insert_deduplicate` counts for nothing
 
 FLATTENED = (
     "output_format_native_use_flattened_dynamic_and_json_serialization"  # a setting of engines that also read so
@@ -86,22 +98,21 @@ COLUMNS = {
 # Each view on a table costs every insert there: two of these 7 ms of one row. So they are made with the first listener.
 FEED_VIEW = re.compile(r"\s*CREATE MATERIALIZED VIEW IF NOT EXISTS \w+ TO feed\b")
 
-# «Code: 469. DB::Exception: Constraint … is violated … (VIOLATED_CONSTRAINT)»
-_CODE = re.compile(r"[Cc]ode: (\d+)")
-_NAME = re.compile(r"\(([A-Z][A-Z_]{3,})\)")
-
 Row = tuple[Any, ...]
 Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
-
-
-class FactsError(Exception):
-    """The facts store refused a statement. Its own sentence, which may quote values, is left out."""
 
 
 class Facts:
     """An open facts store. Its coroutines wait in threads of their own, so the event loop stays free."""
 
-    def __init__(self, url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES):
+    def __init__(
+        self,
+        url: str,
+        query_seconds: float = QUERY_SECONDS,
+        query_megabytes: int = QUERY_MEGABYTES,
+        insert_seconds: int = INSERT_SECONDS,
+        insert_tries: int = TRIES,
+    ):
         self.url = url
         self.bound(query_seconds, query_megabytes)
         self.embedded = url.startswith("chdb:")
@@ -109,12 +120,13 @@ class Facts:
         self.distributed = False  # the tables stand before those of a cluster
         self.takes_blocks = False  # the engine reads what `native_block` writes
         self._questions = _Line(url, "question", QUESTIONS)
-        self._inserts = _Line(url, "insert", INSERTS)
+        self._inserts = _Line(url, "insert", INSERTS, insert_seconds)
         self._streams = _Line(url, "stream", STREAMS)
         self._checks = _Line(url, "check", CHECKS)
         self._turns = Turns(QUESTIONS, EACH, WAITING)
         self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
+        self._paces: dict[str, InsertPace] = defaultdict(lambda: InsertPace(insert_tries))
 
     def bound(self, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> None:
         """Limit the time and memory of each query from now on."""
@@ -193,7 +205,7 @@ class Facts:
             client.command(f"KILL QUERY WHERE position(query, concat('{name[:16]}', '{name[16:]}')) > 0 ASYNC")
 
     def insert_now(self, table: str, rows: Sequence[Row]) -> None:
-        """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT."""
+        """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT, each tried once."""
         with self._inserts.client(2 * self._seconds) as client:
             for start in range(0, len(rows), ROWS_AN_INSERT):
                 client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
@@ -248,15 +260,13 @@ class Facts:
         await done
 
     async def insert_columns(self, table: str, columns: Sequence[Sequence[Any]]) -> None:
-        """Store one block of rows given as the columns of COLUMNS[table]; it is stored when this returns."""
-        if not columns[0]:
-            return
+        """Store rows given as the columns of COLUMNS[table]; they are stored when this returns."""
 
-        def write() -> None:
-            with self._inserts.client(2 * self._seconds) as client:
-                client.insert(table, columns, column_names=COLUMNS[table], column_oriented=True)
+        def write(client: Any, start: int, stop: int) -> None:
+            block = [column[start:stop] for column in columns]
+            client.insert(table, block, column_names=COLUMNS[table], column_oriented=True)
 
-        await self._inserts.run(write)
+        await self._store(table, len(columns[0]), write)
 
     async def copy_events(self, account_id: str, pairs: Sequence[tuple[int, int]]) -> None:
         """Store the events of some users under others as well: (whose they are, for whom). They keep their ids, so
@@ -268,26 +278,19 @@ class Facts:
         )
         asked = {"account": account_id, "users": [old for old, _ in pairs], "others": [new for _, new in pairs]}
 
-        def write() -> None:
-            with self._inserts.client(2 * self._seconds) as client:
-                client.command(sql, parameters=asked)
-
-        await self._inserts.run(write)
+        await self._store("event", 1, lambda client, _start, _stop: client.command(sql, parameters=asked))
 
     async def insert_block(self, table: str, block: bytes) -> None:
         """Store a block of `native_block` with the columns of COLUMNS[table]; it is stored when this returns."""
-
-        def write() -> None:
-            with self._inserts.client(2 * self._seconds) as client:
-                client.raw_insert(table, COLUMNS[table], block, fmt="Native")
-
-        await self._inserts.run(write)
+        await self._store(
+            table, 1, lambda client, _start, _stop: client.raw_insert(table, COLUMNS[table], block, fmt="Native")
+        )
 
     async def _insert_waiting(self, table: str) -> None:
         try:
             while batch := self._waiting.pop(table, None):
                 try:
-                    await self._insert_in_thread(table, [row for part, _ in batch for row in part])
+                    await self._insert_rows(table, [row for part, _ in batch for row in part])
                 except Exception as error:
                     await self._insert_apart(table, batch, error)
                     continue
@@ -298,12 +301,14 @@ class Facts:
             del self._inserting[table]
 
     async def _insert_apart(self, table: str, batch: list[Part], error: Exception) -> None:
-        """Insert each caller's rows alone, after their block failed: only the caller of a bad row gets the error."""
+        """Insert each caller's rows alone, after their block failed: only the caller of a bad row gets the error. When
+        it is the store that fails, all do."""
+        apart = len(batch) > 1 and find_trouble(error) is None
         for rows, done in batch:
             failure: Exception | None = error
-            if len(batch) > 1:
+            if apart:
                 try:
-                    await self._insert_in_thread(table, rows)
+                    await self._insert_rows(table, rows)
                     failure = None
                 except Exception as its_own:
                     failure = its_own
@@ -314,8 +319,20 @@ class Facts:
             else:
                 done.set_exception(failure)
 
-    async def _insert_in_thread(self, table: str, rows: Sequence[Row]) -> None:
-        await self._inserts.run(self.insert_now, table, rows)
+    async def _insert_rows(self, table: str, rows: Sequence[Row]) -> None:
+        def write(client: Any, start: int, stop: int) -> None:
+            client.insert(table, rows[start:stop], column_names=COLUMNS[table])
+
+        await self._store(table, len(rows), write)
+
+    async def _store(self, table: str, count: int, write: Callable[[Any, int, int], Any]) -> None:
+        """Have rows written in blocks, `write(client, start, stop)` each in a thread, at the table's pace."""
+
+        def write_block(start: int, stop: int) -> None:
+            with self._inserts.client(2 * self._seconds) as client:
+                write(client, start, stop)
+
+        await self._paces[table].store(table, count, lambda *block: self._inserts.run(write_block, *block))
 
     def close(self) -> None:
         """Wait for what runs in the threads, then close every connection."""
@@ -343,8 +360,8 @@ class Facts:
 class _Line:
     """Up to `size` connections for one kind of work, and as many threads. They are made when they are first needed."""
 
-    def __init__(self, url: str, name: str, size: int):
-        self._url = url
+    def __init__(self, url: str, name: str, size: int, answer_seconds: int = ANSWER_SECONDS):
+        self._url, self._answer_seconds = url, answer_seconds
         self._size = size
         self._made = 0
         self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
@@ -365,7 +382,7 @@ class _Line:
         """Yield a connection. patience: seconds to wait for one."""
         client = self._take(patience)
         try:
-            with _values_hidden():
+            with hide_values():
                 yield client
         finally:
             self._idle.put(client)
@@ -383,36 +400,37 @@ class _Line:
         if not make:
             return self._idle.get(timeout=patience)
         try:
-            return connect(self._url)
+            return connect(self._url, self._answer_seconds)
         except BaseException:
             with self._lock:
                 self._made -= 1
             raise
 
 
-@contextmanager
-def _values_hidden() -> Iterator[None]:
-    """Leave only code and name of the store's errors: their sentences quote the rows and parameters they are about."""
-    try:
-        yield
-    except Exception as error:
-        if found := _CODE.search(str(error)):
-            name = (_NAME.findall(str(error)) or ["no name"])[-1]
-            raise FactsError(f"facts: code {found[1]}, {name}") from None
-        raise
-
-
-def connect(url: str) -> Any:
+def connect(url: str, answer_seconds: int = ANSWER_SECONDS) -> Any:
     """Return a new connection of clickhouse-connect, in the database of our tables."""
     import clickhouse_connect
 
     if url.startswith("chdb:"):
         return clickhouse_connect.get_client(dsn=url, settings=AS_WRITTEN)
-    database = urlsplit(url).path.strip("/") or "tocsin"
-    return clickhouse_connect.get_client(dsn=url, database=database, settings=AS_WRITTEN | ON_A_CLUSTER)
+    client = clickhouse_connect.get_client(
+        dsn=url,
+        database=urlsplit(url).path.strip("/") or "tocsin",
+        settings=AS_WRITTEN | ON_A_SERVER,
+        send_receive_timeout=answer_seconds,
+    )
+    for name in SINCE_26.keys() & client.server_settings.keys():
+        client.set_client_setting(name, SINCE_26[name])
+    return client
 
 
-def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> Facts:
+def open_facts(
+    url: str,
+    query_seconds: float = QUERY_SECONDS,
+    query_megabytes: int = QUERY_MEGABYTES,
+    insert_seconds: int = INSERT_SECONDS,
+    insert_tries: int = TRIES,
+) -> Facts:
     """Open the store and make the tables that are missing.
 
     Raises Misconfigured when it cannot be reached, when the folder of chDB belongs to another process, and when a table
@@ -442,7 +460,7 @@ def open_facts(url: str, query_seconds: float = QUERY_SECONDS, query_megabytes: 
                 client.command(statement)
         _bound_parts(client)
     _check_layout(client, url)
-    facts = Facts(url, query_seconds, query_megabytes)
+    facts = Facts(url, query_seconds, query_megabytes, insert_seconds, insert_tries)
     facts._questions.add(client)
     facts.engine = str(client.server_version)
     facts.distributed = distributed
