@@ -15,7 +15,7 @@ import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import msgspec
@@ -23,6 +23,7 @@ import pytest
 from conftest import Caller, Server, free_ports, people, wait_for
 
 from tocsin.api.bodies import SHARE, Bodies
+from tocsin.api.held import Held
 from tocsin.api.places import Places
 from tocsin.errors import Problem
 
@@ -234,7 +235,7 @@ def test_an_account_holds_its_share() -> None:
     assert bodies.held == 61
 
     places = Places(3, 2)
-    with ExitStack() as others, ExitStack() as held:
+    with closing(Held()) as others, closing(Held()) as held:
         places.take("b", others)
         places.take("b", others)
         with pytest.raises(Problem):

@@ -7,21 +7,24 @@ SHARE of the budget, and so may all those together who did not log in.
 from __future__ import annotations
 
 import asyncio
+import functools
 import zlib
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
+from typing import Any
 
 from starlette.requests import Request
 
+from tocsin.api.held import Held
 from tocsin.errors import Problem
+from tocsin.store.patience import Patience
 
 SHARE = 4  # an account's part of the budget is one of so many
 STRANGERS = ""  # the owner of what comes without a passcode
 READ_ON = 8  # times the limit, then the connection is dropped in the middle
 UNFOLD_BYTES = 64 * 1024  # of a compressed body at a time
 GZIP = 16 + zlib.MAX_WBITS
-ENCODINGS = {"gzip": GZIP, "x-gzip": GZIP, "deflate": zlib.MAX_WBITS}
+ENCODINGS = {b"gzip": GZIP, b"x-gzip": GZIP, b"deflate": zlib.MAX_WBITS}
 HELD = "tocsin.held"  # in an ASGI scope: what is given back when its request ends
 
 
@@ -30,7 +33,7 @@ class Bodies:
 
     def __init__(self, budget: int, seconds: float):
         self._budget = budget
-        self._seconds = seconds
+        self._patience = Patience(seconds)
         self._held = Counter[str]()
         self._total = 0
 
@@ -46,15 +49,23 @@ class Bodies:
         Raises Problem 413 (after reading on for a while: many callers look for an answer only when they have sent
         everything), 408, 415, and 429 while too many bodies are held.
         """
-        unfold = _find_unfolding(request)
-        if _read_length(request) > limit * READ_ON:
+        unfold, length = _read_head(request)
+        if length > limit * READ_ON:
             raise _too_large(limit)
         body = _Body(self, request.scope[HELD], owner, limit)
+        task, late = asyncio.current_task(), list[bool]()
+        assert task is not None
+        number = self._patience.begin(functools.partial(_interrupt, task, late))
         try:
-            async with asyncio.timeout(self._seconds):
-                await _receive(request, body, unfold)
-        except TimeoutError:
-            raise Problem(f"The body did not arrive within {self._seconds:g} seconds", code=408, status=408) from None
+            await _receive(request, body, unfold)
+        except asyncio.CancelledError:
+            if not late:
+                raise
+            task.uncancel()
+            sentence = f"The body did not arrive within {self._patience.seconds:g} seconds"
+            raise Problem(sentence, code=408, status=408) from None
+        finally:
+            self._patience.end(number)
         return body.join()
 
     def take(self, owner: str, size: int) -> None:
@@ -75,7 +86,7 @@ class Bodies:
 class _Body:
     """The parts of one body, and what of the budget they take."""
 
-    def __init__(self, bodies: Bodies, held: ExitStack, owner: str, limit: int):
+    def __init__(self, bodies: Bodies, held: Held, owner: str, limit: int):
         self._bodies, self._owner, self.limit = bodies, owner, limit
         self._parts: list[bytes] = []
         self.size = 0
@@ -145,19 +156,26 @@ class _Unfolding:
             raise Problem("The compressed body ends in the middle")
 
 
-def _find_unfolding(request: Request) -> _Unfolding | None:
-    encoding = request.headers.get("content-encoding", "").strip().lower()
-    if encoding in ("", "identity"):
-        return None
+def _interrupt(task: asyncio.Task[Any], late: list[bool]) -> None:
+    """End the wait of a task, and leave a note that it was this that ended it."""
+    late.append(task.cancel())
+
+
+def _read_head(request: Request) -> tuple[_Unfolding | None, int]:
+    """Return what unfolds a body, None for one that is not compressed; and the bytes that it has by its own word, 0
+    when it does not say, or says nonsense. Raises Problem 415 for a compression that is not known."""
+    encoding = length = b""
+    for name, value in request.scope["headers"]:
+        if name == b"content-length":
+            length = length or value
+        elif name == b"content-encoding":
+            encoding = encoding or value.strip().lower()
+    size = int(length) if length.isdigit() and len(length) < 16 else 0
+    if encoding in (b"", b"identity"):
+        return None, size
     if encoding not in ENCODINGS:
         raise Problem("Content-Encoding must be gzip or deflate", code=415, status=415)
-    return _Unfolding(ENCODINGS[encoding])
-
-
-def _read_length(request: Request) -> int:
-    """Return the bytes that a body has by its own word; 0 when it does not say, or says nonsense."""
-    length = request.headers.get("content-length", "")
-    return int(length) if length.isascii() and length.isdigit() and len(length) < 16 else 0
+    return _Unfolding(ENCODINGS[encoding]), size
 
 
 def _too_large(limit: int) -> Problem:

@@ -6,7 +6,6 @@ import functools
 import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import ExitStack
 
 import msgspec
 import structlog
@@ -20,6 +19,7 @@ from tocsin import metrics
 from tocsin.account import Right
 from tocsin.api.bodies import HELD
 from tocsin.api.context import RIGHT, Context
+from tocsin.api.held import Held
 from tocsin.api.http import PRIVATE, refuse
 from tocsin.errors import Problem
 from tocsin.store.deadline import begin_deadline
@@ -111,8 +111,11 @@ class _Application:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        with ExitStack() as scope[HELD]:
+        held = scope[HELD] = Held()
+        try:
             response = await self._respond(Request(scope, receive))
+        finally:
+            held.close()
         _find_histogram(self._endpoint.path).observe(time.perf_counter() - started)
         await _send(self._endpoint.path, response, scope, receive, send)
 

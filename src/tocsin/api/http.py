@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,6 +41,15 @@ def answer(body: Mapping[str, Any] | str, headers: Mapping[str, str] | None = No
     """Return an answer; a text is JSON already."""
     content = body.encode() if isinstance(body, str) else msgspec.json.encode(body)
     return Response(content, 200, {**PRIVATE, **(headers or {})}, MEDIA_TYPE)
+
+
+class WrittenResponse(Response):
+    """An answer whose headers are written already, its length too. It may be sent any number of times."""
+
+    def __init__(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]]):
+        # Not Response's own, which makes each header anew.
+        self.status_code, self.body, self.background = status, body, None
+        self.raw_headers = [*headers, (b"content-length", b"%d" % len(body))]
 
 
 def replay(body: str) -> Response:

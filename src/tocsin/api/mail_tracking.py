@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from tocsin.api.context import Context
 from tocsin.api.endpoint import Endpoint
+from tocsin.api.http import WrittenResponse
 from tocsin.api.unsubscribe import refuse_visitor
 from tocsin.content.html_links import is_web, read_from_query
 from tocsin.delivery.mail_id import LINK_PATH, PIXEL_ENDING, PIXEL_PATH, MailId, MailPurpose
@@ -23,7 +24,6 @@ from tocsin.errors import Problem
 from tocsin.feedback.machines import is_quick, judge_visit
 from tocsin.feedback.reports import Way
 
-RECORD_SECONDS = 1.0  # that an answer waits for the report to be stored; it is stored all the same
 QUERY_BYTES = 16 * 1024  # of a target as it is written in a link
 DAY = 86_400.0
 NOT_OURS = "This is not a link of a mail this server sent."
@@ -34,6 +34,7 @@ HEADERS = [
     (b"x-robots-tag", b"noindex"),
 ]
 PIXEL = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7")  # 1 × 1, transparent
+SHOWN = WrittenResponse(200, PIXEL, [*HEADERS, (b"content-type", b"image/gif")])
 
 
 async def follow(context: Context, request: Request) -> Response:
@@ -50,7 +51,7 @@ async def follow(context: Context, request: Request) -> Response:
         context.quick_clicks.take(mail[:2], target, functools.partial(_count_quick, context, mail, now))
     else:
         await _record(context, "link", "clicked", mail, now)
-    return _answer(302, b"", (b"location", target))
+    return WrittenResponse(302, b"", [*HEADERS, (b"location", target)])
 
 
 async def show_pixel(context: Context, request: Request) -> Response:
@@ -59,7 +60,7 @@ async def show_pixel(context: Context, request: Request) -> Response:
     mail = await _read(context, "open", request.path_params["name"].removesuffix(PIXEL_ENDING), b"", now)
     machine = judge_visit(request.method, request.scope["headers"])
     await _record(context, "pixel", "machine_viewed" if machine else "viewed", mail, now)
-    return _answer(200, PIXEL, (b"content-type", b"image/gif"))
+    return SHOWN
 
 
 async def _read(context: Context, purpose: MailPurpose, letters: str, target: bytes, now: float) -> MailId:
@@ -80,20 +81,9 @@ async def _record(context: Context, way: Way, kind: str, mail: MailId, now: floa
         context.reports.note(way, "stale", now)
         return
     stored = context.reports.start(way, kind, mail.chunk_id, mail.position, now)
-    if stored is None:
-        return
-    timer = asyncio.get_running_loop().call_later(RECORD_SECONDS, stored.cancel)
-    with contextlib.suppress(asyncio.CancelledError, Exception):  # the log has what went wrong
-        await stored
-    timer.cancel()
-
-
-def _answer(status: int, body: bytes, header: tuple[bytes, bytes]) -> Response:
-    """Return an answer whose headers are written already."""
-    response = Response(status_code=status)
-    response.body = body
-    response.raw_headers = [*HEADERS, header, (b"content-length", b"%d" % len(body))]
-    return response
+    if stored is not None:
+        with contextlib.suppress(asyncio.CancelledError, Exception):  # the log has what went wrong
+            await stored
 
 
 ENDPOINTS = [

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from contextlib import ExitStack
 
+from tocsin.api.held import Held
 from tocsin.errors import Problem
 
 
@@ -17,7 +17,7 @@ class Places:
         self._busy = Counter[str]()
         self._all = 0
 
-    def take(self, account_id: str, held: ExitStack) -> None:
+    def take(self, account_id: str, held: Held) -> None:
         """Hold a place until `held` is closed. Raises Problem 429."""
         if self._all >= self._total or self._busy[account_id] >= self._each:
             raise Problem("Too many requests are under way; try again", code=429, status=429, retry_after=1)

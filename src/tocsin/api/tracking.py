@@ -12,7 +12,8 @@ from tocsin.errors import Problem
 from tocsin.feedback.interactions import INTERACTIONS
 
 BODY_BYTES = 4096
-OPEN = {"Cross-Origin-Resource-Policy": "cross-origin"}  # a page of a site may ask, and need not read the answer
+# A page of a site may ask, and need not read the answer. It is always the same.
+TAKEN = answer({"status": "success"}, {"Cross-Origin-Resource-Policy": "cross-origin"})
 
 
 async def track(context: Context, request: Request) -> Response:
@@ -27,7 +28,7 @@ async def track(context: Context, request: Request) -> Response:
     if not isinstance(push_id, str):
         raise Problem("id must be the wzrk_pid of a message (at $.id)")
     if request.method == "HEAD":  # asks, and reports nothing
-        return answer({"status": "success"}, OPEN)
+        return TAKEN
     now = context.clock()
     try:
         message = await context.signed_ids.read(push_id, "track")
@@ -35,7 +36,7 @@ async def track(context: Context, request: Request) -> Response:
         context.reports.note("track", "forged", now)
         raise
     await context.reports.take("track", kind, *message, now)
-    return answer({"status": "success"}, OPEN)
+    return TAKEN
 
 
 # GET is how the service worker of a browser reports.

@@ -12,6 +12,7 @@ from starlette.responses import Response, StreamingResponse
 
 from tocsin.api.broadcasts import Read
 from tocsin.api.context import Context
+from tocsin.api.held import Held
 from tocsin.authenticator.session import MemberSession, find_session
 from tocsin.dashboard.campaigns import CALM_SECONDS, LIST, find_id
 from tocsin.dashboard.page import PRIVATE, SECURITY, Frame, Visitor, render_text
@@ -46,7 +47,7 @@ async def _send_events(
 ) -> AsyncIterator[str]:
     account_id, last = visitor.account.id, ""
     watched = context.broadcasts.watch((account_id, campaign_id), _read_again(context, account_id, campaign_id))
-    with contextlib.ExitStack() as held:
+    with contextlib.closing(Held()) as held:
         try:
             context.broadcasts.places.take(account_id, held)
             crowded = False

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import functools
-import hashlib
 import hmac
 import struct
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from html import escape
 from typing import Any, Literal, NamedTuple
 
 from tocsin.content import MailLinks
-from tocsin.delivery.push_id import PERSONS, SIGNATURE
+from tocsin.delivery.push_id import begin_signature
 from tocsin.errors import Problem
 
 MailPurpose = Literal["link", "open"]
@@ -41,14 +40,14 @@ class MailId(NamedTuple):
 def sign_mail_id(secret: bytes, mail: MailId, purpose: MailPurpose, target: bytes = b"") -> str:
     """Return the id of a mail, 32 letters of base64url. target: of a link, the URL that it leads to."""
     what = _MAIL.pack(*mail)
-    return _write(what, _begin(secret, purpose), target)
+    return _write(what, begin_signature(secret, purpose), target)
 
 
 def read_mail_id(secret: bytes, letters: str, purpose: MailPurpose, target: bytes = b"") -> MailId:
     """Return the mail of an id. Raises Problem for one that this server did not sign, for this purpose and target."""
     raw = _decode(letters)
     what = raw[: _MAIL.size]
-    if not raw or not hmac.compare_digest(letters, _write(what, _begin(secret, purpose), target)):
+    if not raw or not hmac.compare_digest(letters, _write(what, begin_signature(secret, purpose), target)):
         raise Problem("id is not one this server gave out (at $.id)")
     return MailId(*_MAIL.unpack(what))
 
@@ -59,7 +58,7 @@ def make_links(public_url: str, secret: bytes, mail: MailId, *, clicks: bool, op
     what = _MAIL.pack(*mail)
 
     def sign(targets: Sequence[bytes]) -> Sequence[str]:
-        begun = _begin(secret, "link").copy()
+        begun = begin_signature(secret, "link").copy()
         begun.update(what)
         raw = bytearray()
         for target in targets:
@@ -73,15 +72,9 @@ def make_links(public_url: str, secret: bytes, mail: MailId, *, clicks: bool, op
 
     return MailLinks(
         sign=sign if clicks else None,
-        pixel=f"{base}{PIXEL_PATH}{_write(what, _begin(secret, 'open'), b'')}{PIXEL_ENDING}" if opens else "",
+        pixel=f"{base}{PIXEL_PATH}{_write(what, begin_signature(secret, 'open'), b'')}{PIXEL_ENDING}" if opens else "",
         own=own,
     )
-
-
-@functools.lru_cache(maxsize=16)
-def _begin(secret: bytes, purpose: MailPurpose) -> Any:
-    """Return the state of the hash after its key, which is the larger part of the work."""
-    return hashlib.blake2b(digest_size=SIGNATURE, key=secret, person=PERSONS[purpose])
 
 
 @functools.lru_cache(maxsize=16)

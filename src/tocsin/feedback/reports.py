@@ -8,6 +8,7 @@ the places. What is reported again costs no store, as long as it is remembered.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence
@@ -31,12 +32,15 @@ from tocsin.feedback.report_log import ReportLog
 from tocsin.feedback.sent_chunks import SentChunk, SentChunks
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.patience import Patience
 
 log = structlog.get_logger()
 
 Way = Literal["track", "app", "link", "pixel"]
 BY_MAIL: tuple[Way, ...] = ("link", "pixel")
 Result = Literal["counted", "machine", "repeated", "stale", "off", "unsent", "unknown", "forged", "full"]
+
+COUNTED: tuple[Result, ...] = ("counted", "machine")
 
 BLOCK = 2000  # reports that are stored together
 # An insert into facts costs about the same for one row and for a thousand. So after a block of MANY the next one
@@ -46,6 +50,7 @@ PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them 
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
 OLD_WAITING = 256
+WAIT_SECONDS = 1.0  # for a report that is stored all the same
 NOT_OURS = "id is not of a message this server sent (at $.id)"
 TOO_MANY = "Too many reports are waiting; try again"
 _RESULTS: dict[int, Result] = {410: "stale", 429: "full"}
@@ -78,11 +83,12 @@ class Reports:
         self._tasks: set[asyncio.Task[None]] = set()
         self._old = asyncio.Semaphore(OLD_AT_ONCE)
         self._old_waiting = 0
+        self._waits = Patience(WAIT_SECONDS)
 
     def note(self, way: Way, result: Result, now: float, account_id: str = "") -> None:
         """Count a report, and leave a line where it changed nothing."""
         _find_counter(way, result).inc()
-        if result not in ("counted", "machine"):
+        if result not in COUNTED:
             self._log.tell(way, result, account_id, now)
 
     async def take(self, way: Way, kind: str, chunk_id: int, position: int, now: float, *, of: str = "") -> Result:
@@ -103,25 +109,50 @@ class Reports:
         return result
 
     def start(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> asyncio.Future[Any] | None:
-        """Take a report whose result nobody asks for. Return what is done when it is stored or cannot be, and may be
-        ended by whoever waits no more; None when there is nothing to wait for."""
+        """Take a report whose result nobody asks for. Return what is done when it is stored or cannot be, cancelled
+        after WAIT_SECONDS; whoever waits no more may cancel it too. None when there is nothing to wait for."""
+        key = Key(chunk_id, position, kind)
         chunk = self._chunks.get(chunk_id)
         if chunk is None:
-            task = asyncio.create_task(self._take_quietly(way, kind, chunk_id, position, now))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            return asyncio.ensure_future(_wait_for(task))
-        try:
-            found = self._judge(way, Key(chunk_id, position, kind), chunk, now)
-        except Problem:
-            return None
-        return None if isinstance(found, str) else found
+            done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            self._chunks.ask(chunk_id).add_done_callback(functools.partial(self._start_read, way, key, now, done))
+        else:
+            try:
+                found = self._judge(way, key, chunk, now)
+            except Problem:
+                return None
+            if isinstance(found, str):
+                return None
+            done = found
+        self._waits.begin(done.cancel)
+        return done
 
-    async def _take_quietly(self, way: Way, kind: str, chunk_id: int, position: int, now: float) -> None:
+    def _start_read(
+        self, way: Way, key: Key, now: float, done: asyncio.Future[Any], asked: asyncio.Future[SentChunk | None]
+    ) -> None:
+        """Take a report once its chunk was read, and set what waits for it."""
+        found: Result | asyncio.Future[Any] = "unknown"
+        if asked.cancelled() or (error := asked.exception()):
+            log.error("a report is lost", way=way, reason="no chunk" if asked.cancelled() else type(error).__name__)
+        elif (chunk := asked.result()) is None:
+            found = asyncio.create_task(self._take_quietly(way, key, now))
+            self._tasks.add(found)
+            found.add_done_callback(self._tasks.discard)
+        else:
+            with contextlib.suppress(Problem):  # metric and log have it
+                found = self._judge(way, key, chunk, now)
+        if isinstance(found, str):
+            _end(done)
+        else:
+            found.add_done_callback(functools.partial(_end, done))
+
+    async def _take_quietly(self, way: Way, key: Key, now: float) -> None:
+        """Take a report about a message of which only facts know whom it went to; metric and log have what it came
+        to."""
         try:
-            await self.take(way, kind, chunk_id, position, now)
-        except Problem:
-            pass  # metric and log have it
+            self.note(way, await self._take_old(way, key, now, ""), now)
+        except Problem as problem:
+            self.note(way, _name_problem(problem), now)
         except Exception as error:
             log.error("a report is lost", way=way, reason=type(error).__name__)
 
@@ -260,13 +291,16 @@ class Reports:
             self._fail(block, error)
             return
         self._insert_seconds = loop.time() - began
+        counts = Counter[tuple[Way, Result]]()
         for one in block:
             key = one.heard.key
-            if key not in first:
-                self._finish(one, "off")
+            if (found := first.get(key)) is None:
+                self._finish(one, "off", counts)
                 continue
             self._stored[key] = None
-            self._finish(one, _name(key, new=first[key].new))
+            self._finish(one, _name(key, new=found.new), counts)
+        for (way, result), count in counts.items():
+            _find_counter(way, result).inc(count)
         while len(self._stored) > REMEMBERED:
             self._stored.popitem(last=False)
 
@@ -279,14 +313,20 @@ class Reports:
                     done.set_exception(error)
                     done.exception()  # somebody may wait no more
 
-    def _finish(self, one: _Gathered, result: Result) -> None:
-        """Note what a report came to, and tell whoever still waits."""
+    def _finish(self, one: _Gathered, result: Result, counts: Counter[tuple[Way, Result]]) -> None:
+        """Note what a report came to, what is counted in `counts`, and tell whoever still waits."""
         self._leave(one)
-        repeated: Result = "repeated" if result in ("counted", "machine") else result
-        for way, done, found in ((one.way, one.done, result), *((way, done, repeated) for way, done in one.repeats)):
-            self.note(way, found, one.heard.at, one.heard.account_id)
+        if result in COUNTED:
+            counts[one.way, result] += 1
+        else:
+            self.note(one.way, result, one.heard.at, one.heard.account_id)
+        if not one.done.done():
+            one.done.set_result(result)
+        repeated: Result = "repeated" if result in COUNTED else result
+        for way, done in one.repeats:
+            self.note(way, repeated, one.heard.at, one.heard.account_id)
             if not done.done():
-                done.set_result(found)
+                done.set_result(repeated)
 
     def _leave(self, one: _Gathered) -> None:
         del self._under_way[one.heard.key]
@@ -296,9 +336,10 @@ class Reports:
             del self._held[owner]
 
 
-async def _wait_for(task: asyncio.Task[None]) -> None:
-    """Wait for a task that goes on when nobody waits any more."""
-    await asyncio.shield(task)
+def _end(done: asyncio.Future[Any], _: object = None) -> None:
+    """Tell whoever still waits that there is nothing more to wait for."""
+    if not done.done():
+        done.set_result(None)
 
 
 def _name_problem(problem: Problem) -> Result:

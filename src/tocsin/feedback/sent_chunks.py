@@ -116,11 +116,15 @@ class SentChunks:
     async def read(self, chunk_id: int) -> SentChunk | None:
         """Return a chunk from the ledger, in one question for all that are asked for at the moment. None when the
         ledger does not have it, or not its recipients."""
+        return await asyncio.shield(self.ask(chunk_id))
+
+    def ask(self, chunk_id: int) -> asyncio.Future[SentChunk | None]:
+        """Return what `read` waits for; many may wait for it, so nobody may cancel it."""
         if (asked := self._asked.get(chunk_id)) is None:
             asked = self._asked[chunk_id] = asyncio.get_running_loop().create_future()
             if self._reading is None:
                 self._reading = asyncio.create_task(self._read_asked())
-        return await asyncio.shield(asked)
+        return asked
 
     async def _read_asked(self) -> None:
         try:

@@ -1,0 +1,40 @@
+"""Waiting that ends: one timer for all who wait equally long, since a timer each costs more than what is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+
+class Patience:
+    """Gives up on what began `seconds` ago and has not ended. For one event loop."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+        self._waiting: dict[int, tuple[float, Callable[[], object]]] = {}  # in the order in which they began
+        self._number = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self, give_up: Callable[[], object]) -> int:
+        """Have `give_up` called in `seconds`, unless the number that is returned has ended by then."""
+        loop = asyncio.get_running_loop()
+        self._number += 1
+        self._waiting[self._number] = loop.time() + self.seconds, give_up
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds, self._look)
+        return self._number
+
+    def end(self, number: int) -> None:
+        """Wait no longer; a number that was given up is none any more."""
+        self._waiting.pop(number, None)
+
+    def _look(self) -> None:
+        """Give up on all whose time has come, and look again when that of the next one has."""
+        loop, self._timer = asyncio.get_running_loop(), None
+        now = loop.time()
+        for number, (until, give_up) in list(self._waiting.items()):
+            if until > now:
+                self._timer = loop.call_at(until, self._look)
+                return
+            del self._waiting[number]
+            give_up()
