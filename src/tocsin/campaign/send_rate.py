@@ -97,11 +97,11 @@ def _lock(connection: Connection, account_id: str) -> Due:
         table.c.account_id == account_id, table.c.name.in_((REQUESTS, PEOPLE)), table.c.id == ""
     )
     query = query.order_by(table.c.name).with_for_update()
-    found: dict[str, float] = dict(connection.execute(query).tuples())
+    found = {name: float(until) for name, until in connection.execute(query)}
     if len(found) < len(Due._fields):
         for name in sorted((REQUESTS, PEOPLE)):
             insert_new(connection, table, {"account_id": account_id, "name": name, "id": "", "until": 0.0})
-        found = dict(connection.execute(query).tuples())
+        found = {name: float(until) for name, until in connection.execute(query)}
     return Due(found[REQUESTS], found[PEOPLE])
 
 
