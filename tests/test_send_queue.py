@@ -19,12 +19,15 @@ from sqlalchemy import Connection, Engine, event, func, select
 
 from tocsin import queue
 from tocsin.account import Account, create_account
+from tocsin.api.send_rates import SendRates
 from tocsin.campaign.send import read_asked, read_plain
 from tocsin.campaign.send_queue import TAG_GROUPS, QueuedSend, SendQueue
+from tocsin.campaign.send_rate import Due, SendRate, pass_request
 from tocsin.delivery.load_shedding import HEAVY, LoadMeter
 from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
+from tocsin.policy import set_policy
 from tocsin.queue import TRANSACTIONAL, Chunk, NewRequest, lease_in_turns
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -334,3 +337,103 @@ def test_devices_are_still_named(sending: Caller) -> None:
     sending.upload({"type": "profile", "identity": "7", "objectId": "d7", "profileData": {}})
     sending.upload({"type": "token", "objectId": "d7", "tokenData": {"type": "fcm", "id": token("fcm", "d7")}})
     assert sending.post(PUSH, SEND | {"to": {"Identity": [7]}})[0] == 200
+
+
+def rates(ledger: Ledger, heavy: int = HEAVY) -> SendRates:
+    return SendRates(ledger, SendRate(), heavy)
+
+
+def count_admitted(found: SendRates, name: str, rate: SendRate, each: int, calls: int, now: float) -> int:
+    admitted, refused = 0, list[Problem]()
+    for _ in range(calls):
+        try:
+            found.admit(name, rate, each, now)
+            admitted += 1
+        except Problem as problem:
+            refused.append(problem)
+    assert all(one.status == 429 and (one.retry_after or 0) >= 1 for one in refused)
+    return admitted
+
+
+def test_a_rate_of_sends(own_ledger: Ledger) -> None:
+    """A second's worth comes together; then one after the other. Who names many in a slow account waits for all."""
+    found = rates(own_ledger)
+    assert count_admitted(found, "a", SendRate(requests=5), 1000, 9, NOW) == 5
+    assert count_admitted(found, "a", SendRate(requests=5), 1000, 9, NOW + 0.4) == 2
+    assert count_admitted(found, "b", SendRate(people=100), 10, 30, NOW) == 10
+    assert count_admitted(found, "c", SendRate(people=10), 1000, 3, NOW) == 1
+    assert count_admitted(found, "c", SendRate(people=10), 1, 3, NOW + 98) == 0
+    assert count_admitted(found, "c", SendRate(people=10), 1, 3, NOW + 101) == 3
+    assert count_admitted(found, "c", SendRate(people=10), 1, 3, NOW - 1e6) == 3  # the clock was set back
+
+
+@given(st.lists(st.tuples(st.floats(0, 2), st.integers(1, 1000)), max_size=60), st.floats(0.5, 3000))
+def test_no_more_than_the_rate(calls: list[tuple[float, int]], people: float) -> None:
+    """Whatever is asked when: never more than the rate's seconds, one second together, and the last request's."""
+    due, now, admitted = Due(), NOW, 0
+    for wait, count in calls:
+        now += wait
+        try:
+            due = pass_request(due, SendRate(people=people), count, now)
+        except Problem:
+            continue
+        admitted += count
+        assert admitted <= people * (now - NOW + 1.1) + 1000
+
+
+def test_alone_any_number_together_a_share(own_ledger: Ledger) -> None:
+    """One account may name as many as it likes; beside others, beyond what can be delivered, as many as they."""
+    found, free = rates(own_ledger, heavy=10_000), SendRate()
+    assert count_admitted(found, "big", free, 1000, 100, NOW) == 100
+    assert count_admitted(found, "small", free, 1, 10, NOW + 1) == 10
+    assert count_admitted(found, "big", free, 1000, 100, NOW + 1) == 9  # 10,000 are shared; the half of it is exceeded
+    assert count_admitted(found, "small", free, 1, 10, NOW + 1) == 10
+    assert count_admitted(found, "big", free, 1000, 100, NOW + 5) == 100
+
+
+async def test_a_rate_of_its_own(own_ledger: Ledger) -> None:
+    """An account's own rate holds a second after it was set, and is read once a second."""
+    account, found = create_account(own_ledger, "own", "UTC", NOW)[0], rates(own_ledger)
+    assert await found.find(account.id, NOW) == SendRate()
+    own = '{"send_requests_per_second": 2, "send_people_per_second": 300}'
+    own_ledger.write_now(lambda connection: set_policy(connection, account.id, "limits", own, NOW))
+    assert await found.find(account.id, NOW + 0.9) == SendRate()
+    assert await found.find(account.id, NOW + 1) == SendRate(2, 300)
+
+
+@pytest.mark.parametrize("ledger_url", ["postgresql"], indirect=True)
+async def test_a_rate_of_sends_over_processes(store: Ledger, open_again: Callable[[], Ledger]) -> None:
+    """Two processes keep one count, in the transactions that insert; who is refused has nothing queued, and keeps the
+    key."""
+    account = create_account(store, "rate", "UTC", NOW)[0]
+    queues = [SendQueue(store), SendQueue(open_again())]
+    rate = SendRate(requests=6)
+
+    async def call(number: int) -> int:
+        key = read_key(account.id, f"key-{number}", PUSH, b"")
+        try:
+            return int(await queues[number % 2].put(QueuedSend(request(account), key, rate, 1)))
+        except Problem as problem:
+            return problem.status
+
+    results = await asyncio.gather(*(call(number) for number in range(40)))
+    admitted = sum(one == 1 for one in results)
+    assert 6 <= admitted <= 10  # one commit may come a moment later
+    assert Counter(results) == {1: admitted, 429: 40 - admitted}
+    assert len(stored(store, account)) == admitted
+    table = schema.idempotency
+    kept = select(func.count()).select_from(table).where(table.c.account_id == account.id)
+    assert store.read_now(lambda connection: connection.scalar(kept)) == admitted
+
+
+def test_beyond_the_rate_of_sends(server: Server) -> None:
+    """429 with Retry-After, in CleverTap's words; another account is not held up."""
+    slow, other = server.account(), server.account()
+    own = '{"send_requests_per_second": 0.01}'
+    with closing(open_ledger(server.ledger_url)) as ledger:
+        ledger.write_now(lambda connection: set_policy(connection, slow.account_id, "limits", own, NOW))
+    assert slow.post(PUSH, SEND)[0] == 200
+    status, answer, headers = slow.call("POST", PUSH, SEND)
+    assert (status, answer["status"], answer["code"]) == (429, "fail", 429)
+    assert int(headers["retry-after"]) >= 1
+    assert other.post(PUSH, SEND)[0] == 200

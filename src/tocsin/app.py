@@ -29,6 +29,7 @@ from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health, Installation
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
+from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.authenticator.audit import forget_old_deeds
@@ -38,6 +39,7 @@ from tocsin.authenticator.tickets import forget_old_tickets
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
+from tocsin.campaign.send_rate import SendRate
 from tocsin.dashboard import PAGES
 from tocsin.delivery.circuit_breaker import BreakerRules
 from tocsin.delivery.cleaner import clean_regularly
@@ -210,6 +212,9 @@ def _make_context(
             *(ledger, "upload", None, settings.uploads_at_once), pick=lambda own: (None, own.uploads_at_once)
         ),
         checks=Throttle(ledger, "check", CHECKS_PER_SECOND, 1, pick=lambda _: (None, None)),
+        send_rates=SendRates(
+            ledger, SendRate(settings.send_requests_per_second or None, settings.send_people_per_second or None)
+        ),
         sends=Places(settings.requests_at_once, settings.requests_at_once // SHARE),
         reads=Places(settings.requests_at_once, settings.reads_at_once),
         app_places=Places(settings.connections, settings.connections // 2),

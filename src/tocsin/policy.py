@@ -39,6 +39,8 @@ class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_properties: Annotated[int, Meta(ge=1, le=MOST_NAMES)] | None = None
     profile_properties: Annotated[int, Meta(ge=1, le=MOST_NAMES)] | None = None
     app_requests_per_second: Annotated[float, Meta(gt=0)] | None = None
+    send_requests_per_second: Annotated[float, Meta(gt=0)] | None = None
+    send_people_per_second: Annotated[float, Meta(gt=0)] | None = None
 
 
 class Control(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

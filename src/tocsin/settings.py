@@ -102,6 +102,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     uploads_at_once: Annotated[
         int, Meta(ge=1, description="`upload` requests of one account under way at one time.")
     ] = 15
+    send_requests_per_second: Annotated[
+        float, Meta(ge=0, description="`send` requests one account may make in a second; 0: any number.")
+    ] = 0.0
+    send_people_per_second: Annotated[
+        float,
+        Meta(
+            ge=0,
+            description="People one account may name in `send` requests in a second; 0: any, while others leave room.",
+        ),
+    ] = 0.0
     event_names: Annotated[
         int, Meta(ge=1, le=100_000, description="Names of events one account may have; a further one gets code 528.")
     ] = 512

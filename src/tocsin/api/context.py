@@ -18,6 +18,7 @@ from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
 from tocsin.api.places import Places
+from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
 from tocsin.authenticator import Authenticator
 from tocsin.authenticator.password import Passwords
@@ -61,6 +62,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     uploads: Throttle
     checks: Throttle
     sends: Places
+    send_rates: SendRates
     reads: Places
     app_places: Places
     apps: AppDirectory

@@ -38,8 +38,11 @@ async def send(context: Context, request: Request, channel: str) -> Response:
         await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
     key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
     asked = read_plain(raw) or read_asked(read_object(raw, path))
-    new = await accept(context.send_queue, account, channel, asked, now, context.settings, context.compile_pool, key)
-    context.load.count(sum(map(len, asked.to.values())), now)
+    rate, people = await context.send_rates.find(account.id, now), sum(map(len, asked.to.values()))
+    context.send_rates.admit(account.id, rate, people, now)
+    stages = context.send_queue, account, channel, asked, now, context.settings, context.compile_pool
+    new = await accept(*stages, key, rate)
+    context.load.count(people, now)
     return ACCEPTED if new else REPLAYED
 
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 from sqlalchemy import Connection, delete, func, select, text
 
+from tocsin.campaign.send_rate import advance
 from tocsin.errors import Problem
 from tocsin.policy import Limits, load_policy
 from tocsin.store import schema
@@ -17,8 +18,6 @@ from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.rows import upsert_rows
 
-# A caller who keeps to one request a second arrives a few milliseconds early now and then.
-TOLERANCE = 0.05
 LONGEST = 120.0  # seconds that a request may hold its place; who holds it longer has died
 
 table = schema.concurrency_slot
@@ -66,7 +65,7 @@ class Throttle:
         if self._busy[account_id] >= at_once:
             raise _too_many()
         if per_second is not None:
-            self._free_at[account_id] = _advance(self._free_at.get(account_id, 0.0), now, per_second)
+            self._free_at[account_id] = advance(self._free_at.get(account_id, 0.0), now, per_second)
         self._busy[account_id] += 1
 
     def _enter_together(self, connection: Connection, account_id: str, place: str) -> None:
@@ -82,25 +81,8 @@ class Throttle:
         rows = [{"account_id": account_id, "name": self._name, "id": place, "until": now + LONGEST}]
         if per_second is not None:
             free_at = connection.scalar(select(table.c.until).where(*mine, table.c.id == "")) or 0.0
-            rows.append({**rows[0], "id": "", "until": _advance(free_at, now, per_second)})
+            rows.append({**rows[0], "id": "", "until": advance(free_at, now, per_second)})
         upsert_rows(connection, table, rows, keys=("account_id", "name", "id"))
-
-
-def _advance(free_at: float, now: float, per_second: float) -> float:
-    """Return when the request after this one is due. Raises Problem 429 when this one came too early: as many as a
-    second allows may come together, then one after the other."""
-    step, burst = 1 / per_second, max(1.0, per_second)
-    # Further ahead than it ever gets: the clock was set back.
-    due = now if free_at > now + (burst + 1) * step else max(free_at, now)
-    early = due - now - (burst - 1) * step
-    if early > TOLERANCE * step:
-        raise Problem(
-            f"Too many requests: this endpoint takes {per_second:g} in a second",
-            code=429,
-            status=429,
-            retry_after=max(1, round(early)),
-        )
-    return due + step
 
 
 def _too_many() -> Problem:

@@ -13,6 +13,7 @@ from tocsin.account import Account
 from tocsin.campaign.addressees import TO_KINDS, TO_LIMIT, check_to
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send_queue import NOT_TAGGED, QueuedSend, SendQueue
+from tocsin.campaign.send_rate import SendRate
 from tocsin.campaign.spec import OnCrash
 from tocsin.content import read_content
 from tocsin.errors import Problem, read_struct
@@ -90,9 +91,11 @@ async def accept(
     settings: Settings,
     compile_pool: CompilePool,
     key: IdempotencyKey | None = None,
+    rate: SendRate | None = None,
 ) -> bool:
     """Queue one request. Return False when it was queued before, by its key. Raise Problem with the documented codes:
-    400 for the content, 422 for a key that stands for another request, 429."""
+    400 for the content, 422 for a key that stands for another request, 429. rate: the account's, of which several
+    processes keep one count."""
     for field in NOT_YET:
         if getattr(asked, field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
@@ -115,7 +118,7 @@ async def accept(
         expires_at=now + settings.message_hours * 3600,
         now=now,
     )
-    return await send_queue.put(QueuedSend(new, key))
+    return await send_queue.put(QueuedSend(new, key, rate, sum(map(len, asked.to.values()))))
 
 
 async def _check_content(asked: _AskedContent, account_id: str, compile_pool: CompilePool) -> bytes:

@@ -16,6 +16,7 @@ import structlog
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
+from tocsin.campaign.send_rate import SendRate, pass_together
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, keep
 from tocsin.queue import Chunk, NewRequest
@@ -32,10 +33,13 @@ NOT_TAGGED = "Not Tagged"
 
 
 class QueuedSend(msgspec.Struct, frozen=True):
-    """A request to be queued, and its key. Under the key no answer is stored: there is only one."""
+    """A request to be queued, and its key. Under the key no answer is stored: there is only one. rate: the account's,
+    if it has one; people: whom the request names."""
 
     request: NewRequest
     key: IdempotencyKey | None = None
+    rate: SendRate | None = None
+    people: int = 0
 
 
 class Taker(Protocol):
@@ -116,14 +120,17 @@ class SendQueue:
         tags.clear()  # an earlier run of this transaction was broken off
         results: list[bool | Exception] = []
         new: list[NewRequest] = []
-        for entry in entries:
+        early = [] if self._ledger.embedded else _find_early(connection, entries)
+        for number, entry in enumerate(entries):
             request = entry.request
             try:
+                if early and (problem := early[number]) is not None:
+                    raise problem
                 if entry.key is not None and keep(connection, entry.key, "", request.now) is not None:
                     results.append(False)
                     continue
-            except Problem as problem:
-                results.append(problem)
+            except Problem as refused:
+                results.append(refused)
                 continue
             tag = request.tag_group
             if tag and (request.account_id, tag) not in self._tags | tags:
@@ -135,6 +142,12 @@ class SendQueue:
             results.append(True)
         queue.insert_requests(connection, new)
         return results, lease(connection) if lease is not None and new else []
+
+
+def _find_early(connection: Connection, entries: Sequence[QueuedSend]) -> Sequence[Problem | None]:
+    """Return the Problem of each request that is more than its account may make, None for others."""
+    rates = {one.request.account_id: one.rate for one in entries if one.rate is not None and one.rate.is_limited}
+    return pass_together(connection, rates, [(one.request.account_id, one.people) for one in entries]) if rates else []
 
 
 def _add_tag_group(connection: Connection, account_id: str, tag: str, now: float) -> bool:

@@ -34,7 +34,8 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     \b
     caps     {"push": {"most": 3, "days": 1, "dwell_minutes": 15, "throttle": 10000}}
     limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15, "event_names": 512,
-              "event_properties": 2048, "profile_properties": 1024, "app_requests_per_second": 5000}
+              "event_properties": 2048, "profile_properties": 1024, "app_requests_per_second": 5000,
+              "send_requests_per_second": 50, "send_people_per_second": 5000}
     control  {"percent": 5}
     conversion  {"event_name": "Charged", "conversion_time": "1D", "revenue_property": "Amount"}
     retention  {"days": 30, "events": {"Page Viewed": 90, "*": 400}}

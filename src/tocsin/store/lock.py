@@ -1,6 +1,6 @@
 """The locks of the ledger, and the one order in which every transaction takes them.
 
-    idempotency key → caps of an account → account → campaign → runs by id → chunks by id
+    send rate of an account → idempotency key → caps of an account → account → campaign → runs by id → chunks by id
 
 The account's row stands for its users, identities, devices and tag groups: who changes several of them locks it first.
 A transaction may leave out what it does not need, and must not go back; one that leases takes only chunks that nobody
