@@ -20,6 +20,7 @@ from tocsin.store.facts import COLUMNS, Facts, open_facts
 from tocsin.store.facts_error import FactsError
 from tocsin.store.insert_pace import InsertPace
 from tocsin.store.ledger import Ledger
+from tocsin.store.native_block import encode_block, encode_json, encode_numbers, encode_texts
 
 pytest_plugins = ("engines",)
 
@@ -67,11 +68,21 @@ async def by_columns(facts: Facts, rows: Sequence[Row]) -> None:
     await facts.insert_columns("event", list(zip(*rows, strict=True)))
 
 
-async def by_arrow(facts: Facts, rows: Sequence[Row]) -> None:
-    columns = dict(zip(COLUMNS["event"], map(list, zip(*rows, strict=True)), strict=True))
-    days = pyarrow.array([(DAY - date(1970, 1, 1)).days] * len(rows), pyarrow.uint16())
-    seconds = pyarrow.array([int(AT.timestamp())] * len(rows), pyarrow.uint32())
-    await facts.insert_arrow("event", pyarrow.table(columns | {"day": days, "at": seconds}))
+async def by_block(facts: Facts, rows: Sequence[Row]) -> None:
+    account, names, _, users, _, ids, _, raw = zip(*rows, strict=True)
+    columns = {
+        "account": encode_texts(pyarrow.array(account)),
+        "name": encode_texts(pyarrow.array(names)),
+        "day": encode_numbers(pyarrow.array([(DAY - date(1970, 1, 1)).days] * len(rows), pyarrow.uint16()), "Date"),
+        "user": encode_numbers(pyarrow.array(users, pyarrow.uint32()), "UInt32"),
+        "at": encode_numbers(pyarrow.array([int(AT.timestamp())] * len(rows), pyarrow.uint32()), "DateTime('UTC')"),
+        "id": encode_numbers(pyarrow.array(ids, pyarrow.uint64()), "UInt64"),
+        "props": encode_json({}),
+        "raw": encode_texts(pyarrow.array(raw)),
+    }
+    await facts.insert_block(
+        "event", encode_block(COLUMNS["event"], [columns[one] for one in COLUMNS["event"]], len(rows))
+    )
 
 
 async def count(facts: Facts, account: str) -> tuple[int, int]:
@@ -85,7 +96,7 @@ async def count(facts: Facts, account: str) -> tuple[int, int]:
     return int(events), int(people)
 
 
-@pytest.mark.parametrize("write", [by_rows, by_columns, by_arrow])
+@pytest.mark.parametrize("write", [by_rows, by_columns, by_block])
 @pytest.mark.parametrize("fault", ["drop before", "drop after", "half", PARTS, MEMORY, BUSY])
 async def test_a_fault_that_passes(server: FactsServer, wire: Facts, write: Write, fault: str) -> None:
     """Two inserts in a row meet a fault: all rows are stored when the call returns, and each is one."""
