@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -127,10 +129,43 @@ def test_broken_liquid_elsewhere(caller: Caller, content: dict[str, Any], field:
     assert listed(caller) == []
 
 
+def test_a_named_provider(sending: Caller, server: Server) -> None:
+    """What callers call a provider is known once the account has said so, to campaigns and sends of its channel."""
+    names = '{"SendGrid main": "smtp", "Apple": "apns"}'
+    call = ["policy", "set", "provider_names", names, "--account", sending.account_id, "--data", str(server.data)]
+    subprocess.run([sys.executable, "-m", "tocsin", *call], check=True, capture_output=True, timeout=100)
+    mail = {"to": {"email": ["a@example.com"]}, "content": email()["content"]}
+    for called, path, body, status in (
+        ("SendGrid main", CREATE, email(), 200),
+        ("Apple", CREATE, push(), 200),
+        ("Apple", CREATE, push(devices=["android"]), 400),
+        ("Apple", CREATE, email(), 400),
+        ("SendGrid main", "/1/send/email.json", mail, 200),
+        ("Apple", "/1/send/email.json", mail, 400),
+        ("sendgrid main", "/1/send/email.json", mail, 400),
+    ):
+        asked = body | {"provider_nick_name": called} | ({"estimate_only": True} if path == CREATE else {})
+        got, answer = sending.post(path, asked)
+        error = "InCorrect provider_nick_name! " if status == 400 else ""
+        assert (got, str(answer.get("error", ""))[:30]) == (status, error)
+            status,
+            "InCorrect provider_nick_name! " if status == 400 else "",
+        )
+    unknown = subprocess.run(
+        [sys.executable, "-m", "tocsin", *call[:3], '{"X": "pigeon"}', *call[4:]],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (unknown.returncode, "pigeon" in unknown.stderr) == (1, True)
+
+
 @pytest.mark.parametrize(
     "fields",
     [
         {"provider_nick_name": "nobody"},
+        {"provider_nick_name": ["nobody"]},
         {"control_group": {"type": "custom", "name": "RamndomNm77"}},
     ],
     ids=lambda fields: next(iter(fields)),

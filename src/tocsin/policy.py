@@ -1,5 +1,5 @@
 """The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention, whom its apps may name, what its mails report."""
+conversion, its retention, whom its apps may name, what its mails report, what its providers are called."""
 
 from __future__ import annotations
 
@@ -80,6 +80,10 @@ class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     clicks: bool = True
 
 
+# Callers may say which provider they mean by a name they gave it with CleverTap.
+ProviderNames = dict[Annotated[str, Meta(min_length=1, max_length=100)], Annotated[str, Meta(max_length=16)]]
+
+
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
     limits: Limits = Limits()
@@ -88,6 +92,7 @@ class Policy(msgspec.Struct, frozen=True):
     retention: Retention = Retention()
     apps: Apps = Apps()
     tracking: Tracking = Tracking()
+    provider_names: ProviderNames = {}
 
 
 KINDS: dict[str, Any] = {
@@ -98,6 +103,7 @@ KINDS: dict[str, Any] = {
     "retention": Retention,
     "apps": Apps,
     "tracking": Tracking,
+    "provider_names": ProviderNames,
 }
 _DECODERS = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}  # made before there are threads
 

@@ -20,7 +20,7 @@ from tocsin.channels import CHANNELS
 from tocsin.errors import Problem
 from tocsin.idempotency import read_key
 from tocsin.providers import BY_NAME
-from tocsin.providers.credential import require_provider
+from tocsin.providers.credential import find_named, require_named, require_provider
 
 # Made once: a thousand requests a second get the same answer.
 ACCEPTED, REPLAYED = answer(ANSWER), replay(ANSWER)
@@ -38,6 +38,9 @@ async def send(context: Context, request: Request, channel: str) -> Response:
         await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
     key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
     asked = read_plain(raw) or read_asked(read_object(raw, path))
+    if asked.provider_nick_name:
+        named = await context.ledger.read(lambda connection: find_named(connection, account.id))
+        require_named(asked.provider_nick_name, named, CHANNELS[channel].platforms)
     rate, people = await context.send_rates.find(account.id, now), sum(map(len, asked.to.values()))
     context.send_rates.admit(account.id, rate, people, now)
     stages = context.send_queue, account, channel, asked, now, context.settings, context.compile_pool

@@ -28,7 +28,7 @@ from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import IdempotencyKey, complete, find_answer, keep, read_key
 from tocsin.policy import load_policy
-from tocsin.providers.credential import require_provider
+from tocsin.providers.credential import find_named, require_provider
 from tocsin.queue import count_in_flight
 from tocsin.stats.comparison import compare_groups, show_comparison
 from tocsin.stats.results import documented_state, list_targets, read_breakdown, read_result, scheduled_on
@@ -133,6 +133,7 @@ async def read_campaign(context: Context, account: Account, body: Mapping[str, A
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
     policy = await context.ledger.read(lambda connection: load_policy(connection, account.id))
+    named = await context.ledger.read(lambda connection: find_named(connection, account.id))
     # In a thread: templates are compiled and tried out.
     spec = await context.compile_pool.run(
         account.id,
@@ -145,6 +146,7 @@ async def read_campaign(context: Context, account: Account, body: Mapping[str, A
             require_channel=context.settings.require_android_channel,
             unsubscribe_link=bool(context.settings.public_url),
             revenue=find_revenue(policy.conversion),
+            providers=named,
         ),
     )
     await context.ledger.read(lambda connection: require_provider(connection, account.id, spec.channel))

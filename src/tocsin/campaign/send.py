@@ -24,7 +24,7 @@ from tocsin.settings import Settings
 CODE_FREQUENCY_CAPS = 73
 TAG_BYTES = 256
 # Fields of the real service that would change who gets what; ignored, they would send differently.
-NOT_YET = ("campaign_id", "provider_nick_name", "subscription_groups", "draft")
+NOT_YET = ("campaign_id", "subscription_groups", "draft")
 PLAIN_LEVELS = 32  # brackets a body may have to be read the quick way; `api/http.py` counts levels
 KNOWN_CONTENTS = 256  # contents remembered as good
 KNOWN_BYTES = 16 * 1024  # of one of them

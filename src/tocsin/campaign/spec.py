@@ -18,6 +18,7 @@ from tocsin.channels import CHANNELS
 from tocsin.content import Content, read_content
 from tocsin.errors import Invalid, Problem, read_struct
 from tocsin.policy import Cap
+from tocsin.providers.credential import require_named
 
 Device = Literal["android", "ios", "windows"]
 DEVICES: tuple[Device, ...] = get_args(Device)
@@ -35,8 +36,7 @@ OnCrash = Literal["report", "resend"]
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
     *("upper_cap_for_target_segment", "subscription_groups"),
-    *("provider_nick_name", "provider_group_nickname"),
-    *("draft", "users_limit"),
+    *("provider_group_nickname", "draft", "users_limit"),
 )
 
 
@@ -163,10 +163,11 @@ def read_spec(
     require_channel: bool = False,
     unsubscribe_link: bool = True,
     revenue: Mapping[str, str] = REVENUE,
+    providers: Mapping[str, str] | None = None,
 ) -> Spec:
-    """Return the campaign of a create request; `segments` are the saved ones it may name, and `revenue` the property of
-    an event that says what it is worth. Raise Problem, of name, content, when and where in this order, which is the
-    documented one."""
+    """Return the campaign of a create request; `segments` are the saved ones it may name, `revenue` the property of an
+    event that says what it is worth, and `providers` what `find_named` returned. Raise Problem, of name, content, when
+    and where in this order, which is the documented one."""
     asked = read_struct(body, CampaignJson)
     name, channel = (asked.name or "").strip(), asked.target_mode.lower()
     if not name:
@@ -185,6 +186,8 @@ def read_spec(
     for field in NOT_YET:
         if body.get(field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
+    platforms = _read_devices(body.get("devices")) if channel == "push" else (channel,)
+    require_named(body.get("provider_nick_name"), providers or {}, platforms)
     limit = asked.ttl.value if isinstance(asked.ttl, TtlJson) else asked.ttl
     spec = Spec(
         **{kept: getattr(asked, kept) for kept in Choices.__struct_fields__},
@@ -192,7 +195,7 @@ def read_spec(
         channel=channel,
         where=query,
         content=content,
-        platforms=_read_devices(body.get("devices")) if channel == "push" else (channel,),
+        platforms=platforms,
         due_at=now if body["when"] == "now" else begins_at(when.times[0], when, account.zone),
         control_percentage=_read_control(asked.control_group),
         system_control_group=asked.system_control_group_include,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
 
 from tocsin.cli.options import account_option, data_option, print_json
 
-name_argument = click.argument(
-    "name", type=click.Choice(["caps", "limits", "control", "conversion", "retention", "apps", "tracking"])
-)
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+NAMES = ("caps", "limits", "control", "conversion", "retention", "apps", "tracking", "provider_names")
+name_argument = click.argument("name", type=click.Choice(NAMES))
 
 
 @click.group()
@@ -41,16 +44,25 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
     retention  {"days": 30, "events": {"Page Viewed": 90, "*": 400}}
     apps     {"identities": "trust"}
     tracking  {"opens": true, "clicks": true}
+    provider_names  {"SendGrid main": "smtp"}
 
     Example: tocsin policy set caps '{"push": {"most": 3, "days": 1}}' --account ABC-DEF-GHIJ --data ./data
     """
     from tocsin.account import find_account
-    from tocsin.policy import set_policy
+    from tocsin.errors import Misconfigured
+    from tocsin.policy import load_policy, set_policy
+    from tocsin.providers import BY_NAME
     from tocsin.store.stores import open_ledger_only
+
+    def write(connection: Connection) -> None:
+        set_policy(connection, account_id, name, value, time.time())
+        meant = load_policy(connection, account_id).provider_names.values()
+        if unknown := sorted(set(meant) - set(BY_NAME)):
+            raise Misconfigured(f"{unknown[0]!r} is no provider; there are {', '.join(BY_NAME)}.")
 
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)
-        ledger.write_now(lambda connection: set_policy(connection, account_id, name, value, time.time()))
+        ledger.write_now(write)
     print_json({"account_id": account_id, name: msgspec.json.decode(value)})
 
 

@@ -47,5 +47,5 @@ async def foresee_draft(context: Context, visitor: Visitor, form: FormFields) ->
     spec = await read_campaign(context, account, make_request(form).body, now)
     stores = (context.ledger, context.facts)
     found = await foresee_run(*stores, account, spec, plan_first_run(spec), now, context.settings)
-    strangers = await count_strangers(context.facts, account, spec.where, spec.platforms, now, spec.users_limit)
+    strangers = await count_strangers(context.facts, account, spec.where, spec.platforms, now, spec.limit_run())
     return Prospect(found, strangers)

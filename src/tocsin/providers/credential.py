@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import msgspec
 from sqlalchemy import Connection, bindparam, select
 
 from tocsin.errors import Problem
+from tocsin.policy import load_policy
 from tocsin.providers import BY_NAME
 from tocsin.providers.encryption import open_settings
 from tocsin.store import schema
@@ -21,6 +24,21 @@ def require_provider(connection: Connection, account_id: str, channel: str) -> N
     if connection.scalar(select(table.c.name).where(*mine).limit(1)) is None:
         how = " or ".join(f"`tocsin provider set {name}`" for name in names)
         raise Problem(f"No {channel} provider is set for this account; {how} sets one")
+
+
+def find_named(connection: Connection, account_id: str) -> dict[str, str]:
+    """Return what the account's providers are called in requests, and the platform that each of them reaches; one whose
+    credentials are not set is left out."""
+    names = load_policy(connection, account_id).provider_names
+    table = schema.provider
+    stored = set(connection.scalars(select(table.c.name).where(table.c.account_id == account_id))) if names else set()
+    return {called: BY_NAME[name].platform for called, name in names.items() if name in stored}
+
+
+def require_named(asked: object, named: Mapping[str, str], platforms: Collection[str]) -> None:
+    """Raise Problem for a `provider_nick_name` that is none of `find_named`, or of one that reaches other platforms."""
+    if asked and not (isinstance(asked, str) and named.get(asked) in platforms):
+        raise Problem("InCorrect provider_nick_name! (at $.provider_nick_name; the policy provider_names has them)")
 
 
 def list_providers(platform: str) -> list[str]:
