@@ -14,16 +14,17 @@ SHOWN = 15
 
 def read_lines(folder: Path) -> dict[str, tuple[set[int], set[int]]]:
     """Return, for each module, the lines that ran in some process and all lines that can run."""
-    notes = [json.loads(path.read_text()) for path in folder.glob("*.json")]
-    notes.append(Slipcover(source=[str(SOURCE)]).get_coverage())  # every module, also those that nobody imported
-    found: dict[str, tuple[set[int], set[int]]] = {}
-    for note in notes:
-        for name, lines in note["files"].items():
-            place = str((ROOT / name).resolve().relative_to(SOURCE))
-            ran, every = found.setdefault(place, (set(), set()))
-            ran.update(lines["executed_lines"])
-            every.update(lines["executed_lines"], lines["missing_lines"])
+    whole = Slipcover(source=[str(SOURCE)]).get_coverage()["files"]  # every module, also those that nobody imported
+    found = {_place(name): (set[int](), set(lines["missing_lines"])) for name, lines in whole.items()}
+    for path in folder.glob("*.json"):
+        for name, lines in json.loads(path.read_text())["files"].items():
+            ran, every = found[_place(name)]
+            ran.update(every.intersection(lines["executed_lines"]))
     return found
+
+
+def _place(name: str) -> str:
+    return str((ROOT / name).resolve().relative_to(SOURCE))
 
 
 def main(folder: Path) -> int:
