@@ -468,7 +468,7 @@ def test_plain_rows_are_read_as_others(rows: list[list[str]], odd: str, end: str
     """What Arrow reads of lines is what the csv module reads, or nothing."""
     text = end.join(",".join(row) for row in rows)
     lines = io.StringIO(text + odd + end, newline="").readlines()
-    found = split_plain(lines, Dialect("utf-8", ",", '"'), 2)
+    found = split_plain("".join(lines).encode(), Dialect("utf-8", ",", '"'), 2)
     if found is not None:
         assert [*map(list, zip(*found, strict=True))] == list(csv.reader(lines))
     else:

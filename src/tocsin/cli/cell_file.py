@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import itertools
@@ -13,6 +14,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from tocsin.cli.csv_dialect import Dialect, find_dialect, read_declaration
+from tocsin.cli.line_source import Lines
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
 from tocsin.cli.record_source import open_bytes, read_position
 from tocsin.errors import Misconfigured
@@ -34,14 +36,12 @@ def read_cells(path: Path, options: Options) -> Reading:
 def _read_cells(path: Path, options: Options, dialect: Dialect, notes: list[str]) -> Iterator[Block]:
     csv.field_size_limit(CELL_LETTERS)
     with open_bytes(path) as source:
-        text = io.TextIOWrapper(source, dialect.encoding, newline="")
-        rows = _Rows(text, dialect)
+        rows = _Rows(Lines(source, dialect.encoding), dialect)
         try:
             header = next((row for row in rows.reader if any(row) and not _declares(row, dialect)), None)
             if header is None:
                 return
-            rows.line = rows.last
-            rows.read_again([])
+            rows.end_reading()
             names = name_columns(header, options, path.name, notes)
             padded = any(one != one.strip() for one in header)
             while (block := _read_block(rows, header, names, padded, rows_of(options))) is not None:
@@ -64,40 +64,42 @@ def _declares(row: list[str], dialect: Dialect) -> bool:
 
 
 class _Rows:
-    """The rows of a file that come next. line: how many lines were read before them."""
+    """The rows of a file that come next. line: how many lines were read before those of `reader`."""
 
-    def __init__(self, text: io.TextIOWrapper, dialect: Dialect):
-        self.text = text
+    def __init__(self, lines: Lines, dialect: Dialect):
+        self.lines = lines
         self.dialect = dialect
         self.line = 0
-        self.read_again([])
+        self.reader = self._make_reader()
 
     @property
     def last(self) -> int:
         """The number of the last line that was read."""
-        return self.line + self.reader.line_num
+        return self.line + int(self.reader.line_num)
 
-    def read_again(self, lines: Sequence[str]) -> None:
-        """Go on with lines that were read already, and then with the file's."""
+    def end_reading(self) -> None:
+        """Count what `reader` read, and have a new one for what comes then."""
+        self.line = self.last
+        self.reader = self._make_reader()
+
+    def _make_reader(self) -> Any:
         separator, quote = self.dialect.separator, self.dialect.quote
-        coming = itertools.chain(lines, self.text)
-        self.reader = csv.reader(coming, delimiter=separator, quotechar=quote, strict=True)
+        return csv.reader(self.lines, delimiter=separator, quotechar=quote, strict=True)
 
 
 def _read_block(rows: _Rows, header: list[str], names: list[str], padded: bool, most: int) -> Block | None:
-    before, lines = rows.line, list(itertools.islice(rows.text, most))
-    if not lines:
+    before, body = rows.line, rows.lines.take(most)
+    if not body:
         return None
-    columns = split_plain(lines, rows.dialect, len(names))
+    columns = split_plain(body, rows.dialect, len(names))
     if columns is not None:
-        rows.line += len(lines)
+        rows.line += len(columns[0])
         places: Sequence[int] = range(before + 1, rows.line + 1)
         return _make_block(places, columns, {}, header, names, padded)
-    rows.read_again(lines)
+    rows.lines.give_back(body)
     cells = list(itertools.islice(rows.reader, most))
-    rows.line = rows.last
+    rows.end_reading()
     places = range(before + 1, rows.line + 1)
-    rows.read_again([])
     if len(places) != len(cells):
         places = _count_lines(cells, before + 1)
     if not all(row and row[0] for row in cells):
@@ -141,19 +143,18 @@ def _make_block(
     )
 
 
-def split_plain(lines: Sequence[str], dialect: Dialect, width: int) -> list[Column] | None:
-    """Return the columns of rows whose cells are just what stands between separators, read by Arrow; None when that may
-    not be so: with quotes, other line breaks, rows that are longer or shorter, or that begin with nothing."""
+def split_plain(body: bytes, dialect: Dialect, width: int) -> list[Column] | None:
+    """Return the columns of lines of UTF-8 whose cells are just what stands between separators, read by Arrow; None
+    when that may not be so: with quotes, other line breaks, rows that are longer or shorter, or begin with nothing."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.csv
 
-    text = "".join(lines)
-    separator = dialect.separator
-    odd = dialect.quote in text or "\ufeff" in text[:1] or text.count("\r") != text.count("\r\n")
+    separator, quote = dialect.separator, dialect.quote.encode()
+    odd = quote in body or body.startswith(codecs.BOM_UTF8) or body.count(b"\r") != body.count(b"\r\n")
     if odd or len(separator) != 1 or not separator.isascii():
         return None
-    body, names = text.encode(), [*map(str, range(width))]
+    names = [*map(str, range(width))]
     try:
         table = pa.csv.read_csv(
             pa.py_buffer(body),
@@ -164,7 +165,8 @@ def split_plain(lines: Sequence[str], dialect: Dialect, width: int) -> list[Colu
     except pa.ArrowInvalid:
         return None
     arrays = [column.combine_chunks() for column in table.columns]
-    if len(table) != len(lines) or pc.any(pc.equal(arrays[0], "")).as_py():
+    count = body.count(b"\n") + (not body.endswith(b"\n"))
+    if len(table) != count or pc.any(pc.equal(arrays[0], "")).as_py():
         return None
     return [Column(Texts(values), codes) for values, codes in map(fold, arrays)]
 

@@ -16,7 +16,7 @@ from tocsin.cli.local_server import ask
 from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
 from tocsin.idempotency import IdempotencyKey
 from tocsin.ingest import RECORDS, start_upload
-from tocsin.ingest.column import Column, Numbers, Texts, fill, match
+from tocsin.ingest.column import Cells, Column, Numbers, Texts, fill, match
 from tocsin.ingest.event_columns import EncodedEvents, EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
@@ -233,7 +233,7 @@ def select_rows(block: Block, rows: Sequence[int]) -> Block:
 
 
 def _has_nested(column: Column) -> bool:
-    return any(isinstance(one, list | dict) for one in column.values)
+    return not isinstance(column.values, Cells) and any(isinstance(one, list | dict) for one in column.values)
 
 
 def to_profiles(block: Block) -> ProfileColumns:
@@ -260,7 +260,7 @@ def to_columns(block: Block, options: Options, run: Run, refused: Refused) -> Ev
         if name in IDENTITY_KINDS:
             keys[name] = column
         elif name == "evtName":
-            names = column.change(lambda one: one or options.event)
+            names = column.change_odd(".", lambda one: one or options.event)
         elif name == "ts":
             times = column
         elif name:

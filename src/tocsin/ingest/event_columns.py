@@ -19,11 +19,10 @@ from sqlalchemy import Connection
 
 from tocsin.account import Account
 from tocsin.ingest.column import Column
+from tocsin.ingest.event_people import resolve_users
 from tocsin.ingest.names import KnownNames, NameLimits
-from tocsin.ingest.people import People, find_users
-from tocsin.ingest.profile_copy import copy_profiles, make_empty_copies
 from tocsin.ingest.property_column import PropertyColumn
-from tocsin.ingest.record import IDENTITY_KINDS, PROPERTIES, EventRecord, Rejected
+from tocsin.ingest.record import PROPERTIES, EventRecord, Rejected
 from tocsin.ingest.subscription import UNSUBSCRIBED
 from tocsin.store.facts import COLUMNS, Facts, Row
 from tocsin.store.ledger import Ledger
@@ -74,9 +73,9 @@ class EncodedEvents(msgspec.Struct, frozen=True):
 
 
 class StoredEvents(msgspec.Struct, frozen=True):
-    """What the ledger took: the user of each event, and rows of facts' `profile`."""
+    """What the ledger took: the user of each event, an Arrow array, and rows of facts' `profile`."""
 
-    users: Sequence[int]
+    users: Any
     copies: list[Row]
 
 
@@ -96,54 +95,12 @@ def _store(
     connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits, now: float
 ) -> StoredEvents:
     lock_account(connection, account.id)  # nobody who is known leaves meanwhile
-    people = People(connection, account.id, now)
-    who = _combine(events.keys)
-    different = who.values
-    known = _find_known(connection, account.id, different)
-    if len(events.keys) > 1 and len(known) < len({*different}):
-        known = {}  # a row may give a device to somebody else: all of them, in their order
-    records = [EventRecord(keys=dict(keys), at=0, name="", props={}) for keys in different if keys not in known]
-    people.load(records)
     _admit_names(connection, account, events, limits)
     try:
-        users = [people.apply(record) for record in records]
+        users, copies = resolve_users(connection, account.id, events.keys, now)
     except Rejected:
         raise Unusual from None
-    people.save(sorted(people.created))
-    copies = [
-        *copy_profiles(connection, account.id, sorted(people.moved)),
-        *make_empty_copies(account.id, sorted(people.created - people.moved)),
-    ]
-    if len(events.keys) == 1:
-        known |= {tuple(record.keys.items()): user for record, user in zip(records, users, strict=True)}
-    return StoredEvents(users if not known else [known[keys] for keys in who], copies)
-
-
-Keys = tuple[tuple[str, str], ...]  # a record's identities with their kinds
-
-
-def _combine(columns: dict[str, Column]) -> Column:
-    """Return the identities of each row, in the order in which a record has them; of rows with one kind, each once."""
-    import pyarrow as pa
-
-    kinds = [kind for kind in IDENTITY_KINDS if kind in columns]
-    if len(kinds) == 1:
-        return columns[kinds[0]].change(lambda value: ((kinds[0], value),))
-    rows = [
-        tuple((kind, value) for kind, value in zip(kinds, values, strict=True) if value is not None)
-        for values in zip(*(columns[kind] for kind in kinds), strict=True)
-    ]
-    return Column(rows, pa.array(range(len(rows)), pa.int32()))
-
-
-def _find_known(connection: Connection, account_id: str, people: Collection[Keys]) -> dict[Keys, int]:
-    """Return those of the people whose every name is one known user's already, so that nothing about them changes."""
-    found = find_users(connection, account_id, {key for keys in people for key in keys})
-    return {
-        keys: user
-        for keys in people
-        if (user := found.get(keys[0])) is not None and (len(keys) == 1 or all(found.get(key) == user for key in keys))
-    }
+    return StoredEvents(users, copies)
 
 
 def _admit_names(connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits) -> None:
@@ -159,20 +116,20 @@ def _admit_names(connection: Connection, account: Account, events: EncodedEvents
     names.save()
 
 
-def make_block(account: Account, events: EncodedEvents, users: Sequence[int]) -> bytes:
+def make_block(account: Account, events: EncodedEvents, users: Any) -> bytes:
     """Return the events as a block of facts' `event`, with the ids that `upload` would give them."""
     import pyarrow as pa
 
-    count, who = len(users), pa.array(users, pa.uint32())
+    count = len(users)
     raws = join_pieces([column.spread() for column in events.props.values()], count)
     names = events.names.spread(events.names.values, pa.string())
-    ids = make_ids(events, who, raws)
+    ids = make_ids(events, users, raws)
     paths = {name: path for column in events.props.values() for name, path in column.paths.items()}
     columns = {
         "account": encode_texts(pa.array([account.id] * count, pa.string())),
         "name": encode_texts(names),
         "day": encode_numbers(find_days(account, events.at), "Date"),
-        "user": encode_numbers(who, "UInt32"),
+        "user": encode_numbers(users, "UInt32"),
         "at": encode_numbers(events.at.cast(pa.uint32()), "DateTime('UTC')"),
         "id": encode_numbers(ids, "UInt64"),
         "props": encode_json(paths),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection
 
 from tocsin.account import Account
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS
@@ -20,14 +20,14 @@ from tocsin.ingest.column import Column
 from tocsin.ingest.event_columns import NOTHING, Unusual, join_pieces
 from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import KnownNames, NameLimits
+from tocsin.ingest.newcomers import insert_newcomers
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.profile_copy import make_copies
 from tocsin.ingest.record import NOT_YET, PROPERTIES, SPELLINGS, ProfileRecord, Rejected
-from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
-from tocsin.store.rows import insert_rows
+from tocsin.store.lock import lock_account
 
 LARGE = 32 * 1024  # letters of a profile that is stored alone: so many never are too much for one upload
 # Properties that the copy of a profile has columns for.
@@ -126,27 +126,14 @@ def _store(
     connection: Connection, account: Account, people: list[_Newcomer], limits: NameLimits, now: float
 ) -> tuple[set[int], list[Row]]:
     """Insert those whom nobody knows; return their places and the rows of their copies."""
-    table = schema.account
-    last = connection.scalar(select(table.c.last_user).where(table.c.id == account.id).with_for_update()) or 0
+    lock_account(connection, account.id)
     known = find_users(connection, account.id, [name for one in people for name in one.names])
     new = [one for one in people if known.keys().isdisjoint(one.names)]
     if not new:
         return set(), []
     _admit_names(connection, account, new, limits)
-    users = range(last + 1, last + 1 + len(new))
-    common = {"account_id": account.id, "version": 1, "updated_at": now, "created_at": now}
-    rows = [{**common, "id": user, "profile": one.text} for user, one in zip(users, new, strict=True)]
-    insert_rows(connection, schema.user, rows)
-    insert_rows(
-        connection,
-        schema.identity,
-        [
-            {"account_id": account.id, "kind": kind, "value": value, "user_id": user}
-            for user, one in zip(users, new, strict=True)
-            for kind, value in one.linked
-        ],
-    )
-    connection.execute(update(table).where(table.c.id == account.id).values(last_user=users[-1]))
+    texts, names = [one.text for one in new], [one.linked for one in new]
+    users = insert_newcomers(connection, account.id, texts, names, now)
     profiles = [(user, 1, one.copied) for user, one in zip(users, new, strict=True)]
     encoded = {user: one.facts for user, one in zip(users, new, strict=True)}
     return {one.place for one in new}, make_copies(connection, account.id, profiles, {}, encoded)
