@@ -66,6 +66,12 @@ DRIFT = Gauge(
     ("kind",),
     registry=REGISTRY,
 )
+DELETIONS_WAITING = Gauge(
+    "tocsin_deletions_waiting", "Deleted people whom the facts store has not erased yet.", registry=REGISTRY
+)
+DELETION_AGE = Gauge(
+    "tocsin_deletion_oldest_seconds", "How long the oldest of them has waited to be erased.", registry=REGISTRY
+)
 
 
 def render_metrics() -> bytes:
