@@ -56,21 +56,27 @@ WEBHOOK_POSTS = Counter(
 WEBHOOKS_DISABLED = Counter(
     "tocsin_webhooks_disabled_total", "Webhooks that were disabled, by reason.", ("reason",), registry=REGISTRY
 )
+EXPORT_ROWS = Counter(
+    "tocsin_export_rows_total", "Rows written to files of exports, by what they are.", ("dataset",), registry=REGISTRY
+)
+EXPORT_FAILURES = Counter(
+    "tocsin_export_failures_total", "Files of exports that could not be written and are tried again.", registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY
-)
-DRIFT = Gauge(
-    "tocsin_drift",
-    "Recipients that ledger, kept sums and facts do not agree about, by what differs.",
-    ("kind",),
-    registry=REGISTRY,
 )
 DELETIONS_WAITING = Gauge(
     "tocsin_deletions_waiting", "Deleted people whom the facts store has not erased yet.", registry=REGISTRY
 )
 DELETION_AGE = Gauge(
     "tocsin_deletion_oldest_seconds", "How long the oldest of them has waited to be erased.", registry=REGISTRY
+)
+DRIFT = Gauge(
+    "tocsin_drift",
+    "Recipients that ledger, kept sums and facts do not agree about, by what differs.",
+    ("kind",),
+    registry=REGISTRY,
 )
 
 
