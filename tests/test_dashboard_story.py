@@ -10,9 +10,12 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
 
+import msgspec
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people
+from support.browser import join, unique
 
 from tocsin.authenticator.members import add_member
 from tocsin.authenticator.password import hash_password
@@ -292,3 +295,59 @@ def test_from_log_in_to_report(
     if axe is None:
         request.node.user_properties.append(("axe", "missing"))
         pytest.skip(f"{AXE} could not be had: ACCESSIBILITY WAS NOT LOOKED AT; the rest of the story holds")
+
+
+def test_who_wants_to_be_forgotten(server: Server, caller: Caller, page: Any, axe: str | None, tmp_path: Path) -> None:
+    """An admin downloads everything about somebody, keeps them, and then deletes them; a marketer, a form from
+    elsewhere and one about somebody else do not."""
+    name = f"jane {VILLAIN}"
+    caller.upload(
+        {"type": "profile", "identity": name, "profileData": {"Name": "Jane", "Email": "jane@example.com"}},
+        {"type": "event", "identity": name, "evtName": "Charged", "evtData": {"Amount": 30}},
+    )
+    eye = Eye(page, axe)
+    log_in(server, caller.account_id, page)
+    page.get_by_role("link", name="People").click()
+    page.get_by_label("Identity, e-mail, objectId").fill(name)
+    page.get_by_role("button", name="Search").click()
+    page.get_by_role("heading", name="Jane").wait_for()
+    eye.look("person")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="Export everything").click()
+    waiting.value.save_as(tmp_path / "person.jsonl")
+    [line] = (tmp_path / "person.jsonl").read_text().splitlines()
+    told = msgspec.json.decode(line)
+    assert (told["person"]["identities"]["identity"], told["events"][0]["name"]) == ([name], "Charged")
+
+    page.get_by_role("link", name="Delete this person").click()
+    page.get_by_role("heading", name=f"Delete {name} for good?").wait_for()
+    page.get_by_text("1 events, in every count").wait_for()
+    eye.look("delete-person")
+    asks = urlsplit(page.url)
+    path = f"{asks.path}?{asks.query}"
+    user = page.locator("input[name=user]").get_attribute("value")
+    page.get_by_role("link", name="Keep them").click()
+    page.get_by_role("heading", name="Jane").wait_for()
+
+    fields = {"identity": name, "user": user}
+    for role, status in (("marketer", 403), ("viewer", 403)):
+        other = join(server, caller, role, unique(role, caller))
+        assert other.look(path)[0] == status
+        assert other.look(path.replace("/delete?", "/export?"))[0] == status
+        assert other.send(asks.path, fields | {"token": other.token()})[0] == status
+    admin = join(server, caller, "admin", unique("eva", caller))
+    assert admin.send(asks.path, fields | {"token": "0" * 64})[0] == 403
+    assert admin.send(asks.path, fields | {"token": admin.token()}, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
+    assert admin.send(asks.path, fields | {"token": admin.token(), "user": "4000000"})[0] == 409
+    assert admin.look("/dashboard/people/delete?identity=nobody")[0] == 404
+
+    page.get_by_role("link", name="Delete this person").click()
+    page.get_by_role("button", name="Delete this person").click()
+    page.get_by_text("Deleted. Counts and audiences").wait_for()
+    assert caller.get(f"/1/profile.json?{urlencode({'identity': name})}")[0] == 404
+    page.get_by_role("link", name="Settings").click()
+    page.locator("#audit-table", has_text="people deleted").wait_for()
+    page.locator("#audit-table", has_text="person exported").wait_for()
+    assert page.locator("#audit-table").inner_text().count("jane") == 0
+    page.get_by_role("link", name="System").click()
+    page.get_by_text("Deleted people, not yet erased").wait_for()

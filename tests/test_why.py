@@ -5,16 +5,27 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 from conftest import Caller, Server, token, wait_for
 from support.browser import join, unique
 
+from tocsin.account import create_account
+from tocsin.campaign.send import StoredRequest
 from tocsin.cli import tocsin
+from tocsin.ingest import upload
+from tocsin.ingest.people import find_users
+from tocsin.queue import NewRequest, insert_requests
+from tocsin.settings import Settings
+from tocsin.stats.why_send import explain_send
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
 WHY, FORECAST, SAMPLE = "/1/targets/why.json", "/1/targets/forecast.json", "/1/targets/sample.json"
+SEND = "/1/send/why.json"
 TIMELINE = "/1/profile/timeline.json"
 GOLD = {"common_profile_properties": {"profile_fields": [{"name": "Plan", "operator": "equals", "value": "Gold"}]}}
 CONTENT = {"subject": "For {{ Profile.Name }}", "body": "<p>Hello {{ Profile.Name }}</p>", "sender_name": "n"}
@@ -98,6 +109,64 @@ def test_the_story_of_a_campaign(sending: Caller, server: Server) -> None:
     assert "Invalid campaign id" in browser.look("/dashboard/people?identity=ann&campaign=7")[1]
     viewer = join(server, sending, "viewer", unique("viewer", sending))
     assert viewer.look(f"/dashboard/campaigns/{made}/people")[0] == 403
+
+
+def test_the_story_of_a_send(sending: Caller, server: Server) -> None:
+    """Of the requests of a tag group: who got it, who wanted none, who was not named, and who was not known yet."""
+    sending.upload(somebody("ann"), somebody("bea", more={"MSG-email": False}), somebody("cem"))
+
+    def send(tag: str, *names: str) -> None:
+        body = {"to": {"Identity": list(names)}, "tag_group": tag, "content": CONTENT}
+        assert sending.post("/1/send/email.json", body)[0] == 200
+
+    def asked(name: str, **more: Any) -> dict[str, Any]:
+        return ask(sending, SEND, **{"tag_group": "receipts", "identity": name} | more)
+
+    send("receipts", "ann", "bea", "dan")
+    send("other", "cem")
+    wait_for(lambda: asked("ann").get("messages", [{}])[0].get("state") == "accepted")
+    wait_for(lambda: ask(sending, SEND, tag_group="other", identity="cem").get("messages"))
+    sending.upload(somebody("dan"))
+
+    ann = asked("ann")
+    assert (ann["verdict"], ann["reachable"]["email"]) == (
+        "named in a request: the vendor took the message for email",
+        True,
+    )
+    assert (ann["shown"]["email"]["subject"], ann["messages"][0]["platform"]) == ("For Ann", "email")
+    assert asked("bea")["verdict"] == "named in a request, held back: unsubscribed"
+    for nobody in ("cem", "dan"):
+        assert asked(nobody)["verdict"].startswith("named in no request of this tag group that is known")
+    assert asked("ann", tag_group="Not Tagged")["verdict"].startswith("named in no request")
+    given = ["why", "--account", sending.account_id, "--data", str(server.data), "--tag-group", "receipts"]
+    printed = CliRunner().invoke(tocsin, [*given, "--identity", "bea"])
+    assert json.loads(printed.stdout)["verdict"] == "named in a request, held back: unsubscribed"
+    assert sending.post(SEND, {"tag_group": "receipts", "identity": "nobody"})[0] == 400
+    assert sending.post(SEND, {"tag_group": 5, "identity": "ann"})[0] == 400
+
+
+async def test_a_request_that_waits(store: Ledger, facts: Facts) -> None:
+    """One whose people are not looked up yet names them all the same."""
+    account = create_account(store, "test", "UTC", 0.0)[0]
+    await upload(store, facts, account, {"d": [somebody("ann"), somebody("bea")]}, 0.0)
+    request = StoredRequest(to={"identity": ["ann"]}, content=msgspec.Raw(b"{}"))
+    new = NewRequest(
+        account_id=account.id,
+        channel="email",
+        tag_group="receipts",
+        request=msgspec.json.encode(request).decode(),
+        resend=False,
+        expires_at=1e9,
+        now=1.0,
+    )
+    store.write_now(lambda connection: insert_requests(connection, [new]))
+    users = store.read_now(lambda one: find_users(one, account.id, [("identity", "ann"), ("identity", "bea")]))
+    said = {
+        name: await explain_send(store, facts, account, "receipts", user, 2.0, Settings())
+        for (_, name), user in users.items()
+    }
+    assert (said["ann"].queued, said["ann"].verdict) == (1, "named in a request that waits for its turn")
+    assert said["bea"].queued == 0
 
 
 def test_a_time_line_by_pages(caller: Caller) -> None:

@@ -65,6 +65,8 @@ from tocsin.ingest.sdk.intake import Intake
 from tocsin.providers.encryption import check_stored
 from tocsin.repair.drift import reconcile_regularly
 from tocsin.settings import Settings, read_settings
+from tocsin.stats.warehouse.exporter import Exporter
+from tocsin.stats.webhooks.conversion_finder import ConversionFinder
 from tocsin.stats.webhooks.poster import WebhookPoster
 from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_migration, read_secret
@@ -137,6 +139,10 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
             tasks.append(asyncio.create_task(reconcile_regularly(stores.ledger, stores.facts, time.time, stop)))
             poster = WebhookPoster(stores.ledger, stores.facts, settings, time.time)
             tasks.append(asyncio.create_task(poster.run(stop)))
+            finder = ConversionFinder(stores.ledger, stores.facts)
+            tasks.append(asyncio.create_task(finder.run(stop)))
+            exporter = Exporter(stores.ledger, stores.facts, settings, time.time)
+            tasks.append(asyncio.create_task(exporter.run(stop)))
         if role in ("all", "worker"):
             worker = Worker(
                 *(stores.ledger, stores.facts, sender_pool, settings, Secrets(message_secret, keys[0].value)),

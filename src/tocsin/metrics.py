@@ -62,9 +62,21 @@ FACTS_TROUBLES = Counter(
     ("kind",),
     registry=REGISTRY,
 )
+EXPORT_ROWS = Counter(
+    "tocsin_export_rows_total", "Rows written to files of exports, by what they are.", ("dataset",), registry=REGISTRY
+)
+EXPORT_FAILURES = Counter(
+    "tocsin_export_failures_total", "Files of exports that could not be written and are tried again.", registry=REGISTRY
+)
 CHUNKS_OPEN = Gauge("tocsin_chunks_open", "Chunks with recipients that are not final yet.", registry=REGISTRY)
 RUNS_OVERDUE = Gauge(
     "tocsin_run_overdue_seconds", "How long the oldest due campaign has waited for its start.", registry=REGISTRY
+)
+DELETIONS_WAITING = Gauge(
+    "tocsin_deletions_waiting", "Deleted people whom the facts store has not erased yet.", registry=REGISTRY
+)
+DELETION_AGE = Gauge(
+    "tocsin_deletion_oldest_seconds", "How long the oldest of them has waited to be erased.", registry=REGISTRY
 )
 DRIFT = Gauge(
     "tocsin_drift",

@@ -198,6 +198,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_days: Annotated[
         float, Meta(gt=0, le=30, description="Days of failures after which a webhook is disabled.")
     ] = 5.0
+    export_folder: Annotated[
+        str,
+        Meta(description="Folder that the accounts of `tocsin export` are written to, as Parquet; empty: none is."),
+    ] = ""
+    export_seconds: Annotated[
+        float,
+        Meta(gt=0, le=3600, description="Seconds of which one file of an export has what was stored, by the clock."),
+    ] = 900.0
     drain_seconds: Annotated[
         float, Meta(ge=0, description="How long SIGTERM waits for answers of vendors before it gives up on them.")
     ] = 20.0

@@ -21,7 +21,8 @@ FRESH_SECONDS = 1.0  # for so long an answer is told again
 PATIENCE_SECONDS = 0.2  # who asks waits no longer for a new answer: an old one is told meanwhile
 STALE_SECONDS = 10.0  # an answer this old counts for nothing
 LIMIT_SECONDS = 5.0  # after which a store that says nothing is away
-UNKNOWN: Mapping[str, float] = {"chunks": math.nan, "overdue": math.nan}
+BACKLOG = ("chunks", "overdue", "leaving", "leaving_oldest")
+UNKNOWN: Mapping[str, float] = dict.fromkeys(BACKLOG, math.nan)
 
 
 class Installation(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +59,7 @@ class Health:
             raise _away(self._away)
 
     async def read_backlog(self) -> Mapping[str, float]:
-        """Return {chunks, overdue} that wait, NaN while the ledger cannot be read."""
+        """Return the BACKLOG that waits, NaN while the ledger cannot be read."""
         await self._look()
         return UNKNOWN if time.monotonic() - self._known_at > STALE_SECONDS else self._backlog
 

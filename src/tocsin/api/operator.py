@@ -35,6 +35,8 @@ async def show_metrics(context: Context, _: Request) -> Response:
     waiting = await context.health.read_backlog()  # without a ledger the rest is wanted most
     metrics.CHUNKS_OPEN.set(waiting["chunks"])
     metrics.RUNS_OVERDUE.set(waiting["overdue"])
+    metrics.DELETIONS_WAITING.set(waiting["leaving"])
+    metrics.DELETION_AGE.set(waiting["leaving_oldest"])
     kind = "text/plain; version=0.0.4; charset=utf-8"
     return Response(metrics.render_metrics(), headers=PRIVATE, media_type=kind)
 

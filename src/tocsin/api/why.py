@@ -19,6 +19,7 @@ from tocsin.api.http import answer
 from tocsin.api.segments import PERSON, find_named
 from tocsin.api.targets import read_campaign, read_id
 from tocsin.campaign.runs import find_campaign, read_stored_spec
+from tocsin.campaign.send import read_tag
 from tocsin.campaign.spec import Spec
 from tocsin.delivery.forecast import find_coming, forecast
 from tocsin.delivery.snapshot import PlannedRun
@@ -28,6 +29,7 @@ from tocsin.stats import samples, timeline
 from tocsin.stats.export.cursor import seal, unseal
 from tocsin.stats.pace import estimate_minutes, find_pace
 from tocsin.stats.why import explain_campaign
+from tocsin.stats.why_send import explain_send
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -94,6 +96,30 @@ def _find_run(connection: Connection, account_id: str, campaign_id: int) -> tupl
     return read_stored_spec(connection, account_id, campaign_id), run
 
 
+class SendsJson(msgspec.Struct, frozen=True):
+    """Which sends by identity: those of a tag group; those without one by default."""
+
+    tag_group: Annotated[str, Meta(max_length=256)] = ""
+
+
+async def show_send(context: Context, request: Request) -> Response:
+    account, body = await context.read(request)
+    found = await explain_send_to(context.ledger, context.facts, account, body, context.clock(), context.settings)
+    return answer({"status": "success", **found})
+
+
+async def explain_send_to(
+    ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float, settings: Settings
+) -> dict[str, Any]:
+    """Return the answer of /1/send/why.json. Raise Problem for a person nobody knows."""
+    asked, user = read_struct(body, SendsJson), await find_named(ledger, account, body)
+    tag_group = read_tag(asked.tag_group)
+    shown: dict[str, Any] = msgspec.to_builtins(
+        await explain_send(ledger, facts, account, tag_group, user, now, settings)
+    )
+    return shown
+
+
 class SampleSizeJson(msgspec.Struct, frozen=True):
     """How many people of each outcome."""
 
@@ -149,7 +175,10 @@ def _details(moment: timeline.Moment) -> dict[str, Any]:
 async def tell(
     ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float, settings: Settings
 ) -> dict[str, Any]:
-    """Return what `tocsin why` prints: of a person in a campaign, of a campaign, or of a person."""
+    """Return what `tocsin why` prints: of a person in a campaign or a tag group, of a campaign, or of
+    a person."""
+    if "tag_group" in body:
+        return await explain_send_to(ledger, facts, account, body, now, settings)
     if "id" not in body:
         return await tell_timeline(ledger, facts, account, body, now)
     if any(name in body for name in PERSON):
@@ -170,6 +199,7 @@ async def tell_locally(context: Context, request: Request) -> Response:
 
 ENDPOINTS = [
     post("/1/targets/why.json", show_why, right="export"),
+    post("/1/send/why.json", show_send, right="export"),
     post("/1/targets/forecast.json", show_forecast, right="read"),
     post("/1/targets/sample.json", show_sample, right="export"),
     post("/1/profile/timeline.json", show_timeline, right="export"),

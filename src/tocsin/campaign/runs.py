@@ -203,6 +203,14 @@ def find_goals(connection: Connection, account_id: str, campaign_ids: Collection
     return {row.id: _GOAL.decode(row.goal) for row in connection.execute(query)}
 
 
+def find_newest_goals(connection: Connection, account_id: str, limit: int) -> dict[int, Goal]:
+    """Return the conversion goals of the newest campaigns that have one."""
+    table = schema.campaign
+    mine = (table.c.account_id == account_id, table.c.goal.is_not(None))
+    query = select(table.c.id, table.c.goal).where(*mine).order_by(table.c.id.desc()).limit(limit)
+    return {row.id: _GOAL.decode(row.goal) for row in connection.execute(query)}
+
+
 def _summary_query() -> Select[Any]:
     campaign, run = schema.campaign, schema.run
 

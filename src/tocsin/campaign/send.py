@@ -112,7 +112,7 @@ async def accept(
     new = NewRequest(
         account_id=account.id,
         channel=channel,
-        tag_group=_read_tag(asked.tag_group),
+        tag_group=read_tag(asked.tag_group),
         request=msgspec.json.encode(request).decode(),
         resend=asked.on_crash == "resend",
         expires_at=now + settings.message_hours * 3600,
@@ -163,7 +163,7 @@ class _AskedContent(NamedTuple):
 _KNOWN: dict[_AskedContent, bytes] = {}
 
 
-def _read_tag(tag: str | None) -> str:
+def read_tag(tag: str | None) -> str:
     """Return the tag group; "" for none, and for the name that those without one go by."""
     if tag is not None and len(tag.encode()) > TAG_BYTES:
         raise Problem(f"tag_group must be a text of at most {TAG_BYTES} bytes (at $.tag_group)")

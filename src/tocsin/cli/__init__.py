@@ -22,6 +22,7 @@ COMMANDS = LazyCommands(
         "demo": "tocsin.cli.processes:demo",
         "doctor": "tocsin.cli.maintenance:doctor",
         "explain": "tocsin.cli.explain:explain",
+        "export": "tocsin.cli.exports:export",
         "facts": "tocsin.cli.facts:facts",
         "import": "tocsin.cli.file_import:import_records",
         "migrate": "tocsin.cli.migration:migrate",

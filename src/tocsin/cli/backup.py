@@ -161,6 +161,7 @@ def _fill(folder: Path, sums: dict[str, str], data: Path, settings: Settings, ma
     from tocsin.delivery.hold import hold_all
     from tocsin.idempotency import reopen_uploads
     from tocsin.repair import copy_all_profiles, record_again
+    from tocsin.stats.warehouse.position import stop_all
     from tocsin.stats.webhooks.endpoint import disable_all
     from tocsin.store.backup import FACTS, LEDGER, attach_parts, copy_checked
     from tocsin.store.data_folder import hold_folder
@@ -183,6 +184,7 @@ def _fill(folder: Path, sums: dict[str, str], data: Path, settings: Settings, ma
             shutil.rmtree(parts)
             hold_all(stores.ledger, settings, time.time())
             stores.ledger.write_now(lambda connection: disable_all(connection, time.time()))
+            stores.ledger.write_now(stop_all)
             stores.ledger.write_now(lambda connection: reopen_uploads(connection, manifest.facts_at))
             asyncio.run(mend(stores))
         finally:

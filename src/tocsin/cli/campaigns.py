@@ -86,6 +86,7 @@ def hold(data: Path) -> None:
 
     from tocsin.delivery.hold import hold_all, list_held
     from tocsin.settings import read_settings
+    from tocsin.stats.warehouse.position import stop_all
     from tocsin.stats.webhooks.endpoint import disable_all
     from tocsin.store.data_folder import find_running
     from tocsin.store.stores import open_ledger_only
@@ -95,4 +96,5 @@ def hold(data: Path) -> None:
     with open_ledger_only(data) as ledger:
         hold_all(ledger, read_settings(os.environ, data), time.time())
         ledger.write_now(lambda connection: disable_all(connection, time.time()))
+        ledger.write_now(stop_all)
         print_json({"status": "success", "held": len(ledger.read_now(list_held))})

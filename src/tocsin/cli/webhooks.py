@@ -40,7 +40,7 @@ def create(url: str, data: Path, account_id: str, events: str) -> None:
 
     \b
     events   outcome.sent outcome.failed outcome.unknown outcome.suppressed
-             interaction.viewed interaction.clicked
+             interaction.viewed interaction.clicked conversion.converted
              consent.unsubscribed consent.resubscribed consent.bounced
 
     Example: tocsin webhook create https://example.com/hook --events outcome.failed --account ABC-DEF-GHIJ --data ./data

@@ -73,7 +73,8 @@ async def show_people(context: Context, request: Request) -> Response:
         if campaign:
             why, refused = await _find_why(context, account, found.user, campaign, now)
         await context.ledger.write(lambda one: note(one, account.id, visitor.who, "person looked at", asked, now))
-    more: dict[str, Any] = {"campaign": campaign, "why": why, "refused": refused}
+    deleted = "deleted" in request.query_params
+    more: dict[str, Any] = {"deleted": deleted, "campaign": campaign, "why": why, "refused": refused}
     return render("people.html", frame=Frame(visitor, now, HERE), asked=asked, found=found, **more)
 
 

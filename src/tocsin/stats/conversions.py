@@ -43,13 +43,27 @@ class PartConversions(msgspec.Struct, frozen=True, kw_only=True):
     revenue: float
 
 
+class ConvertedMessage(msgspec.Struct, frozen=True, kw_only=True):
+    """A message that somebody converted after. message: chunk * 65536 + position. event: the id of theirs that counts.
+    at: when that was, in epoch seconds. worth: what it was worth. parts: those of the grouping."""
+
+    campaign_id: int
+    user: int
+    message: int
+    event: int
+    at: int
+    worth: float
+    parts: tuple[str, ...]
+
+
 class Grouping(msgspec.Struct, frozen=True, kw_only=True):
     """Of which messages, and how they are told apart. messages: SQL, true for an outcome that counts. cell: SQL, the
-    group of an outcome. parts: SQL texts, which divide a group further for `count_shares`. each: whether every message
-    counts by itself, not every user."""
+    group of an outcome. people: SQL, true for a user who is looked at. parts: SQL texts, which divide a group further
+    for `count_shares`. each: whether every message counts by itself, not every user."""
 
     messages: str = SENT
     cell: str = "''"
+    people: str = ""
     parts: tuple[str, ...] = ()
     each: bool = False
     values: Mapping[str, Any] = {}
@@ -83,6 +97,25 @@ async def count_shares(
     return [
         (int(campaign), parts, PartConversions(converted=int(converted), revenue=float(revenue)))
         for campaign, parts, converted, revenue in rows
+    ]
+
+
+async def find_converted(
+    facts: Facts, account: Account, goals: Mapping[int, Goal], grouping: Grouping
+) -> list[ConvertedMessage]:
+    """Return the first conversion of each user of each campaign, or with `grouping.each` of each message."""
+    rows = await _ask(facts, account, goals, grouping, _list_firsts)
+    return [
+        ConvertedMessage(
+            campaign_id=int(campaign),
+            user=int(user),
+            message=int(first[0]),
+            event=int(first[1]),
+            at=int(first[2]),
+            worth=float(first[3]),
+            parts=tuple(map(str, first[4])),
+        )
+        for campaign, user, first in rows
     ]
 
 
@@ -143,7 +176,7 @@ async def _count(
         "first": days[0][0] - timedelta(1),
         "last": days[0][1] + timedelta(last // DAY + 2),
     }
-    events = " UNION ALL ".join(_write_events(writer, number, one) for number, one in enumerate(kinds))
+    events = " UNION ALL ".join(_write_events(writer, number, one, grouping) for number, one in enumerate(kinds))
     return await facts.query(_write_question(events, grouping, ending(grouping)), writer.parameters)
 
 
@@ -152,11 +185,13 @@ _DOERS = """bitmapContains((SELECT groupBitmapMergeState(users) FROM activity WH
     AND name IN {names:Array(String)} AND day BETWEEN {first:Date} AND {last:Date}), user)"""
 
 
-def _write_events(writer: Writer, number: int, counted: Counted) -> str:
+def _write_events(writer: Writer, number: int, counted: Counted, grouping: Grouping) -> str:
     """Return a query of the events of one kind: (kind, user, at, id, worth)."""
     did = Did(counted.event_name, Day(), Day(), counted.properties, counted.session)
     name = writer.write_name(did)
     meets = [name, "day BETWEEN {first:Date} AND {last:Date}", *writer.write_event(did)]
+    if grouping.people:
+        meets.append(grouping.people)
     if counted.session.first is not None:  # of all time, by the same order as in a `where`
         firsts = f"SELECT user, min((at, id)) FROM event WHERE {name} AND {_DOERS} GROUP BY user"
         meets.append(f"(user, (at, id)) {'' if counted.session.first else 'NOT '}IN ({firsts})")
@@ -178,7 +213,7 @@ def _write_question(events: str, grouping: Grouping, ending: str) -> str:
             transform(campaign, {{campaigns:Array(UInt32)}}, {{seconds:Array(UInt32)}}, toUInt32(0)) AS seconds
         FROM outcome FINAL
         WHERE account = {{account:String}} AND campaign IN {{campaigns:Array(UInt32)}}
-            AND {grouping.messages} AND {_DOERS}"""
+            AND {grouping.messages} AND {grouping.people or "1"} AND {_DOERS}"""
     seen = f"""
         SELECT id AS message, minOrNullIf(at, name = {{clicked:String}}) AS clicked,
             minOrNullIf(at, name = {{viewed:String}}) AS viewed
@@ -215,6 +250,15 @@ def _sum_groups(grouping: Grouping) -> str:
             {merge.format("clicked")} AS clicked, {merge.format("viewed")} AS viewed
         FROM by_event GROUP BY campaign, cell, user"""
     return f"SELECT campaign, cell, {numbers}, sum(worth), sum(worth * worth) FROM ({by_user}) GROUP BY campaign, cell"
+
+
+def _list_firsts(grouping: Grouping) -> str:
+    """Return (campaign, user, (message, event, at, worth, parts)) of the first event of each user, or message."""
+    message, each = ("arrayJoin(after)", ", message") if grouping.each else ("began.2", "")
+    return (
+        "SELECT campaign, user, argMin((message, id, toUnixTimestamp(at), worth, parts), (at, id, began)) "
+        f"FROM (SELECT *, {message} AS message FROM by_event) GROUP BY campaign, user{each}"
+    )
 
 
 def _sum_parts(grouping: Grouping) -> str:

@@ -1,8 +1,8 @@
-"""What somebody sees of a campaign: its content rendered with their profile of now, as delivery renders it."""
+"""What somebody sees of a campaign or a send: its content, rendered with their profile of now as delivery does."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -52,6 +52,20 @@ def look_at(
         for platform, variant in wanted.items()
     }
     return Seen(person, plans)
+
+
+def look_at_request(
+    connection: Connection,
+    account: Account,
+    chunk: Chunk,
+    settings: Settings,
+    user: int,
+    platforms: Collection[str],
+) -> Seen:
+    """Return what a user's messages of a `/1/send` request are made of. Their ids are good for nothing."""
+    person = load_people(connection, account.id, [user], [CHANNELS[chunk.channel]]).get(user)
+    plan = Planner(connection, account.id, settings, NO_SECRETS).plan(chunk)
+    return Seen(person, dict.fromkeys(platforms, plan))
 
 
 def show_messages(seen: Seen, now: float) -> dict[str, dict[str, Any]]:

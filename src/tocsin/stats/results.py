@@ -251,14 +251,19 @@ def scheduled_on(due_at: float, zone: Any) -> int:
 
 
 def backlog(connection: Connection, now: float) -> Mapping[str, float]:
-    """Return {chunks, overdue}: the open chunks, and the seconds that the oldest due run has waited to start."""
-    chunk, run = schema.chunk, schema.run
+    """Return {chunks, overdue, leaving, leaving_oldest}: the open chunks; for how many seconds the oldest due run has
+    waited to start; the deleted people who are not erased, and for how many seconds the oldest of them is not."""
+    chunk, run, leaver = schema.chunk, schema.run, schema.leaver
     # Two counts, for two indexes: history is not read. Who is held is open.
     free = select(func.count()).where(schema.chunk_is_open, chunk.c.lease_owner.is_(None))
     held = select(func.count()).where(chunk.c.lease_owner.is_not(None))
     held_back = func.coalesce(run.c.retry_at, 0.0) >= queue.HOLD_SECONDS  # until somebody says so: nothing is wrong
     oldest = connection.scalar(select(func.min(run.c.due_at)).where(run.c.state == "scheduled", ~held_back))
+    asked = select(func.count(), func.min(leaver.c.asked_at)).where(leaver.c.erased_at.is_(None))
+    leaving, since = connection.execute(asked).one()
     return {
         "chunks": float(sum(connection.scalar(query) or 0 for query in (free, held))),
         "overdue": max(0.0, now - oldest) if oldest is not None else 0.0,
+        "leaving": float(leaving),
+        "leaving_oldest": max(0.0, now - since) if since is not None else 0.0,
     }

@@ -97,6 +97,7 @@ COLUMNS = {
 
 # Each view on a table costs every insert there: two of these 7 ms of one row. So they are made with the first listener.
 FEED_VIEW = re.compile(r"\s*CREATE MATERIALIZED VIEW IF NOT EXISTS \w+ TO feed\b")
+OTHER_EVENTS = "other_event_to_feed"  # the one for those who need every event
 
 Row = tuple[Any, ...]
 Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
@@ -215,12 +216,13 @@ class Facts:
         with self._questions.client(2 * self._seconds) as client:
             client.command(sql, parameters=dict(parameters or {}))
 
-    async def make_feed(self) -> None:
+    async def make_feed(self, *, every_event: bool = False) -> None:
         """Have `feed` filled from now on, by views; a cluster has them since its schema was made."""
 
         def make() -> None:
             for statement in filter(FEED_VIEW.match, read_script()):
-                self.command_now(statement)
+                if every_event or OTHER_EVENTS not in statement:
+                    self.command_now(statement)
 
         if not self.distributed:
             await self._questions.run(make)

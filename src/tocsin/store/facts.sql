@@ -178,7 +178,8 @@ WHERE name IN ('Notification Viewed', 'Notification Clicked')
     AND (SELECT count() FROM interaction) = 0
 GROUP BY account, campaign, name, tag_group, variant;
 
--- The accounts for which `feed` is written; the highest `changed` counts.
+-- The accounts for which `feed` is written; the highest `changed` counts. `active`: 0 not any more, 1 for webhooks, 3 with
+-- every event.
 CREATE TABLE IF NOT EXISTS listener
 (
     account LowCardinality(String),
@@ -188,7 +189,7 @@ CREATE TABLE IF NOT EXISTS listener
 ENGINE = ReplacingMergeTree(changed)
 ORDER BY (account);
 
--- What webhooks are told, in the order it was stored: `stored` is in microseconds by the store's clock. Of a row that is
+-- What webhooks are told and exports write, in the order it was stored: `stored` is in microseconds by the store's clock. Of a row that is
 -- stored again the first one is kept, so that it has one place. `id` is the event's; of a message chunk * 65536 + position.
 CREATE TABLE IF NOT EXISTS feed
 (
@@ -244,3 +245,19 @@ SELECT
 FROM event
 WHERE name IN ('Notification Viewed', 'Notification Clicked', 'Channel Unsubscribed', 'Channel Resubscribed', 'Mail Bounced')
     AND account IN (SELECT account FROM listener FINAL WHERE active) AND at > now() - INTERVAL 30 DAY;
+
+-- All other events, of whatever time, for the accounts that are exported or told of conversions. What was sent is an
+-- outcome.
+CREATE MATERIALIZED VIEW IF NOT EXISTS other_event_to_feed TO feed AS
+SELECT
+    account,
+    id,
+    concat('event.', toString(name)) AS type,
+    user,
+    toUInt64(toUnixTimestamp64Micro(now64(6))) AS stored,
+    at,
+    raw AS detail
+FROM event
+WHERE name NOT IN ('Notification Viewed', 'Notification Clicked', 'Channel Unsubscribed', 'Channel Resubscribed',
+        'Mail Bounced', 'Notification Sent')
+    AND account IN (SELECT account FROM listener FINAL WHERE bitAnd(active, 2) != 0);

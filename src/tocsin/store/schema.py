@@ -174,6 +174,29 @@ webhook = Table(
     Column("lease_until", Float),
 )
 
+# Accounts that are exported as Parquet. The times are the facts store's, in microseconds.
+warehouse = Table(
+    "warehouse",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("created_at", Float, nullable=False),
+    Column("done_until", BigInteger),  # what was stored before is in files; NULL: not begun
+    Column("writing_until", BigInteger),  # the end of the window whose files are being written
+    Column("rows", BigInteger, nullable=False, server_default="0"),
+    Column("written_at", Float),
+    Column("trouble", String(300), nullable=False, server_default=""),  # why the last window was not written
+    Column("lease_owner", String(64)),
+    Column("lease_until", Float),
+)
+
+# How far an account's events were looked at for conversions, in microseconds of the facts store's clock.
+conversion_place = Table(
+    "conversion_place",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("looked_until", BigInteger, nullable=False),
+)
+
 user = Table(
     "user",
     metadata,

@@ -328,6 +328,19 @@ class WhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
     conversions: dict[str, Number] | UnsetType = UNSET
 
 
+class SendWhyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """Why somebody got the sends of a tag group or not: in a sentence (`verdict`), where a message would reach them,
+    what became of theirs."""
+
+    status: Literal["success"]
+    verdict: str
+    reachable: dict[str, bool]
+    messages: list[dict[str, Any]] | UnsetType = UNSET
+    queued: int | UnsetType = UNSET
+    shown: dict[str, dict[str, Any]] | UnsetType = UNSET
+    conversions: dict[str, Number] | UnsetType = UNSET
+
+
 class Forecasted(Done, frozen=True, kw_only=True):
     """What would become of a campaign. minutes: how long it would take, or `unknown`."""
 

@@ -131,6 +131,15 @@ OPERATIONS: dict[str, dict[str, Operation]] = {
             answer=answers.WhyAnswer,
         )
     },
+    "/1/send/why.json": {
+        "POST": Operation(
+            name="read_send_why",
+            topic="Send to people",
+            says="Say why somebody got the sends of a tag group or not",
+            body=requests.SendWhyAsked,
+            answer=answers.SendWhyAnswer,
+        )
+    },
     "/1/targets/forecast.json": {
         "POST": Operation(
             name="forecast_campaign",

@@ -12,7 +12,7 @@ from tocsin.api.reports import ReportJson
 from tocsin.api.segments import PERSON
 from tocsin.api.tallies import TopJson, TrendsJson
 from tocsin.api.targets import TargetsPageJson
-from tocsin.api.why import SampleSizeJson, TimelineJson
+from tocsin.api.why import SampleSizeJson, SendsJson, TimelineJson
 from tocsin.audience.query import WhereJson
 from tocsin.campaign.addressees import TO_LIMIT
 from tocsin.campaign.schedule import LaterJson, NowJson, RecurringJson, ScheduleJson
@@ -249,6 +249,7 @@ class SegmentToSave(SegmentName, frozen=True):
 
 Person: dict[str, Any] = dict.fromkeys(PERSON, (Identity | UnsetType, UNSET))
 WhyAsked = join("WhyAsked", "A campaign and a person, by one identity.", CampaignId, **Person)
+SendWhyAsked = join("SendWhyAsked", "A tag group of sends, and a person, by one identity.", SendsJson, **Person)
 SampleAsked = join("SampleAsked", "A campaign, and how many people of each outcome.", CampaignId, SampleSizeJson)
 TimelineAsked = join(
     "TimelineAsked",

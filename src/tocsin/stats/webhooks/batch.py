@@ -108,7 +108,7 @@ def _encode_event(account_id: str, row: FeedRow, names: Mapping[str, str]) -> by
         "type": place.type,
         "timestamp": _iso(row.at),
     }
-    if place.type.startswith(("outcome.", "interaction.")):
+    if place.type.startswith(("outcome.", "interaction.", "conversion.")):
         event["message"] = f"{place.id >> 16}-{place.id & 0xFFFF}"  # the same for all that is said of one message
     event |= {"profile": names, "data": msgspec.Raw(row.detail.encode())}
     return msgspec.json.encode(event)

@@ -33,10 +33,12 @@ EventType = Literal[
     "outcome.suppressed",
     "interaction.viewed",
     "interaction.clicked",
+    "conversion.converted",
     "consent.unsubscribed",
     "consent.resubscribed",
     "consent.bounced",
 ]
+CONVERTED = "conversion.converted"
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 ENDPOINTS_AN_ACCOUNT = 10
 URL_LETTERS = 2048

@@ -18,6 +18,7 @@ MARGIN = 1_000  # microseconds: how long a query has run is rounded
 # The inserts of other servers are not seen from one of a cluster, so there the horizon is as far away as an insert can
 # take.
 CLUSTER_LAG = 60 * MICRO
+BASIC, EVERY_EVENT = 1, 2  # the bits of `listener.active`
 
 _COLUMNS = "stored, id, type, user"
 
@@ -65,21 +66,33 @@ async def find_horizon(facts: Facts) -> int:
     return int(now) - max(int(longest * MICRO), lag) - MARGIN
 
 
-async def listen_to(facts: Facts, accounts: Collection[str]) -> None:
-    """Have the feed written for these accounts, and for no others."""
-    rows = await facts.query("SELECT account FROM listener FINAL WHERE active", {})
-    active, wanted = {str(account) for (account,) in rows}, set(accounts)
-    changed = wanted ^ active
+async def listen_to(facts: Facts, accounts: Collection[str], every_event: Collection[str] = ()) -> None:
+    """Have the feed written for these accounts, with every event for some of them, and for no others."""
+    rows = await facts.query("SELECT account, active FROM listener FINAL", {})
+    active = {str(account): int(bits) for account, bits in rows}
+    wanted = dict.fromkeys(accounts, BASIC) | dict.fromkeys(every_event, BASIC | EVERY_EVENT)
+    changed = sorted(one for one in {*active, *wanted} if active.get(one, 0) != wanted.get(one, 0))
     if wanted:
-        await facts.make_feed()  # before their place in it is looked for
+        await facts.make_feed(every_event=bool(every_event))  # before their place in it is looked for
     if changed:
         ((now,),) = await facts.query("SELECT toUnixTimestamp64Micro(now64(6))", {})
-        await facts.insert("listener", [(one, int(now), int(one in wanted)) for one in sorted(changed)])
+        await facts.insert("listener", [(one, int(now), wanted.get(one, 0)) for one in changed])
+
+
+async def find_fed(facts: Facts) -> set[str]:
+    """Return the accounts for which the feed is written with every event."""
+    rows = await facts.query(
+        "SELECT account FROM listener FINAL WHERE bitAnd(active, {every:UInt8}) != 0", {"every": EVERY_EVENT}
+    )
+    return {str(account) for (account,) in rows}
 
 
 async def find_active(facts: Facts, since: int) -> set[str]:
     """Return the accounts of which something was stored since a time."""
-    rows = await facts.query("SELECT DISTINCT account FROM feed WHERE stored >= {since:UInt64}", {"since": since})
+    rows = await facts.query(
+        "SELECT DISTINCT account FROM feed WHERE stored >= {since:UInt64} AND NOT startsWith(type, 'event.')",
+        {"since": since},
+    )
     return {str(account) for (account,) in rows}
 
 

@@ -29,9 +29,10 @@ from tocsin.delivery.retry import retry_delay
 from tocsin.providers.answer_table import clip, read_retry_after
 from tocsin.providers.transport import Pool, PoolLimits, Transport, VendorAnswer
 from tocsin.settings import Settings
+from tocsin.stats.warehouse.position import list_exports
 from tocsin.stats.webhooks import endpoint as endpoints
 from tocsin.stats.webhooks.batch import MOST_EVENTS, WebhookBatch, make_batch, make_post, make_test, read_names
-from tocsin.stats.webhooks.endpoint import DAY, WebhookEndpoint, is_allowed, read_networks
+from tocsin.stats.webhooks.endpoint import CONVERTED, DAY, WebhookEndpoint, is_allowed, read_networks
 from tocsin.stats.webhooks.feed import MICRO, FeedWindow, Place, find_active, find_horizon, listen_to, read_page
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
@@ -102,7 +103,8 @@ class WebhookPoster:
         self._owner = "" if ledger.embedded else secrets.token_hex(16)
         self._due: dict[Key, _Due] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._listening: frozenset[str] | None = None  # None: not known yet
+        # The accounts that the feed is written for, and those with every event; None: not known yet.
+        self._listening: tuple[frozenset[str], frozenset[str]] | None = None
         self._known: set[Key] = set()  # others may have something from before `_seen`: new, or enabled again
         self._seen = 0  # what was stored before it is known to `_due`
         self._turns = itertools.count(1)
@@ -136,10 +138,12 @@ class WebhookPoster:
     async def look(self, pool: Pool) -> None:
         """Begin to post to every endpoint that has something new, as far as there are places."""
         found = await self._ledger.read(endpoints.list_endpoints)
-        accounts = frozenset(one.account_id for one in found)
-        if accounts != self._listening:
-            await listen_to(self._facts, accounts)
-            self._listening = accounts
+        exported = await self._ledger.read(list_exports)
+        accounts = {one.account_id for one in found}
+        whole = {one.account_id for one in exported} | {one.account_id for one in found if CONVERTED in one.events}
+        if (listening := (frozenset(accounts), frozenset(whole))) != self._listening:
+            await listen_to(self._facts, accounts, whole)
+            self._listening = listening
         if not found:
             self._due.clear()
             return

@@ -1,0 +1,241 @@
+"""The rolling export: each record is in the files once, whatever ends in the middle."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from click.testing import CliRunner
+from conftest import ROOMY, THOROUGH, Sandbox, Server, people, wait_for
+from support.database_clock import follow_clock
+
+from tocsin.account import Account, create_account
+from tocsin.cli import tocsin
+from tocsin.errors import Problem
+from tocsin.ingest import event_row
+from tocsin.settings import Settings
+from tocsin.stats.warehouse import position
+from tocsin.stats.warehouse.exporter import TROUBLE_SECONDS, Exporter
+from tocsin.stats.warehouse.files import DATASETS, HOUR, ExportWindow, find_end
+from tocsin.stats.warehouse.position import LEASE_SECONDS
+from tocsin.stats.webhooks.feed import MICRO, listen_to
+from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger, open_ledger
+
+pytest_plugins = ("engines",)
+
+SECONDS = 0.01
+CHUNKS = itertools.count(5_000_000)
+
+
+class CrashError(BaseException):
+    """The process ended here."""
+
+
+class FragileExporter(Exporter):
+    """Ends before or after something is written down."""
+
+    dice: random.Random
+
+    async def _save(self, account_id: str, **values: Any) -> bool:
+        at = self.dice.random()
+        if at < 0.15:
+            raise CrashError
+        saved = await super()._save(account_id, **values)
+        if at < 0.3:
+            raise CrashError
+        return saved
+
+
+class Export:
+    """One exported account on a ledger and the facts store, and exporters that look when they are told."""
+
+    def __init__(self, store: Ledger, facts: Facts, folder: Path, seed: int):
+        self.store, self.facts, self.folder, self.dice = store, facts, folder, random.Random(seed)
+        self.now = datetime.now(UTC).timestamp()
+        follow_clock(store, lambda: self.now)
+        self.account = create_account(store, "test", "UTC", self.now)[0]
+        self.settings = Settings(export_folder=str(folder), export_seconds=SECONDS)
+        self.stored: Counter[tuple[Any, ...]] = Counter()
+
+    async def begin(self) -> None:
+        self.store.write_now(lambda one: position.start(one, self.account.id, "test", self.now))
+        await listen_to(self.facts, [], [self.account.id])
+        assert await self.new_exporter(Exporter).look()
+
+    def new_exporter(self, kind: type[Exporter]) -> Exporter:
+        return kind(self.store, self.facts, self.settings, lambda: self.now)
+
+    async def outcomes(self, chunk: int, count: int) -> None:
+        at = datetime.fromtimestamp(self.now, UTC)
+        own = (self.account.id, 7, chunk)
+        rows = [
+            (*own, place, 1 + place, "ios", "push", "accepted", "", "", "", date.today(), at) for place in range(count)
+        ]
+        await self.facts.insert("outcome", rows)
+        for place in range(count):
+            self.stored["outcomes", f"{chunk}-{place}", 1 + place] = 1
+
+    async def events(self, chunk: int, count: int, name: str) -> None:
+        rows = [
+            event_row(self.account, name, user, self.now - 1e7 * user, chunk * 65536 + user, {"Campaign id": 7})
+            for user in range(1, count + 1)
+        ]
+        await self.facts.insert("event", rows)
+        for user in range(1, count + 1):
+            if name == "Notification Viewed by Machine":
+                self.stored["reports", f"{chunk}-{user}", user] = 1
+            else:
+                self.stored["events", chunk * 65536 + user, user] = 1
+
+    async def finish(self) -> None:
+        """Write all that is there: a later row proves that the windows before it are over."""
+        self.now += LEASE_SECONDS + TROUBLE_SECONDS
+        exporter = self.new_exporter(Exporter)
+        for _ in range(50):
+            await exporter.look()
+            if sum(read_files(self.folder, self.account).values()) >= sum(self.stored.values()):
+                break
+        for _ in range(3):
+            await exporter.look()
+
+
+def read_files(folder: Path, account: Account | str) -> Counter[tuple[Any, ...]]:
+    """How often each record is in the files."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for dataset in DATASETS:
+        key = "id" if dataset.name == "events" else "message"
+        mine = folder / (account if isinstance(account, str) else account.id) / dataset.name
+        for path in sorted(mine.glob("day=*/*.parquet")):
+            table = pyarrow.parquet.ParquetFile(path).read()
+            found.update(
+                (dataset.name, *row) for row in zip(table[key].to_pylist(), table["user"].to_pylist(), strict=True)
+            )
+    return found
+
+
+@pytest.mark.parametrize("seed", range(30 if THOROUGH else 2))
+async def test_each_record_is_there_once(own_ledger: Ledger, facts: Facts, tmp_path: Path, seed: int) -> None:
+    """Records stored once or many times, exporters that end at any point: each is in one file."""
+    export = Export(own_ledger, facts, tmp_path / "files", seed)
+    await export.begin()
+    dice, chunks = export.dice, [next(CHUNKS)]
+    exporter: FragileExporter | None = None
+    for _ in range(12):
+        chunk = dice.choice([*chunks, next(CHUNKS)])
+        chunks.append(chunk)
+        match dice.randrange(3):
+            case 0:
+                await export.outcomes(chunk, dice.choice([1, 40]))
+            case 1:
+                await export.events(chunk, dice.choice([1, 40]), "Charged")
+            case _:
+                await export.events(chunk, 3, "Notification Viewed by Machine")
+        if exporter is None:
+            exporter = export.new_exporter(FragileExporter)  # type: ignore[assignment]
+            assert exporter is not None
+            exporter.dice = dice
+        try:
+            await exporter.look()
+        except CrashError:
+            exporter = None
+            export.now += LEASE_SECONDS + 1
+    await export.finish()
+    assert read_files(tmp_path / "files", export.account) == export.stored
+    one = own_ledger.read_now(lambda connection: position.find_export(connection, export.account.id))
+    assert (one.writing_until, one.trouble) == (None, "")
+    assert not list((tmp_path / "files").rglob("*.unfinished"))
+
+
+async def test_what_a_file_says(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """Names, types and values of the columns; what cannot be written is told and tried again."""
+    export = Export(own_ledger, facts, tmp_path / "files", 0)
+    await export.begin()
+    (tmp_path / "files").write_text("no folder")
+    chunk = next(CHUNKS)
+    await export.outcomes(chunk, 1)
+    await export.events(chunk, 1, "Charged")
+    exporter = export.new_exporter(Exporter)
+
+    def read() -> position.ExportPosition:
+        return own_ledger.read_now(lambda connection: position.find_export(connection, export.account.id))
+
+    while not read().trouble:
+        await exporter.look()
+    assert "NotADirectoryError" in read().trouble
+    (tmp_path / "files").unlink()
+    await export.finish()
+    assert (read().trouble, read().rows) == ("", 2)
+    [path] = (tmp_path / "files").glob("*/outcomes/*/*.parquet")
+    [row] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    assert path.parent.name == f"day={row['stored_at']:%Y-%m-%d}"
+    assert path.stat().st_mode & 0o777 == 0o600
+    expected = {"message": f"{chunk}-0", "campaign": 7, "variant": "default", "channel": "push", "platform": "ios"}
+    expected |= {"tag_group": "", "outcome": "accepted", "code": "", "user": 1, "identity": None, "object_id": None}
+    assert {name: row[name] for name in expected} == expected
+    [path] = (tmp_path / "files").glob("*/events/*/*.parquet")
+    [row] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    assert (row["name"], row["props"], row["at"].utcoffset()) == ("Charged", '{"Campaign id":7}', timedelta(0))
+
+
+@pytest.mark.parametrize(
+    ("stored", "seconds", "end"),
+    [
+        (HOUR, 900.0, HOUR + 900 * MICRO),
+        (HOUR + 899 * MICRO, 900.0, HOUR + 900 * MICRO),
+        (2 * HOUR - 1, 900.0, 2 * HOUR),
+        (2 * HOUR - 1, 3600.0, 2 * HOUR),
+        (2 * HOUR - 1, 1100.0, 2 * HOUR),
+    ],
+)
+def test_windows_follow_the_clock(stored: int, seconds: float, end: int) -> None:
+    assert find_end(stored, seconds) == end
+    assert ExportWindow(HOUR, HOUR + 1).name == "19700101T010000.000000Z-19700101T010000.000001Z.parquet"
+
+
+def test_over_kills_each_record_is_there_once(tmp_path: Path, sandbox: Sandbox) -> None:
+    """Uploads and campaigns through the API, while the server is killed again and again."""
+    folder = tmp_path / "files"
+    own = {"TOCSIN_EXPORT_FOLDER": str(folder), "TOCSIN_EXPORT_SECONDS": "0.05"}
+    server = Server(tmp_path / "data", ROOMY | own)
+    caller = server.account()
+    server.use_sandbox(caller, sandbox)
+    runner = CliRunner(env=own)
+    given = ("--account", caller.account_id, "--data", str(tmp_path / "data"))
+    assert runner.invoke(tocsin, ["export", "start", *given]).exit_code == 0
+    again = runner.invoke(tocsin, ["export", "start", *given])
+    assert isinstance(again.exception, Problem)
+
+    def begun() -> bool:
+        with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+            [one] = ledger.read_now(position.list_exports)
+            return one.done_until is not None
+
+    wait_for(begun)
+    caller.upload(*people(30, "p", ("fcm",)))
+    for number in range(6 if THOROUGH else 1):
+        caller.upload(*({"identity": f"p-{one}", "type": "event", "evtName": "Charged", "ts": 1_700_000_000 + number,
+                         "evtData": {"n": number}} for one in range(30)))  # fmt: skip
+        caller.result(caller.create(devices=["android"]))
+        server.kill()
+        server = server.again()
+    caller.upload({"identity": "p-0", "type": "event", "evtName": "Last", "evtData": {}})
+    rounds = 6 if THOROUGH else 1
+    wait_for(lambda: sum(read_files(folder, caller.account_id).values()) >= 60 * rounds + 1, 30)
+    found = read_files(folder, caller.account_id)
+    assert set(found.values()) == {1}
+    assert Counter(name for name, *_ in found) == {"outcomes": 30 * rounds, "events": 30 * rounds + 1}
+    [path, *_] = (folder / caller.account_id / "events").glob("day=*/*.parquet")
+    assert pyarrow.parquet.ParquetFile(path).read()["identity"][0].as_py().startswith("p-")
+    listed = runner.invoke(tocsin, ["export", "list", *given[2:]])
+    assert caller.account_id in listed.output
+    assert runner.invoke(tocsin, ["export", "stop", *given]).exit_code == 0
+    assert isinstance(runner.invoke(tocsin, ["export", "stop", *given]).exception, Problem)
+    assert server.stop() == 0
