@@ -1,5 +1,5 @@
-"""The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention, whom its apps may name, what its mails report."""
+"""The policies of an account, JSON by name: frequency caps, quiet hours, limits of its endpoints, its control group,
+its conversion, its retention, whom its apps may name, what its mails report."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Meta
 from sqlalchemy import Connection, bindparam, delete, select
 
 from tocsin.channels import CHANNELS
+from tocsin.dnd import QuietJson
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
@@ -80,6 +81,7 @@ class Tracking(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
+    dnd: QuietJson | None = None
     limits: Limits = Limits()
     control: Control = Control()
     conversion: Conversion | None = None
@@ -90,6 +92,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 KINDS: dict[str, Any] = {
     "caps": dict[str, Cap],
+    "dnd": QuietJson,
     "limits": Limits,
     "control": Control,
     "conversion": Conversion,
