@@ -67,6 +67,7 @@ class Asked(msgspec.Struct, frozen=True):
     platforms: tuple[str, ...]
     provided: bool
     minutes: int | None
+    of_account: bool = False  # the quiet hours are, and not the campaign's
 
 
 PEOPLE = st.lists(
@@ -93,6 +94,7 @@ ASKED = st.builds(
     platforms=st.sampled_from([("android",), ("android", "ios")]),
     provided=st.booleans(),
     minutes=st.none() | st.sampled_from([30, 600]),
+    of_account=st.booleans(),
 )
 
 
@@ -111,6 +113,7 @@ PUSH = Asked("push", "discard", 30.0, 30.0, 1, True, ("android", "ios"), False, 
 @given(people=PEOPLE, asked=ASKED)
 @example(people=CROWD, asked=PUSH)
 @example(people=CROWD, asked=Asked("email", "delay", 0.0, 0.0, 1, True, ("android",), True, 30))
+@example(people=CROWD, asked=Asked("push", "delay", 0.0, 0.0, 2, True, ("android",), True, 600, of_account=True))
 def test_a_forecast_is_what_the_run_comes_to(
     new_ledger: NewLedger, facts: Facts, people: list[Somebody], asked: Asked
 ) -> None:
@@ -147,12 +150,8 @@ async def _forecast(stage: Stage, spec: Spec, campaign_id: int) -> Forecast:
 
 def _write_body(asked: Asked) -> dict[str, Any]:
     when: dict[str, Any] = {"type": "now"}
-    if asked.quiet:
-        when["dnd"] = {
-            "dnd_info": DAY,
-            "dnd_timezone": "user" if asked.own else "account",
-            "message_state": asked.quiet,
-        }
+    if asked.quiet and not asked.of_account:
+        when["dnd"] = _write_dnd(asked)
     body = {
         **{"name": "n", "target_mode": asked.channel, "where": {}, "when": when, "devices": list(asked.platforms)},
         **{"content": CONTENT[asked.channel], "ttl": asked.minutes},
@@ -160,6 +159,11 @@ def _write_body(asked: Asked) -> dict[str, Any]:
     if asked.control:
         body["control_group"] = {"type": "campaign", "percentage": asked.control}
     return body
+
+
+def _write_dnd(asked: Asked) -> dict[str, Any]:
+    zone = "user" if asked.own else "account"
+    return {"dnd_info": DAY, "dnd_timezone": zone, "message_state": asked.quiet}
 
 
 async def _settle_in(stage: Stage, people: list[Somebody], asked: Asked) -> None:
@@ -188,6 +192,9 @@ async def _settle_in(stage: Stage, people: list[Somebody], asked: Asked) -> None
     got = {"common_profile_properties": {"profile_fields": [{"name": "Got", "operator": "equals", "value": True}]}}
     await stage.campaign(where=got, target_mode=asked.channel, content=CONTENT[asked.channel])
     await stage.deliver_all()
+    if asked.quiet and asked.of_account:
+        text = msgspec.json.encode(_write_dnd(asked)).decode()
+        stage.ledger.write_now(lambda c: set_policy(c, stage.account.id, "dnd", text, NOW))
     stage.now += 1
     table = schema.device
     for number, one in enumerate(people):

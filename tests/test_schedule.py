@@ -24,6 +24,7 @@ from tocsin.campaign.spec import read_spec
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.errors import Problem
 from tocsin.outcome import State
+from tocsin.policy import set_policy
 from tocsin.repair import copy_all_profiles
 from tocsin.stats.results import read_result
 from tocsin.store import schema
@@ -501,6 +502,49 @@ async def test_quiet_hours(days: Days, state: str) -> None:
     assert (result["sent"], result["suppressed"]) == ((2, 0) if state == "delay" else (1, 1))
     if state == "discard":
         assert days.states() == ["ACCEPTED", "QUIET_HOURS"]
+
+
+NIGHT = {str(day): [{"from": "22:00", "to": "08:00"}] for day in range(1, 8)}
+# the account's state and zone, what is asked, who gets it at 23:00 in Berlin before the clock is moved, and at 08:00.
+NIGHTS_OF_AN_ACCOUNT: list[tuple[str, str, dict[str, Any], list[str], list[str]]] = [
+    ("delay", "user", {}, ["york"], ["berlin"]),
+    ("discard", "user", {}, ["york"], []),
+    ("delay", "account", {}, [], ["berlin", "york"]),
+    ("discard", "account", {}, [], []),
+    ("delay", "account", {"respect_frequency_caps": False}, ["berlin", "york"], []),
+]
+OWN_NIGHTS: list[tuple[str, str, dict[str, Any], list[str], list[str]]] = [
+    ("delay", "account", {"dnd": {"dnd_info": NIGHT, "message_state": "discard"}}, ["york"], []),
+    ("discard", "account", {"dnd": {"dnd_info": NIGHT, "dnd_timezone": "user"}}, ["york"], ["berlin"]),
+    ("discard", "account", {"dnd": {"dnd_info": {"1": []}}}, ["berlin", "york"], []),
+    ("discard", "user", {"respect_frequency_caps": False, "dnd": {"dnd_info": NIGHT}}, ["york"], ["berlin"]),
+]
+
+
+@pytest.mark.parametrize("sent", [False, True], ids=["campaign", "send"])
+@pytest.mark.parametrize(("state", "zone", "asked", "at_night", "in_the_morning"), [*NIGHTS_OF_AN_ACCOUNT, *OWN_NIGHTS])
+async def test_quiet_hours_of_an_account(
+    days: Days, state: str, zone: str, asked: dict[str, Any], at_night: list[str], in_the_morning: list[str], sent: bool
+) -> None:
+    """They hold for campaigns and for sends by identity, but for those that keep to no caps; a campaign's own go
+    before them. The night of the clock change is an hour short."""
+    if sent and "dnd" in asked:
+        return  # a send has none of its own
+    await days.people(berlin="", york="America/New_York")
+    stage, dnd = days.stage, {"dnd_info": NIGHT, "dnd_timezone": zone, "message_state": state}
+    value = msgspec.json.encode(dnd).decode()
+    await stage.ledger.write(lambda one: set_policy(one, stage.account.id, "dnd", value, 1.0))
+    stage.now = utc("2026-03-28T22:00")
+    if sent:
+        await stage.send({"Identity": ["berlin", "york"]}, **asked)
+    else:
+        await days.create({"type": "now"}, **asked)
+    assert sorted(await days.step(utc("2026-03-28T22:00"))) == at_night
+    assert await days.step(utc("2026-03-29T05:59")) == []
+    assert sorted(await days.step(utc("2026-03-29T06:00"))) == in_the_morning
+    dropped = 2 - len(at_night) - len(in_the_morning)
+    assert days.states().count("QUIET_HOURS") == dropped
+    assert days.states().count("ACCEPTED") == 2 - dropped
 
 
 async def test_a_cut_off_ends_what_waits(days: Days) -> None:

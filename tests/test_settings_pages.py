@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
 import pytest
 from conftest import Caller, Sandbox, Server
 from support.browser import Browser, join, unique
@@ -175,6 +176,10 @@ POLICIES, APPS = "/dashboard/settings/policies", "/dashboard/settings/apps"
         ("caps", {"push-most": "0"}, "push-most", "most must be a whole number from 1 to 10000, not 0"),
         ("caps", {"email-most": VILLAIN}, "email-most", "most must be a whole number"),
         ("caps", {"sms-most": "1", "sms-days": "1e999"}, "sms-days", "days must be"),
+        ("dnd", {}, "monday", "No day has quiet hours"),
+        ("dnd", {"tuesday": VILLAIN}, "tuesday", "Write it as 22:00-08:00"),
+        ("dnd", {"sunday": "22:00-24:00"}, "sunday", "to must be a time of day"),
+        ("dnd", {"monday": ",".join(["1:00-2:00"] * 9)}, "monday", "at most 8"),
         ("control", {"percent": "51"}, "percent", "percent must be a number from 0 to 50"),
         ("conversion", {"conversion_time": "1D"}, "event_name", "is needed"),
         ("conversion", {"event_name": "a", "conversion_time": "soon"}, "conversion_time", "conversion_time must be"),
@@ -184,6 +189,8 @@ POLICIES, APPS = "/dashboard/settings/policies", "/dashboard/settings/apps"
 )
 def test_a_wrong_policy_is_not_kept(admin: Browser, name: str, fields: dict[str, str], field: str, says: str) -> None:
     asked = {"token": admin.token(), "policy": name, "do": "set"} | fields
+    if name == "dnd":
+        asked |= {"dnd_timezone": "user", "message_state": "delay"}
     status, page, _ = admin.send(POLICIES, asked)
     assert (status, f'id="{field}-mistake"' in page, says in html.unescape(page)) == (422, True, True)
     assert "<script>alert" not in page
@@ -196,6 +203,8 @@ def test_policies_are_kept_and_taken_back(server: Server, caller: Caller, admin:
     token = admin.token()
     given: list[dict[str, str]] = [
         {"policy": "caps", "push-most": "3", "push-days": "7", "email-days": "1", "sms-throttle": "100"},
+        {"policy": "dnd", "monday": "22:00 - 08:00, 12:00–13:30", "sunday": "0:00-0:00"}
+        | {"dnd_timezone": "account", "message_state": "discard"},
         {"policy": "control", "percent": "2.5"},
         {"policy": "conversion", "event_name": "Charged", "revenue_property": "Amount"},
         {"policy": "retention", "days": "90"},
@@ -207,15 +216,25 @@ def test_policies_are_kept_and_taken_back(server: Server, caller: Caller, admin:
     with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
         policy = ledger.read_now(lambda one: load_policy(one, caller.account_id))
         assert policy.caps == {"push": Cap(most=3, days=7), "sms": Cap(throttle=100)}
+        assert policy.dnd is not None
+        assert json.loads(msgspec.json.encode(policy.dnd)) == {
+            "dnd_info": {
+                "2": [{"from": "22:00", "to": "08:00"}, {"from": "12:00", "to": "13:30"}],
+                "1": [{"from": "00:00", "to": "00:00"}],
+            },
+            "dnd_timezone": "account",
+            "message_state": "discard",
+        }
         assert (policy.control.percent, policy.retention.days, policy.apps.identities) == (2.5, 90, "trust")
         assert policy.conversion == Conversion(event_name="Charged", revenue_property="Amount")
         assert (policy.tracking.opens, policy.tracking.clicks) == (False, True)
         kept = '{"days": 3, "events": {"Viewed": 7}}'
         ledger.write_now(lambda one: set_policy(one, caller.account_id, "retention", kept, 1.0))
-        assert admin.send(POLICIES, {"token": token, "do": "set"} | given[3])[0] == 303
+        assert admin.send(POLICIES, {"token": token, "do": "set"} | given[4])[0] == 303
         retention = ledger.read_now(lambda one: load_policy(one, caller.account_id)).retention
         assert (retention.days, retention.events) == (90, {"Viewed": 7})  # what the form does not show stays
         page = admin.look(POLICIES)[1]
+        assert 'value="22:00-08:00, 12:00-13:30"' in page
         assert all(f'value="{value}"' in page for value in ("3", "7", "100", "2.5", "90", "Charged"))
         assert admin.send(POLICIES, {"token": token, "policy": "caps", "do": "clear"})[0] == 303
         assert ledger.read_now(lambda one: load_policy(one, caller.account_id)).caps == {}

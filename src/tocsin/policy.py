@@ -1,5 +1,5 @@
-"""The policies of an account, JSON by name: frequency caps, limits of its endpoints, its control group, its
-conversion, its retention, whom its apps may name, what its mails report, what its providers are called."""
+"""The policies of an account, JSON by name: frequency caps, quiet hours, limits of its endpoints, its control group,
+its conversion, its retention, whom its apps may name, what its mails report, what its providers are called."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from msgspec import Meta
 from sqlalchemy import Connection, bindparam, delete, select
 
 from tocsin.channels import CHANNELS
+from tocsin.dnd import QuietJson
 from tocsin.errors import Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
@@ -86,6 +87,7 @@ ProviderNames = dict[Annotated[str, Meta(min_length=1, max_length=100)], Annotat
 
 class Policy(msgspec.Struct, frozen=True):
     caps: dict[str, Cap] = {}
+    dnd: QuietJson | None = None
     limits: Limits = Limits()
     control: Control = Control()
     conversion: Conversion | None = None
@@ -97,6 +99,7 @@ class Policy(msgspec.Struct, frozen=True):
 
 KINDS: dict[str, Any] = {
     "caps": dict[str, Cap],
+    "dnd": QuietJson,
     "limits": Limits,
     "control": Control,
     "conversion": Conversion,

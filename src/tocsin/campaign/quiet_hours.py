@@ -8,18 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta, tzinfo
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType, field
+from msgspec import UNSET
 
-from tocsin.campaign.local_time import Clock, to_epoch, to_local
-from tocsin.errors import Invalid
+from tocsin.campaign.local_time import to_epoch, to_local
+from tocsin.dnd import DAYS, NAMES, WINDOWS, QuietJson
 
-NAMES = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
-DAYS = ("1", "2", "3", "4", "5", "6", "7")  # as they are sent
-WEEK = "an object of lists, by weekday 1 (Sunday) to 7"
-WINDOWS = 8  # of one day
 ROUNDS = 7 * WINDOWS + 1
 
 
@@ -36,38 +32,6 @@ class Quiet(msgspec.Struct, frozen=True):
     windows: dict[str, tuple[Window, ...]]
     zone: Literal["user", "account"]
     state: Literal["delay", "discard"]
-
-
-class WindowJson(msgspec.Struct, frozen=True):
-    start: Clock = field(name="from")
-    end: Clock = field(name="to")
-
-
-Windows = Annotated[tuple[WindowJson, ...], Meta(max_length=WINDOWS)]
-
-
-class WeekJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=dict(zip(NAMES, DAYS, strict=True))):
-    """`dnd_info`: windows by weekday, "1" (Sunday) to "7". Not a dict, whose keys msgspec leaves out of a place."""
-
-    sunday: Windows | UnsetType = UNSET
-    monday: Windows | UnsetType = UNSET
-    tuesday: Windows | UnsetType = UNSET
-    wednesday: Windows | UnsetType = UNSET
-    thursday: Windows | UnsetType = UNSET
-    friday: Windows | UnsetType = UNSET
-    saturday: Windows | UnsetType = UNSET
-
-    def __post_init__(self) -> None:
-        if all(getattr(self, name) is UNSET for name in NAMES):
-            raise Invalid(f"dnd_info must be {WEEK}")
-
-
-class QuietJson(msgspec.Struct, frozen=True):
-    """The `dnd` object of a campaign, as it is sent (its shape: CleverTap's create-campaign)."""
-
-    dnd_info: Annotated[WeekJson, Meta(extra={"is": WEEK})]
-    dnd_timezone: Literal["user", "account"] = "user"
-    message_state: Literal["delay", "discard"] = "delay"
 
 
 def to_quiet(asked: QuietJson) -> Quiet:

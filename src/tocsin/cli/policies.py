@@ -14,7 +14,7 @@ from tocsin.cli.options import account_option, data_option, print_json
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-NAMES = ("caps", "limits", "control", "conversion", "retention", "apps", "tracking", "provider_names")
+NAMES = ("caps", "dnd", "limits", "control", "conversion", "retention", "apps", "tracking", "provider_names")
 name_argument = click.argument("name", type=click.Choice(NAMES))
 
 
@@ -36,6 +36,7 @@ def set_one(name: str, value: str, data: Path, account_id: str) -> None:
 
     \b
     caps     {"push": {"most": 3, "days": 1, "dwell_minutes": 15, "throttle": 10000}}
+    dnd      {"message_state": "delay", "dnd_timezone": "user", "dnd_info": {"1": [{"from": "22:00", "to": "08:00"}]}}
     limits   {"create_per_second": 3, "create_at_once": 3, "uploads_at_once": 15, "event_names": 512,
               "event_properties": 2048, "profile_properties": 1024, "app_requests_per_second": 5000,
               "send_requests_per_second": 50, "send_people_per_second": 5000}

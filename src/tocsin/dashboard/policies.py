@@ -1,4 +1,5 @@
-"""What an account decided, as forms over the policies: caps, control group, conversion, retention, apps, mails."""
+"""What an account decided, as forms over the policies: caps, quiet hours, control group, conversion, retention, apps,
+mails."""
 
 from __future__ import annotations
 
@@ -13,13 +14,14 @@ from tocsin.authenticator.audit import note
 from tocsin.channels import CHANNELS
 from tocsin.dashboard.form_entry import Entry, FormMistake, read_entries, show_struct_mistake
 from tocsin.dashboard.page import Frame, Visitor, redirect, render
+from tocsin.dashboard.quiet_week import WeekForm, read_week, show_week
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import FormFields, read_signed_form, require_member
 from tocsin.errors import Problem
 from tocsin.policy import KINDS, Policy, clear_policy, load_policy, set_policy
 
 # Those an account decides itself, in the order of the page; `limits` are for whoever runs the server.
-OWN = ("caps", "control", "conversion", "retention", "apps", "tracking")
+OWN = ("caps", "dnd", "control", "conversion", "retention", "apps", "tracking")
 
 
 async def show_policies(context: Context, request: Request) -> Response:
@@ -70,7 +72,9 @@ async def _show(
 
 def _groups(name: str) -> dict[str, type[msgspec.Struct]]:
     """Return the structs that a policy is made of, by what stands before their fields' names."""
-    return {f"{channel}-": get_args(KINDS[name])[1] for channel in CHANNELS} if name == "caps" else {"": KINDS[name]}
+    if name == "caps":
+        return {f"{channel}-": get_args(KINDS[name])[1] for channel in CHANNELS}
+    return {"": WeekForm if name == "dnd" else KINDS[name]}
 
 
 def _list_fields(kind: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:
@@ -81,7 +85,7 @@ def _list_fields(kind: type[msgspec.Struct]) -> list[msgspec.structs.FieldInfo]:
 def _keep_others(policy: Policy, name: str, value: Any) -> Any:
     """Return a policy's new value with what is set of it and its form does not show."""
     kind, stored = KINDS[name], getattr(policy, name)
-    if name == "caps" or stored is None:
+    if name in ("caps", "dnd") or stored is None:
         return value
     shown = [field.name for field in _list_fields(kind)]
     return {one: each for one, each in msgspec.to_builtins(stored).items() if one not in shown} | value
@@ -89,7 +93,8 @@ def _keep_others(policy: Policy, name: str, value: Any) -> Any:
 
 def _values(name: str, policy: Policy) -> FormFields:
     """Return a policy as the fields of its form."""
-    stored = msgspec.to_builtins(getattr(policy, name)) or {}
+    stored = getattr(policy, name)
+    stored = show_week(stored) if name == "dnd" and stored else msgspec.to_builtins(stored) or {}
     given = {prefix: stored.get(prefix[:-1]) or {} if prefix else stored for prefix in _groups(name)}
     form = FormFields()
     for prefix, fields in given.items():
@@ -141,7 +146,7 @@ def _read(name: str, form: FormFields) -> Any:
                 values[field.name] = _number(text)
         show_struct_mistake(values, kind, kind.__struct_fields__, prefix)
         if not prefix:
-            return values
+            return read_week(values) if name == "dnd" else values
         if set(values) - {"days"}:  # days alone limit nothing
             found[prefix[:-1]] = values
     return found

@@ -13,6 +13,7 @@ import functools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import tzinfo
 from typing import Any
 
 import msgspec
@@ -40,7 +41,7 @@ from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.plan import LookUp, Planner
 from tocsin.delivery.push_id import Secrets
-from tocsin.delivery.recipients import Person, find_zones, load_people
+from tocsin.delivery.recipients import Person, load_people, read_zones
 from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
@@ -243,25 +244,18 @@ class Dispatcher:
         selected = self._select(lanes, now)
         users = sorted({held.chunk.users[position] for held, positions in selected for position in positions})
         missing = [user for user in users if user not in people]
-        zoned = any(held.plan.quiet is not None and held.plan.quiet.zone == "user" for held, _ in selected)
-        zones: Mapping[int, Any] = {}
-        if zoned or missing:
-            account, channels = self._account, [CHANNELS[self._channel]]
-            assert account is not None
-
-            def read(connection: Connection) -> tuple[Mapping[int, Any], dict[int, Person]]:
-                found = find_zones(connection, account, users) if zoned else {}
-                return found, load_people(connection, account.id, missing, channels)
-
-            zones, more = await self._d.ledger.read(read)
-            people = people | more
+        if missing:
+            account_id, channels = self._account_id, [CHANNELS[self._channel]]
+            people = people | await self._d.ledger.read(lambda one: load_people(one, account_id, missing, channels))
         assert self._account is not None
         windows: list[tuple[HeldChunk, Window]] = []
         for held, positions in selected:
             heard = positions
             if held.plan.quiet is not None:
-                own = self._account.zone
-                heard = hold_in_quiet_hours(held.chunk, positions, held.plan.quiet, zones, own, now)
+                zone, zones = self._account.zone, dict[int, tzinfo]()
+                if held.plan.quiet.zone == "user":
+                    zones = read_zones(people, self._account, {held.chunk.users[position] for position in positions})
+                heard = hold_in_quiet_hours(held.chunk, positions, held.plan.quiet, zones, zone, now)
             if window := address_window(held.chunk, heard, held.plan, people, now):
                 windows.append((held, window))
         return windows

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from tocsin.account import Account
 from tocsin.authenticator.apps import find_sdk_id
 from tocsin.campaign.addressees import find_recipients, list_keys
-from tocsin.campaign.quiet_hours import Quiet
+from tocsin.campaign.quiet_hours import Quiet, to_quiet
 from tocsin.campaign.runs import read_stored_spec
 from tocsin.campaign.send import StoredRequest
 from tocsin.campaign.spec import Spec
@@ -30,6 +30,7 @@ from tocsin.settings import Settings
 log = structlog.get_logger()
 
 NOTHING = Tracking(opens=False, clicks=False)
+_UNREAD = Quiet({}, "account", "delay")
 WINDOW_BYTES = 16 * 1024 * 1024  # of content rendered and in flight for one chunk
 
 
@@ -68,6 +69,7 @@ class Planner:
         self._settings = settings
         self._secret = secret
         self._policy: Policy | None = None
+        self._quiet: Quiet | None = _UNREAD
         self._sdk_id: str | None = None
 
     def look_up(self, chunks: Sequence[Chunk], channel: str, account: Account | None) -> LookUp:
@@ -92,11 +94,13 @@ class Planner:
         return LookUp(account, credentials, plans, named, people)
 
     def plan(self, chunk: Chunk) -> DeliveryPlan:
-        """Return the plan of a chunk: from its request, or from its campaign; with the account's caps."""
+        """Return the plan of a chunk: from its request, or from its campaign; with the account's caps and quiet
+        hours."""
         if chunk.request is not None:
             request = msgspec.json.decode(chunk.request, type=StoredRequest)
+            quiet = self._find_quiet(None, respect=request.respect_frequency_caps)
             plan = self._make(
-                *(chunk, bytes(request.content), f"s{chunk.id}", request.send_to_all_devices, None),
+                *(chunk, bytes(request.content), f"s{chunk.id}", request.send_to_all_devices, quiet),
                 self._find_tracking(chunk, opens=request.track_opens, clicks=request.track_clicks),
             )
             return self._with_caps(chunk, plan, respect=request.respect_frequency_caps)
@@ -104,14 +108,14 @@ class Planner:
 
     def plan_campaign(self, chunk: Chunk, spec: Spec) -> DeliveryPlan:
         """Return the plan of a chunk of a campaign, which need not be in the ledger."""
-        quiet = None if spec.when is None else spec.when.quiet
+        respect, own = spec.respect_frequency_caps, spec.frequency_cap
+        quiet = self._find_quiet(None if spec.when is None else spec.when.quiet, respect=respect)
         content = next((one.content for one in spec.variants if one.name == chunk.variant), spec.content)
         encoded = msgspec.json.encode(content)
         plan = self._make(
             *(chunk, encoded, str(chunk.campaign_id), spec.send_to_all_devices, quiet),
             self._find_tracking(chunk, opens=spec.track_opens, clicks=spec.track_clicks),
         )
-        respect, own = spec.respect_frequency_caps, spec.frequency_cap
         return self._with_caps(chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
 
     def list_platforms(self) -> list[str]:
@@ -140,6 +144,15 @@ class Planner:
         if rule.account is None and rule.campaign is None and rule.throttle is None:
             return plan
         return msgspec.structs.replace(plan, rule=rule)
+
+    def _find_quiet(self, own: Quiet | None, *, respect: bool) -> Quiet | None:
+        """Return the quiet hours that hold: a campaign's own, else the account's, for what keeps to its caps."""
+        if own is not None or not respect:
+            return own
+        if self._quiet is _UNREAD:
+            asked = self._load_policy().dnd
+            self._quiet = None if asked is None else to_quiet(asked)
+        return self._quiet
 
     def _find_tracking(self, chunk: Chunk, *, opens: bool, clicks: bool) -> Tracking:
         """Return what of a chunk's mails is counted: what the account, the campaign and a public address allow."""

@@ -85,6 +85,15 @@ def find_zones(connection: Connection, account: Account, users: Sequence[int]) -
     return {user: read_zone(_ZONES.decode(profile).Tz, account.zone) for user, profile in rows}
 
 
+def read_zones(people: Mapping[int, Person], account: Account, users: Iterable[int]) -> dict[int, tzinfo]:
+    """Return the time zones of users whose profiles have been read."""
+    return {
+        user: read_zone(_ZONES.decode(person.profile).Tz, account.zone)
+        for user in users
+        if (person := people.get(user)) is not None
+    }
+
+
 class _Zoned(msgspec.Struct):
     Tz: Any = None
 

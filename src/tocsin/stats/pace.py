@@ -26,6 +26,7 @@ def find_pace(connection: Connection, account_id: str, channel: str, now: float)
     """Return the pace of the largest run of the last day on a channel that only the vendors slowed down; None when
     there is none. A run of less than a second counts as one of a second."""
     run, campaign, chunk = schema.run, schema.campaign, schema.chunk
+    quiet = load_policy(connection, account_id).dnd is not None
     lately = (run.c.account_id == account_id, run.c.due_at > now - LOOK_BACK, run.c.state == "completed")
     largest = (
         select(run.c.id, run.c.campaign_id)
@@ -35,7 +36,7 @@ def find_pace(connection: Connection, account_id: str, channel: str, now: float)
         .limit(RUNS)
     )
     for run_id, campaign_id in connection.execute(largest).all():
-        if _waits(read_stored_spec(connection, account_id, campaign_id)):
+        if _waits(read_stored_spec(connection, account_id, campaign_id), quiet=quiet):
             continue
         tried = func.sum(chunk.c.sent + chunk.c.unknown + chunk.c.failed)
         ends = (func.min(chunk.c.started_at), func.max(chunk.c.not_before))
@@ -59,7 +60,8 @@ def estimate_minutes(
     return round(max(minutes), 2) if minutes else None
 
 
-def _waits(spec: Spec) -> bool:
-    """Return whether a run of this campaign may wait for something other than a vendor."""
+def _waits(spec: Spec, *, quiet: bool) -> bool:
+    """Return whether a run of this campaign may wait for something other than a vendor. quiet: the account has quiet
+    hours."""
     own = spec.when is not None and (spec.when.quiet is not None or spec.when.own_clock)
-    return own or spec.respect_throttle
+    return own or spec.respect_throttle or (quiet and spec.respect_frequency_caps)
