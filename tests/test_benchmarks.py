@@ -209,3 +209,13 @@ def test_bench_reports(tmp_path: Path) -> None:
         assert readings[name]["value"] > 0
     assert readings["events read back as pages of JSON"]["value"] > 0
     assert readings["DuckDB writes as many"]["ratio"] > 0
+
+
+@pytest.mark.timeout(400)
+def test_bench_scale(tmp_path: Path) -> None:
+    """Workers side by side deliver to everybody once, and a claim has its time at each length of the queue."""
+    sizes = ("--seconds", "0.2", "--workers", "2", "--backlog", "20", "--backlog", "100")
+    readings = measure("scale", *sizes, folder=tmp_path)
+    assert 0 < readings["2 workers, each"]["ratio"] <= 1.5
+    for name in ("a claim, 20 chunks in the queue", "a claim, 100 chunks in the queue"):
+        assert readings[name]["value"] > 0

@@ -230,6 +230,35 @@ def reports(recipients: int, campaigns: int, events: int, exported: int, as_json
     report("reports", given, measure_reports(**given), as_json=as_json)
 
 
+@bench.command()
+@click.option("--seconds", type=click.FloatRange(0.2, 300), default=20, show_default=True, help="Of each campaign.")
+@click.option("--at-once", type=click.IntRange(1, 200), default=20, show_default=True, help="Mails of one worker.")
+@click.option(
+    "--backlog",
+    "backlogs",
+    type=click.IntRange(10, 5_000_000),
+    multiple=True,
+    default=(1000, 1_000_000),
+    show_default=True,
+    help="Chunks that wait.",
+)
+@click.option("--workers", type=click.IntRange(1, 16), multiple=True, default=(1, 2, 4), show_default=True)
+@json_option
+def scale(seconds: float, at_once: int, backlogs: tuple[int, ...], workers: tuple[int, ...], as_json: bool) -> None:
+    """One, two and four workers on one PostgreSQL, with a relay that answers after 100 ms and takes so many mails of
+    each at once: what each delivers, and what is lost at each doubling. And how long a claim takes, by the queue's
+    length.
+
+    Example: tocsin bench scale --seconds 20 --json
+    """
+    find_benchmarks()
+    from benchmarks.reading import report
+    from benchmarks.side_by_side import measure_scale
+
+    given = {"seconds": seconds, "at_once": at_once, "workers": workers, "backlogs": backlogs}
+    report("scale", given, measure_scale(seconds, at_once, workers, backlogs), as_json=as_json)
+
+
 def find_benchmarks() -> None:
     """Make `benchmarks` importable. Raises Misconfigured outside a checkout."""
     root = Path(__file__).resolve().parents[3]
