@@ -387,6 +387,7 @@ ENGLISH = SimpleNamespace(
     nobody_found_how="Identities are letter for letter. Somebody is known once /1/upload has sent them.",
     reached_on="A message would reach them on",
     opted_out="They want none on",
+    groups_left="They left the subscription groups",
     since="since",
     gone="gone",
     no_device="No device. A token record of /1/upload registers one.",

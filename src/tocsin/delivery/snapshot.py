@@ -161,8 +161,8 @@ def gather_audience(
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
     duplicates: Collection[int] = ()
     if CHANNELS[spec.channel].property and not spec.send_to_every_profile:
-        where, limit = spec.where, spec.users_limit
-        duplicates = find_duplicates(facts, account, where, CHANNELS[spec.channel], now, limit, drawn)
+        whose = (spec.where, CHANNELS[spec.channel], now, spec.users_limit, drawn, spec.subscription_groups)
+        duplicates = find_duplicates(facts, account, *whose)
     divided = bool(control.system or control.campaign or spec.variants or duplicates)
     for zone, pairs in _read_by_zone(ledger, facts, account, spec, now, drawn):
         share = share_of(zone)
