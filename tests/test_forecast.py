@@ -260,9 +260,7 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
         names = [("identity", "u0"), ("identity", "u1")]
         users = await own_ledger.read(lambda c: find_users(c, stage.account.id, names))
         asked = (own_ledger, facts, stage.account, made)
-        first, other = [
-            await explain_campaign(*asked, users[name], NOW, *HOW) for name in names
-        ]
+        first, other = [await explain_campaign(*asked, users[name], NOW, *HOW) for name in names]
         [message] = first.messages
         assert (first.verdict, message.came_back) == ("in the audience: the vendor took the message for android", {})
         event = message.chunk * 65536 + message.position
@@ -271,9 +269,7 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
             row = event_row(stage.account, EVENTS[kind], users[names[0]], NOW + seconds, event, props)
             await facts.insert("event", [row])
         await stage.upload({"type": "event", "identity": "u0", "evtName": "Charged", "ts": int(NOW) + 30})
-        first, other = [
-            await explain_campaign(*asked, users[name], NOW + 60, *HOW) for name in names
-        ]
+        first, other = [await explain_campaign(*asked, users[name], NOW + 60, *HOW) for name in names]
         assert first.messages[0].came_back == {"viewed": int(NOW) + 10, "clicked": int(NOW) + 20}
         assert (first.conversions["click_through"], other.conversions["converted"]) == (1, 0)
         assert other.messages[0].came_back == {}

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from tocsin import queue
 from tocsin.account import Account
 from tocsin.audience.explain import Explanation, explain_person
 from tocsin.audience.members import draw_user
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_campaign, read_stored_spec
 from tocsin.campaign.spec import Spec
 from tocsin.channels import PLATFORM_CODES
@@ -76,9 +77,17 @@ class _CampaignOfUser(msgspec.Struct, frozen=True):
 
 
 async def explain_campaign(
-    ledger: Ledger, facts: Facts, account: Account, campaign_id: int, user: int, now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    campaign_id: int,
+    user: int,
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> PersonalAnswer:
-    """Return why a user got a campaign or not. Raise Problem for a campaign that this account has not."""
+    """Return why a user got a campaign or not. Raise Problem for a campaign that this account has not, and 429 when too
+    many contents of the account are being looked at."""
     known = await ledger.read(lambda connection: _look_up(connection, account.id, campaign_id, user))
     spec, began = known.spec, known.began or now
     messages = await _find_messages(ledger, facts, account, campaign_id, user, known.unsettled)
@@ -98,7 +107,7 @@ async def explain_campaign(
         explanation=explanation,
         messages=messages,
         would=list_fates(fates),
-        shown=await asyncio.to_thread(show_messages, seen, now),
+        shown=await compile_pool.run(account.id, partial(show_messages, seen, now)),
         conversions=await _count_converted(facts, account, campaign_id, spec, user),
     )
 
