@@ -7,6 +7,7 @@ import csv
 import functools
 import io
 import random
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -34,7 +35,7 @@ from tocsin.policy import set_policy
 from tocsin.providers.contract import Receipt
 from tocsin.stats import counts
 from tocsin.stats.report import report as report_module
-from tocsin.stats.report.formats import write_report
+from tocsin.stats.report.formats import write_csv, write_report
 from tocsin.stats.report.report import (
     NUMBER_NAMES,
     CampaignReport,
@@ -305,8 +306,20 @@ def test_no_cell_is_a_formula() -> None:
     rows = [ReportRow(key=(key,), numbers=ReportNumbers(revenue=-1.5)) for key in keys]
     raw = write_report(CampaignReport(by=("label",), rows=rows, total=ReportNumbers()), "csv")
     read = list(csv.DictReader(io.StringIO(raw.decode(), newline="")))
-    assert [row["label"] for row in read] == [*(f"'{key}" for key in keys[:6]), *keys[6:]]
+    assert [row["label"] for row in read] == [*(f"'{key}" for key in keys[:4]), "'\t'=1", "'\r'=1", *keys[6:]]
     assert {row["revenue"] for row in read} == {"-1.5"}
+
+
+@pytest.mark.parametrize("sign", "=+-@\t\r＝＋－＠")
+@pytest.mark.parametrize("before", ["", ";", "x;", "\t", "a\n", 'b; "', " "])
+def test_no_cell_of_another_dialect_is_a_formula(before: str, sign: str) -> None:
+    """Also where a spreadsheet divides at semicolons or tabs, and takes a quoted line break for the end of a row; in
+    the head as well."""
+    text = f"{before}{sign}1+1"
+    for divided in (write_csv([text], [[text]]), write_csv(["a", text], [[1, text]])):
+        for line in re.split(r"[\r\n]+", divided):
+            for cell in re.split(r"[;\t,]", line):
+                assert not cell.strip(' "').startswith(tuple("=+-@＝＋－＠")), divided
 
 
 async def test_reports_leave_readers_to_others(own_ledger: Ledger, facts: Facts) -> None:

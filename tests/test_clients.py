@@ -115,7 +115,7 @@ ROWS: list[tuple[str, str, Any, int]] = [
     ("n8n, Zapier", "words for a choice", profile(profileData={"Gender": "female", "Married": "n"}), 0),
     ("n8n, Zapier", "another spelling", {"type": "event", "Identity": "p", "evtName": "Order Seen"}, 0),
     ("n8n, Zapier", "only empty names", {"type": "event", "identity": " ", "objectId": "", "evtName": "E"}, 523),
-    ("CleverTap's guide", "groups", profile(profileData={"category-unsubscribe": {"email": ["News"]}}), 524),
+    ("CleverTap's guide", "groups", profile(profileData={"category-unsubscribe": {"email": ["News"]}}), 0),
 ]
 
 
@@ -285,23 +285,10 @@ def test_a_packed_body_that_does_not_say_so(caller: Caller) -> None:
 
 
 @pytest.mark.parametrize("name", ["category-unsubscribe", "category-resubscribe"])
-def test_groups_are_refused_by_name(server: Server, caller: Caller, name: str) -> None:
-    """Nobody can take a choice of groups for kept, and an empty one is no choice."""
-    status, answer = caller.post(UPLOAD, {"d": [profile(profileData={name: {"email": ["News"]}, "City": "Graz"})]})
-
-    assert (status, answer["status"], answer["processed"]) == (200, "fail", 0)
-    assert name in answer["unprocessed"][0]["error"]
-    assert names(server, caller) == []
-    caller.upload(profile(profileData={name: []}))
+def test_an_empty_choice_of_groups(server: Server, caller: Caller, name: str) -> None:
+    """It is none; one of groups is kept as it is said, and nothing is left where all were come back to."""
+    caller.upload(profile(profileData={name: []}), profile(profileData={name: {}}))
     assert stored(server, caller, "p") == {}
-
-
-@pytest.mark.parametrize("path", ["/1/targets/create.json", EMAIL])
-def test_sends_to_groups_are_refused_by_name(caller: Caller, path: str) -> None:
-    """A send or campaign to a group would reach people who left it."""
-    content = {"subject": "s", "body": "b"}
-    body = {"to": {"Identity": ["p"]}, "name": "n", "target_mode": "email", "where": {}, "when": "now"}
-    status, answer = caller.post(path, body | {"content": content, "subscription_groups": ["News"]})
-
-    assert status == 400
-    assert "subscription_groups" in answer["error"]
+    caller.upload(profile(profileData={name: {"email": ["News"]}}))
+    left = {"category-unsubscribe": {"email": ["News"]}}
+    assert stored(server, caller, "p") == (left if name in left else {})

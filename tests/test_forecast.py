@@ -14,6 +14,7 @@ from sqlalchemy import Connection, insert, update
 from support.counting_pool import CountingPool
 from support.stage import NOW, SETTINGS, Stage, Vendor, token
 
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import insert_campaign, read_stored_spec
 from tocsin.campaign.spec import Spec, read_spec
 from tocsin.delivery import forecast as forecasts
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 pytest_plugins = ("engines",)
 
 OPTIONS = msgspec.structs.replace(SETTINGS, window=64)
+HOW = (OPTIONS, CompilePool())  # why is looked for
 CONTENT = {
     "push": {"title": "Hi", "body": "there"},
     "email": {"subject": "Hi", "body": "<p>there</p>", "sender_name": "n"},
@@ -55,6 +57,7 @@ class Somebody(msgspec.Struct, frozen=True):
     tz: str
     dead: bool
     got: bool  # a campaign before this one
+    left: bool = False  # the group of the campaign
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -68,6 +71,7 @@ class Asked(msgspec.Struct, frozen=True):
     provided: bool
     minutes: int | None
     of_account: bool = False  # the quiet hours are, and not the campaign's
+    groups: tuple[str, ...] = ()
 
 
 PEOPLE = st.lists(
@@ -79,6 +83,7 @@ PEOPLE = st.lists(
         tz=st.sampled_from(["", "Asia/Tokyo", "Europe/Berlin", "America/New_York"]),
         dead=st.booleans(),
         got=st.booleans(),
+        left=st.booleans(),
     ),
     min_size=1,
     max_size=12,
@@ -95,12 +100,19 @@ ASKED = st.builds(
     provided=st.booleans(),
     minutes=st.none() | st.sampled_from([30, 600]),
     of_account=st.booleans(),
+    groups=st.sampled_from([(), ("NEWS", "other")]),
 )
 
 
 CROWD = [
     Somebody(
-        mailbox=number % 5, devices=number % 3, wanted=number % 4 > 0, tz=tz, dead=number == 4, got=number % 3 == 1
+        mailbox=number % 5,
+        devices=number % 3,
+        wanted=number % 4 > 0,
+        tz=tz,
+        dead=number == 4,
+        got=number % 3 == 1,
+        left=number in (2, 3),
     )
     for number, tz in enumerate(["", "Asia/Tokyo", "Europe/Berlin", "America/New_York"] * 3)
 ]
@@ -114,11 +126,12 @@ PUSH = Asked("push", "discard", 30.0, 30.0, 1, True, ("android", "ios"), False, 
 @example(people=CROWD, asked=PUSH)
 @example(people=CROWD, asked=Asked("email", "delay", 0.0, 0.0, 1, True, ("android",), True, 30))
 @example(people=CROWD, asked=Asked("push", "delay", 0.0, 0.0, 2, True, ("android",), True, 600, of_account=True))
+@example(people=CROWD, asked=Asked("email", "", 0.0, 0.0, None, True, ("android",), True, None, ("NEWS",)))
 def test_a_forecast_is_what_the_run_comes_to(
     new_ledger: NewLedger, facts: Facts, people: list[Somebody], asked: Asked
 ) -> None:
-    """With consents, caps, quiet hours, control groups, shared mailboxes, dead tokens and a missing provider: as many
-    are sent to, are late and are held back for each reason, as was said."""
+    """With consents, groups, caps, quiet hours, control groups, shared mailboxes, dead tokens, a missing provider: as
+    many are sent to, are late and are held back for each reason, as was said."""
     with new_ledger() as ledger:
         asyncio.run(_compare(ledger, facts, people, asked))
 
@@ -156,6 +169,8 @@ def _write_body(asked: Asked) -> dict[str, Any]:
         **{"name": "n", "target_mode": asked.channel, "where": {}, "when": when, "devices": list(asked.platforms)},
         **{"content": CONTENT[asked.channel], "ttl": asked.minutes},
     }
+    if asked.groups and asked.channel == "email":
+        body["subscription_groups"] = list(asked.groups)
     if asked.control:
         body["control_group"] = {"type": "campaign", "percentage": asked.control}
     return body
@@ -173,6 +188,8 @@ async def _settle_in(stage: Stage, people: list[Somebody], asked: Asked) -> None
         profile: dict[str, Any] = {"Got": one.got} | ({"Tz": one.tz} if one.tz else {})
         if one.mailbox is not None:
             profile["Email"] = f"m{one.mailbox}@example.com"
+        if one.left:
+            profile["category-unsubscribe"] = {"email": ["News"]}
         if not one.wanted:
             profile |= {"MSG-email": False, "MSG-push-all": False}
         records.append({"type": "profile", "identity": f"u{number}", "profileData": profile})
@@ -222,7 +239,9 @@ def test_why_while_it_runs(own_ledger: Ledger, facts: Facts) -> None:
 
         async def why() -> PersonalAnswer:
             [user] = users.values()
-            return await explain_campaign(own_ledger, facts, stage.account, made, user, stage.now, stage.settings)
+            return await explain_campaign(
+                own_ledger, facts, stage.account, made, user, stage.now, stage.settings, CompilePool()
+            )
 
         assert [one.state for one in (await why()).messages] == ["waiting"]
         await stage.deliver()
@@ -248,7 +267,7 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
         names = [("identity", "u0"), ("identity", "u1")]
         users = await own_ledger.read(lambda c: find_users(c, stage.account.id, names))
         asked = (own_ledger, facts, stage.account, made)
-        first, other = [await explain_campaign(*asked, users[name], NOW, stage.settings) for name in names]
+        first, other = [await explain_campaign(*asked, users[name], NOW, *HOW) for name in names]
         [message] = first.messages
         assert (first.verdict, message.came_back) == ("in the audience: the vendor took the message for android", {})
         event = message.chunk * 65536 + message.position
@@ -257,7 +276,7 @@ def test_what_came_back(own_ledger: Ledger, facts: Facts) -> None:
             row = event_row(stage.account, EVENTS[kind], users[names[0]], NOW + seconds, event, props)
             await facts.insert("event", [row])
         await stage.upload({"type": "event", "identity": "u0", "evtName": "Charged", "ts": int(NOW) + 30})
-        first, other = [await explain_campaign(*asked, users[name], NOW + 60, stage.settings) for name in names]
+        first, other = [await explain_campaign(*asked, users[name], NOW + 60, *HOW) for name in names]
         assert first.messages[0].came_back == {"viewed": int(NOW) + 10, "clicked": int(NOW) + 20}
         assert (first.conversions["click_through"], other.conversions["converted"]) == (1, 0)
         assert other.messages[0].came_back == {}

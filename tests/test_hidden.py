@@ -22,7 +22,7 @@ from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.webhook import WebhookSettings
 from tocsin.settings import Settings, hide_passwords, read_settings, show_value
 from tocsin.store import schema
-from tocsin.store.facts import Facts
+from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest_plugins = ("engines",)
@@ -88,10 +88,13 @@ def test_config_and_settings_hide_them(tmp_path: Path, monkeypatch: pytest.Monke
     [
         lambda: read_settings({"TOCSIN_PUBLIC_URL": f"https://u:{SECRET}@mail.example.com"}, Path()),
         lambda: check_endpoint("url", f"https://u:{SECRET}@gateway.example.com"),
+        lambda: check_endpoint("url", f"https://u:{SECRET}@["),
+        lambda: check_endpoint("url", f"https://u:{SECRET}@h:99999"),
+        lambda: open_facts(f"https://u:{SECRET}@["),
         lambda: open_ledger(f"postgresql://u:{SECRET}@127.0.0.1:1/t?connect_timeout=1"),
         lambda: open_ledger(f"postgresql://u@127.0.0.1:1/t?connect_timeout=1&password={SECRET}"),
     ],
-    ids=["public", "endpoint", "log-in", "query"],
+    ids=["public", "endpoint", "bracket", "port", "facts", "log-in", "query"],
 )
 def test_errors_hide_them(work: Any) -> None:
     """The sentence that says a URL is wrong, or that nobody answers there, shows the URL without its password."""

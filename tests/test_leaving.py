@@ -8,6 +8,7 @@ import functools
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,9 @@ from support.chunks import NOW, must_lease, release, settle
 
 from tocsin import queue
 from tocsin.account import Account, create_account
+from tocsin.api.people import delete_named
 from tocsin.audience.node import Everybody
+from tocsin.authenticator import audit
 from tocsin.authenticator.audit import NAMELESS, list_deeds, note
 from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
@@ -32,7 +35,7 @@ from tocsin.delivery.cleaner import clean_events, find_old_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
-from tocsin.ingest import event_row, upload
+from tocsin.ingest import event_row, leaving, upload
 from tocsin.ingest.leaving import remove_people
 from tocsin.ingest.people import find_users
 from tocsin.outcome import State
@@ -303,6 +306,32 @@ async def test_no_byte_is_left(own_ledger: Ledger, facts: Facts) -> None:
     left = read_stores(own_ledger, facts)
     assert [one for one in marks if one in left] == []
     assert stays.encode() in left
+
+
+async def test_a_long_log_is_read_in_pieces(own_ledger: Ledger, facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are taken out of all of it before the person goes, a piece at a time; the write that takes them looks at
+    what is newer alone."""
+    account = create_account(own_ledger, "log", "UTC", NOW)[0]
+    await upload(own_ledger, facts, account, {"d": [{"type": "profile", "identity": "a", "profileData": {}}]}, NOW)
+    for number in range(40):
+        detail = "A" if number % 3 else "b"
+        own_ledger.write_now(
+            functools.partial(note, account_id=account.id, who="x", what=LOOKED, detail=detail, now=NOW)
+        )
+    monkeypatch.setattr(audit, "LINES_AT_ONCE", 7)
+    read: list[int] = []
+    find = audit.find_named_lines
+
+    def count(connection: Connection, account_id: str, names: Collection[str], after: int = 0) -> tuple[list[int], int]:
+        read.append(after)
+        return find(connection, account_id, names, after)
+
+    monkeypatch.setattr(leaving, "find_named_lines", count)
+    assert await delete_named(own_ledger, account, [("identity", "a")], "API", NOW) == 1
+    deeds = own_ledger.read_now(lambda connection: list_deeds(connection, account.id, 50))
+    assert Counter(deed.detail for deed in deeds if deed.what == LOOKED) == {NAMELESS: 26, "b": 14}
+    assert len(read) == 8, "six pieces and their end, and once more while the person goes"
+    assert read[-1] == read[-2] == max(read)
 
 
 def is_erased(caller: Caller) -> bool:

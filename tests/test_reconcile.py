@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from support.stage import Stage, Vendor
 from tocsin import metrics
 from tocsin.delivery.cleaner import DAY, clean
 from tocsin.delivery.leavers import erase_leavers
+from tocsin.errors import Problem
 from tocsin.feedback.interactions import SentMessage, record_sent
 from tocsin.ingest.leaving import remove_people
 from tocsin.outcome import Outcome, State
@@ -78,6 +80,35 @@ async def view(stage: Stage, campaign: int) -> None:
 
 def write(stage: Stage, statement: Any) -> None:
     stage.ledger.write_now(lambda connection: connection.execute(statement))
+
+
+async def test_a_large_account_is_compared_in_pieces(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A question that takes too long is asked of fewer chunks, until all were; what differs is found as before, and
+    what fails for another reason, or for one chunk alone, is said."""
+    campaign = await begin(stage)
+    plant_numbers(stage, campaign)
+    plant_sums(stage, campaign)
+    expected = await look(stage)
+    assert expected
+    ask, asked, most = stage.facts.query, list[tuple[int, int]](), 2
+
+    async def query(sql: str, parameters: Mapping[str, Any]) -> list[Any]:
+        if "FROM outcome" in sql:
+            first, last = int(parameters["first"]), int(parameters["last"])
+            if last - first >= most:
+                raise Problem("The question needs more than 30 seconds", status=503)
+            asked.append((first, last))
+        return await ask(sql, parameters)
+
+    monkeypatch.setattr(stage.facts, "query", query)
+    assert await look(stage) == expected
+    begins = [number for number, (first, _) in enumerate(asked) if not first]
+    for start, end in zip(begins, [*begins[1:], len(asked)], strict=True):
+        pieces = asked[start:end]
+        assert all(one[1] + 1 == two[0] for one, two in itertools.pairwise(pieces)), "each chunk once"
+    most = 0
+    with pytest.raises(Problem, match="more than 30 seconds"):
+        await look(stage)
 
 
 def plant_sums(stage: Stage, _: int) -> None:

@@ -148,9 +148,6 @@ def test_a_named_provider(sending: Caller, server: Server) -> None:
         got, answer = sending.post(path, asked)
         error = "InCorrect provider_nick_name! " if status == 400 else ""
         assert (got, str(answer.get("error", ""))[:30]) == (status, error)
-            status,
-            "InCorrect provider_nick_name! " if status == 400 else "",
-        )
     unknown = subprocess.run(
         [sys.executable, "-m", "tocsin", *call[:3], '{"X": "pigeon"}', *call[4:]],
         capture_output=True,

@@ -26,10 +26,11 @@ from tocsin.authenticator.audit import list_deeds
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
 from tocsin.providers.encryption import encrypt_again
+from tocsin.providers.public_address import is_allowed
 from tocsin.providers.transport import Pool, Transport, VendorAnswer
 from tocsin.settings import Settings
 from tocsin.stats.webhooks import endpoint as endpoints
-from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url, is_allowed, read_networks
+from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url, read_networks
 from tocsin.stats.webhooks.feed import FeedWindow, Place, find_horizon, listen_to, read_page
 from tocsin.stats.webhooks.poster import WebhookPoster, describe_answer, move_on, open_pool, post_test
 from tocsin.store.facts import Facts, open_facts
@@ -557,3 +558,12 @@ def test_over_a_kill_nothing_is_lost(tmp_path: Path, sandbox: Sandbox, new_recei
     )
     assert caller.post("/1/webhooks/list.json", {})[1]["webhooks"][0]["id"] == made["id"]
     assert server.stop() == 0
+
+
+def test_the_log_names_the_host_alone(own_ledger: Ledger) -> None:
+    """A path and a query may be secrets of whoever gets the posts; everybody of the account reads the log."""
+    account = create_account(own_ledger, "log", "UTC", 0.0)[0]
+    url = "https://hooks.example.com:8443/services/T0/SECRET?token=SECRET#SECRET"
+    own_ledger.write_now(lambda one: endpoints.create(one, account.id, url, ("outcome.sent",), "", "x", 0.0))
+    [deed] = own_ledger.read_now(lambda connection: list_deeds(connection, account.id, 5))
+    assert deed.detail.endswith(" https://hooks.example.com:8443")

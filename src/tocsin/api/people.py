@@ -19,7 +19,7 @@ from tocsin.authenticator.audit import note
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest import refresh_profiles
 from tocsin.ingest.flaw import to_shown
-from tocsin.ingest.leaving import count_leavers, remove_people, separate_names, take_phones
+from tocsin.ingest.leaving import count_leavers, hide_from_log, remove_people, separate_names, take_phones
 from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import RECORDS, AddressChange, find_users_with_addresses
@@ -69,8 +69,10 @@ async def delete_people(context: Context, request: Request) -> Response:
 async def delete_named(ledger: Ledger, account: Account, keys: list[IdentityKey], who: str, now: float) -> int:
     """Delete whom these identities mean, with a line in the audit log. Return how many people that were."""
 
+    hidden = await hide_from_log(ledger, account.id, keys)
+
     def remove(connection: Connection) -> int:
-        people = remove_people(connection, account.id, keys, now)
+        people = remove_people(connection, account.id, keys, now, hidden)
         if people:  # who names nobody again and again washes no older lines out of the log
             note(connection, account.id, who, "people deleted", f"{people} of {len(keys)} named", now)
         return people

@@ -165,10 +165,11 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
 async def estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
     """Return how many messages a campaign would send now, by the names that an estimate's answer has for platforms."""
     limit = spec.limit_run()
-    counts = await count_reachable(context.facts, account, spec.where, spec.platforms, now, limit)
+    asked = (context.facts, account, spec.where)
+    counts = await count_reachable(*asked, spec.platforms, now, limit, spec.subscription_groups)
     channel = CHANNELS[spec.channel]
     if channel.property and not spec.send_to_every_profile:
-        same = await count_duplicates(context.facts, account, spec.where, channel, now, limit)
+        same = await count_duplicates(*asked, channel, now, limit, spec.subscription_groups)
         counts[channel.platforms[0]] -= same
     name = channel.estimate
     return counts if not name else {name: counts[spec.channel]}

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import re
+from collections.abc import Sequence
 from urllib.parse import parse_qsl
 
 from starlette.requests import Request
@@ -64,9 +65,11 @@ PAGE = """<!doctype html>
 """
 FORM = """<form method="post">
 <input type="hidden" name="List-Unsubscribe" value="One-Click">
-<button type="submit">Unsubscribe</button>
+<button type="submit">Unsubscribe</button>{more}
 </form>
 """
+EVERYTHING = """
+<button type="submit" name="everything" value="yes">Unsubscribe from all e-mail</button>"""
 _BOUNDARY = re.compile(r'\bboundary\s*=\s*(?:"([^"]{1,70})"|([^\s;"]{1,70}))', re.IGNORECASE)
 _PART = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?List-Unsubscribe"?[ \t]*(?:;|\r|\n|$)', re.IGNORECASE)
 
@@ -74,7 +77,9 @@ _PART = re.compile(rb'content-disposition:[^\r\n]*;[ \t]*name="?List-Unsubscribe
 async def ask(context: Context, request: Request) -> Response:
     """Show the question and change nothing: what scans mails fetches every link in them."""
     sent = await context.feedback.find_link(request.path_params["push_id"], context.clock())
-    return _show(200, "Unsubscribe from e-mail?", _promise(sent.account), FORM)
+    groups = await context.feedback.list_groups(sent)
+    form = FORM.format(more=EVERYTHING if groups else "")
+    return _show(200, "Unsubscribe from e-mail?", _promise(sent.account, groups), form)
 
 
 async def unsubscribe(context: Context, request: Request) -> Response:
@@ -84,8 +89,10 @@ async def unsubscribe(context: Context, request: Request) -> Response:
     sent = await context.feedback.find_link(push_id, context.clock())
     if not is_one_click(request.headers.get("content-type", ""), body):
         raise Problem("The body must be the form List-Unsubscribe=One-Click (RFC 8058)")
-    await context.feedback.unsubscribe(push_id, context.clock())
-    return _show(200, "You are unsubscribed", _promise(sent.account))
+    everything = ("everything", "yes") in parse_qsl(body.decode("utf-8", "replace"), separator="&")
+    groups = () if everything else await context.feedback.list_groups(sent)
+    await context.feedback.unsubscribe(push_id, context.clock(), everything=everything)
+    return _show(200, "You are unsubscribed", _promise(sent.account, groups))
 
 
 def refuse_visitor(request: Request, problem: Problem) -> Response:
@@ -111,8 +118,9 @@ def is_one_click(content_type: str, body: bytes) -> bool:
     return False
 
 
-def _promise(sender: Account) -> str:
-    return f"You will get no more e-mail from {html.escape(sender.name)}."
+def _promise(sender: Account, groups: Sequence[str] = ()) -> str:
+    about = f" about {html.escape(', '.join(groups))}" if groups else ""
+    return f"You will get no more e-mail{about} from {html.escape(sender.name)}."
 
 
 def _show(status: int, headline: str, text: str, form: str = "") -> Response:

@@ -18,6 +18,7 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import answer
 from tocsin.api.segments import PERSON, find_named
 from tocsin.api.targets import read_campaign, read_id
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_campaign, read_stored_spec
 from tocsin.campaign.send import read_tag
 from tocsin.campaign.spec import Spec
@@ -38,16 +39,23 @@ UNKNOWN = "unknown"  # how long a run takes when none of the last day tells
 
 async def show_why(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
-    found = await explain_to(context.ledger, context.facts, account, body, context.clock(), context.settings)
+    asked = (account, body, context.clock(), context.settings, context.compile_pool)
+    found = await explain_to(context.ledger, context.facts, *asked)
     return answer({"status": "success", **found})
 
 
 async def explain_to(
-    ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    body: Mapping[str, Any],
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> dict[str, Any]:
     """Return the answer of why.json. Raise Problem for a campaign or a person nobody knows."""
     campaign_id, user = read_id(body), await find_named(ledger, account, body)
-    found = await explain_campaign(ledger, facts, account, campaign_id, user, now, settings)
+    found = await explain_campaign(ledger, facts, account, campaign_id, user, now, settings, compile_pool)
     shown: dict[str, Any] = msgspec.to_builtins(found)
     explanation = shown.pop("explanation")
     asked = {"in": explanation["meant"], "reachable": explanation["reachable"], "why": explanation["why"]}
@@ -173,7 +181,13 @@ def _details(moment: timeline.Moment) -> dict[str, Any]:
 
 
 async def tell(
-    ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    body: Mapping[str, Any],
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> dict[str, Any]:
     """Return what `tocsin why` prints: of a person in a campaign or a tag group, of a campaign, or of
     a person."""
@@ -182,7 +196,7 @@ async def tell(
     if "id" not in body:
         return await tell_timeline(ledger, facts, account, body, now)
     if any(name in body for name in PERSON):
-        return await explain_to(ledger, facts, account, body, now, settings)
+        return await explain_to(ledger, facts, account, body, now, settings, compile_pool)
     found, campaign_id = await sample(ledger, facts, account, body), read_id(body)
     if await ledger.read(lambda connection: find_coming(connection, account.id, campaign_id)) is None:
         return found
@@ -193,7 +207,8 @@ async def tell(
 async def tell_locally(context: Context, request: Request) -> Response:
     account = await context.authenticate_locally(request)
     body = await context.read_json(request, account.id)
-    found = await tell(context.ledger, context.facts, account, body, context.clock(), context.settings)
+    asked = (account, body, context.clock(), context.settings, context.compile_pool)
+    found = await tell(context.ledger, context.facts, *asked)
     return answer({"status": "success", **found})
 
 

@@ -14,7 +14,9 @@ from tocsin.audience.compile import Sql, compile_draw, compile_members, select_p
 from tocsin.audience.node import Query
 from tocsin.channels import PLATFORMS, Channel
 from tocsin.ingest.profile import REACHABLE
+from tocsin.ingest.record import LEFT
 from tocsin.store.facts import Facts
+from tocsin.store.props import SEPARATOR, escape_key, fold
 
 Recipient = tuple[int, str]  # user and platform
 
@@ -37,12 +39,21 @@ def draw_user(user: int) -> Drawn:
 
 
 async def count_reachable(
-    facts: Facts, account: Account, query: Query, platforms: Sequence[str], now: float, limit: int | None = None
+    facts: Facts,
+    account: Account,
+    query: Query,
+    platforms: Sequence[str],
+    now: float,
+    limit: int | None = None,
+    groups: Sequence[str] = (),
 ) -> dict[str, int]:
     """Return the number of users on each of `platforms` who would get a message: a live device, not opted out, each
-    user once a platform; of at most `limit` users."""
+    user once a platform; of at most `limit` users. groups: subscription groups; who left one gets nothing."""
     members = _compile(query, account, platforms, now, limit)
-    rows = await facts.query(f"SELECT reach, count() FROM ({members.text}) GROUP BY reach", members.parameters)
+    left, values = _who_left(groups)
+    some = f"WHERE user NOT IN (SELECT user FROM ({select_people(('account',), left)}))" if groups else ""
+    text = f"SELECT reach, count() FROM ({members.text}) {some} GROUP BY reach"
+    rows = await facts.query(text, {**members.parameters, **values})
     bits = {platform: 1 << PLATFORMS.index(platform) for platform in platforms}
     return {platform: sum(int(count) for reach, count in rows if reach & bit) for platform, bit in bits.items()}
 
@@ -115,10 +126,11 @@ def find_duplicates(
     now: float,
     limit: int | None = None,
     drawn: Drawn | None = None,
+    groups: Sequence[str] = (),
 ) -> set[int]:
     """Return the members who can be reached at an address that another one has, all but the first of each address; of
-    those drawn. Blocks: call it in a thread."""
-    sql = _compile_duplicates(query, account, channel, now, limit)
+    those drawn. groups: as in `count_reachable`. Blocks: call it in a thread."""
+    sql = _compile_duplicates(query, account, channel, now, limit, groups)
     some, values = ("", {}) if drawn is None else drawn
     text = f"SELECT arrayFilter(user -> {some or '1'}, arraySlice(users, 2)) FROM ({sql.text})"
     blocks = facts.stream(text, {**sql.parameters, **values})
@@ -126,22 +138,43 @@ def find_duplicates(
 
 
 async def count_duplicates(
-    facts: Facts, account: Account, query: Query, channel: Channel, now: float, limit: int | None = None
+    facts: Facts,
+    account: Account,
+    query: Query,
+    channel: Channel,
+    now: float,
+    limit: int | None = None,
+    groups: Sequence[str] = (),
 ) -> int:
     """Return how many `find_duplicates` returns."""
-    sql = _compile_duplicates(query, account, channel, now, limit)
+    sql = _compile_duplicates(query, account, channel, now, limit, groups)
     rows = await facts.query(f"SELECT sum(length(users) - 1) FROM ({sql.text})", sql.parameters)
     return int(rows[0][0] or 0)
 
 
-def _compile_duplicates(query: Query, account: Account, channel: Channel, now: float, limit: int | None) -> Sql:
+def _compile_duplicates(
+    query: Query, account: Account, channel: Channel, now: float, limit: int | None, groups: Sequence[str]
+) -> Sql:
     """Return the users of each address that several have, as SQL."""
     members = _compile(query, account, channel.platforms, now, limit)
     [platform] = channel.platforms
     address = f"lower(props.`{channel.property}`.:String)"
-    people = select_people((f"{address} AS address",), f"{platform} = {REACHABLE} AND user IN (SELECT user FROM mine)")
+    left, values = _who_left(groups)
+    meets = f"{platform} = {REACHABLE} AND user IN (SELECT user FROM mine) AND NOT ({left})"
+    people = select_people((f"{address} AS address",), meets)
     text = f"WITH mine AS ({members.text}) SELECT arraySort(groupArray(user)) AS users FROM ({people}) "
-    return Sql(f"{text} WHERE address != '' GROUP BY address HAVING count() > 1", members.parameters)
+    parameters = {**members.parameters, **values}
+    return Sql(f"{text} WHERE address != '' GROUP BY address HAVING count() > 1", parameters)
+
+
+def _who_left(groups: Sequence[str]) -> tuple[str, Mapping[str, Any]]:
+    """Return the condition on a row of `profile` that they, or their mailbox, left one of the groups, with its
+    values."""
+    if not groups:
+        return "0", {}
+    column = f"ifNull(props.`{escape_key(LEFT)}`.:String, '')"
+    needles = [f"{SEPARATOR}{fold(name)}{SEPARATOR}" for name in groups]
+    return f"multiSearchAny({column}, {{groups:Array(String)}})", {"groups": needles}
 
 
 def _draw(members: Sql, drawn: Drawn | None) -> Sql:

@@ -15,6 +15,7 @@ MOST = 100_000  # of one account
 DETAIL_LETTERS = 300
 ABOUT_A_PERSON = ("person looked at", "person exported", "test sent")  # their detail is somebody's name
 NAMELESS = "(deleted)"
+LINES_AT_ONCE = 1000  # that are read between two other pieces of work
 
 table = schema.audit
 
@@ -41,13 +42,22 @@ def list_deeds(connection: Connection, account_id: str, limit: int, offset: int 
     return [Deed(*row) for row in connection.execute(query.limit(limit).offset(offset))]
 
 
-def hide_names(connection: Connection, account_id: str, names: Collection[str]) -> None:
-    """Take the names of people who were deleted out of the lines that are about one person."""
+def find_named_lines(
+    connection: Connection, account_id: str, names: Collection[str], after: int = 0
+) -> tuple[list[int], int]:
+    """Return the lines about a person of one of these names, among the next LINES_AT_ONCE that are about one person
+    after a line, and the last that was looked at; 0 when there are no more."""
     cut = {name[:DETAIL_LETTERS].lower() for name in names}
-    about = (table.c.account_id == account_id, table.c.what.in_(ABOUT_A_PERSON))
-    lines = connection.execute(select(table.c.id, table.c.detail).where(*about))
-    found = [number for number, detail in lines if detail.lower() in cut]
-    connection.execute(update(table).where(among(connection, table.c.id, found)).values(detail=NAMELESS))
+    about = (table.c.account_id == account_id, table.c.id > after, table.c.what.in_(ABOUT_A_PERSON))
+    query = select(table.c.id, table.c.detail).where(*about).order_by(table.c.id).limit(LINES_AT_ONCE)
+    lines = connection.execute(query).all()
+    return [number for number, detail in lines if detail.lower() in cut], lines[-1].id if lines else 0
+
+
+def hide_names(connection: Connection, lines: Collection[int]) -> None:
+    """Take the names of people who are deleted out of these lines."""
+    if lines:
+        connection.execute(update(table).where(among(connection, table.c.id, lines)).values(detail=NAMELESS))
 
 
 def forget_old_deeds(connection: Connection, now: float) -> None:

@@ -262,6 +262,22 @@ def read_stored_spec(connection: Connection, account_id: str, campaign_id: int) 
     return _STORED.decode(stored or "")
 
 
+class _Grouped(msgspec.Struct, frozen=True):
+    """What is read of a spec; the rest of it, which may be large, is skipped."""
+
+    subscription_groups: tuple[str, ...] = ()
+
+
+_GROUPED = msgspec.json.Decoder(_Grouped)
+
+
+def find_groups(connection: Connection, account_id: str, campaign_id: int) -> Sequence[str]:
+    """Return the subscription groups of a campaign; none of one that is not there, as of `/1/send`."""
+    table = schema.campaign
+    stored = connection.scalar(select(table.c.spec).where(table.c.account_id == account_id, table.c.id == campaign_id))
+    return _GROUPED.decode(stored).subscription_groups if stored else ()
+
+
 def find_due(
     connection: Connection, now: float, limit: int = 10, without: Collection[str] = ()
 ) -> Sequence[CampaignRow]:

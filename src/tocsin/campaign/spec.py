@@ -28,6 +28,8 @@ NAME_BYTES = 512
 LABELS = 50
 LABEL_BYTES = 120
 SPEC_BYTES = 2 * 1024 * 1024  # of a campaign as the ledger keeps it; each of its chunks is planned with all of it
+GROUPS = 50  # as many as CleverTap has
+GroupName = Annotated[str, Meta(min_length=1, max_length=120)]
 LEAST_USERS = 100  # that a limit may leave, as in CleverTap
 LATEST_ID = 2**31 - 1
 VARIANTS = 8
@@ -35,8 +37,8 @@ OnCrash = Literal["report", "resend"]
 # Fields of the real service that narrow an audience or hold a message back. Ignored, they would send to more people or
 # sooner than was asked, so until they are built they are refused by name. Any other unknown field is kept, unread.
 NOT_YET = (
-    *("upper_cap_for_target_segment", "subscription_groups"),
-    *("provider_group_nickname", "draft", "users_limit"),
+    *("upper_cap_for_target_segment", "provider_group_nickname"),
+    *("draft", "users_limit"),
 )
 
 
@@ -52,6 +54,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     """What a campaign keeps of its request as it was sent.
 
     send_to_every_profile: a mailbox or number that several profiles have gets a message for each of them, not one.
+    subscription_groups: who left one of them gets nothing; of mails alone.
     frequency_cap: so often one user gets it, over all its runs. track_opens, track_clicks: what its mails report, where
         the account's policy allows it. on_crash: what becomes of a message nobody knows about,
         sent or not: "report" it as unknown, or "resend" it under the same collapse key, so that a second copy replaces
@@ -62,6 +65,7 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
     respect_frequency_caps: bool = True
     send_to_all_devices: bool = False
     send_to_every_profile: bool = False
+    subscription_groups: Annotated[tuple[GroupName, ...], Meta(max_length=GROUPS)] = ()
     frequency_cap: Cap | None = None
     respect_throttle: bool = False
     track_opens: bool = True
@@ -176,6 +180,8 @@ def read_spec(
         raise Problem(f"name is longer than {NAME_BYTES} bytes (at $.name)")
     if channel not in CHANNELS:
         raise Problem(f"target_mode must be one of {', '.join(CHANNELS)} (at $.target_mode)")
+    if asked.subscription_groups and channel != "email":
+        raise Problem("subscription_groups are groups of e-mail; leave them out (at $.subscription_groups)")
     rules = {"require_channel": require_channel, "unsubscribe_link": unsubscribe_link}
     variants = _read_variants(asked.variants or (), channel, rules)
     content = variants[0].content if variants else None

@@ -37,6 +37,7 @@ def why(
     """
     from tocsin.account import find_account
     from tocsin.api.why import tell
+    from tocsin.campaign.compile_pool import CompilePool
     from tocsin.settings import read_settings
     from tocsin.store.stores import open_stores
 
@@ -52,5 +53,6 @@ def why(
         return
     with open_stores(data) as stores:
         account, settings = find_account(stores.ledger, account_id), read_settings(os.environ, data)
-        found = asyncio.run(tell(stores.ledger, stores.facts, account, body, time.time(), settings))
+        asked = (account, body, time.time(), settings, CompilePool())
+        found = asyncio.run(tell(stores.ledger, stores.facts, *asked))
         print_json({"status": "success", **found})

@@ -28,8 +28,8 @@ from tocsin.providers.credential_check import CredentialCheck, check_credential
 from tocsin.providers.encryption import NO_SETTINGS, read_keys
 from tocsin.providers.http.transfer import is_loopback
 from tocsin.providers.keyring import keep_providers, read_given
+from tocsin.providers.public_address import is_allowed
 from tocsin.providers.vapid_key import make_key
-from tocsin.stats.webhooks.endpoint import is_allowed
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -226,6 +226,8 @@ def _merge(name: str, stored: dict[str, Any], typed: dict[str, str]) -> dict[str
             given[one] = stored[one]
     if name == "vapid":
         given.setdefault("key", make_key())
+    if name == "smtp" and _place(given) != _place(stored):
+        given["network"] = "public"
     if stored and _place(given) != _place(stored):
         given = {one: value for one, value in given.items() if one not in ("ca", "token_endpoint")}
     if name == "fcm" and given.get("endpoint") == ENDPOINTS["fcm"][0]:
@@ -238,7 +240,11 @@ def _check_token_uri(account: str) -> None:
         uri = msgspec.json.decode(account, type=_TokenUri).token_uri
     except msgspec.DecodeError:
         return  # whoever reads the rest of it says so
-    if urlsplit(uri).hostname not in GOOGLE_HOSTS:
+    try:
+        host = urlsplit(uri).hostname
+    except ValueError:  # such as a bracket that is not closed
+        host = None
+    if host not in GOOGLE_HOSTS:
         raise FormMistake("service_account", ENGLISH.token_uri_elsewhere)
 
 

@@ -52,6 +52,7 @@ class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
     profile: dict[str, Any]
     where: list[str]
     opted_out: list[str]
+    groups_left: list[str]
     devices: list[ShownDevice]
     moments: list[timeline.Moment] = []
     older: str = ""
@@ -98,6 +99,7 @@ def find_person(connection: Connection, account_id: str, text: str) -> ShownPers
         profile=msgspec.json.decode(person.profile),
         where=[platform for platform, addresses in person.addresses.items() if addresses],
         opted_out=sorted(person.opted_out),
+        groups_left=sorted(person.groups_left.values()),
         devices=[
             ShownDevice(
                 row.kind,
@@ -132,6 +134,7 @@ async def _find_why(
     try:
         campaign_id = read_id({"id": campaign})
         stores = (context.ledger, context.facts)
-        return await explain_campaign(*stores, account, campaign_id, user, now, context.settings), ""
+        how = (context.settings, context.compile_pool)
+        return await explain_campaign(*stores, account, campaign_id, user, now, *how), ""
     except Problem as problem:
         return None, problem.error

@@ -402,6 +402,7 @@ ENGLISH = SimpleNamespace(
     deleted="Deleted. Counts and audiences are without this person within seconds, or minutes where there is much.",
     reached_on="A message would reach them on",
     opted_out="They want none on",
+    groups_left="They left the subscription groups",
     since="since",
     gone="gone",
     no_device="No device. A token record of /1/upload registers one.",

@@ -6,7 +6,7 @@ import base64
 import binascii
 import hmac
 from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from starlette.requests import Request
 
@@ -107,7 +107,7 @@ def require_same_origin(request: Request) -> None:
     if site is not None:
         good = site == "same-origin"
     else:
-        good = origin is None or urlsplit(origin).netloc == request.headers.get("host")
+        good = origin is None or origin.partition("://")[2] == request.headers.get("host")
     if not good:
         raise Problem(ENGLISH.other_site, code=403, status=403)
 

@@ -114,6 +114,9 @@ def address_window(
         if isinstance(addresses, State):
             chunk.finish(position, addresses, now)
             continue
+        if plan.groups and person is not None and not plan.groups.isdisjoint(person.groups_left):
+            chunk.finish(position, State.UNSUBSCRIBED, now)
+            continue
         profile = person.profile if person is not None and plan.personal else ""
         tracked = person is None or platform != "email" or allows_tracking(person.profile)
         messages.setdefault(platform, []).extend(

@@ -26,6 +26,7 @@ from tocsin.providers import BY_NAME
 from tocsin.providers.credential import Credential, read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
+from tocsin.store.props import fold
 
 log = structlog.get_logger()
 
@@ -38,7 +39,7 @@ class DeliveryPlan(msgspec.Struct, frozen=True):
     """What holds for every message of a chunk.
 
     personal: the content reads profiles. window: recipients in flight. rule: None when no cap applies. label: names the
-    content; each variant of a campaign has its own.
+    content; each variant of a campaign has its own. groups: subscription groups, folded; who left one gets nothing.
     """
 
     context: BatchContext
@@ -48,6 +49,7 @@ class DeliveryPlan(msgspec.Struct, frozen=True):
     quiet: Quiet | None = None
     rule: CapRule | None = None
     label: str = ""
+    groups: frozenset[str] = frozenset()
 
 
 class LookUp(msgspec.Struct, frozen=True):
@@ -116,6 +118,7 @@ class Planner:
             *(chunk, encoded, str(chunk.campaign_id), spec.send_to_all_devices, quiet),
             self._find_tracking(chunk, opens=spec.track_opens, clicks=spec.track_clicks),
         )
+        plan = msgspec.structs.replace(plan, groups=frozenset(map(fold, spec.subscription_groups)))
         return self._with_caps(chunk, plan, respect=respect, own=own, throttled=spec.respect_throttle)
 
     def list_platforms(self) -> list[str]:

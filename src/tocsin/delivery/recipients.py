@@ -13,12 +13,14 @@ from sqlalchemy import Connection, Row, Select, bindparam, select, update
 from tocsin.account import Account
 from tocsin.campaign.local_time import read_zone
 from tocsin.channels import CHANNELS, DEVICE_KINDS, Channel
-from tocsin.ingest.profile import read_address, wants
-from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_unsubscribed
+from tocsin.ingest.profile import list_groups_left, read_address, wants
+from tocsin.ingest.record import LEFT
+from tocsin.ingest.subscription import OPTED_OUT, find_bounced, find_groups_left, find_unsubscribed
 from tocsin.outcome import State
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.lock import lock_account
+from tocsin.store.props import fold
 from tocsin.store.rows import among, among_named, pack_values, upsert_rows
 
 ALL_CHANNELS = tuple(CHANNELS.values())
@@ -30,11 +32,13 @@ DeadAddresses = Mapping[int, Sequence[tuple[int, Address, str]]]
 class Person(msgspec.Struct):
     """What a message to a user needs. profile: JSON. addresses: where a message may go now, by platform: live devices
     that want push, newest first, with their ids in the ledger; the mailbox or number, with 0. opted_out: platforms on
-    which there is an address, and the user or the address does not want messages."""
+    which there is an address, and the user or the address does not want messages. groups_left: subscription groups of
+    e-mail that they or their mailbox left, as they are written, by how they are compared."""
 
     profile: str
     addresses: dict[str, list[tuple[int, Address]]] = msgspec.field(default_factory=dict)
     opted_out: set[str] = msgspec.field(default_factory=set)
+    groups_left: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 def load_people(
@@ -65,7 +69,11 @@ def _add_address(connection: Connection, account_id: str, people: Iterable[Perso
     values = [address for _, address, _ in found]
     bounced = find_bounced(connection, account_id, values) if channel.kind == "email" else ()
     left = find_unsubscribed(connection, account_id, channel.suppression, values) if channel.suppression else ()
+    groups = find_groups_left(connection, account_id, values) if channel.kind == "email" else {}
     for person, address, wanted in found:
+        if channel.kind == "email" and (address in groups or LEFT in person.profile):
+            own = list_groups_left(msgspec.json.decode(person.profile))
+            person.groups_left = {fold(name): name for name in (*own, *groups.get(address, ()))}
         if address in bounced:
             continue
         if wanted and address not in left:

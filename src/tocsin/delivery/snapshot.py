@@ -179,7 +179,8 @@ def gather_audience(
     control = ControlGroups(account.id, run.campaign_id, system, spec.control_percentage)
     duplicates: Collection[int] = ()
     if CHANNELS[spec.channel].property and not spec.send_to_every_profile:
-        duplicates = find_duplicates(facts, account, spec.where, CHANNELS[spec.channel], now, limit, drawn)
+        whose = (spec.where, CHANNELS[spec.channel], now, limit, drawn, spec.subscription_groups)
+        duplicates = find_duplicates(facts, account, *whose)
     divided = bool(control.system or control.campaign or spec.variants or duplicates)
     for zone, pairs in _read_by_zone(ledger, facts, account, spec, now, limit, drawn):
         share = share_of(zone)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from weakref import WeakValueDictionary
 
@@ -21,6 +21,7 @@ import structlog
 from sqlalchemy import Connection, select
 
 from tocsin import metrics
+from tocsin.campaign.runs import find_groups
 from tocsin.channels import CHANNELS
 from tocsin.delivery.push_id import Purpose
 from tocsin.delivery.recipients import mark_gone
@@ -29,11 +30,12 @@ from tocsin.feedback.bounce_report import Recipient, Report
 from tocsin.feedback.interactions import SentMessage, find_sent
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.feedback.suppression import DAY, SOFT_BOUNCES, SOFT_DAYS, lift_bounce
-from tocsin.ingest import event_row, refresh_profiles, refresh_sharers
+from tocsin.ingest import event_row, hash_id, refresh_profiles, refresh_sharers
 from tocsin.ingest.consent import opt_out_of_email
 from tocsin.ingest.profile import wants
 from tocsin.ingest.record import read_email
 from tocsin.ingest.subscription import UNSUBSCRIBED, AddressChange, Reason, find_bounced, find_unsubscribed
+from tocsin.ingest.subscription_group import leave_groups
 from tocsin.providers.contract import Address
 from tocsin.store import schema
 from tocsin.store.facts import Facts
@@ -90,10 +92,21 @@ class Feedback:
             raise Problem(NOT_OURS, code=404, status=404)
         return sent
 
-    async def unsubscribe(self, push_id: str, now: float) -> None:
-        """Opt the recipient of this mail out of e-mail (RFC 8058); a repeat changes nothing. Raise Problem 404 for an
-        id that is no link's, 410 for one of a mail from before they came back, or a very old one."""
-        await self._opt_out(await self.find_link(push_id, now), now, "link", {"Reason": "one-click unsubscribe"})
+    async def list_groups(self, sent: SentMessage) -> Sequence[str]:
+        """Return the subscription groups of the campaign that a mail is of, which its link leaves; none for all
+        e-mail."""
+        return await self._ledger.read(lambda one: find_groups(one, sent.account.id, sent.campaign_id))
+
+    async def unsubscribe(self, push_id: str, now: float, *, everything: bool = False) -> None:
+        """Opt the recipient of this mail out of the campaign's subscription groups, or of e-mail where it has none or
+        `everything` is meant (RFC 8058); a repeat changes nothing. Raise Problem 404 for an id that is no link's, 410
+        for one of a mail from before they came back, or a very old one."""
+        sent = await self.find_link(push_id, now)
+        why = {"Reason": "one-click unsubscribe"}
+        if not everything and (groups := await self.list_groups(sent)):
+            await self._leave(sent, groups, now, why)
+        else:
+            await self._opt_out(sent, now, "link", why)
         metrics.FEEDBACK.labels(result="unsubscribed").inc()
 
     async def take_report(self, report: Report, now: float) -> AppliedReport:
@@ -189,15 +202,30 @@ class Feedback:
                 row = event_row(sent.account, UNSUBSCRIBED, sent.user, now, sent.event_id, props)
                 await self._facts.insert("event", [row])
 
+    async def _leave(self, sent: SentMessage, groups: Sequence[str], now: float, why: Mapping[str, Any]) -> None:
+        """Let the recipient's mailbox leave subscription groups."""
+        event_id = hash_id(sent.event_id, *groups)
+        async with self._lock(sent):
+            copies, address = await self._ledger.write(
+                lambda connection: leave_groups(connection, sent.account.id, sent.user, groups, now)
+            )
+            await self._facts.insert("profile", copies)
+            if address:
+                await self._refresh(sent, address)
+            if not await self._is_recorded(sent, UNSUBSCRIBED, event_id):
+                props = _unsubscribe_props(sent, address) | dict(why) | {"Subscription groups": list(groups)}
+                row = event_row(sent.account, UNSUBSCRIBED, sent.user, now, event_id, props)
+                await self._facts.insert("event", [row])
+
     async def _record(self, sent: SentMessage, name: str, now: float, props: Mapping[str, Any]) -> None:
         row = event_row(sent.account, name, sent.user, now, sent.event_id, sent.props | dict(props))
         await self._facts.insert("event", [row])
 
-    async def _is_recorded(self, sent: SentMessage, name: str) -> bool:
+    async def _is_recorded(self, sent: SentMessage, name: str, event_id: int | None = None) -> bool:
         rows = await self._facts.query(
             "SELECT 1 FROM event WHERE account = {account:String} AND name = {name:String} AND user = {user:UInt32} "
             "AND id = {id:UInt64} LIMIT 1",
-            {"account": sent.account.id, "name": name, "user": sent.user, "id": sent.event_id},
+            {"account": sent.account.id, "name": name, "user": sent.user, "id": event_id or sent.event_id},
         )
         return bool(rows)
 

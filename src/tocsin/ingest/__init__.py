@@ -29,6 +29,7 @@ from tocsin.ingest.subscription import (
     is_unsubscribed,
     take_back,
 )
+from tocsin.ingest.subscription_group import come_back
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
@@ -228,6 +229,7 @@ def _store(
     changes = take_back(connection, account.id, people.returned)
     changes += find_event_changes(connection, account.id, taken, users)
     apply_address_changes(connection, account.id, changes, now)
+    changes += come_back(connection, account.id, people.regrouped)
     copied = sorted({*changed, *people.moved, *opted_out})
     copies = copy_profiles(connection, account.id, copied, people.profiles)
     return _StoredUpload(taken, users, copies, refused, changes)

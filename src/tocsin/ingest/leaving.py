@@ -13,11 +13,12 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
-from tocsin.authenticator.audit import hide_names
+from tocsin.authenticator.audit import find_named_lines, hide_names
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, hide_addresses
 from tocsin.store import schema
+from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.rows import among, upsert_rows
 
@@ -35,8 +36,31 @@ def find_named(connection: Connection, account_id: str, keys: Collection[Identit
     return {key: user for key, user in named.items() if user is not None}
 
 
-def remove_people(connection: Connection, account_id: str, keys: Collection[IdentityKey], now: float) -> int:
-    """Delete everybody whom these identities mean. Return how many people that are."""
+async def hide_from_log(ledger: Ledger, account_id: str, keys: Collection[IdentityKey]) -> int:
+    """Take the names of whom these identities mean out of the audit log, in short pieces: it may be long. Return the
+    last line that was looked at; newer ones are left to `remove_people`."""
+
+    def list_names(connection: Connection) -> set[str]:
+        users = sorted(set(find_named(connection, account_id, keys).values()))
+        addresses = {address for _, address in _read_addresses(connection, account_id, users)}
+        return _find_names(connection, account_id, users) | addresses
+
+    names, last = await ledger.read(list_names), 0
+    while names:
+        lines, seen = await ledger.read(lambda one, after=last: find_named_lines(one, account_id, names, after))  # type: ignore[misc]
+        if not seen:
+            break
+        last = seen
+        if lines:
+            await ledger.write(lambda one, lines=lines: hide_names(one, lines))  # type: ignore[misc]
+    return last
+
+
+def remove_people(
+    connection: Connection, account_id: str, keys: Collection[IdentityKey], now: float, hidden: int = 0
+) -> int:
+    """Delete everybody whom these identities mean. Return how many people that are. hidden: the line of the audit log
+    up to which `hide_from_log` took them out."""
     lock_account(connection, account_id)
     users = sorted(set(find_named(connection, account_id, keys).values()))
     if not users:
@@ -44,7 +68,12 @@ def remove_people(connection: Connection, account_id: str, keys: Collection[Iden
     addresses = _read_addresses(connection, account_id, users)
     hide_addresses(connection, account_id, addresses)
     devices = _find_devices(connection, account_id, users)
-    hide_names(connection, account_id, _find_names(connection, account_id, users) | {one for _, one in addresses})
+    names, seen = _find_names(connection, account_id, users) | {one for _, one in addresses}, hidden
+    while True:
+        lines, seen = find_named_lines(connection, account_id, names, seen)
+        hide_names(connection, lines)
+        if not seen:
+            break
     for table in (schema.device_opt_out, schema.app_device):
         mine = (table.c.account_id == account_id, among(connection, table.c.object_id, devices))
         connection.execute(delete(table).where(*mine))

@@ -21,7 +21,9 @@ from sqlalchemy import Connection, Select, bindparam, case, delete, func, select
 from tocsin.channels import CHANNELS
 from tocsin.ingest.profile import apply_changes, split_push_choice, wants
 from tocsin.ingest.record import (
+    BACK,
     IDENTITIES,
+    LEFT,
     PROFILE_BYTES,
     PROFILES_BYTES,
     EventRecord,
@@ -34,6 +36,7 @@ from tocsin.ingest.record import (
 )
 from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
+from tocsin.store.props import fold
 from tocsin.store.rows import among, among_named, insert_rows, pack_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
@@ -66,6 +69,7 @@ class People:
         self._room = PROFILES_BYTES
         self.created: set[int] = set()
         self.returned: dict[int, str] = {}  # users who came back to e-mail, with their addresses
+        self.regrouped: dict[int, set[str] | None] = {}  # users who come back to groups, folded; None: to all
         self.moved: set[int] = set()  # users who gained or lost a device
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
@@ -143,6 +147,7 @@ class People:
                 self._link(key, user)
         if isinstance(record, ProfileRecord):
             self._note_push_choice(record)
+            self._note_groups(user, record)
             before, self.profiles[user] = self.profiles[user], after
             self._move_addresses(before, user)
             if not wants(before, EMAIL) and wants(self.profiles[user], EMAIL):
@@ -226,6 +231,16 @@ class People:
         _, wanted = split_push_choice(record.changes)
         if wanted is not None and len(object_id.encode()) <= DEVICE_ID_BYTES:
             self._push_choices[object_id] = wanted
+
+    def _note_groups(self, user: int, record: ProfileRecord) -> None:
+        """Note the subscription groups that a record says somebody comes back to."""
+        for key in (BACK, LEFT):
+            change = record.changes.get(key)
+            known = self.regrouped.get(user, set())
+            if change is not None and "$delete" in change:
+                self.regrouped[user] = None
+            elif change is not None and "$remove" in change and known is not None:
+                self.regrouped[user] = known | {fold(name) for name in change["$remove"]}
 
     def _move_addresses(self, before: Mapping[str, Any], user: int) -> None:
         """Link an address to the first user who has it in the profile, and unlink it when they have it no more."""

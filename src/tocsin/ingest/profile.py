@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS, DEVICE_KINDS, PLATFORMS, Channel
-from tocsin.ingest.record import INTEGERS, LIST_LENGTH, Rejected, read_email, read_phone
+from tocsin.ingest.record import BACK, INTEGERS, LEFT, LIST_LENGTH, Rejected, read_email, read_phone
+from tocsin.store.props import fold
 
 READERS = {"Email": read_email, "Phone": read_phone}  # of the properties that hold addresses
 
@@ -27,6 +28,9 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
     """
     after = dict(profile)
     for key, value in changes.items():
+        if key in (LEFT, BACK):
+            _change_groups(after, value)
+            continue
         operation = next(iter(value)) if isinstance(value, dict) and len(value) == 1 else ""
         match operation:
             case "$delete":
@@ -47,6 +51,26 @@ def apply_changes(profile: Mapping[str, Any], changes: Mapping[str, Any]) -> dic
             case _:
                 after[key] = value
     return after
+
+
+def _change_groups(profile: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Change the groups that a profile left: `$add` them, `$remove` them, or `$delete` for all."""
+    [(operation, names)] = change.items()
+    named = set() if operation == "$delete" else {fold(one) for one in names}
+    left = [] if operation == "$delete" else [one for one in list_groups_left(profile) if fold(one) not in named]
+    left += names if operation == "$add" else ()
+    if len(left) > LIST_LENGTH:
+        raise Rejected(524, f"Profile data is incorrect. {LEFT} would hold more than {LIST_LENGTH} groups.")
+    profile.pop(LEFT, None)
+    if left:
+        profile[LEFT] = {"email": left}
+
+
+def list_groups_left(profile: Mapping[str, Any]) -> list[str]:
+    """Return the subscription groups that a profile says were left."""
+    value = profile.get(LEFT)
+    names = value.get("email") if isinstance(value, dict) else None
+    return [one for one in names if isinstance(one, str)] if isinstance(names, list) else []
 
 
 def split_push_choice(changes: Mapping[str, Any]) -> tuple[dict[str, Any], bool | None]:

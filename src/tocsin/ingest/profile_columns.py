@@ -24,7 +24,7 @@ from tocsin.ingest.newcomers import insert_newcomers
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.profile_copy import make_copies
-from tocsin.ingest.record import NOT_YET, PROPERTIES, SPELLINGS, ProfileRecord, Rejected
+from tocsin.ingest.record import BACK, LEFT, PROPERTIES, SPELLINGS, ProfileRecord, Rejected
 from tocsin.store.facts import Facts, Row
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
@@ -75,7 +75,7 @@ async def store_newcomers(
 def _find_newcomers(profiles: ProfileColumns, now: float) -> list[_Newcomer]:
     """Return the rows that are right and name nobody who is in another row."""
     encoder = Encoder(now, "profile")
-    if len(profiles.props) > PROPERTIES or not profiles.props.keys().isdisjoint(NOT_YET):
+    if len(profiles.props) > PROPERTIES or not profiles.props.keys().isdisjoint((LEFT, BACK)):
         raise Unusual
     props = {key: encoder.encode_cells(key, one, profiles.read_cell) for key, one in profiles.props.items()}
     count = len(profiles.identities)

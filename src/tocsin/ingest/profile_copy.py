@@ -9,16 +9,25 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, select, update
 
-from tocsin.channels import ADDRESS_CHANNELS
+from tocsin.channels import ADDRESS_CHANNELS, CHANNELS
 from tocsin.ingest.people import split_values
-from tocsin.ingest.profile import find_coordinates, find_reach, find_zone_name, read_address, to_facts
-from tocsin.ingest.subscription import OPTED_OUT, find_suppressed
+from tocsin.ingest.profile import (
+    find_coordinates,
+    find_reach,
+    find_zone_name,
+    list_groups_left,
+    read_address,
+    to_facts,
+)
+from tocsin.ingest.record import LEFT
+from tocsin.ingest.subscription import OPTED_OUT, find_groups_left, find_suppressed
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.lock import lock_account
-from tocsin.store.props import encode_props
+from tocsin.store.props import encode_props, fold
 from tocsin.store.rows import among
 
+EMAIL = CHANNELS["email"]
 PEOPLE = 1000  # whose profiles are in memory at a time
 NOT_COPIED = "?"  # facts.sql: the zone in a copy that was made before there were zones in copies
 
@@ -62,6 +71,7 @@ def make_copies(
     """Return the rows of these people: (user, version, profile). devices: as `find_reach` takes them, by user. encoded:
     the profiles as facts has them, where the caller knows; then those of `people` need what has a column only."""
     suppressed: set[str] = set()
+    groups = find_groups_left(connection, account_id, {read_address(profile, EMAIL) for *_, profile in people} - {""})
     for channel in ADDRESS_CHANNELS:
         addresses = [address for *_, profile in people if (address := read_address(profile, channel))]
         suppressed |= find_suppressed(connection, account_id, channel, addresses)
@@ -69,9 +79,17 @@ def make_copies(
     for user, version, profile in people:
         reach = find_reach(profile, devices.get(user, ()), suppressed)
         props = encode_props(to_facts(profile)) if encoded is None else encoded[user]
+        if groups and (left := groups.get(read_address(profile, EMAIL))):
+            props = _add_groups(props, [*list_groups_left(profile), *left])
         place = (*find_coordinates(profile), find_zone_name(profile))
         rows.append((account_id, user, version, *reach.values(), *place, props))
     return rows
+
+
+def _add_groups(props: str, groups: Sequence[str]) -> str:
+    """Return encoded properties with the groups that somebody left, and the mailbox of theirs."""
+    left = encode_props({LEFT: {"email": list({fold(one): one for one in groups}.values())}})
+    return msgspec.json.encode(msgspec.json.decode(props) | msgspec.json.decode(left)).decode()
 
 
 def make_empty_copies(account_id: str, users: Sequence[int]) -> list[Row]:

@@ -21,6 +21,7 @@ from tocsin.ingest.flaw import LEVELS, find_flaw
 from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.push_service import encode_subscription, find_endpoint, is_push_service
 from tocsin.ingest.timestamp import read_timestamp
+from tocsin.store.props import fold
 
 IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
 # Of the kinds, as they are met: CleverTap's SDKs write «Identity».
@@ -59,8 +60,8 @@ RESERVED = frozenset(
         "MSG-email-tracking",
     )
 )
-# Of subscription groups, which are not built: kept and not obeyed, they would be a promise to who left one.
-NOT_YET = ("category-unsubscribe", "category-resubscribe")
+# Subscription groups that a person leaves, and comes back to; where a profile keeps those that were left.
+LEFT, BACK = "category-unsubscribe", "category-resubscribe"
 # Properties with a choice of values → those values, the code, the sentence, other words for them. RudderStack's own
 # words for Gender; whether the real service takes booleans is not known, and what they mean is.
 CHOICES: dict[str, tuple[tuple[str, ...], int, str, dict[Any, str]]] = {
@@ -70,7 +71,7 @@ CHOICES: dict[str, tuple[tuple[str, ...], int, str, dict[Any, str]]] = {
     "Married": (("Y", "N"), 519, "Married needs to be Y/N.", {True: "Y", False: "N"}),
 }
 # What may be there and say nothing: an empty text where a checked value belongs, for forms send what is left empty.
-SKIPPED = frozenset(("Email", "Phone", *CHOICES, "Age", *NOT_YET))
+SKIPPED = frozenset(("Email", "Phone", *CHOICES, "Age", LEFT, BACK))
 # By the type of a record: the code and the start of the sentence for what no store keeps.
 FLAWED = {"event": (512, "Event data is incorrect."), "token": (535, "Token data is incorrect.")}
 # An address that is right beyond doubt, as most are: no need to take it apart.
@@ -165,19 +166,31 @@ def _read_profile(raw: Mapping[str, Any], now: float) -> ProfileRecord:
     if len(changes) > PROPERTIES:
         raise Rejected(522, f"Profile data is incorrect. At most {PROPERTIES} properties are allowed.")
     for key, value in changes.items():
-        if key in NOT_YET:
-            raise Rejected(
-                524,
-                f"Profile data is incorrect. {key} is not supported yet: there are no subscription groups. MSG-email, "
-                "MSG-sms and /1/subscribe are kept.",
-            )
         _check_property(key, value, "Profile data is incorrect.", 524, operations=True)
+    for key, operation in ((BACK, "$remove"), (LEFT, "$add")):  # who says both of a group has left it
+        if (value := changes.pop(key, None)) is not None:
+            changes[key] = value if value == {"$delete": 1} else {operation: _read_groups(key, value)}
     return ProfileRecord(keys=keys, at=at, changes=changes, aliases=aliases, email=email, phone=phone)
+
+
+def _read_groups(key: str, value: Any) -> list[str]:
+    """Return the names of subscription groups that a profile leaves or comes back to, each once."""
+    names = value.get("email") if isinstance(value, dict) and value.keys() <= {"email"} else None
+    names = [names] if isinstance(names, str) else names
+    if not isinstance(names, list) or not all(
+        isinstance(one, str) and 0 < len(one.strip().encode()) <= KEY_BYTES for one in names
+    ):
+        raise Rejected(
+            524,
+            f'Profile data is incorrect. {key} must be {{"email": ["a group", …]}}: groups of e-mail, as texts of at '
+            f"most {KEY_BYTES} bytes.",
+        )
+    return list({fold(one.strip()): one.strip() for one in names}.values())
 
 
 def _is_blank(key: str, value: Any) -> bool:
     """Return whether a property is there and says nothing."""
-    return not value if key in NOT_YET else isinstance(value, str) and not value.strip()
+    return not value if key in (LEFT, BACK) else isinstance(value, str) and not value.strip()
 
 
 def _read_object(value: Any) -> dict[str, Any] | None:

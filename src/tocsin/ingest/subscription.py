@@ -37,7 +37,7 @@ CAMPAIGN_TYPES = {one.name: one.suppression for one in ADDRESS_CHANNELS if one.s
 HIDING = "address"  # the secret that digests of addresses are made with
 HIDDEN = "#"  # how a digest begins, and no address does
 
-table = schema.unsubscribed
+table, grouped = schema.unsubscribed, schema.group_left
 
 # A column for a query of `device`: whether the device opted out of push.
 OPTED_OUT = (
@@ -110,7 +110,7 @@ def apply_address_changes(
             if kind == "email":
                 returned = find_unsubscribed(connection, account_id, kind, back)
             mine = (table.c.account_id == account_id, table.c.kind == kind)
-            stored = _spell(connection, account_id, back)
+            stored = spell_addresses(connection, account_id, back)
             connection.execute(delete(table).where(*mine, among(connection, table.c.address, stored)))
     return returned
 
@@ -136,31 +136,51 @@ def find_unsubscribed(connection: Connection, account_id: str, kind: Kind, addre
     """Return those of the addresses that opted out."""
     if not addresses:
         return set()
-    stored = _spell(connection, account_id, addresses)
+    stored = spell_addresses(connection, account_id, addresses)
     query = select(table.c.address).where(
         table.c.account_id == account_id, table.c.kind == kind, among(connection, table.c.address, stored)
     )
     return {stored[one] for one in connection.scalars(query)}
 
 
+def find_groups_left(connection: Connection, account_id: str, addresses: Collection[str]) -> dict[str, list[str]]:
+    """Return the subscription groups that mailboxes left, by mailbox; those that left none are not in it."""
+    found: dict[str, list[str]] = {}
+    if addresses:
+        stored = spell_addresses(connection, account_id, addresses)
+        query = select(grouped.c.address, grouped.c.name).where(
+            grouped.c.account_id == account_id, among(connection, grouped.c.address, stored)
+        )
+        for address, name in connection.execute(query.order_by(grouped.c.name)):
+            found.setdefault(stored[address], []).append(name)
+    return found
+
+
 def hide_addresses(connection: Connection, account_id: str, addresses: Iterable[tuple[str, str]]) -> None:
-    """Keep the opt-outs among these (kind, address) as digests, and whose mail it was no more."""
+    """Keep the opt-outs of these (kind, address), of groups too, as digests, and whose mail it was no more."""
     for kind, address in addresses:
         mine = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == address)
         since = connection.scalar(select(table.c.since).where(*mine))
-        if since is None:
+        groups = (grouped.c.account_id == account_id, grouped.c.address == address)
+        in_groups = kind == "email" and connection.execute(select(grouped.c.name).where(*groups)).first() is not None
+        if since is None and not in_groups:
             continue
         if (key := _find_key(connection)) is None:
             insert_new(connection, schema.secret, {"name": HIDING, "value": secrets.token_bytes(32)})
             key = _find_key(connection)
         assert key is not None
         digest = _digest(key, account_id, address)
+        if in_groups:
+            names = select(grouped.c.name).where(*groups).scalar_subquery()
+            twice = (grouped.c.account_id == account_id, grouped.c.address == digest, grouped.c.name.in_(names))
+            connection.execute(delete(grouped).where(*twice))
+            connection.execute(update(grouped).where(*groups).values(address=digest, user_id=None))
         same = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == digest)
         connection.execute(delete(table).where(*same))  # they left twice, and were deleted twice
         connection.execute(update(table).where(*mine).values(address=digest, user_id=None))
 
 
-def _spell(connection: Connection, account_id: str, addresses: Iterable[str]) -> dict[str, str]:
+def spell_addresses(connection: Connection, account_id: str, addresses: Iterable[str]) -> dict[str, str]:
     """Return the addresses by what the table may have of them: each itself, and its digest."""
     stored = {one: one for one in addresses}
     if (key := _find_key(connection)) is not None:

@@ -95,7 +95,11 @@ def clip(text: str) -> str:
 
 def check_endpoint(option: str, url: str) -> str:
     """Return the URL without its last slash. Raises Misconfigured unless it is https, or http on this machine."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # a bracket that is not closed, a port that is no number
+        raise Misconfigured(f"{option} has to be an https URL, not {hide_passwords(url)!r}.") from None
     if not parts.hostname or parts.username or (parts.scheme != "https" and not is_loopback(url)):
         raise Misconfigured(f"{option} has to be an https URL, not {hide_passwords(url)!r}.")
     return url.rstrip("/")

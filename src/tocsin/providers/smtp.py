@@ -64,6 +64,10 @@ class SmtpSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     timeout: Annotated[float, Meta(description="seconds for one mail")] = 60.0
+    network: Annotated[
+        Literal["any", "public"],
+        Meta(description="public: no address of the operator's own network is connected to; so a dashboard sets it"),
+    ] = "any"
 
     def __repr__(self) -> str:
         return f"SmtpSettings(host={self.host!r}, port={self.port}, sender={self.sender!r})"
@@ -153,6 +157,7 @@ class Smtp:
             tls=settings.tls,
             username=settings.username,
             password=settings.password.strip("\r\n"),  # a file ends with a line break, a password does not
+            public=settings.network == "public",
         )
         self._relay = transport.relay(server, ca=check_ca(settings.ca), connections=settings.connections)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -45,6 +45,8 @@ EVERY_SECONDS = 3600.0
 CONFIRM_SECONDS = 2.0  # between the two looks
 SETTLED_SECONDS = 120.0  # after which a report that the ledger knows is in facts, too
 CAMPAIGNS_AT_ONCE = 500
+TOO_LONG = 503  # what a question is answered that needs more time or memory than one may
+FEWER = 16  # by so much fewer chunks are asked about then
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -253,7 +255,24 @@ async def _compare_outcomes(ledger: Ledger, facts: Facts, account: Account, camp
 async def _count_twice(ledger: Ledger, facts: Facts, scope: ReportScope) -> tuple[Cells, Cells]:
     """Return the recipients of closed chunks by kept sums and by facts."""
     counted = await ledger.read(functools.partial(_count_all, scope=scope))
-    return counted.kept, await count_in_facts(facts, scope, counted)
+    return counted.kept, await _count_in_pieces(facts, scope, counted)
+
+
+async def _count_in_pieces(facts: Facts, scope: ReportScope, counted: LedgerRecipients) -> Cells:
+    """Return what facts say, by as many questions as it takes: one that takes too long is asked of fewer chunks, and so
+    is what follows, until that is quick again."""
+    found, first, step = Cells(), 0, counted.last + 1
+    while first <= counted.last:
+        last = min(first + step - 1, counted.last)
+        try:
+            found.update(await count_in_facts(facts, scope, counted, first, last))
+        except Problem as problem:
+            if problem.status != TOO_LONG or step == 1:
+                raise
+            step = max(1, step // FEWER)
+            continue
+        first, step = last + 1, 2 * step
+    return found
 
 
 def _count_all(connection: Connection, scope: ReportScope) -> LedgerRecipients:
@@ -310,7 +329,9 @@ async def _compare_interactions(ledger: Ledger, facts: Facts, account_id: str, n
     """Return the first reports that facts lack. They may have more: the ledger forgets its own."""
     count = functools.partial(_count_reports, account_id=account_id, before=now - SETTLED_SECONDS)
     expected = await ledger.read(count)
-    written = await count_interactions(facts, account_id, sorted({campaign for campaign, _ in expected}))
+    campaigns, written = sorted({campaign for campaign, _ in expected}), defaultdict[int, Any](dict)
+    for start in range(0, len(campaigns), CAMPAIGNS_AT_ONCE):
+        written |= await count_interactions(facts, account_id, campaigns[start : start + CAMPAIGNS_AT_ONCE])
     found = []
     for (campaign, kind), one in sorted(expected.items()):
         if one > (other := written[campaign].get(kind, 0)):

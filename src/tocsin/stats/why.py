@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.audience.explain import Explanation, explain_person
 from tocsin.audience.members import draw_user
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.runs import find_campaign, read_stored_spec
 from tocsin.campaign.spec import Spec
 from tocsin.delivery.forecast import Fate, find_coming, foresee_all, list_fates
@@ -51,9 +52,17 @@ class _CampaignOfUser(msgspec.Struct, frozen=True):
 
 
 async def explain_campaign(
-    ledger: Ledger, facts: Facts, account: Account, campaign_id: int, user: int, now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    campaign_id: int,
+    user: int,
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> PersonalAnswer:
-    """Return why a user got a campaign or not. Raise Problem for a campaign that this account has not."""
+    """Return why a user got a campaign or not. Raise Problem for a campaign that this account has not, and 429 when too
+    many contents of the account are being looked at."""
     known = await ledger.read(lambda connection: _look_up(connection, account.id, campaign_id, user))
     spec, began = known.spec, known.began or now
     which = "campaign = {campaign:UInt32}", {"campaign": campaign_id}
@@ -74,7 +83,7 @@ async def explain_campaign(
         explanation=explanation,
         messages=messages,
         would=list_fates(fates),
-        shown=await asyncio.to_thread(show_messages, seen, now),
+        shown=await compile_pool.run(account.id, partial(show_messages, seen, now)),
         conversions=await _count_converted(facts, account, campaign_id, spec, user),
     )
 

@@ -440,11 +440,13 @@ def open_facts(
     """
     import pyarrow.compute  # noqa: F401 - the client would load it with the first insert, for a tenth of a second
 
-    if urlsplit(url).scheme not in SCHEMES:
-        known = ", ".join(SCHEMES)
-        raise Misconfigured(
-            f"TOCSIN_FACTS_URL must begin with one of {known}, not {urlsplit(url).scheme or 'nothing'}."
-        )
+    scheme = url.partition(":")[0].lower()
+    if scheme not in SCHEMES:
+        raise Misconfigured(f"TOCSIN_FACTS_URL must begin with one of {', '.join(SCHEMES)}, not {scheme or 'nothing'}.")
+    try:
+        urlsplit(url)
+    except ValueError as error:
+        raise Misconfigured(f"TOCSIN_FACTS_URL is no URL that can be read: {error}.") from None
     if url.startswith("chdb:"):
         Path(urlsplit(url).path).mkdir(parents=True, exist_ok=True, mode=0o700)
     try:

@@ -308,6 +308,17 @@ unsubscribed = Table(
     Column("user_id", Integer),  # whose mail's link or complaint it was: they may come back by their profile
 )
 
+# Subscription groups that mailboxes left, whichever users have them.
+group_left = Table(
+    "group_left",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("address", String(1024), primary_key=True),  # of somebody who was deleted: its digest
+    Column("name", String(128), primary_key=True),
+    Column("since", Float, nullable=False),
+    Column("user_id", Integer),  # whose mail's link it was: they may come back by their profile
+)
+
 # When users who had left e-mail came back: a link in a mail from before then does not take them off again.
 returned = Table(
     "returned",

@@ -22,6 +22,7 @@ from tocsin.ingest.sdk.judge import NAMING, JudgedReport
 from tocsin.ingest.sdk.tokens import TokenChange, apply_token_changes
 from tocsin.ingest.sdk.told import Told, encode_told, read_told
 from tocsin.ingest.subscription import AddressChange, apply_address_changes, take_back
+from tocsin.ingest.subscription_group import come_back
 from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.rows import among, upsert_rows
@@ -92,6 +93,7 @@ class _Block:
         self._save_devices()
         changes = take_back(self._connection, self._account.id, self._people.returned)
         apply_address_changes(self._connection, self._account.id, changes, self._now)
+        changes += come_back(self._connection, self._account.id, self._people.regrouped)
         touched = sorted({*self._changed, *self._people.created, *self._people.moved, *moved})
         copies = copy_profiles(self._connection, self._account.id, touched)
         self._dropped += [(-1, "stale")] * stale

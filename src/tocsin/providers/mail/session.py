@@ -22,7 +22,7 @@ _REFUSED_PATH = frozenset("<>\r\n\0 \t")
 
 class Server(msgspec.Struct, frozen=True, kw_only=True):
     """A relay and how to connect to it. hello: our name. tls: «starttls» and «tls» are required, never just tried. A
-    user name needs one of them."""
+    user name needs one of them. public: it must have an address outside private networks, whenever it is looked up."""
 
     host: str
     port: int
@@ -30,6 +30,7 @@ class Server(msgspec.Struct, frozen=True, kw_only=True):
     tls: Literal["starttls", "tls", "none"] = "starttls"
     username: str = ""
     password: str = ""
+    public: bool = False
 
     def __repr__(self) -> str:
         return f"Server({self.host!r}, {self.port})"
@@ -66,7 +67,7 @@ class SmtpSession:
         """Connect, say EHLO, start TLS and log in as the server's settings say. Raises SessionRefused, ConnectionLost,
         OSError."""
         server = self._server
-        self._wire = wire = await SmtpStream.connect(server.host, server.port)
+        self._wire = wire = await SmtpStream.connect(server.host, server.port, public=server.public)
         if self._closed:
             wire.abort(self._closed)
         if server.tls == "tls":

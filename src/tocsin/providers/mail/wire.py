@@ -12,6 +12,8 @@ from collections import deque
 
 import msgspec
 
+from tocsin.providers.mail.lookup import find_addresses
+
 LINE_BYTES = 4096  # RFC 5321 4.5.3.1.5 asks for 512
 LINES = 100  # of one reply
 UNSOLICITED = 4  # replies beyond those owed: a relay may send 421 at any time (RFC 5321 3.8)
@@ -49,11 +51,19 @@ class SmtpStream(asyncio.Protocol):
         self._reason = ""
 
     @staticmethod
-    async def connect(host: str, port: int) -> SmtpStream:
-        """Return a new connection in the clear. Raises OSError, TimeoutError."""
+    async def connect(host: str, port: int, *, public: bool = False) -> SmtpStream:
+        """Return a new connection in the clear, to the first address of the host that takes one. public: as in
+        `find_addresses`. Raises OSError, TimeoutError."""
+        refused = OSError("the host has no address")
         async with asyncio.timeout(CONNECT_SECONDS):
-            _, wire = await asyncio.get_running_loop().create_connection(SmtpStream, host.strip("[]"), port)
-        return wire
+            for address in await find_addresses(host.strip("[]"), public=public):
+                try:
+                    _, wire = await asyncio.get_running_loop().create_connection(SmtpStream, address, port)
+                except OSError as error:
+                    refused = error
+                else:
+                    return wire
+        raise refused
 
     async def secure(self, context: ssl.SSLContext, host: str) -> None:
         """Start TLS. Unread replies are dropped: somebody else may have injected them (RFC 3207 6). Raises OSError,

@@ -10,6 +10,8 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from tocsin.account import Account
+from tocsin.channels import CHANNELS
+from tocsin.delivery.recipients import load_people
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, find_unsubscribed
 from tocsin.stats.export.person import read_people
@@ -87,6 +89,7 @@ def _read_ledger(connection: Connection, account: Account, user: int) -> dict[st
         "told_by_apps": msgspec.Raw((connection.scalar(state) or "null").encode()),
         "consents": {
             "unsubscribed": _find_left(connection, account, one.profile),
+            "groups_left": _find_groups(connection, account, user),
             "devices_without_push": _find_silent(connection, account, one.identities.get("objectId", [])),
             "came_back_at": connection.scalar(since),
         },
@@ -100,6 +103,12 @@ def _find_left(connection: Connection, account: Account, profile: str) -> list[s
         if address := READERS[name](data.get(name)):
             found += find_unsubscribed(connection, account.id, kind, [address])
     return found
+
+
+def _find_groups(connection: Connection, account: Account, user: int) -> list[str]:
+    """Return the subscription groups that somebody, or their mailbox, left."""
+    person = load_people(connection, account.id, [user], [CHANNELS["email"]]).get(user)
+    return [] if person is None else sorted(person.groups_left.values())
 
 
 def _find_silent(connection: Connection, account: Account, devices: Collection[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime
 from typing import Any, Literal
@@ -18,7 +19,9 @@ MEDIA_TYPES: dict[Format, str] = {
     "csv": "text/csv;charset=utf-8",
     "parquet": "application/vnd.apache.parquet",
 }
-FORMULA = tuple("=+-@\t\r")  # with which a spreadsheet takes a text for a formula (OWASP, CSV injection)
+# Where a spreadsheet takes a text for a formula (OWASP, CSV injection): at its beginning, and, in one that divides at
+# semicolons or tabs and so takes a quoted line break for the end of a row, where a cell would begin there.
+FORMULA = re.compile(r'(^|[;\t\r\n])([ "]*)(?=[=+\-@\t\r＝＋－＠])')
 NUMBERS = ("campaign", "run")
 
 
@@ -59,14 +62,14 @@ def write_csv(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return rows as CSV, in which no spreadsheet computes a text."""
     text = io.StringIO(newline="")
     writer = csv.writer(text)
-    writer.writerow(head)
+    writer.writerow([_defuse(name) for name in head])
     writer.writerows([_defuse(value) for value in row] for row in rows)
     return text.getvalue()
 
 
 def _defuse(value: Any) -> Any:
     """Return a text that no spreadsheet computes; a number stays what it is."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    return FORMULA.sub(r"\1'\2", value) if isinstance(value, str) else value
 
 
 def _write_parquet(report: CampaignReport) -> bytes:

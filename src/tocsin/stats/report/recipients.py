@@ -70,14 +70,17 @@ async def find_runs(ledger: Ledger, scope: ReportScope) -> dict[int, int]:
     return {int(chunk): int(run) for chunk, run in rows}
 
 
-async def count_in_facts(facts: Facts, scope: ReportScope, ledger: LedgerRecipients) -> Cells:
-    """Return what facts say of the chunks that were closed when the ledger was asked."""
+async def count_in_facts(
+    facts: Facts, scope: ReportScope, ledger: LedgerRecipients, first: int = 0, last: int | None = None
+) -> Cells:
+    """Return what facts say of the chunks that were closed when the ledger was asked. first, last: of these ids, both
+    included."""
     meets, values = scope.write_conditions("campaign")
     rows = await facts.query(
         f"SELECT {write_cells(scope, WRITTEN)}outcome, count() FROM outcome FINAL WHERE {meets} "
-        "AND chunk <= {last:UInt64} AND chunk NOT IN {open:Array(UInt64)} "
+        "AND chunk BETWEEN {first:UInt64} AND {last:UInt64} AND chunk NOT IN {open:Array(UInt64)} "
         f"GROUP BY ALL LIMIT {CELLS + 1}",
-        {**values, "open": ledger.chunks, "last": ledger.last},
+        {**values, "open": ledger.chunks, "first": first, "last": ledger.last if last is None else last},
     )
     require_few(len(rows))
     return Counter({(tuple(key), str(outcome)): int(count) for *key, outcome, count in rows})

@@ -20,6 +20,7 @@ from tocsin.authenticator.audit import note
 from tocsin.errors import Misconfigured, Problem
 from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.encryption import decrypt, encrypt, read_keys
+from tocsin.providers.public_address import is_allowed
 from tocsin.providers.webhook import read_secret
 from tocsin.stats.webhooks.feed import KEPT_DAYS, FeedWindow, Place
 from tocsin.store import schema
@@ -46,8 +47,6 @@ SECRET_BYTES = 32
 ROTATION_SECONDS = 86_400.0  # the secret before signs as well for so long
 LEASE_SECONDS = 60.0
 DAY = 86_400.0
-# Networks that a name must not lead to although `ipaddress` calls them global: they hold another address (RFC 6052).
-NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
 table = schema.webhook
 
@@ -107,21 +106,6 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
         return {**{name: getattr(self, name) for name in shown}, "replaying": self.replay is not None}
 
 
-def is_allowed(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:
-    """Return whether an IP address may be posted to: it is public, or in one of these networks. What is inside of an
-    IPv6 address counts as well."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    if any(found.version == one.version and found in one for one in networks):
-        return True
-    if isinstance(found, ipaddress.IPv6Address):
-        inner = found.ipv4_mapped or found.sixtofour or (found.teredo or (None, None))[1]
-        if inner is None and found in NAT64:
-            inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-        if inner is not None:
-            return is_allowed(str(inner), networks)
-    return found.is_global and not found.is_multicast
-
-
 def read_networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
     """Return the networks of TOCSIN_WEBHOOK_NETWORKS. Raises Misconfigured for what is none."""
     try:
@@ -148,6 +132,13 @@ def check_url(url: str, networks: str) -> str:
     return url
 
 
+def name_host(url: str) -> str:
+    """Return whom a URL leads to, for those who may read the audit log: what is behind the host is often a secret."""
+    parts = urlsplit(url)
+    port = "" if parts.port is None else f":{parts.port}"
+    return f"{parts.scheme}://{parts.hostname}{port}"
+
+
 def create(
     connection: Connection, account_id: str, url: str, events: Sequence[str], secret_key: str, who: str, now: float
 ) -> tuple[WebhookEndpoint, str]:
@@ -161,7 +152,7 @@ def create(
     row = {"account_id": account_id, "id": webhook_id, "url": url, "events": ",".join(chosen), "created_at": now}
     stored = _seal(secret_key, account_id, webhook_id, made)
     connection.execute(table.insert().values(**row, settings=stored))
-    note(connection, account_id, who, "webhook created", f"{webhook_id} {url}", now)
+    note(connection, account_id, who, "webhook created", f"{webhook_id} {name_host(url)}", now)
     return find(connection, account_id, webhook_id), made.secret
 
 

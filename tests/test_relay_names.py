@@ -1,0 +1,78 @@
+"""Names of relays: looked up once for a connection, in threads of their own, and never into a private network where a
+dashboard named the relay."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from typing import Any
+
+import pytest
+
+from tocsin.providers.mail import lookup
+from tocsin.providers.mail.lookup import find_addresses
+from tocsin.providers.mail.wire import SmtpStream
+
+
+class Resolver:
+    """A resolver that answers by rote, each name with its answers in turn; a name without any is waited for."""
+
+    def __init__(self, **answers: list[str]):
+        self.answers = answers
+        self.asked: list[str] = []
+        self.answering = threading.Event()
+
+    def __call__(self, host: str, *_: Any, **__: Any) -> list[Any]:
+        self.asked.append(host)
+        name = host.partition(".")[0]
+        if name not in self.answers:
+            assert self.answering.wait(60)
+            return [(2, 1, 6, "", ("192.0.2.9", 0))]
+        return [(2, 1, 6, "", (self.answers[name].pop(0), 0))]
+
+
+@pytest.fixture
+def resolver(monkeypatch: pytest.MonkeyPatch) -> Resolver:
+    found = Resolver(rebound=["8.8.8.8", "127.0.0.1"], inner=["10.0.0.1"], here=["127.0.0.1"])
+    monkeypatch.setattr(socket, "getaddrinfo", found)
+    return found
+
+
+async def test_one_answer_is_checked_and_connected_to(resolver: Resolver) -> None:
+    """A name that is public when it is looked at and this machine when it is connected to leads nowhere inside."""
+    assert await find_addresses("rebound.example.com", public=True) == ["8.8.8.8"]
+    with pytest.raises(OSError, match="private network"):
+        await find_addresses("rebound.example.com", public=True)
+    with pytest.raises(OSError, match="private network"):
+        await SmtpStream.connect("inner.example.com", 25, public=True)
+    assert len(resolver.asked) == 3
+
+
+async def test_a_connection_asks_once(resolver: Resolver) -> None:
+    """The address that was found is connected to, without another question."""
+    writers: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(lambda _, writer: writers.put_nowait(writer), "127.0.0.1", 0)
+    wire = await SmtpStream.connect("here.example.com", server.sockets[0].getsockname()[1])
+    async with asyncio.timeout(10):
+        writer = await writers.get()
+    wire.abort("done")
+    writer.close()
+    with contextlib.suppress(ConnectionError):
+        await writer.wait_closed()
+    server.close()
+    assert resolver.asked == ["here.example.com"]
+
+
+async def test_a_name_that_is_not_answered_holds_up_nobody(resolver: Resolver) -> None:
+    """However many connections wait for it, it holds one thread; another relay's name is found meanwhile, and who gives
+    up takes the answer from nobody."""
+    slow = [asyncio.create_task(find_addresses("slow.example.com", public=False)) for _ in range(4 * lookup.THREADS)]
+    async with asyncio.timeout(10):
+        assert await find_addresses("here.example.com", public=False) == ["127.0.0.1"]
+        for task in slow[1::2]:
+            task.cancel()
+        resolver.answering.set()
+        assert await asyncio.gather(*slow[::2]) == [["192.0.2.9"]] * (2 * lookup.THREADS)
+    assert resolver.asked.count("slow.example.com") == 1
