@@ -126,7 +126,7 @@ PUSH = Asked("push", "discard", 30.0, 30.0, 1, True, ("android", "ios"), False, 
 @example(people=CROWD, asked=PUSH)
 @example(people=CROWD, asked=Asked("email", "delay", 0.0, 0.0, 1, True, ("android",), True, 30))
 @example(people=CROWD, asked=Asked("push", "delay", 0.0, 0.0, 2, True, ("android",), True, 600, of_account=True))
-@example(people=CROWD, asked=Asked("email", "", 0.0, 0.0, None, True, ("android",), True, None, ("NEWS",)))
+@example(people=CROWD, asked=Asked("email", "", 0.0, 0.0, None, True, ("android",), True, None, groups=("NEWS",)))
 def test_a_forecast_is_what_the_run_comes_to(
     new_ledger: NewLedger, facts: Facts, people: list[Somebody], asked: Asked
 ) -> None:
