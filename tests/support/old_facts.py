@@ -3,7 +3,7 @@
 # The tables of 0.1.0 before there were `zone` and `variant`, as far as a row needs them.
 OLD = """
 import sys
-from tocsin.store.facts import connect
+from tocsin.store.facts_line import connect
 
 client = connect("chdb://" + sys.argv[1])
 for statement in '''

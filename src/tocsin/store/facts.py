@@ -1,6 +1,6 @@
 """The facts store: events, profiles to query, outcomes. chDB in this process, or a ClickHouse server.
 
-The only place that speaks to either. Values always travel as bound parameters, never inside the text of a statement.
+With `facts_line.py` the only place that speaks to either. Values always travel as bound parameters, never inside the text of a statement.
 """
 
 from __future__ import annotations
@@ -8,13 +8,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import os
-import queue
 import re
 import secrets
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +21,8 @@ from tocsin.channels import PLATFORMS
 from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import hide_passwords
 from tocsin.store.deadline import time_left
-from tocsin.store.facts_error import find_trouble, hide_values
+from tocsin.store.facts_error import find_trouble
+from tocsin.store.facts_line import FactsLine, connect
 from tocsin.store.insert_pace import ROWS_AN_INSERT, TRIES, InsertPace
 from tocsin.store.stopwatch import Stopwatch
 from tocsin.store.turns import Turns
@@ -37,34 +35,10 @@ CHECK_SECONDS = 2.0
 THREADS = max((os.cpu_count() or 2) - 1, 1)  # of one question: a core is left for the others
 QUERY_SECONDS = 30.0
 QUERY_MEGABYTES = 2048
-ANSWER_SECONDS = 300  # at most, for a question: its own limit is shorter
 INSERT_SECONDS = 60  # for the answer to one block
 # ClickHouse must not merge a condition into the subquery it filters, where it would be computed for every row.
 IN_STAGES = {"query_plan_merge_filters": 0, "query_plan_filter_push_down": 0}
 STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
-
-# ClickHouse guesses that a text in JSON is a date, and then reads "5" beside it as the fifth of this month; and it
-# makes one type of a list, so that true beside 5.0 becomes 1. Every value stays what it was.
-AS_WRITTEN = {
-    "input_format_try_infer_dates": 0,
-    "input_format_try_infer_datetimes": 0,
-    "input_format_json_try_infer_numbers_from_strings": 0,
-    "input_format_json_read_bools_as_numbers": 0,
-    "input_format_json_read_bools_as_strings": 0,
-    "input_format_json_read_numbers_as_strings": 0,
-}
-
-# An insert is stored on its shards when it is acknowledged, and an IN asks all shards. Alone, a server ignores both.
-# Blocks are ours, and stored when they are acknowledged: an asynchronous insert is in no list of what runs, by which
-# the feed knows how far it is complete. A block that is told again is stored again: rows have keys. Where a server
-# skips one that it has, an older one skips its views too, which may have missed the first.
-ON_A_SERVER = {
-    "distributed_foreground_insert": 1,
-    "distributed_product_mode": "global",
-    "async_insert": 0,
-    "insert_deduplicate": 0,
-}
-SINCE_26 = {"deduplicate_insert": "disable"}  # then `insert_deduplicate` counts for nothing
 
 FLATTENED = (
     "output_format_native_use_flattened_dynamic_and_json_serialization"  # a setting of engines that also read so
@@ -120,10 +94,10 @@ class Facts:
         self.engine = ""  # the version of the store's engine, once it was opened
         self.distributed = False  # the tables stand before those of a cluster
         self.takes_blocks = False  # the engine reads what `native_block` writes
-        self._questions = _Line(url, "question", QUESTIONS)
-        self._inserts = _Line(url, "insert", INSERTS, insert_seconds)
-        self._streams = _Line(url, "stream", STREAMS)
-        self._checks = _Line(url, "check", CHECKS)
+        self._questions = FactsLine(url, "question", QUESTIONS)
+        self._inserts = FactsLine(url, "insert", INSERTS, insert_seconds)
+        self._streams = FactsLine(url, "stream", STREAMS)
+        self._checks = FactsLine(url, "check", CHECKS)
         self._turns = Turns(QUESTIONS, EACH, WAITING)
         self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
@@ -167,7 +141,7 @@ class Facts:
         async with asyncio.timeout(CHECK_SECONDS):
             await self._checks.run(self._ask, self._checks, "SELECT 1", {}, CHECK_SECONDS)
 
-    def _ask(self, line: _Line, sql: str, parameters: Mapping[str, Any], seconds: float) -> list[Row]:
+    def _ask(self, line: FactsLine, sql: str, parameters: Mapping[str, Any], seconds: float) -> list[Row]:
         if not seconds:
             raise self._too_long()
         budget = {**self._budget, "max_execution_time": seconds}
@@ -357,73 +331,6 @@ class Facts:
                         raise self._too_long() from None
                     raise Problem(f"The question needs more than {bound}; ask for less", code=503, status=503) from None
             raise
-
-
-class _Line:
-    """Up to `size` connections for one kind of work, and as many threads. They are made when they are first needed."""
-
-    def __init__(self, url: str, name: str, size: int, answer_seconds: int = ANSWER_SECONDS):
-        self._url, self._answer_seconds = url, answer_seconds
-        self._size = size
-        self._made = 0
-        self._idle: queue.LifoQueue[Any] = queue.LifoQueue()
-        self._lock = threading.Lock()
-        self._threads = ThreadPoolExecutor(size, thread_name_prefix=f"facts-{name}")
-
-    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
-        """Return what `work` returns, run in a thread of the line."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *arguments)
-
-    def add(self, client: Any) -> None:
-        """Take over a connection that is open already."""
-        self._made += 1
-        self._idle.put(client)
-
-    @contextmanager
-    def client(self, patience: float) -> Iterator[Any]:
-        """Yield a connection. patience: seconds to wait for one."""
-        client = self._take(patience)
-        try:
-            with hide_values():
-                yield client
-        finally:
-            self._idle.put(client)
-
-    def close(self) -> None:
-        """Wait for what runs, then close every connection."""
-        self._threads.shutdown()
-        while not self._idle.empty():
-            self._idle.get().close()
-
-    def _take(self, patience: float) -> Any:
-        with self._lock:
-            make = self._idle.empty() and self._made < self._size
-            self._made += make
-        if not make:
-            return self._idle.get(timeout=patience)
-        try:
-            return connect(self._url, self._answer_seconds)
-        except BaseException:
-            with self._lock:
-                self._made -= 1
-            raise
-
-
-def connect(url: str, answer_seconds: int = ANSWER_SECONDS) -> Any:
-    """Return a new connection of clickhouse-connect, in the database of our tables."""
-    import clickhouse_connect
-
-    if url.startswith("chdb:"):
-        return clickhouse_connect.get_client(dsn=url, settings=AS_WRITTEN)
-    client = clickhouse_connect.get_client(
-        dsn=url,
-        database=urlsplit(url).path.strip("/") or "tocsin",
-        settings=AS_WRITTEN | ON_A_SERVER,
-        send_receive_timeout=answer_seconds,
-    )
-    for name in SINCE_26.keys() & client.server_settings.keys():
-        client.set_client_setting(name, SINCE_26[name])
-    return client
 
 
 def open_facts(
