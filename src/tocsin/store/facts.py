@@ -1,6 +1,7 @@
 """The facts store: events, profiles to query, outcomes. chDB in this process, or a ClickHouse server.
 
-With `facts_line.py` the only place that speaks to either. Values always travel as bound parameters, never inside the text of a statement.
+With `facts_line.py` the only place that speaks to either. Values always travel as bound parameters, never inside the
+text of a statement.
 """
 
 from __future__ import annotations
