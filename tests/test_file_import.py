@@ -30,19 +30,22 @@ from tocsin.cli.cell_file import split_plain
 from tocsin.cli.cell_time import UnreadTime, read_time
 from tocsin.cli.csv_dialect import Dialect
 from tocsin.cli.import_run import run_import
+from tocsin.cli.line_source import Lines
 from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_cell
 from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
-from tocsin.ingest.column import fill
+from tocsin.ingest.column import Column, Numbers, Texts, fill
+from tocsin.ingest.event_columns import EventColumns
 from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import NameLimits
 from tocsin.ingest.phone_number import is_normal
 from tocsin.ingest.profile import to_facts
+from tocsin.ingest.property_column import PropertyColumn
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.store.props import encode_props, encode_raw
+from tocsin.store.props import as_number, encode_props, encode_raw
 
 pytest_plugins = ("engines",)
 
@@ -456,6 +459,70 @@ def test_cells_are_encoded_as_properties_are(key: str, value: Any) -> None:
     else:
         assert found == (encode_raw({key: value})[1:-1], encode_props(to_facts({key: value}))[1:-1])
         assert encoder.explain(record) is None
+
+
+SPELLED = st.one_of(
+    st.from_regex(r"-?[0-9]{1,16}(\.[0-9]{1,6})?", fullmatch=True),
+    st.floats(allow_nan=False).map(str),
+    st.text("aZ '\"\\é.0", max_size=5),
+    st.sampled_from(["true", "True", "-0", "0", "1e5", "$D_5", "007", "12:30", "x" * 512, "x" * 513, "x" * 2049]),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.sampled_from(["a", "Customer Type", "é.b"]), st.lists(st.one_of(st.none(), SPELLED), min_size=1, max_size=12))
+def test_texts_are_encoded_at_once_as_one_by_one(key: str, texts: list[str | None]) -> None:
+    """What a column of texts adds to `raw` and `props` is what its cells add."""
+    encoder, count = Encoder(NOW), len(texts)
+    column = Column(Texts(pa.array(texts, pa.string())), pa.array(range(count), pa.int32()))
+    for read, kept in ((type_cell, column), (lambda cell: cell, column), (lambda cell: cell, to_numbers(texts))):
+        events = EventColumns(
+            range(count), {"identity": fill("u", count)}, fill_times(count), fill("e", count), {key: kept}, read
+        )
+        encoded, wrong = encoder.encode(events)
+        found = encoded.props[key]
+        for place, cell in enumerate(encoder.encode_cells(key, kept, read)):
+            assert (cell is WRONG) == (place in wrong)
+            if cell is not WRONG:
+                raw, props = cell
+                assert (found.raw[place].as_py() or "") == raw
+                assert look_up(found, place) == json.loads(f"{{{props}}}")
+
+
+def to_numbers(texts: list[str | None]) -> Column:
+    """The numbers that texts spell, as Parquet has them."""
+    values = [None if one is None else as_number(one) for one in texts]
+    return Column(Numbers(pa.array(values, pa.float64())), pa.array(range(len(texts)), pa.int32()))
+
+
+def fill_times(count: int) -> Any:
+    return pa.array([1_790_000_000] * count, pa.int64())
+
+
+def look_up(found: PropertyColumn, place: int) -> dict[str, Any]:
+    """The paths of a cell that have a value."""
+    paths = {}
+    for name, path in found.paths.items():
+        for values in (path.texts, path.numbers, path.lists):
+            if values is not None and values[place].is_valid:
+                paths[name] = values[place].as_py()
+    return paths
+
+
+PIECES = st.lists(st.sampled_from(["a", "é", "\n", "\r\n", "€b"]), max_size=40).map("".join)
+
+
+@settings(max_examples=100, deadline=None)
+@given(PIECES, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "windows-1252"]), st.lists(st.integers(0, 3)))
+def test_lines_are_taken_as_bytes_or_as_texts(text: str, encoding: str, takes: list[int]) -> None:
+    """Lines taken in blocks and one by one, in turns, are the lines of the file."""
+    lines = Lines(io.BytesIO(text.encode(encoding)), encoding)
+    found = ""
+    for most in takes:
+        taken = lines.take(most).decode() if most else next(lines, "")
+        assert taken.count("\n") <= max(most, 1)
+        found += taken
+    assert found + "".join(lines) == text
 
 
 @settings(max_examples=300, deadline=None)

@@ -47,7 +47,7 @@ class Column(msgspec.Struct, frozen=True):
         return self.values[self.codes[row].as_py()]
 
     def __iter__(self) -> Iterator[Any]:
-        return map(self.values.__getitem__, self.codes.to_pylist())
+        return map(list(self.values).__getitem__, self.codes.to_pylist())
 
     def change(self, function: Callable[[Any], Any]) -> Column:
         """Return the column with each of its values changed."""

@@ -87,8 +87,15 @@ async def store_events(
     if not facts.takes_blocks or len(events.props) > PROPERTIES or UNSUBSCRIBED in events.names.values:
         raise Unusual
     stored = await ledger.write(lambda connection: _store(connection, account, events, limits, now))
-    block = await asyncio.to_thread(make_block, account, events, stored.users)
-    return asyncio.gather(facts.insert_block("event", block), facts.insert("profile", stored.copies))
+    return asyncio.ensure_future(_copy(facts, account, events, stored))
+
+
+async def _copy(facts: Facts, account: Account, events: EncodedEvents, stored: StoredEvents) -> None:
+    copied = asyncio.ensure_future(facts.insert("profile", stored.copies))
+    try:
+        await facts.insert_block("event", await asyncio.to_thread(make_block, account, events, stored.users))
+    finally:
+        await copied
 
 
 def _store(

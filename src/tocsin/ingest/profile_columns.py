@@ -18,7 +18,7 @@ from tocsin.account import Account
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS
 from tocsin.ingest.column import Column
 from tocsin.ingest.event_columns import NOTHING, Unusual, join_pieces
-from tocsin.ingest.event_encoder import WRONG, Encoder
+from tocsin.ingest.event_encoder import PLAIN_NAME, WRONG, Encoder
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.newcomers import insert_newcomers
 from tocsin.ingest.people import IdentityKey, address_keys, find_users
@@ -87,7 +87,8 @@ def _find_newcomers(profiles: ProfileColumns, now: float) -> list[_Newcomer]:
     copied = [list(column.change(_decode)) for key, column in props.items() if key in COPIED]
     addresses = {key: _read_addresses(profiles, key) for key in READERS if key in profiles.props}
     people = []
-    for place, name in enumerate(profiles.identities.change(lambda cell: encoder.read_text("identity", cell))):
+    identities = profiles.identities.change_odd(PLAIN_NAME, lambda cell: encoder.read_text("identity", cell))
+    for place, name in enumerate(identities):
         if name is None or name is WRONG:
             odd.add(place)
             continue
