@@ -12,13 +12,14 @@ from urllib.parse import quote
 
 import msgspec
 import pytest
-from conftest import Caller, Sandbox, Server
+from conftest import SERVER_KEY, Caller, Sandbox, Server
 from support.browser import Browser, join, unique
 from support.counting_pool import CountingPool
 
 from tocsin.dashboard.credentials import check_relay
 from tocsin.dashboard.form_entry import FormMistake
 from tocsin.policy import Cap, Conversion, load_policy, set_policy
+from tocsin.providers.credential import find_settings
 from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import open_ledger
 
@@ -59,6 +60,12 @@ APNS = {"key_id": "ABCDEFGHIJ", "team_id": "KLMNOPQRST", "topic": "a.b", "endpoi
         (
             "fcm",
             {"style": "sdk", "service_account": '{"token_uri": "https://169.254.169.254/"}'},
+            "service_account",
+            "token_uri in the service account is not Google's",
+        ),
+        (
+            "fcm",
+            {"style": "sdk", "service_account": '{"token_uri": "https://["}'},
             "service_account",
             "token_uri in the service account is not Google's",
         ),
@@ -119,6 +126,9 @@ def test_a_credential_is_kept_and_not_shown(server: Server, caller: Caller, admi
     status, page = save(admin, "smtp", SMTP | {"username": "ana", "host": "8.8.4.4"})
     assert (status, "Type the password again" in page) == (422, True)
     assert b"s3cret-word" not in (Path(server.data) / "ledger.db").read_bytes()
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        stored = ledger.read_now(lambda one: find_settings(one, caller.account_id, "smtp", SERVER_KEY))
+    assert json.loads(stored or "")["network"] == "public", "its name leads into no private network later"
     assert "provider set" in admin.look("/dashboard/settings")[1]
 
 

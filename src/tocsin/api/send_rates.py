@@ -23,7 +23,7 @@ class SendRates:
         self._heavy = heavy
         self._known: dict[str, tuple[float, SendRate]] = {}
         self._due: dict[str, Due] = {}
-        self._second = 0
+        self._second = self._total = 0
         self._now = Counter[str]()
         self._before = Counter[str]()
 
@@ -46,9 +46,9 @@ class SendRates:
         second = int(now)
         if second != self._second:
             self._before = self._now if second == self._second + 1 else Counter()
-            self._now, self._second = Counter(), second
+            self._now, self._second, self._total = Counter(), second, 0
         after = self._now[account_id] + people
-        if self._now.total() + people > self._heavy:
+        if self._total + people > self._heavy:
             share = self._heavy // len({account_id, *self._now, *self._before})
             if share < self._heavy and after > share:
                 error = f"Too many people: while others send too, this endpoint takes {share} in a second"
@@ -56,3 +56,4 @@ class SendRates:
         if rate.is_limited:
             self._due[account_id] = pass_request(self._due.get(account_id, Due()), rate, people, now)
         self._now[account_id] = after
+        self._total += people
