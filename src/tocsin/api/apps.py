@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
-from collections import Counter
 from collections.abc import Mapping
 
 import prometheus_client
@@ -47,6 +46,7 @@ OPEN_TO_PAGES = PRIVATE | {
     "Access-Control-Max-Age": "86400",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+UNTOLD = ("internal", "push id")  # what each SDK asks; what has a line of its own
 REFUSED_ENCRYPTION = Problem("Not encrypted as an SDK does it; send it in clear text", code=402, status=402)
 
 
@@ -60,11 +60,11 @@ async def take_mobile(context: Context, request: Request) -> Response:
     known = await context.apps.find(sdk_id, now)
     if known is None or not known.admits(token, platform):
         await _read_body(context, request, STRANGERS)
-        return _drop("account")
+        return _drop(context, "account", now)
     _admit(context, request, known, now)
     body = await _read_body(context, request, known.account.id)
     if body is None:
-        return _drop("too large")
+        return _drop(context, "too large", now, known.account.id)
     key = b""
     if request.headers.get(ENCRYPTED) == "true":
         try:
@@ -75,9 +75,9 @@ async def take_mobile(context: Context, request: Request) -> Response:
         large = len(body) > LARGE
         meta, batch = await asyncio.to_thread(read_mobile, body, now) if large else read_mobile(body, now)
     except Unreadable:
-        return _drop("unreadable")
+        return _drop(context, "unreadable", now, known.account.id)
     if (meta.account, meta.token) != (sdk_id, token):
-        return _drop("account")
+        return _drop(context, "account", now, known.account.id)
     await _store(context, known, batch, now)
     return _answer_mobile(meta, platform, key)
 
@@ -92,11 +92,11 @@ async def take_web(context: Context, request: Request) -> Response:
     except Undecryptable:
         raise REFUSED_ENCRYPTION from None
     except Unreadable:
-        _count(Counter({"unreadable": 1}))
+        _count(context, {"unreadable": 1}, now)
         return Response(b"", 200, OPEN_TO_PAGES, JAVASCRIPT)
     known = await context.apps.find(found.account, now)
     if known is None or not known.admits(None, "web"):
-        _count(Counter({"account": 1}))
+        _count(context, {"account": 1}, now)
     else:
         _admit(context, request, known, now)
         await _store(context, known, found.batch, now)
@@ -146,7 +146,7 @@ async def _store(context: Context, known: KnownApps, batch: SdkBatch, now: float
     lost = await _record_views(context, account, batch, now)
     batch.dropped["push id"] += lost
     taken = sum(bool(one.report.id) for one in judged) - sum(late.values()) + late["property"]
-    _count(batch.dropped + late, taken + len(batch.views) - lost)
+    _count(context, batch.dropped + late, now, account.id, taken + len(batch.views) - lost)
 
 
 async def _record_views(context: Context, account: Account, batch: SdkBatch, now: float) -> int:
@@ -172,10 +172,13 @@ async def _record_view(context: Context, account: Account, view: tuple[str, str]
     return 0
 
 
-def _count(dropped: Mapping[str, int], stored: int = 0) -> None:
+def _count(context: Context, dropped: Mapping[str, int], now: float, account_id: str = "", stored: int = 0) -> None:
+    """Count what became of the reports of one request; what changed nothing leaves a line, but for what an SDK asks."""
     for result, count in dropped.items():
         if count:
             _find_counter(result).inc(count)
+            if result not in UNTOLD:
+                context.reports.tell("app", result, now, account_id)
     if stored > 0:
         _find_counter("stored").inc(stored)
 
@@ -185,8 +188,8 @@ def _find_counter(result: str) -> prometheus_client.Counter:
     return metrics.APP_REPORTS.labels(result=result)
 
 
-def _drop(reason: str) -> Response:
-    _count({reason: 1})
+def _drop(context: Context, reason: str, now: float, account_id: str = "") -> Response:
+    _count(context, {reason: 1}, now, account_id)
     return EMPTY
 
 
