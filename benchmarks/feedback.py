@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+import urllib.request
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -26,6 +27,7 @@ from benchmarks.server import OFTEN, cpu_seconds, new_folder, serving
 from benchmarks.timed_sink import open_timed_sink
 from benchmarks.trial import pick
 from benchmarks.visitor import Visitor
+from tocsin.authenticator.apps import add_app
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.mail_id import LINK_PATH, PIXEL_ENDING, PIXEL_PATH, MailId, sign_mail_id
 from tocsin.delivery.push_id import sign_push_id
@@ -45,6 +47,17 @@ UPLOADED = 1000  # events in a request to `/1/upload`
 TARGET = "https://shop.example/sale?utm_source=mail&utm_medium=email"
 BROWSER = "User-Agent: Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"
 GROUP = "bench"
+APP, TOKEN = "BENCH-APP", "BENCH-TOKEN"
+DEVICES = 5000
+# One account has all connections, and its apps half of them at most.
+APPS_OFTEN = {
+    **{"TOCSIN_APP_REQUESTS_PER_SECOND": "100000", "TOCSIN_APP_DEVICE_PER_MINUTE": "100000"},
+    "TOCSIN_CONNECTIONS": "4096",
+}
+FIELDS = {
+    **{"Build": "1", "Version": "1.0", "OS Version": "14", "SDK Version": 80200, "Make": "Google", "Model": "Pixel"},
+    **{"OS": "Android", "locale": "en_US", "useIP": False, "cc": "us", "proxyDomain": "t.example"},
+}
 
 Place = tuple[int, int]  # a message's chunk and position
 
@@ -58,6 +71,30 @@ def report_track(key: bytes, place: Place) -> bytes:
     body = b'{"id":"%b"}' % sign_push_id(key, *place).encode()
     head = "POST /track/clicked HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def report_app(key: bytes, place: Place) -> bytes:
+    """A view of a push, as an Android SDK reports it: alone."""
+    return _post_batch(place, {"evtName": "Notification Viewed", "evtData": {"wzrk_pid": sign_push_id(key, *place)}})
+
+
+def report_event(_: bytes, place: Place) -> bytes:
+    """An event of a device that is known from its second one on."""
+    return _post_batch(place, {"evtName": "Looked", "evtData": {"Order": f"{place[0]}-{place[1]}", "Price": 9.5}})
+
+
+def _post_batch(place: Place, event: dict[str, Any]) -> bytes:
+    """Return a batch of one event, as an SDK sends most: it waits a second for more, and people are slow."""
+    device = (place[0] * SIZE + place[1]) % DEVICES
+    meta = {"type": "meta", "g": f"__{device:032x}", "id": APP, "tk": TOKEN, "af": FIELDS, "l_ts": 1, "f_ts": 1}
+    common = {"type": "event", "ep": int(time.time()), "s": int(time.time()) - 60, "pg": 1, "f": False, "lsl": 0}
+    body = msgspec.json.encode([meta, event | common])
+    head = (
+        f"POST /a1?os=Android&t=80200&z={APP}&ts={int(time.time())} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        f"Content-Type: application/json; charset=utf-8\r\nX-CleverTap-Account-ID: {APP}\r\n"
+        f"X-CleverTap-Token: {TOKEN}\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 def report_link(key: bytes, place: Place) -> bytes:
@@ -75,6 +112,8 @@ WAYS: Mapping[str, tuple[str, Callable[[bytes, Place], bytes]]] = {
     "track": ("push", report_track),
     "link": ("email", report_link),
     "pixel": ("email", report_pixel),
+    "app view": ("push", report_app),
+    "app event": ("push", report_event),
 }
 
 
@@ -97,7 +136,8 @@ def _staged() -> Iterator[Stage]:
     with new_folder() as folder, open_timed_sink(folder / "sink", Pace()) as sink:
         headers = make_people(folder, PEOPLE, {sink.provider: sink.settings}, "apns")
         port = free_port(18_700, 1)
-        with serving(folder, port, OFTEN) as pid, closing(_open(folder)) as ledger:
+        with serving(folder, port, OFTEN | APPS_OFTEN) as pid, closing(_open(folder)) as ledger:
+            add_app(ledger, headers["X-CleverTap-Account-Id"], "bench", time.time(), sdk_id=APP, token=TOKEN)
             yield Stage(folder, port, pid, headers, read_signing_keys(ledger, time.time())[0].value)
 
 
@@ -225,14 +265,21 @@ async def _upload(stage: Stage, seconds: float) -> int:
 
 
 def _count(stage: Stage) -> dict[str, int]:
-    """Return the views and clicks of the tag group."""
+    """Return the views and clicks of the tag group, and the events of apps that both stores have."""
     with closing(Visitor(stage.port, stage.headers)) as visitor:
         groups = visitor.read("/1/tag_groups.json")["tag_groups"]
-    return {kind: int(groups.get(GROUP, {}).get(kind, 0)) for kind in ("viewed", "clicked")}
+    with urllib.request.urlopen(f"http://127.0.0.1:{stage.port}/metrics") as page:
+        text = page.read().decode()
+    stored, views = (
+        sum(float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line.startswith(start))
+        for start in ('tocsin_app_reports_total{result="stored"}', 'tocsin_reports_total{result="counted",way="app"}')
+    )
+    counts = {kind: int(groups.get(GROUP, {}).get(kind, 0)) for kind in ("viewed", "clicked")}
+    return counts | {"events": int(stored - views)}
 
 
 def _wait_for(stage: Stage, before: Mapping[str, int], wanted: int) -> int:
-    """Return how many views and clicks were counted since, once they are as many as wanted. Raise RuntimeError when
+    """Return how many reports were counted since, once they are as many as wanted. Raise RuntimeError when
     they are not after SETTLE_SECONDS."""
     deadline = time.monotonic() + SETTLE_SECONDS
     while True:

@@ -184,6 +184,28 @@ def test_bad_bodies(app: App, body: bytes, reason: str) -> None:
     assert app.count(reason) == before + 1
 
 
+def test_what_changes_nothing_leaves_a_line(server: Server) -> None:
+    """With its reason, and without what it said: no token, id or name. What an SDK asks leaves none."""
+    app, now, marker = App(server, server.account()), int(time.time()), f"m{os.urandom(8).hex()}"
+    said: dict[str, dict[str, Any]] = {
+        "clock": event("Seen", now + 20 * 365 * 86_400, Note=marker),
+        "forbidden": event("Notification Sent", now, Note=marker),
+        "unreadable": {"type": marker},
+        "token": token("register", marker, now, marker),
+        "record": event(marker * 1000, now),
+        "forged": event("Notification Clicked", now, wzrk_pid=marker),
+        "internal": {"type": "ping", "ep": now, "mc": marker},
+    }
+    for one in said.values():
+        assert app.send(meta(ONE), one)[:2] == (200, {})
+    assert app.send_raw(f'["{marker}'.encode())[:2] == (200, {})
+    lines = [line for line in (server.data / "log").read_text().splitlines() if app.caller.account_id in line]
+    told = {reason: [line for line in lines if f'"{reason}"' in line] for reason in said}
+    assert [reason for reason, found in told.items() if not found] == ["internal"]
+    secrets = (marker, ONE, app.made.token)
+    assert not [line for line in lines for secret in secrets if secret in line]
+
+
 def test_a_packed_bomb(app: App) -> None:
     """Bodies unfold up to their limit; the SDKs pack none."""
     before = app.count("too large")

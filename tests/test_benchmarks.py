@@ -190,7 +190,7 @@ def test_a_tail_that_cannot_be(tail: str) -> None:
 def test_bench_feedback(tmp_path: Path) -> None:
     """Every report that is answered is counted, whatever the way it came; each way has its rate."""
     readings = measure("feedback", "--seconds", "0.5", folder=tmp_path)
-    for way in ("track", "link", "pixel"):
+    for way in ("track", "link", "pixel", "app view", "app event"):
         assert readings[f"{way}, alone"]["value"] > 0
         counted = readings[f"{way}, alone, counted"]
         assert counted["unit"] == f"of {counted['value']:.0f}"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import http.client
+import re
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import Caller, Sandbox, Server, people
+from conftest import Caller, Sandbox, Server, people, wait_for
 from support.browser import Browser, join, unique
 
 from tocsin.api.broadcasts import WATCHING_EACH, Broadcasts
@@ -65,6 +67,24 @@ def test_numbers_come_as_they_change_until_it_is_over(
     assert events[-1].startswith("event: over")
     page = browser.look(f"/dashboard/campaigns/{campaign}")[1]
     assert "hx-sse:connect" not in page  # there is nothing left to wait for
+
+
+def test_a_report_is_seen_within_two_seconds(
+    server: Server, sending: Caller, sandbox: Sandbox, watch: Callable[[Browser, int], Stream]
+) -> None:
+    """While its campaign still runs, in the stream of its page."""
+    sending.upload(*people(2, kinds=("fcm", "apns")))
+    sandbox.fault(vendor="apns", kind="delay", seconds=10)
+    browser = join(server, sending, "viewer", unique("vi", sending))
+    campaign = sending.create()
+    stream = watch(browser, campaign)
+    message = wait_for(lambda: next(iter(sandbox.messages("fcm")), None))
+    push_id = message["body"]["message"]["data"]["wzrk_pid"]
+    said = time.monotonic()
+    assert sending.post("/track/viewed", {"id": push_id})[0] == 200
+    event = next(one for one in iter(stream.next, "") if re.search(r"<dt>Viewed</dt>\s*<dd>1\b", one))
+    assert time.monotonic() - said < 2
+    assert "pill completed" not in event
 
 
 def test_a_stream_ends_with_the_session(

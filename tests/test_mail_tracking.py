@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from email import message_from_string, policy
 from email.message import EmailMessage
 from html.parser import HTMLParser
@@ -16,6 +17,9 @@ from click.testing import CliRunner
 from conftest import ROOMY, Caller, Sandbox, Server, free_ports, wait_for
 
 from tocsin.cli import tocsin
+from tocsin.delivery.mail_id import read_mail_id, sign_mail_id
+from tocsin.store.ledger import open_ledger
+from tocsin.store.signing_key import find_signing_keys
 
 BROWSER = {"User-Agent": "Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Gecko/20100101 Firefox/140.0"}
 MACHINES = [
@@ -214,6 +218,24 @@ def test_a_replay_changes_nothing(public: Server, shop: Caller, sandbox: Sandbox
         assert ask(letter.pictures[0])[0] == 200
     assert numbers(shop, campaign) == {"viewed": 1}
     assert metric(public, "pixel", "repeated") - before == 4
+
+
+def test_a_stale_mail_leads_on_and_counts_no_more(public: Server, shop: Caller, sandbox: Sandbox) -> None:
+    """Its link and its picture work as long as somebody keeps the mail; nothing is read or written for them."""
+    move_in(shop, 1)
+    campaign, [letter] = send(shop, sandbox)
+    with closing(open_ledger(public.ledger_url)) as ledger:
+        key = ledger.read_now(find_signing_keys)[0].value
+    head, _, query = letter.followed[0].partition("?")
+    target = TARGETS[0].encode()
+    mail = read_mail_id(key, head.rpartition("/")[2], "link", target)
+    old = mail._replace(sent_at=int(time.time()) - 91 * 86_400)
+    start, before = head[: -len("/l/") - 32], [metric(public, way, "stale") for way in ("link", "pixel")]
+    status, _, headers = ask(f"{start}/l/{sign_mail_id(key, old, 'link', target)}?{query}")
+    assert (status, headers["location"]) == (302, TARGETS[0])
+    assert ask(f"{start}/o/{sign_mail_id(key, old, 'open')}.gif")[0] == 200
+    assert [metric(public, way, "stale") - one for way, one in zip(("link", "pixel"), before, strict=True)] == [1, 1]
+    assert numbers(shop, campaign) == {}
 
 
 @pytest.mark.parametrize(

@@ -44,19 +44,23 @@ class AppDirectory:
         self._ledger = ledger
         self._read_at = float("-inf")
         self._known: Mapping[str, KnownApps] = {}
-        self._lock = asyncio.Lock()
+        self._reading: asyncio.Task[None] | None = None
 
     async def find(self, sdk_id: str, now: float) -> KnownApps | None:
         """Return what an SDK's account id stands for; None when no app has it."""
-        if not self._is_fresh(now):
-            async with self._lock:
-                if not self._is_fresh(now):
-                    self._known = await self._ledger.read(_read_apps)
-                    self._read_at = now
+        if abs(now - self._read_at) >= CACHE_SECONDS:
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._read(now))
+            # All who wait go on together. With a lock each would wait for one more turn of the event loop.
+            await asyncio.shield(self._reading)
         return self._known.get(sdk_id)
 
-    def _is_fresh(self, now: float) -> bool:
-        return 0 <= now - self._read_at < CACHE_SECONDS
+    async def _read(self, now: float) -> None:
+        try:
+            self._known = await self._ledger.read(_read_apps)
+            self._read_at = now
+        finally:
+            self._reading = None
 
 
 def _read_apps(connection: Connection) -> dict[str, KnownApps]:

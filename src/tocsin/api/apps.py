@@ -7,10 +7,11 @@ and counted (`tocsin_app_reports_total`). Nobody logs in: an app's token is publ
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections import Counter
 from collections.abc import Mapping
 
+import prometheus_client
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -33,9 +34,10 @@ LARGE = 8192  # bytes of a request that is read in a thread: the others go on me
 BODY_BYTES = 1024 * 1024  # of a batch: fifty events as large as an SDK lets them be
 HOST = re.compile(r"[A-Za-z0-9.-]{1,253}(:[0-9]{1,5})?(/[A-Za-z0-9._/-]{0,200})?")
 ENCRYPTED = "x-clevertap-encryption-enabled"
-ACKNOWLEDGED = encode({"pushamp_notifs": {"list": [], "ack": True}})
+ACKNOWLEDGED = encode({"pushamp_notifs": {"list": [], "ack": True}}).encode()
 JAVASCRIPT = "text/javascript; charset=utf-8"
 JSON = "application/json"
+EMPTY = Response(b"{}", 200, PRIVATE, JSON)  # made once, as most answers are this one
 # A page of any site may ask: the account's id is in its source anyway. No cookie is read.
 OPEN_TO_PAGES = PRIVATE | {
     "Access-Control-Allow-Origin": "*",
@@ -44,6 +46,7 @@ OPEN_TO_PAGES = PRIVATE | {
     "Access-Control-Max-Age": "86400",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+UNTOLD = ("internal", "push id")  # what each SDK asks; what has a line of its own
 REFUSED_ENCRYPTION = Problem("Not encrypted as an SDK does it; send it in clear text", code=402, status=402)
 
 
@@ -53,15 +56,15 @@ async def take_mobile(context: Context, request: Request) -> Response:
     now = context.clock()
     sdk_id, token = read_single(request, "x-clevertap-account-id", "x-clevertap-token")
     sdk_id = sdk_id or request.query_params.get("z", "")
-    platform: AppPlatform = "ios" if request.query_params.get("os") == "iOS" else "android"
+    platform: AppPlatform = "ios" if b"os=iOS" in request.scope["query_string"].split(b"&") else "android"
     known = await context.apps.find(sdk_id, now)
     if known is None or not known.admits(token, platform):
         await _read_body(context, request, STRANGERS)
-        return _drop("account")
+        return _drop(context, "account", now)
     _admit(context, request, known, now)
     body = await _read_body(context, request, known.account.id)
     if body is None:
-        return _drop("too large")
+        return _drop(context, "too large", now, known.account.id)
     key = b""
     if request.headers.get(ENCRYPTED) == "true":
         try:
@@ -72,9 +75,9 @@ async def take_mobile(context: Context, request: Request) -> Response:
         large = len(body) > LARGE
         meta, batch = await asyncio.to_thread(read_mobile, body, now) if large else read_mobile(body, now)
     except Unreadable:
-        return _drop("unreadable")
+        return _drop(context, "unreadable", now, known.account.id)
     if (meta.account, meta.token) != (sdk_id, token):
-        return _drop("account")
+        return _drop(context, "account", now, known.account.id)
     await _store(context, known, batch, now)
     return _answer_mobile(meta, platform, key)
 
@@ -89,11 +92,11 @@ async def take_web(context: Context, request: Request) -> Response:
     except Undecryptable:
         raise REFUSED_ENCRYPTION from None
     except Unreadable:
-        _count(Counter({"unreadable": 1}))
+        _count(context, {"unreadable": 1}, now)
         return Response(b"", 200, OPEN_TO_PAGES, JAVASCRIPT)
     known = await context.apps.find(found.account, now)
     if known is None or not known.admits(None, "web"):
-        _count(Counter({"account": 1}))
+        _count(context, {"account": 1}, now)
     else:
         _admit(context, request, known, now)
         await _store(context, known, found.batch, now)
@@ -143,11 +146,13 @@ async def _store(context: Context, known: KnownApps, batch: SdkBatch, now: float
     lost = await _record_views(context, account, batch, now)
     batch.dropped["push id"] += lost
     taken = sum(bool(one.report.id) for one in judged) - sum(late.values()) + late["property"]
-    _count(batch.dropped + late, taken + len(batch.views) - lost)
+    _count(context, batch.dropped + late, now, account.id, taken + len(batch.views) - lost)
 
 
 async def _record_views(context: Context, account: Account, batch: SdkBatch, now: float) -> int:
     """Record views and clicks; return how many are of no message of the account's, or of one that is too old."""
+    if len(batch.views) < 2:  # most come alone, and need no task of their own
+        return sum([await _record_view(context, account, one, now) for one in batch.views])
     return sum(await asyncio.gather(*(_record_view(context, account, one, now) for one in dict.fromkeys(batch.views))))
 
 
@@ -167,21 +172,33 @@ async def _record_view(context: Context, account: Account, view: tuple[str, str]
     return 0
 
 
-def _count(dropped: Mapping[str, int], stored: int = 0) -> None:
-    for result, count in {**dropped, "stored": max(stored, 0)}.items():
+def _count(context: Context, dropped: Mapping[str, int], now: float, account_id: str = "", stored: int = 0) -> None:
+    """Count what became of the reports of one request; what changed nothing leaves a line, but for what an SDK asks."""
+    for result, count in dropped.items():
         if count:
-            metrics.APP_REPORTS.labels(result=result).inc(count)
+            _find_counter(result).inc(count)
+            if result not in UNTOLD:
+                context.reports.tell("app", result, now, account_id)
+    if stored > 0:
+        _find_counter("stored").inc(stored)
 
 
-def _drop(reason: str) -> Response:
-    _count({reason: 1})
-    return Response(b"{}", 200, PRIVATE, JSON)
+@functools.cache
+def _find_counter(result: str) -> prometheus_client.Counter:
+    return metrics.APP_REPORTS.labels(result=result)
+
+
+def _drop(context: Context, reason: str, now: float, account_id: str = "") -> Response:
+    _count(context, {reason: 1}, now, account_id)
+    return EMPTY
 
 
 def _answer_mobile(meta: MobileMeta, platform: AppPlatform, key: bytes) -> Response:
     """Return the answer that lets an SDK go on: where it has no second domain, an iPhone is told the first one."""
-    text, headers = ACKNOWLEDGED.encode() if meta.shown else b"{}", dict(PRIVATE)
+    text, headers = ACKNOWLEDGED if meta.shown else b"{}", dict(PRIVATE)
     domain = str(meta.fields.get("proxyDomain", ""))
+    if platform == "android" and not meta.shown and not key:
+        return EMPTY
     if platform == "ios" and not meta.fields.get("spikyProxyDomain") and HOST.fullmatch(domain):
         headers["X-WZRK-SPIKY-RD"] = domain
     if key:

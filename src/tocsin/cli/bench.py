@@ -198,8 +198,8 @@ def pages(users: int, events: int, campaigns: int, requests: int, as_json: bool)
 @click.option("--seconds", type=click.FloatRange(0.5, 60), default=5, show_default=True)
 @json_option
 def feedback(seconds: float, as_json: bool) -> None:
-    """Reports of views and clicks by the way they come (`/track`, links and pictures of mails), each alone and then all
-    of them beside `/1/upload` and `/1/send`. Every report that is answered is counted.
+    """Reports by the way they come (`/track`, links and pictures of mails, an SDK's views and events through `/a1`),
+    each alone and then all of them beside `/1/upload` and `/1/send`. Every report that is answered is counted.
 
     Example: tocsin bench feedback --seconds 5 --json
     """

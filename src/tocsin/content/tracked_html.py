@@ -102,9 +102,9 @@ class TrackedHtml:
         marked: list[Marked] = []
         whole = 0
         for piece in pieces:
-            kind = piece[0]
-            address, closed, after = piece[1:].partition(self._close)
-            if closed and not any(sign in address for sign in _OUTSIDE[kind]):
+            inside, closed, after = piece.partition(self._close)
+            kind, address = inside[0], inside[1:]
+            if closed and not _is_torn(kind, address):
                 marked.append((kind, address, after))
                 whole += 1
             else:
@@ -115,33 +115,41 @@ class TrackedHtml:
         return first, marked
 
 
+def _is_torn(kind: str, address: str) -> bool:
+    """Return whether an address holds what would have ended it where it stands."""
+    if kind == "2":  # as most do
+        return '"' in address
+    return any(sign in address for sign in _OUTSIDE[kind])
+
+
 def _make_plan(split: Split, wanted: Wanted) -> _Plan:
-    first, marked = split
+    before, marked = split
     clicks, opens, own = wanted
-    frame: list[str] = [first]
+    frame: list[str] = []
     order: list[int] = []
     targets: list[bytes] = []
     for kind, address, after in marked:
         if kind == _PIXEL:
             if opens:
-                frame[-1] += '<img src="'
+                frame.append(f'{before}<img src="')
                 order.append(_PIXEL_PLACE)
-                frame.append('" width="1" height="1" alt="">')
+                before = '" width="1" height="1" alt="">'
         elif UNSUBSCRIBE in address:
-            before, *parts = address.split(UNSUBSCRIBE)
-            frame[-1] += before
-            order += [_UNSUBSCRIBE_PLACE] * len(parts)
-            frame += parts
+            start, *middle, end = address.split(UNSUBSCRIBE)
+            frame += [before + start, *middle]
+            order += [_UNSUBSCRIBE_PLACE] * (len(middle) + 1)
+            before = end
         else:
             target = read_target(address) if clicks and len(targets) < LINKS else None
             if target is None or target.url.startswith(own):
-                frame[-1] += address
+                before += address
             else:
+                frame.append(before)
                 order.append(len(targets))
                 targets.append(target.url)
-                frame.append(f"?{target.written}")
-        frame[-1] += after
-    return _Plan(tuple(frame), tuple(order), tuple(targets))
+                before = f"?{target.written}"
+        before += after
+    return _Plan((*frame, before), tuple(order), tuple(targets))
 
 
 def _hide(source: str, tags: Sequence[Tag]) -> str:

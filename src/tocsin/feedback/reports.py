@@ -89,7 +89,11 @@ class Reports:
         """Count a report, and leave a line where it changed nothing."""
         _find_counter(way, result).inc()
         if result not in COUNTED:
-            self._log.tell(way, result, account_id, now)
+            self.tell(way, result, now, account_id)
+
+    def tell(self, way: Way, result: str, now: float, account_id: str = "") -> None:
+        """Leave a line about a report that changed nothing, or about many of them."""
+        self._log.tell(way, result, account_id, now)
 
     async def take(self, way: Way, kind: str, chunk_id: int, position: int, now: float, *, of: str = "") -> Result:
         """Store that a message was viewed or clicked (`kind` is one of EVENTS), whose signed id was read. of: the

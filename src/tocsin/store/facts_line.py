@@ -92,7 +92,10 @@ class FactsLine:
 def connect(url: str, answer_seconds: int = ANSWER_SECONDS) -> Any:
     """Return a new connection of clickhouse-connect, in the database of our tables."""
     import clickhouse_connect
+    from clickhouse_connect.driver import options
 
+    # As where pandas is not installed: the first insert would load it, for half a second, to see that it gets no frame.
+    options.pd = options.pd_time_test = None
     if url.startswith("chdb:"):
         return clickhouse_connect.get_client(dsn=url, settings=AS_WRITTEN)
     client = clickhouse_connect.get_client(
