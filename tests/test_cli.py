@@ -275,8 +275,8 @@ def test_commands_import_what_they_need(tmp_path: Path, arguments: list[str], un
 
 
 def test_a_sender_and_a_migrated_ledger_need_little(tmp_path: Path) -> None:
-    """A sender opens no store and reads no upload, and to open a ledger of this version needs no migrations: what a start
-    loads is paid for at each start."""
+    """A sender opens no store and reads no upload, and to open a ledger of this version needs no migrations: what is
+    loaded at a start is paid for at each start."""
     program = "import sys, tocsin.delivery.sender; print(*sys.modules)"
     sender = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
     assert set(sender.stdout.split()) & {*STORES, "phonenumbers", "tocsin.ingest", "tocsin.store", "jinja2"} == set()
