@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from conftest import ROOMY, Server
+from conftest import ROOMY, Server, new_sqlite
 from support.database_clock import MOVABLE
 
 from tocsin.store import schema
@@ -120,7 +120,7 @@ def _new_postgres(*, durable: bool) -> Iterator[Postgres]:
 def _new_url(request: pytest.FixtureRequest, folder: Path) -> Iterator[str]:
     """The URL of a new ledger on the engine that the fixture is for."""
     if request.param == "sqlite":
-        yield f"sqlite:///{folder / 'ledger.db'}"
+        yield new_sqlite(folder)
         return
     server: Postgres = request.getfixturevalue("postgres")
     url = server.new_database()
@@ -173,7 +173,7 @@ def store(open_again: Callable[[], Ledger]) -> Ledger:
 @pytest.fixture
 def own_ledger(tmp_path: Path) -> Iterator[Ledger]:
     """A SQLite ledger of its own for one test."""
-    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = open_ledger(new_sqlite(tmp_path))
     yield ledger
     ledger.close()
 

@@ -23,7 +23,7 @@ from tocsin.delivery.outgoing import Answers, OutgoingLane, OutgoingLanes, make_
 from tocsin.delivery.push_id import Secrets
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Credential
 
 pytest_plugins = ("support.bench",)
 

@@ -15,7 +15,8 @@ import pyarrow.parquet
 import pytest
 import structlog
 import structlog.testing
-from conftest import ROOMY, Caller, Sandbox, Server
+from conftest import ROOMY, Caller, Sandbox, Server, new_sqlite
+from support.processes import read_answer
 
 import tocsin
 from tocsin.cli.bounce import LIMIT
@@ -115,7 +116,7 @@ def test_import_keeps_identities_as_texts(server: Server, caller: Caller, tmp_pa
     rows = [f"{name},{','.join([wide] * 5)}" for name in ("5e3", "true", "1.0", *map(str, range(800)))]
     file.write_text(f"identity,{columns}\n" + "\n".join(rows) + "\n", "utf-8")
     done = run("import", "profiles", str(file), "--account", caller.account_id, "--data", str(server.data))
-    assert json.loads(done.stdout) == {"processed": 803, "unprocessed": 0}, done.stderr
+    assert read_answer(done) == {"processed": 803, "unprocessed": 0}, done.stderr
 
 
 def test_unknown_setting_stops_the_start(tmp_path: Path) -> None:
@@ -141,9 +142,9 @@ def test_second_server_on_a_folder_is_refused(server: Server) -> None:
 
 def test_account_and_passcodes(server: Server) -> None:
     """Made while the server runs: the first passcode works, a second too, a revoked one no longer."""
-    made = json.loads(run("account", "create", "Acme", "--data", str(server.data)).stdout)
+    made = read_answer(run("account", "create", "Acme", "--data", str(server.data)))
     name = ("--account", made["account_id"], "--data", str(server.data))
-    second = json.loads(run("account", "passcode", "add", *name, "--label", "backend").stdout)["passcode"]
+    second = read_answer(run("account", "passcode", "add", *name, "--label", "backend"))["passcode"]
     body = {"from": 20260101, "to": 20260101}
 
     def status(passcode: str) -> int:
@@ -151,8 +152,8 @@ def test_account_and_passcodes(server: Server) -> None:
         return Caller(server.port, headers).post("/1/targets/list.json", body)[0]
 
     assert (status(made["passcode"]), status(second), status("wrong")) == (200, 200, 401)
-    assert json.loads(run("account", "passcode", "revoke", *name, "--label", "backend").stdout)["revoked"] == 1
-    assert json.loads(run("account", "list", "--data", str(server.data)).stdout.splitlines()[-1])["name"] == "Acme"
+    assert read_answer(run("account", "passcode", "revoke", *name, "--label", "backend"))["revoked"] == 1
+    assert read_answer(run("account", "list", "--data", str(server.data)))["name"] == "Acme"
     # A server remembers credentials for a second, so this may have to be asked again.
     deadline_asks = 200
     assert any(status(second) == 401 for _ in range(deadline_asks))
@@ -197,21 +198,21 @@ def test_import_through_a_running_server(server: Server, caller: Caller, tmp_pat
     """Three formats hold the same events; imported one after the other they are the same events once."""
     for file in write_files(tmp_path):
         done = run("import", "events", str(file), "--account", caller.account_id, "--data", str(server.data))
-        assert json.loads(done.stdout) == {"processed": 3, "unprocessed": 0}, done.stderr
+        assert read_answer(done) == {"processed": 3, "unprocessed": 0}, done.stderr
     assert count_events(caller) == 2
 
 
 def test_import_and_repair_without_a_server(tmp_path: Path) -> None:
     """With no server running the commands open the stores themselves, and a server finds what they wrote."""
     data = tmp_path / "data"
-    account = json.loads(run("account", "create", "Acme", "--data", str(data)).stdout)
+    account = read_answer(run("account", "create", "Acme", "--data", str(data)))
     name = ("--account", account["account_id"], "--data", str(data))
     people = tmp_path / "p.csv"
     people.write_text("identity,Name,Email\nu1,Ann,ann@example.com\nu2,Bo,nonsense\n", "utf-8")
     done = run("import", "profiles", str(people), *name)
-    assert json.loads(done.stdout) == {"processed": 1, "unprocessed": 1}
+    assert read_answer(done, code=1) == {"processed": 1, "unprocessed": 1}
     assert "Email is not valid" in done.stderr
-    assert json.loads(run("repair", *name).stdout) == {"status": "success", "profiles": 1, "outcomes": 0}
+    assert read_answer(run("repair", *name)) == {"status": "success", "profiles": 1, "outcomes": 0}
     server = Server(data, ROOMY)
     headers = {"X-CleverTap-Account-Id": account["account_id"], "X-CleverTap-Passcode": account["passcode"]}
     body = {"name": "x", "where": {}, "target_mode": "email", "when": "now", "content": {"subject": "s", "body": "b"}}
@@ -225,7 +226,7 @@ def test_repair_and_doctor_beside_a_server(server: Server, caller: Caller, sandb
     caller.upload({"type": "profile", "identity": "u", "profileData": {"Name": "U"}})
     server.use_sandbox(caller, sandbox)
     name = ("--account", caller.account_id, "--data", str(server.data))
-    assert json.loads(run("repair", *name).stdout)["profiles"] == 1
+    assert read_answer(run("repair", *name))["profiles"] == 1
     done = run("doctor", "--data", str(server.data))
     assert f"{caller.account_id}: providers apns, fcm, sms, smtp, vapid, wns" in done.stdout
     key = sandbox.control.get("/credentials")[1]["vapid"]["public_key"]
@@ -241,7 +242,7 @@ def test_provider_set_reads_files(server: Server, caller: Caller, tmp_path: Path
         *("provider", "set", "smtp", *name, "--host", "127.0.0.1", "--port", "2525"),
         *("--sender", "news@example.com", "--username", "u", "--password", str(password)),
     )
-    assert json.loads(done.stdout) == {"account_id": caller.account_id, "provider": "smtp"}
+    assert read_answer(done) == {"account_id": caller.account_id, "provider": "smtp"}
     assert "hunter2" not in done.stdout + done.stderr
     key = tmp_path / "key.json"
     key.write_text('{"not": "a service account"}', "utf-8")
@@ -273,6 +274,21 @@ def test_commands_import_what_they_need(tmp_path: Path, arguments: list[str], un
     assert loaded & unwanted == set()
 
 
+def test_a_sender_and_a_migrated_ledger_need_little(tmp_path: Path) -> None:
+    """A sender opens no store and reads no upload, and to open a ledger of this version needs no migrations: what is
+    loaded at a start is paid for at each start."""
+    program = "import sys, tocsin.delivery.sender; print(*sys.modules)"
+    sender = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=True)
+    assert set(sender.stdout.split()) & {*STORES, "phonenumbers", "tocsin.ingest", "tocsin.store", "jinja2"} == set()
+    program = (
+        "import sys; from tocsin.store.ledger import open_ledger as o; o(sys.argv[1]).close(); print(*sys.modules)"
+    )
+    command = [sys.executable, "-c", program, new_sqlite(tmp_path)]
+    ledger = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
+    assert "tocsin.store.ledger" in ledger.stdout.split()
+    assert "alembic" not in ledger.stdout.split()
+
+
 def test_bounce_hands_over_as_much_as_is_read() -> None:
     """The command has its own limit, for the server's stands among modules it does not need."""
     assert LIMIT == bounce_report.LIMIT
@@ -289,7 +305,7 @@ def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
 def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
     """In a checkout the harness is found from every folder, and the last line is one object with all readings."""
     done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
-    measured = json.loads(done.stdout.splitlines()[-1])
+    measured = read_answer(done)
     assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
     names = [one["name"] for one in measured["readings"]]
     assert names[:3] == ["events through /1/upload", "bare insert", "peak memory of the server"]

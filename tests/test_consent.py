@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Caller, Sandbox, people
+from conftest import Caller, Sandbox, new_sqlite, people
 from conftest import token as address_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -279,7 +278,7 @@ async def test_any_order_of_words(
     tmp_path_factory: pytest.TempPathFactory, facts: Facts, steps: list[tuple[str, Any, Any, Any]], at_once: bool
 ) -> None:
     """Whatever is said and moved, one record at a time or all in one upload: claims and facts follow the rule."""
-    ledger = open_ledger(f"sqlite:///{Path(tmp_path_factory.mktemp('law')) / 'ledger.db'}")
+    ledger = open_ledger(new_sqlite(tmp_path_factory.mktemp("law")))
     try:
         house, model = House(ledger, facts), Model()
         await house.upload(*owner("a", "d0", "d1"), *owner("b", "d2"))

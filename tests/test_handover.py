@@ -40,8 +40,7 @@ from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import MessagesUnderWay
 from tocsin.delivery.settle import SettleRules, rescue_recipient
 from tocsin.outcome import Outcome, State
-from tocsin.providers.contract import Address, Receipt
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Address, Credential, Receipt
 
 SECRETS = Secrets(b"message", b"signing")
 RULES = SettleRules(RetryPolicy(floor=10.0, retries=2), every_device=True, random=lambda: 0.5)

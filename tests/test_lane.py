@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 import pytest_asyncio
 from click.testing import CliRunner
-from conftest import Sandbox, token
+from conftest import Sandbox, new_sqlite, token
 from sqlalchemy import select, update
 from structlog.testing import capture_logs
 from support.stage import SETTINGS, Stage, StageWorker, Vendor, held
@@ -312,7 +312,7 @@ def read_notes(ledger: Ledger) -> list[str]:
 
 def test_trust_is_said_and_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     """`tocsin provider trust` alters the row so that lanes are made anew; `--undo` and `provider set` take it back."""
-    ledger = open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")
+    ledger = open_ledger(new_sqlite(tmp_path))
     account = create_account(ledger, "a", "UTC", time.time())[0].id
     name = ("apns", "--account", account, "--data", str(tmp_path))
     operator = CliRunner()
@@ -330,6 +330,7 @@ def test_trust_is_said_and_taken_back(tmp_path: Path, sandbox: Sandbox) -> None:
     seen = [row()]
     for more, trusted in ((), True), (("--undo",), False), ((), True):
         done = operator.invoke(tocsin, ["provider", "trust", *name, *more])
+        assert done.exit_code == 0, done.output
         assert json.loads(done.stdout) == {"account_id": account, "provider": "apns", "trusted": trusted}
         seen.append(row())
     store_providers(tmp_path, account, {"apns": given["apns"]})

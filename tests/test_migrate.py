@@ -20,7 +20,7 @@ from tocsin.cli.maintenance import repair
 from tocsin.cli.migration import migrate as migrate_command
 from tocsin.errors import Misconfigured
 from tocsin.outcome import State
-from tocsin.store.ledger import list_migrations, migrate, open_ledger, read_migration
+from tocsin.store.ledger import find_newest_migration, list_migrations, migrate, open_ledger, read_migration
 
 ACCOUNT, PASSCODE, THEN = "a", "GOOD-OLDX-DAYS", 1_795_000_000.0
 QUESTION = {"type": "did", "event": "Seen", "first": "2026-01-01", "last": "2026-12-31", "properties": []}
@@ -90,6 +90,7 @@ def test_a_folder_of_the_first_days(
     data = tmp_path / "data"
     make_old(data)
     newest = list_migrations()[-1]
+    assert find_newest_migration() == newest
     assert check(data) == 1
     command = [sys.executable, "-m", "tocsin", "migrate", "--data", str(data)]  # chDB takes one folder a process
     done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import structlog.testing
-from conftest import THOROUGH
+from conftest import THOROUGH, new_sqlite
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
@@ -121,7 +121,7 @@ async def test_any_history_has_the_numbers_of_its_messages(
 ) -> None:
     """With duplicates, late ones, by two processes, one by one or all at once: each message counts once of a kind,
     none that was not sent; the same in another order; groups add up to their messages."""
-    with contextlib.closing(open_ledger(f"sqlite:///{tmp_path_factory.mktemp('law') / 'ledger.db'}")) as ledger:
+    with contextlib.closing(open_ledger(new_sqlite(tmp_path_factory.mktemp("law")))) as ledger:
         worlds = [World(ledger, facts, states) for _ in range(2)]
         for said in history:
             await worlds[0].hear(said)

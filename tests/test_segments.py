@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from conftest import ROOMY, Caller, Server, people
 from support.members import count_members
+from support.processes import read_answer
 
 from tocsin.account import create_account
 from tocsin.audience.query import read_where
@@ -167,9 +168,9 @@ def test_explain_from_the_command_line(server: Server, caller: Caller, tmp_path:
         ]
         return subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=False)
 
-    answer = json.loads(run("--where", f"@{tmp_path / 'where.json'}", "--identity", "ann").stdout)
+    answer = read_answer(run("--where", f"@{tmp_path / 'where.json'}", "--identity", "ann"))
     assert (answer["in"], answer["why"]["what"]) == (True, 'has a profile\n  where "Plan" equals "Gold"')
-    assert json.loads(run("--where", "{}").stdout)["count"] == 1
+    assert read_answer(run("--where", "{}"))["count"] == 1
     wrong = run("--where", "{")
     assert (wrong.returncode, "no JSON" in wrong.stderr) == (2, True)
     assert "did_not" in run("--where", '{"did_not": 1}').stderr

@@ -21,8 +21,7 @@ from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.retry import Decision, RetryPolicy, decide
 from tocsin.delivery.sender_pool import LOST, NOT_SENT, TOO_LONG, SenderProcess
 from tocsin.outcome import State
-from tocsin.providers.contract import Address, Receipt
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Address, Credential, Receipt
 
 UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, and a kill may come between
 

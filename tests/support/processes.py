@@ -1,9 +1,18 @@
-"""The senders of a server."""
+"""Processes of tocsin: what a command answered, and the senders of a server."""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
 from pathlib import Path
+from typing import Any
+
+
+def read_answer(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
+    """The JSON in the last line of a command's output, which must have ended with this code; else what it said."""
+    assert done.returncode == code, f"{done.args} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def children(pid: int) -> list[int]:

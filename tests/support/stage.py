@@ -35,8 +35,7 @@ from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest import upload
 from tocsin.outcome import Outcome, State
-from tocsin.providers.contract import HandOver, Message, Receipt, Scope, unnoted
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Credential, HandOver, Message, Receipt, Scope, unnoted
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 from tocsin.stats.results import read_result

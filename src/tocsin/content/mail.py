@@ -12,7 +12,6 @@ from tocsin.content.mail_body import Body
 from tocsin.content.template import CompiledTemplate, compile_template
 from tocsin.content.tracked_html import UNSUBSCRIBE
 from tocsin.errors import Problem
-from tocsin.ingest.record import read_email
 from tocsin.providers.contract import Mail
 
 MAIL_BYTES = 1024 * 1024
@@ -50,6 +49,8 @@ def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
 
 def is_mailbox(text: str) -> bool:
     """Return whether a text is one address, with or without a name before it."""
+    from tocsin.ingest.record import read_email  # it opens stores; a sender, which renders, has none
+
     found = getaddresses([text]) if text.isprintable() else []
     return len(found) == 1 and bool(read_email(found[0][1]))
 

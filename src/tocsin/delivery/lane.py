@@ -22,8 +22,7 @@ from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.retry import lane_pause
 from tocsin.delivery.slow_start import SlowStart
 from tocsin.outcome import Outcome
-from tocsin.providers.contract import NO_TLS, Receipt
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import NO_TLS, Credential, Receipt
 
 log = structlog.get_logger()
 

@@ -20,8 +20,7 @@ from tocsin.delivery.retry import lane_pause
 from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
-from tocsin.providers.contract import Provider, Receipt, Scope
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Credential, Provider, Receipt, Scope
 from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()

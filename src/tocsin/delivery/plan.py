@@ -23,7 +23,8 @@ from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.recipients import Person, load_people
 from tocsin.policy import Cap, Policy, Tracking, load_policy
 from tocsin.providers import BY_NAME
-from tocsin.providers.credential import Credential, read_credentials
+from tocsin.providers.contract import Credential
+from tocsin.providers.credential import read_credentials
 from tocsin.queue import Chunk
 from tocsin.settings import Settings
 from tocsin.store.props import fold

@@ -25,7 +25,7 @@ from tocsin.delivery.batch import Batch
 from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider
 from tocsin.log import configure_log
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Credential
 from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()

@@ -26,8 +26,7 @@ from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider, name
 from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
-from tocsin.providers.contract import Provider, Receipt
-from tocsin.providers.credential import Credential
+from tocsin.providers.contract import Credential, Provider, Receipt
 from tocsin.providers.transport import Transport
 
 log = structlog.get_logger()

@@ -122,6 +122,20 @@ class Notice(msgspec.Struct, frozen=True, kw_only=True):
 Message = Push | Mail | Notice
 
 
+class Credential(msgspec.Struct, frozen=True, array_like=True):
+    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; a change makes a new lane. trusted:
+    answers about dead addresses are believed without the circuit breaker."""
+
+    account_id: str
+    name: str
+    settings: str
+    changed_at: float
+    trusted: bool = False
+
+    def __repr__(self) -> str:
+        return f"Credential({self.account_id!r}, {self.name!r})"
+
+
 class Scope(Enum):
     """What an answer applies to beyond the message that got it; retry and circuit breaker act on it."""
 

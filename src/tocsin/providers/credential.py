@@ -10,6 +10,7 @@ from sqlalchemy import Connection, bindparam, select
 from tocsin.errors import Problem
 from tocsin.policy import load_policy
 from tocsin.providers import BY_NAME
+from tocsin.providers.contract import Credential
 from tocsin.providers.encryption import open_settings
 from tocsin.store import schema
 
@@ -78,17 +79,3 @@ def find_settings(connection: Connection, account_id: str, name: str, secret_key
     not set."""
     found = read_credentials(connection, account_id, secret_key)
     return next((one.settings for one in found if one.name == name), None)
-
-
-class Credential(msgspec.Struct, frozen=True, array_like=True):
-    """What `tocsin provider set` stored. settings: JSON. changed_at: epoch seconds; a change makes a new lane. trusted:
-    answers about dead addresses are believed without the circuit breaker."""
-
-    account_id: str
-    name: str
-    settings: str
-    changed_at: float
-    trusted: bool = False
-
-    def __repr__(self) -> str:
-        return f"Credential({self.account_id!r}, {self.name!r})"

@@ -28,11 +28,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic import command
-from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.engine import ExceptionContext, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, IntegrityError, OperationalError
 
@@ -243,9 +239,15 @@ def read_secret(ledger: Ledger, name: str, size: int = 32) -> bytes:
 
 def list_migrations() -> list[str]:
     """Return the numbers of the migrations of this version, the last one last."""
-    config = Config()
-    config.set_main_option("script_location", MIGRATIONS)
-    return [one.revision for one in ScriptDirectory.from_config(config).walk_revisions()][::-1]
+    from alembic.script import ScriptDirectory
+
+    return [one.revision for one in ScriptDirectory(MIGRATIONS).walk_revisions()][::-1]
+
+
+def find_newest_migration() -> str:
+    """Return the number of the last migration of this version, by the names of their files: Alembic runs all of them to
+    know it, and has to be imported, at each start of each command."""
+    return max(path.name for path in Path(MIGRATIONS, "versions").glob("[0-9]*.py")).partition("_")[0]
 
 
 def read_migration(url: str) -> str | None:
@@ -256,9 +258,16 @@ def read_migration(url: str) -> str | None:
     engine = _engine(url, writing=False)
     try:
         with engine.connect() as connection:
-            return MigrationContext.configure(connection).get_current_revision()
+            return _read_migration(connection)
     finally:
         engine.dispose()
+
+
+def _read_migration(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return found
 
 
 def migrate(url: str, revision: str = "head") -> None:
@@ -267,15 +276,18 @@ def migrate(url: str, revision: str = "head") -> None:
 
     Raises Misconfigured for tables of a newer version.
     """
-    if read_migration(url) == (list_migrations()[-1] if revision == "head" else revision):
+    if revision == "head" and read_migration(url) == find_newest_migration():
         return
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", MIGRATIONS)
     engine = _engine(url, writing=True)
     try:
         with engine.begin() as connection:
             lock_migration(connection)
-            found = MigrationContext.configure(connection).get_current_revision()
+            found = _read_migration(connection)
             if found is not None and found not in list_migrations():
                 raise Misconfigured(
                     f"The ledger is of a newer version of Tocsin: its migration {found} is not known here. Install "
