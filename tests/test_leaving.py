@@ -20,6 +20,7 @@ from click.testing import CliRunner, Result
 from conftest import ROOMY, Caller, Server, people, token, wait_for
 from sqlalchemy import Connection, func, select
 from support.chunks import NOW, must_lease, release, settle
+from support.sdk import START, SdkWorld, event, guid, launch, meta, profile
 
 from tocsin import queue
 from tocsin.account import Account, create_account
@@ -332,6 +333,42 @@ async def test_a_long_log_is_read_in_pieces(own_ledger: Ledger, facts: Facts, mo
     assert Counter(deed.detail for deed in deeds if deed.what == LOOKED) == {NAMELESS: 26, "b": 14}
     assert len(read) == 8, "six pieces and their end, and once more while the person goes"
     assert read[-1] == read[-2] == max(read)
+
+
+async def test_no_byte_of_an_anonymous_past_is_left(own_ledger: Ledger, facts: Facts) -> None:
+    """What a device did before somebody logged in on it goes with them: told by an app, which copies the events, or by
+    an upload, which does not; and what a device nobody logged in on did stays."""
+    world = SdkWorld(own_ledger, facts)
+    app, bare, other, known = guid(1), guid(2), guid(3), secrets.token_hex(16)
+    said, trait, later, seen, stays = (secrets.token_hex(16) for _ in range(5))
+    await world.upload({"type": "profile", "identity": known, "profileData": {"Plan": "Gold"}})
+    await world.send(meta(app), launch(START), event("Said", START + 1, What=said))
+    await world.send(meta(app), profile(START + 2, Trait=trait))
+    former = await world.find(app, "objectId")
+    await world.send(meta(app), profile(START + 10, Identity=known))
+    await world.send(meta(app), event("Said", START + 20, What=later))
+    assert await world.find(app, "objectId") == await world.find(known) != former
+
+    for device, what in ((bare, seen), (other, stays)):
+        await world.upload(
+            {"type": "profile", "objectId": device, "profileData": {"Trait": what}},
+            {"type": "event", "objectId": device, "evtName": "Seen", "evtData": {"What": what}, "ts": int(NOW)},
+        )
+    await world.upload({"type": "profile", "identity": known, "objectId": bare, "profileData": {}})
+    marks = [one.encode() for one in (known, said, trait, later, seen)]
+    assert [one for one in marks if one not in read_stores(own_ledger, facts)] == []
+
+    user = await world.find(known)
+    assert user is not None
+    told = await read_dossier(own_ledger, facts, world.account, user, 1)
+    assert [one["name"] for one in told["events"]] == ["App Launched", "Said", "Said", "Seen"]
+
+    assert remove(own_ledger, world.account, known) == 1
+    assert await erase_leavers(own_ledger, facts, NOW) == 3
+    left = read_stores(own_ledger, facts)
+    assert [one for one in marks if one in left] == []
+    assert stays.encode() in left
+    assert await world.read("former_user", "former_id") == []
 
 
 def is_erased(caller: Caller) -> bool:

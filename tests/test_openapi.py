@@ -165,6 +165,7 @@ def test_answers_are_as_described(whole: Caller) -> None:
         ("/1/now.json", {}, "count"),
         ("/1/upload", {"d": [{"type": "profile"}]}, "unprocessed"),
         ("/1/targets/why.json", {"id": campaign, "identity": "user-0"}, "verdict"),
+        ("/1/send/why.json", {"tag_group": "news", "identity": "user-0"}, "verdict"),
         ("/1/targets/sample.json", {"id": campaign}, "outcomes"),
         ("/1/targets/forecast.json", {"id": whole.create(when="20980101 10:00")}, "forecast"),
         ("/1/profile/timeline.json", {"identity": "user-0"}, "moments"),

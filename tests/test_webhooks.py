@@ -186,14 +186,14 @@ async def test_nothing_is_fed_before_somebody_listens(facts: Facts) -> None:
     """A store that is opened has no views that write the feed, which each insert would wait for; the first account
     that listens makes them, and gets what is stored from then on."""
     account = f"feed-{next(CHUNKS)}"
-    for view in ("outcome_to_feed", "event_to_feed"):
+    for view in ("outcome_to_feed", "event_to_feed", "other_event_to_feed"):
         facts.command_now(f"DROP VIEW IF EXISTS {view}")
     await asyncio.to_thread(lambda: open_facts(facts.url).close())
     await listen_to(facts, [])
     asked = "SELECT count() FROM system.tables WHERE database = currentDatabase() AND endsWith(name, '_to_feed')"
     assert await facts.query(asked, {}) == [(0,)]
     await listen_to(facts, [account])
-    assert await facts.query(asked, {}) == [(2,)]
+    assert await facts.query(asked, {}) == [(2,)], "and none for every event"
     at = datetime.now(UTC)
     await facts.insert("outcome", [(account, 7, 1, 0, 1, "ios", "push", "refused", "", "", "", date.today(), at)])
     assert len(await facts.query("SELECT id FROM feed WHERE account = {account:String}", {"account": account})) == 1

@@ -91,6 +91,7 @@ BODIES: dict[str, Any] = {
     "/1/targets/result.json": {"id": 1},
     "/1/targets/compare.json": {"id": 1},
     "/1/targets/why.json": {"id": 1, "identity": "somebody"},
+    "/1/send/why.json": {"tag_group": "receipts", "identity": "somebody"},
     "/1/targets/forecast.json": {"id": 1},
     "/1/targets/sample.json": {"id": 1, "each": 3},
     "/1/profile/timeline.json": {"identity": "somebody", "limit": 3, "days": 30},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,6 +19,7 @@ from tocsin.dashboard.people import HERE, SEARCH_LETTERS, ShownPerson, find_pers
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import read_signed_form, require_member
 from tocsin.errors import Problem
+from tocsin.ingest.leaving import find_formers
 from tocsin.stats.export.dossier import read_dossier
 from tocsin.store.facts import Facts
 
@@ -51,7 +52,8 @@ async def ask_to_delete(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "admin")
     asked, found = await _find(context, visitor.account, request.query_params.get("identity", ""))
     context.reads.take(visitor.account.id, request.scope[HELD])
-    counts = await count_rows(context.facts, visitor.account, found.user)
+    formers = await context.ledger.read(lambda one: find_formers(one, visitor.account.id, [found.user]))
+    counts = await count_rows(context.facts, visitor.account, [found.user, *sorted(formers)])
     frame = Frame(visitor, context.clock(), HERE)
     return render("delete_person.html", frame=frame, asked=asked, found=found, **counts)
 
@@ -68,13 +70,13 @@ async def delete(context: Context, request: Request) -> Response:
     return redirect("/dashboard/people?deleted=1")
 
 
-async def count_rows(facts: Facts, account: Account, user: int) -> dict[str, Any]:
-    """Return how many events of somebody there are, and how many messages to them."""
-    mine = "account = {account:String} AND user = {user:UInt32}"
+async def count_rows(facts: Facts, account: Account, users: Sequence[int]) -> dict[str, Any]:
+    """Return how many events of somebody there are, and how many messages to them. users: all that they were."""
+    mine = "account = {account:String} AND user IN {users:Array(UInt32)}"
     [(events, messages)] = await facts.query(
         f"SELECT (SELECT uniqExact(name, day, at, id) FROM event WHERE {mine}), "  # noqa: S608 - our own words
         f"(SELECT uniqExact(campaign, chunk, position) FROM outcome WHERE {mine})",
-        {"account": account.id, "user": user},
+        {"account": account.id, "users": list(users)},
     )
     return {"events": int(events), "messages": int(messages)}
 

@@ -59,12 +59,13 @@ async def hide_from_log(ledger: Ledger, account_id: str, keys: Collection[Identi
 def remove_people(
     connection: Connection, account_id: str, keys: Collection[IdentityKey], now: float, hidden: int = 0
 ) -> int:
-    """Delete everybody whom these identities mean. Return how many people that are. hidden: the line of the audit log
-    up to which `hide_from_log` took them out."""
+    """Delete everybody whom these identities mean, with the anonymous people they had been. Return how many people are
+    meant. hidden: the line of the audit log up to which `hide_from_log` took them out."""
     lock_account(connection, account_id)
-    users = sorted(set(find_named(connection, account_id, keys).values()))
-    if not users:
+    named = set(find_named(connection, account_id, keys).values())
+    if not named:
         return 0
+    users = sorted(named | find_formers(connection, account_id, named))
     addresses = _read_addresses(connection, account_id, users)
     hide_addresses(connection, account_id, addresses)
     devices = _find_devices(connection, account_id, users)
@@ -80,11 +81,23 @@ def remove_people(
     for table in (schema.identity, schema.device, schema.app_profile, schema.returned):
         mine = (table.c.account_id == account_id, among(connection, table.c.user_id, users))
         connection.execute(delete(table).where(*mine))
-    people = schema.user
+    formers, people = schema.former_user, schema.user
+    mine = (formers.c.account_id == account_id, among(connection, formers.c.user_id, users))
+    connection.execute(delete(formers).where(*mine))
     connection.execute(delete(people).where(people.c.account_id == account_id, among(connection, people.c.id, users)))
     rows = [{"account_id": account_id, "user_id": one, "asked_at": now, "erased_at": None} for one in users]
     upsert_rows(connection, leaver, rows, keys=("account_id", "user_id"))
-    return len(users)
+    return len(named)
+
+
+def find_formers(connection: Connection, account_id: str, users: Collection[int]) -> set[int]:
+    """Return the anonymous people whom these users turned out to be, and those whom these had been before."""
+    table, found, asked = schema.former_user, set[int](), set(users)
+    while asked:
+        mine = (table.c.account_id == account_id, among(connection, table.c.user_id, sorted(asked)))
+        asked = set(connection.scalars(select(table.c.former_id).where(*mine))) - found - set(users)
+        found |= asked
+    return found
 
 
 def _read_addresses(connection: Connection, account_id: str, users: Sequence[int]) -> set[tuple[str, str]]:

@@ -71,6 +71,7 @@ class People:
         self.returned: dict[int, str] = {}  # users who came back to e-mail, with their addresses
         self.regrouped: dict[int, set[str] | None] = {}  # users who come back to groups, folded; None: to all
         self.moved: set[int] = set()  # users who gained or lost a device
+        self._formers: dict[int, int] = {}  # by users who were a device alone, those who turned out to have it
         self._linked: dict[IdentityKey, int] = {}
         self._unlinked: set[IdentityKey] = set()
         self._tokens: dict[tuple[str, str], tuple[int, str]] = {}
@@ -267,6 +268,7 @@ class People:
         if self._linked:
             _upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
+        self._save_formers()
         self._save_tokens()
         self._save_push_choices()
         note_returns(self._connection, self._account, self.returned, self._now)
@@ -316,6 +318,9 @@ class People:
         if owner != user:
             if key[0] == "objectId" and owner is not None:
                 self.moved.update((owner, user))
+                if self.is_only_a_device(owner):
+                    self._formers[owner] = user
+                self._names[owner] -= 1
                 for token, (_, object_id) in self._tokens.items():
                     if object_id == key[1]:
                         self._tokens[token] = (user, object_id)
@@ -351,6 +356,11 @@ class People:
             mine = (table.c.account_id == self._account, table.c.id.in_(part))
             bumped = {"version": table.c.version + 1, "updated_at": self._now}
             self._connection.execute(update(table).where(*mine).values(bumped))
+
+    def _save_formers(self) -> None:
+        rows = [{"account_id": self._account, "former_id": one, "user_id": user} for one, user in self._formers.items()]
+        if rows:
+            upsert_rows(self._connection, schema.former_user, rows, keys=("account_id", "former_id"))
 
     def _move_devices(self) -> None:
         device = schema.device

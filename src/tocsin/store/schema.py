@@ -286,6 +286,16 @@ app_profile = Table(
     Column("state", Text, nullable=False),
 )
 
+# Anonymous people, known by a device alone, whose device turned out to be somebody's: who is deleted with that one.
+former_user = Table(
+    "former_user",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("former_id", Integer, primary_key=True, autoincrement=False),
+    Column("user_id", Integer, nullable=False),
+    Index("ix_former_user_of_user", "account_id", "user_id"),
+)
+
 # People who were deleted: their numbers, until the facts store and closed chunks have nothing of them any more.
 leaver = Table(
     "leaver",

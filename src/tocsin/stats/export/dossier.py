@@ -12,6 +12,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.channels import CHANNELS
 from tocsin.delivery.recipients import load_people
+from tocsin.ingest.leaving import find_formers
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, find_unsubscribed
 from tocsin.stats.export.person import read_people
@@ -22,7 +23,10 @@ from tocsin.store.rows import among
 
 PAGE = 1000  # events, and messages, of a page
 
-_EVENTS = "SELECT name, at, raw FROM event FINAL WHERE {mine} AND name != 'Notification Sent' ORDER BY at, id {page}"
+_EVENTS = (
+    "SELECT name, at, raw FROM event FINAL WHERE {mine} AND name != 'Notification Sent' "
+    "ORDER BY at, id LIMIT 1 BY name, at, id {page}"
+)
 _MESSAGES = (
     "SELECT at, campaign, chunk, channel, platform, outcome, code, tag_group, variant FROM outcome FINAL "
     "WHERE {mine} ORDER BY at, chunk, position {page}"
@@ -31,9 +35,10 @@ _MESSAGES = (
 
 async def read_dossier(ledger: Ledger, facts: Facts, account: Account, user: int, page: int) -> dict[str, Any]:
     """Return a page of what is known of somebody: who they are, what they did, what was sent to them and what came of
-    it. `next_page` is there unless it is the last."""
-    mine = "account = {account:String} AND user = {user:UInt32}"
-    asked = {"account": account.id, "user": user, "limit": PAGE + 1, "offset": (page - 1) * PAGE}
+    it, also before they were known. `next_page` is there unless it is the last."""
+    formers = await ledger.read(lambda connection: find_formers(connection, account.id, [user]))
+    mine = "account = {account:String} AND user IN {users:Array(UInt32)}"
+    asked = {"account": account.id, "users": [user, *sorted(formers)], "limit": PAGE + 1, "offset": (page - 1) * PAGE}
     part = "LIMIT {limit:UInt32} OFFSET {offset:UInt64}"
     events = await facts.query(_EVENTS.replace("{mine}", mine).replace("{page}", part), asked)
     messages = await facts.query(_MESSAGES.replace("{mine}", mine).replace("{page}", part), asked)

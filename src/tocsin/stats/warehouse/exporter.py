@@ -19,7 +19,7 @@ from tocsin.stats.warehouse import position
 from tocsin.stats.warehouse.files import ExportWindow, find_window, write_files
 from tocsin.stats.warehouse.position import ExportPosition
 from tocsin.stats.webhooks.feed import MICRO, find_fed, find_horizon
-from tocsin.stats.webhooks.poster import BACK_SECONDS, REWIND_SECONDS
+from tocsin.stats.webhooks.poster import REWIND_SECONDS
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -99,7 +99,8 @@ class Exporter:
     async def _find_window(self, one: ExportPosition, done: int, horizon: int) -> ExportWindow | None:
         if one.writing_until is not None:
             return ExportWindow(done, one.writing_until)
-        if horizon < done - BACK_SECONDS * MICRO:  # the store's clock was set back: rather twice than never
+        ((now,),) = await self._facts.query("SELECT toUnixTimestamp64Micro(now64(6))", {})
+        if int(now) < done:  # the store's clock was set back, for `done` was past: rather twice than never
             done = max(0, horizon - int(REWIND_SECONDS * MICRO))
         found = await find_window(self._facts, one.account_id, done, horizon, self._settings.export_seconds)
         if isinstance(found, ExportWindow):

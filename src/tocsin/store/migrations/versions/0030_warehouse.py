@@ -1,4 +1,4 @@
-"""How far accounts are that are exported as Parquet, or told of conversions."""
+"""How far accounts are that are exported or told of conversions; anonymous people who turned out to be known."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -25,3 +25,10 @@ def upgrade() -> None:
         sa.Column("account_id", sa.String(32), primary_key=True),
         sa.Column("looked_until", sa.BigInteger(), nullable=False),
     )
+    op.create_table(
+        "former_user",
+        sa.Column("account_id", sa.String(32), primary_key=True),
+        sa.Column("former_id", sa.Integer(), primary_key=True, autoincrement=False),
+        sa.Column("user_id", sa.Integer(), nullable=False),
+    )
+    op.create_index("ix_former_user_of_user", "former_user", ["account_id", "user_id"])
