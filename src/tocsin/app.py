@@ -27,6 +27,7 @@ from tocsin.api.app_rates import AppRates
 from tocsin.api.bodies import SHARE, Bodies
 from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health, Installation
+from tocsin.api.identity_provider import IdentityProvider
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
@@ -210,6 +211,7 @@ def _make_context(
         settings=settings,
         authenticator=Authenticator(ledger, settings.refused_logins),
         passwords=Passwords(),
+        identity_provider=IdentityProvider(settings),
         creates=Throttle(
             *(ledger, "create", settings.create_per_second, settings.create_at_once),
             pick=lambda own: (own.create_per_second, own.create_at_once),

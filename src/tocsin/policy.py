@@ -6,18 +6,22 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType, field
 from sqlalchemy import Connection, bindparam, delete, select
 
 from tocsin.channels import CHANNELS
-from tocsin.dnd import QuietJson
-from tocsin.errors import Misconfigured
+from tocsin.errors import Invalid, Misconfigured
 from tocsin.store import schema
 from tocsin.store.rows import upsert_rows
 
 EVERY_OTHER = "*"
 EventName = Annotated[str, Meta(min_length=1, max_length=512)]
 MOST_NAMES = 100_000  # of a kind, in one account
+Clock = Annotated[str, Meta(pattern=r"^([01][0-9]|2[0-3]):[0-5][0-9]\Z", extra={"is": "a time of day, HH:MM"})]
+NAMES = ("sunday", "monday", "tuesday", "wednesday", "thursday", "friday", "saturday")
+DAYS = ("1", "2", "3", "4", "5", "6", "7")  # as they are sent
+WEEK = "an object of lists, by weekday 1 (Sunday) to 7"
+WINDOWS = 8  # of one day
 
 
 class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -28,6 +32,38 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     days: Annotated[float, Meta(gt=0, le=90)] = 1.0
     dwell_minutes: Annotated[float, Meta(ge=1, le=10_080)] | None = None
     throttle: Annotated[int, Meta(ge=1)] | None = None
+
+
+class WindowJson(msgspec.Struct, frozen=True):
+    start: Clock = field(name="from")
+    end: Clock = field(name="to")
+
+
+Windows = Annotated[tuple[WindowJson, ...], Meta(max_length=WINDOWS)]
+
+
+class WeekJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=dict(zip(NAMES, DAYS, strict=True))):
+    """`dnd_info`: windows by weekday, "1" (Sunday) to "7". Not a dict, whose keys msgspec leaves out of a place."""
+
+    sunday: Windows | UnsetType = UNSET
+    monday: Windows | UnsetType = UNSET
+    tuesday: Windows | UnsetType = UNSET
+    wednesday: Windows | UnsetType = UNSET
+    thursday: Windows | UnsetType = UNSET
+    friday: Windows | UnsetType = UNSET
+    saturday: Windows | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        if all(getattr(self, name) is UNSET for name in NAMES):
+            raise Invalid(f"dnd_info must be {WEEK}")
+
+
+class QuietJson(msgspec.Struct, frozen=True):
+    """The `dnd` object (its shape: CleverTap's create-campaign)."""
+
+    dnd_info: Annotated[WeekJson, Meta(extra={"is": WEEK})]
+    dnd_timezone: Literal["user", "account"] = "user"
+    message_state: Literal["delay", "discard"] = "delay"
 
 
 class Limits(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -79,6 +79,39 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "password; they need `TOCSIN_PUBLIC_URL`. Empty: there are none."
         ),
     ] = ""
+    password_log_in: Annotated[
+        bool,
+        Meta(
+            description="People log in to the dashboard with e-mail and password. False needs `TOCSIN_OIDC_ISSUER`; "
+            "the command line is not asked."
+        ),
+    ] = True
+    oidc_issuer: Annotated[
+        str,
+        Meta(
+            description="Issuer of the identity provider (OpenID Connect) that people log in to the dashboard with, "
+            "such as `https://accounts.google.com`; it needs `TOCSIN_PUBLIC_URL`. Empty: none."
+        ),
+    ] = ""
+    oidc_client_id: Annotated[str, Meta(description="What the identity provider calls this server.")] = ""
+    oidc_client_secret: Annotated[
+        str,
+        Meta(description="Its secret there; empty: it has none, and PKCE alone proves it.", extra={"hidden": "value"}),
+    ] = ""
+    oidc_viewers: Annotated[
+        str,
+        Meta(
+            description="Such as `example.com:ABC-DEF-GHIJ`: whoever logs in with an address of this domain and is no "
+            "user yet becomes a viewer of this account. Empty: only who is a user already may log in."
+        ),
+    ] = ""
+    oidc_networks: Annotated[
+        str,
+        Meta(
+            description="Networks of one's own that the identity provider may be in, such as `10.1.0.0/16`, with "
+            "commas; without them only public addresses."
+        ),
+    ] = ""
     sandbox_port: Annotated[
         int,
         Meta(
@@ -254,6 +287,7 @@ def read_settings(environment: Mapping[str, str], data: Path) -> Settings:
         settings = msgspec.convert(given, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise Misconfigured(f"A setting in the environment does not fit: {error}.") from None
+    _check_log_in(settings)
     return msgspec.structs.replace(
         settings,
         ledger_url=settings.ledger_url or f"sqlite:///{data / 'ledger.db'}",
@@ -280,6 +314,22 @@ def rename_old(environment: Mapping[str, str]) -> dict[str, str]:
 def environment_name(field: str) -> str:
     """Return the name a setting has in the environment."""
     return PREFIX + field.upper()
+
+
+def _check_log_in(settings: Settings) -> None:
+    """Raise Misconfigured for a log-in by an identity provider that cannot work, and when there is no way in."""
+    if not settings.oidc_issuer:
+        if not settings.password_log_in:
+            raise Misconfigured("TOCSIN_PASSWORD_LOG_IN is off and TOCSIN_OIDC_ISSUER is empty: nobody could log in.")
+        return
+    if not settings.public_url or not settings.oidc_client_id:
+        raise Misconfigured("TOCSIN_OIDC_ISSUER needs TOCSIN_OIDC_CLIENT_ID and TOCSIN_PUBLIC_URL.")
+    parts = urlsplit(settings.oidc_issuer)
+    if parts.scheme != "https" and not (parts.scheme == "http" and parts.hostname in LOOPBACK):
+        raise Misconfigured("TOCSIN_OIDC_ISSUER has to be an https URL.")
+    domain, colon, account = settings.oidc_viewers.partition(":")
+    if settings.oidc_viewers and not (colon and account and re.fullmatch(r"[a-z0-9.-]+", domain)):
+        raise Misconfigured("TOCSIN_OIDC_VIEWERS has to be a domain in small letters and an account: example.com:ID.")
 
 
 def _check_public_url(url: str) -> str:

@@ -17,6 +17,7 @@ from tocsin.api.bodies import HELD, STRANGERS, Bodies
 from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
+from tocsin.api.identity_provider import IdentityProvider
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
@@ -58,6 +59,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     settings: Settings
     authenticator: Authenticator
     passwords: Passwords
+    identity_provider: IdentityProvider
     creates: Throttle
     uploads: Throttle
     checks: Throttle

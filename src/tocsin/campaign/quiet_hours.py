@@ -14,7 +14,7 @@ import msgspec
 from msgspec import UNSET
 
 from tocsin.campaign.local_time import to_epoch, to_local
-from tocsin.dnd import DAYS, NAMES, WINDOWS, QuietJson
+from tocsin.policy import DAYS, NAMES, WINDOWS, QuietJson
 
 ROUNDS = 7 * WINDOWS + 1
 

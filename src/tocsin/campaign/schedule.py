@@ -18,8 +18,8 @@ from msgspec import Meta
 
 from tocsin.campaign.local_time import EARLIEST, LATEST, next_time, read_day, to_epoch, to_local
 from tocsin.campaign.quiet_hours import Quiet, to_quiet
-from tocsin.dnd import Clock, QuietJson
 from tocsin.errors import Invalid, Problem, read_struct
+from tocsin.policy import Clock, QuietJson
 
 WHEN = re.compile(r"([0-9]{4})([0-9]{2})([0-9]{2}) ([0-9]{2}):([0-9]{2})")
 WORDS = '"now", "YYYYMMDD HH:MM" or an object'

@@ -23,6 +23,7 @@ from tocsin.dashboard import (
     person_rights,
     policies,
     segments,
+    single_sign_on,
     spreadsheet,
 )
 from tocsin.dashboard.page import redirect, refuse_page, serve_static
@@ -61,6 +62,8 @@ MEMBER_PAGES = [
     page("/docs", api_reference.show_reference),
     page("/dashboard", move_to_overview),
     page("/dashboard/login", entrance.show_log_in, entrance.enter),
+    page("/dashboard/oidc", single_sign_on.begin),
+    page("/dashboard/oidc/callback", single_sign_on.finish),
     page("/dashboard/logout", post=entrance.leave),
     page("/dashboard/account", post=entrance.switch),
     page("/dashboard/campaigns/{campaign_id}/stream", live.stream_campaign),

@@ -20,6 +20,7 @@ from tocsin.dashboard.visitor import (
     SECURE_COOKIE,
     address_of,
     find_visitor,
+    find_ways_in,
     is_https,
     log_in,
     read_form,
@@ -42,12 +43,14 @@ async def show_log_in(context: Context, request: Request) -> Response:
             raise NOT_LOGGED_IN
         await log_in(context, request)
         return redirect(HOME)
-    return render("login.html", asks="password", email="", error="", next=HOME)
+    return render("login.html", asks=find_ways_in(context), email="", error="", next=HOME)
 
 
 async def enter(context: Context, request: Request) -> Response:
     """Open a session for who knows the password. The answer to everybody else is the same, and takes as long."""
     require_same_origin(request)
+    if not context.settings.password_log_in:
+        raise Problem(ENGLISH.no_passwords, code=403, status=403)
     form, now, address = await read_form(context, request), context.clock(), address_of(request)
     email, place = form.one("email").lower(), form.one("next")
     known = await context.ledger.read(lambda connection: find_password(connection, email))
@@ -55,7 +58,9 @@ async def enter(context: Context, request: Request) -> Response:
     try:
         context.authenticator.check_pace(person, address, now)
     except Problem as slow:
-        answer = render("login.html", 429, asks="password", email=email, error=ENGLISH.log_in_slow, next=place)
+        answer = render(
+            "login.html", 429, asks=find_ways_in(context), email=email, error=ENGLISH.log_in_slow, next=place
+        )
         answer.headers["Retry-After"] = str(slow.retry_after)
         return answer
     given = form["password"][-1] if form.get("password") else ""
@@ -75,9 +80,11 @@ async def enter(context: Context, request: Request) -> Response:
         first = context.authenticator.refuse_password(person, address, now)
         if known is not None and first:  # a flood of them must not wash older lines out of the log
             await context.ledger.write(lambda one: _note_refusal(one, known[0], email, address, now))
-        return render("login.html", 401, asks="password", email=email, error=ENGLISH.log_in_wrong, next=place)
+        return render(
+            "login.html", 401, asks=find_ways_in(context), email=email, error=ENGLISH.log_in_wrong, next=place
+        )
     response = redirect(place if PLACE.fullmatch(place) else HOME)
-    _set_cookie(request, response, opened[0], int(LONGEST_SECONDS))
+    set_cookie(request, response, opened[0], int(LONGEST_SECONDS))
     return response
 
 
@@ -95,7 +102,7 @@ async def leave(context: Context, request: Request) -> Response:
         await read_signed_form(context, request, visitor)
         await context.ledger.write(lambda connection: close_session(connection, session.token))
     response = redirect("/dashboard/login")
-    _set_cookie(request, response, "", 0)
+    set_cookie(request, response, "", 0)
     return response
 
 
@@ -108,7 +115,7 @@ async def switch(context: Context, request: Request) -> Response:
     return redirect(HOME)
 
 
-def _set_cookie(request: Request, response: Response, token: str, seconds: int) -> None:
+def set_cookie(request: Request, response: Response, token: str, seconds: int) -> None:
     """Set the session's cookie: for this host only where there is TLS, which browsers ask of that name."""
     secure = is_https(request)
     response.set_cookie(

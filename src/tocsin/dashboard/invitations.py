@@ -7,6 +7,7 @@ mailbox, and what an account's own relay carries its admins could read.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import uuid
 
 import msgspec
@@ -57,6 +58,10 @@ _RESETS: set[asyncio.Task[None]] = set()
 def can_mail(context: Context) -> bool:
     """Return whether links can be sent: somebody carries them, and the world knows where they lead."""
     return bool(context.settings.mail_account and context.settings.public_url)
+
+
+def _can_reset(context: Context) -> bool:
+    return can_mail(context) and context.settings.password_log_in
 
 
 async def invite(context: Context, visitor: Visitor, asked: str, role: str) -> tuple[str, FormMistake | None]:
@@ -113,7 +118,7 @@ async def send_again(context: Context, visitor: Visitor, kind: str, email: str) 
         raise Problem(ENGLISH.no_such_link, code=404, status=404)
     if found.kind == "join":
         return await invite(context, visitor, email, found.role)
-    if not can_mail(context):
+    if not _can_reset(context):
         return "", FormMistake("", ENGLISH.no_mails)
 
     def write(connection: Connection) -> str | None:
@@ -144,7 +149,7 @@ async def remove(context: Context, request: Request) -> Response:
 
 async def show_forgot(context: Context, request: Request) -> Response:
     """Ask for the address that a link to another password goes to."""
-    return render("forgot.html", possible=can_mail(context), sent=False)
+    return render("forgot.html", possible=_can_reset(context), sent=False)
 
 
 async def send_reset(context: Context, request: Request) -> Response:
@@ -154,11 +159,11 @@ async def send_reset(context: Context, request: Request) -> Response:
     context.authenticator.check_pace("", address_of(request), now)
     context.authenticator.refuse_password("", address_of(request), now, "reset")  # counted, as wrong log-ins are
     email = form.one("email").lower()
-    if can_mail(context) and len(_RESETS) < RESETS_AT_ONCE:
+    if _can_reset(context) and len(_RESETS) < RESETS_AT_ONCE:
         task = asyncio.create_task(_reset(context, email, now))
         _RESETS.add(task)
         task.add_done_callback(_RESETS.discard)
-    return render("forgot.html", possible=can_mail(context), sent=True)
+    return render("forgot.html", possible=_can_reset(context), sent=True)
 
 
 async def show_ticket(context: Context, request: Request) -> Response:
@@ -176,7 +181,9 @@ async def take_ticket(context: Context, request: Request) -> Response:
     token, password = form.one("ticket"), (form.get("password") or [""])[-1]
     ticket, new = await _look(context, token)
     hashed = None
-    if new:
+    if not new:  # who joins and logs in elsewhere has a password that nobody knows
+        hashed = await asyncio.to_thread(hash_password, secrets.token_urlsafe(32))
+    else:
         if not SHORTEST <= len(password) <= LONGEST:
             mistake = FormMistake("password", ENGLISH.password_length.format(shortest=SHORTEST, longest=LONGEST))
             return render("ticket.html", 422, ticket=ticket, token=token, new=new, mistake=mistake)
@@ -201,9 +208,10 @@ async def _look(context: Context, token: str) -> tuple[Ticket, bool]:
 
     def read(connection: Connection) -> tuple[Ticket, bool] | None:
         ticket = find_ticket(connection, token, context.clock())
-        if ticket is None:
+        asks = context.settings.password_log_in
+        if ticket is None or (ticket.kind == "reset" and not asks):
             return None
-        return ticket, ticket.kind == "reset" or find_password(connection, ticket.email) is None
+        return ticket, asks and (ticket.kind == "reset" or find_password(connection, ticket.email) is None)
 
     found = await context.ledger.read(read)
     if found is None:

@@ -10,7 +10,7 @@ import msgspec
 
 from tocsin.dashboard.form_entry import FormMistake, show_struct_mistake
 from tocsin.dashboard.texts import ENGLISH
-from tocsin.dnd import DAYS, NAMES, WINDOWS, QuietJson
+from tocsin.policy import DAYS, NAMES, WINDOWS, QuietJson
 
 WEEK = (*NAMES[1:], NAMES[0])  # as people read one
 SPAN = re.compile(r"\s*([0-9]{1,2}:[0-9]{2})\s*(?:-|–|to)\s*([0-9]{1,2}:[0-9]{2})\s*")

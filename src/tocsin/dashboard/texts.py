@@ -56,6 +56,12 @@ ENGLISH = SimpleNamespace(
     log_in_wrong="E-mail and password do not go together. Check both, or ask whoever runs this server for another "
     "password.",
     log_in_slow="Too many log-ins were refused. Wait a minute, then try again.",
+    log_in_provider="Log in with your organisation's account",
+    log_in_not_begun="This log-in was not begun in this browser, took too long, or is over already. Begin again.",
+    provider_refused="The identity provider did not log you in: {said}",
+    no_provider_log_in="This server knows no identity provider.",
+    no_member_of_provider="Nobody here has the address {email}. Ask an admin of your account for an invitation.",
+    no_passwords="Nobody logs in with a password here.",
     log_in_forgotten="A password is given by whoever runs this server.",
     log_in_passcode="Log in with a passcode, to read only.",
     log_in_password="Log in with e-mail and password.",  # noqa: S106 - a link

@@ -46,18 +46,25 @@ async def log_in(context: Context, request: Request, role: Role = "viewer") -> V
     else:
         members = await context.ledger.read(has_members)
         if members and request.headers.get("sec-fetch-mode", "navigate" if _is_browser(request) else "") == "navigate":
-            request.scope[ASKS] = "password"  # a page with a form, instead of the browser's own question
+            request.scope[ASKS] = find_ways_in(context)  # a page with a form, instead of the browser's own question
         raise NOT_LOGGED_IN
     if not visitor.may(role):
         raise Problem(ENGLISH.needs_role.format(role=getattr(ENGLISH, f"role_{role}")), code=403, status=403)
     return visitor
 
 
+def find_ways_in(context: Context) -> str:
+    """Return how people log in: by «password», by the identity «provider», by «either»."""
+    if not context.identity_provider.on:
+        return "password"
+    return "either" if context.settings.password_log_in else "provider"
+
+
 async def require_member(context: Context, request: Request, role: Role) -> tuple[Visitor, MemberSession]:
     """Return who asks, for what a passcode is not enough for. Raise Problem as `log_in` does."""
     session = await find_visitor(context, request)
     if session is None:
-        request.scope[ASKS] = "password"
+        request.scope[ASKS] = find_ways_in(context)
         raise NOT_LOGGED_IN
     return await log_in(context, request, role), session
 

@@ -42,14 +42,15 @@ _OPENED = re.compile(rb"\[HTTP/2\] \[(\d+)\] OPENED stream")
 
 
 class HttpPost(msgspec.Struct, frozen=True, kw_only=True):
-    """One HTTP POST. headers: whole lines, «name: value», without CR or LF. version: "2" asks for HTTP/2 by ALPN.
-    timeout: seconds, from the wait for a connection to the last byte of the answer."""
+    """One HTTP POST; with `get`, a GET. headers: whole lines, «name: value», without CR or LF. version: "2" asks for
+    HTTP/2 by ALPN. timeout: seconds, from the wait for a connection to the last byte of the answer."""
 
     url: str
     headers: tuple[str, ...]
     body: bytes
     version: Literal["2", "1.1"] = "2"
     timeout: float = 30.0
+    get: bool = False
 
     def __repr__(self) -> str:
         return f"HttpPost({len(self.body)} bytes)"  # the URL holds a device's address, the headers our credentials
@@ -144,6 +145,7 @@ class Transfer:
 
     __slots__ = (
         "_body",
+        "_get",
         "_hand_over",
         "_handed",
         "_headers",
@@ -163,6 +165,7 @@ class Transfer:
         self._handed = 0  # bytes of the body that libcurl has read, in the attempt in progress
         self._hand_over: HandOver = unnoted
         self._url = ""
+        self._get = False
         self._headers: tuple[tuple[str, ...], str] = ((), "")
         self._timeout = 0.0
         self._refused = ""  # the address that the attempt in progress must not go to
@@ -216,12 +219,16 @@ class Transfer:
         if request.url != self._url:
             self._url = request.url
             curl.setopt(pycurl.URL, request.url)
+        if request.get != self._get:
+            self._get = request.get
+            curl.setopt(pycurl.HTTPGET if request.get else pycurl.POST, 1)
         if (request.headers, request.version) != self._headers:
             self._headers = (request.headers, request.version)
             version = pycurl.CURL_HTTP_VERSION_2TLS if request.version == "2" else pycurl.CURL_HTTP_VERSION_1_1
             curl.setopt(pycurl.HTTP_VERSION, version)
             curl.setopt(pycurl.HTTPHEADER, [*request.headers, "Expect:", "Accept:"])
-        curl.setopt(pycurl.POSTFIELDSIZE, len(request.body))
+        if not request.get:
+            curl.setopt(pycurl.POSTFIELDSIZE, len(request.body))
 
     def _start(self, body: bytes, timeout: float) -> None:
         self._body = body

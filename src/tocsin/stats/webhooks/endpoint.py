@@ -106,12 +106,14 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
         return {**{name: getattr(self, name) for name in shown}, "replaying": self.replay is not None}
 
 
-def read_networks(text: str) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Return the networks of TOCSIN_WEBHOOK_NETWORKS. Raises Misconfigured for what is none."""
+def read_networks(
+    text: str, setting: str = "TOCSIN_WEBHOOK_NETWORKS"
+) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Return the networks of a setting. Raises Misconfigured for what is none."""
     try:
         return [ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip()]
     except ValueError as error:
-        raise Misconfigured(f"TOCSIN_WEBHOOK_NETWORKS has to be networks with commas between: {error}.") from None
+        raise Misconfigured(f"{setting} has to be networks with commas between: {error}.") from None
 
 
 def check_url(url: str, networks: str) -> str:
