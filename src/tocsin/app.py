@@ -51,6 +51,7 @@ from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.snapshot import Snapshots
+from tocsin.delivery.traces import open_traces
 from tocsin.delivery.wakeup import Wakeups
 from tocsin.delivery.worker import LONGEST_POLL_SECONDS, POLL_SECONDS, Worker
 from tocsin.errors import Misconfigured
@@ -100,6 +101,7 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
         )
     if role != "all" and settings.ledger_url.startswith("sqlite"):
         raise Misconfigured("SQLite is for one process: set TOCSIN_LEDGER_URL to PostgreSQL to start roles apart.")
+    made = open_traces(os.environ, settings.trace_share, role, version("tocsin"))
     allowed = raise_open_files()
     with lock_folder(data, patience=LOOK_SECONDS) if is_embedded(settings) else contextlib.nullcontext():
         forget_address(data)
@@ -113,6 +115,8 @@ async def serve(data: Path, host: str, port: int, role: Role) -> None:
             await _run_roles(data, host, port, role, settings, stores)
         finally:
             stores.close()
+            if made is not None:
+                await asyncio.to_thread(made.close)
 
 
 async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Settings, stores: Stores) -> None:

@@ -193,6 +193,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         Meta(description="Let `upload` raise App Launched and the like, for callers without an SDK; else code 513."),
     ] = False
+    trace_share: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1,
+            description="Share of `/1/send` requests that are traced, beside those whose caller traces them; see "
+            "docs/operations.md.",
+        ),
+    ] = 1.0
     window: Annotated[
         int, Meta(ge=1, le=1000, description="Recipients that one commit claims; twice as many may wait in a sender.")
     ] = 512

@@ -1,5 +1,5 @@
-"""Roles apart under siege: any process of any role is killed again and again on PostgreSQL and a facts server behind
-HTTP, and started again; nobody is lost or doubled, caps are exact, and what is stopped stays stopped.
+"""Roles apart under siege: any process of any role, and the facts server behind HTTP, is killed again and again on
+PostgreSQL, and started again; nobody is lost or doubled, caps are exact, and what is stopped stays stopped.
 
 `FAULT_KILLS=200` for a hundred of them: `make faults`.
 """
@@ -84,8 +84,11 @@ def kill_some(
     while killed < most and not is_over():
         until = accepted(sandbox)[0] + dice.randrange(20, 400)
         wait_for(functools.partial(lambda until: accepted(sandbox)[0] >= until or is_over(), until))
-        role = dice.choice(("worker", "worker", "scheduler", "api"))
-        cluster.replace(role, dice.randrange(2))
+        role = dice.choice(("worker", "worker", "scheduler", "api", "facts"))
+        if role == "facts":
+            cluster.replace_facts()
+        else:
+            cluster.replace(role, dice.randrange(2))
         killed += 1
         print(f"kill of a {role}")
     return killed

@@ -17,6 +17,7 @@ from tocsin.api.endpoint import post
 from tocsin.api.http import CODE_UNEXPECTED, answer, read_object, replay, require_json_type
 from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
 from tocsin.channels import CHANNELS
+from tocsin.delivery import traces
 from tocsin.errors import Problem
 from tocsin.idempotency import read_key
 from tocsin.providers import BY_NAME
@@ -29,6 +30,13 @@ BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status
 
 async def send(context: Context, request: Request, channel: str) -> Response:
     """Queue one request durably. Raises Problem 429 while too many wait, else as documented for `/1/send`."""
+    if traces.active is None:
+        return await _send(context, request, channel, "")
+    with traces.active.request(f"/1/send/{channel}.json", request.headers.get("traceparent")) as parent:
+        return await _send(context, request, channel, parent)
+
+
+async def _send(context: Context, request: Request, channel: str, traceparent: str) -> Response:
     now, path = context.clock(), f"/1/send/{channel}.json"
     account = await context.authenticate(request)
     require_json_type(request)
@@ -44,7 +52,7 @@ async def send(context: Context, request: Request, channel: str) -> Response:
     rate, people = await context.send_rates.find(account.id, now), sum(map(len, asked.to.values()))
     context.send_rates.admit(account.id, rate, people, now)
     stages = context.send_queue, account, channel, asked, now, context.settings, context.compile_pool
-    new = await accept(*stages, key, rate)
+    new = await accept(*stages, key, rate, traceparent)
     context.load.count(people, now)
     return ACCEPTED if new else REPLAYED
 

@@ -92,6 +92,7 @@ async def accept(
     compile_pool: CompilePool,
     key: IdempotencyKey | None = None,
     rate: SendRate | None = None,
+    traceparent: str = "",
 ) -> bool:
     """Queue one request. Return False when it was queued before, by its key. Raise Problem with the documented codes:
     400 for the content, 422 for a key that stands for another request, 429. rate: the account's, of which several
@@ -108,6 +109,7 @@ async def accept(
         respect_frequency_caps=asked.respect_frequency_caps,
         track_opens=asked.track_opens,
         track_clicks=asked.track_clicks,
+        traceparent=traceparent or msgspec.UNSET,
     )
     new = NewRequest(
         account_id=account.id,
@@ -172,7 +174,8 @@ def read_tag(tag: str | None) -> str:
 
 
 class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
-    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON. to: empty once its users are known."""
+    """What a `/1/send` chunk keeps of its request. content: `Content` as JSON. to: empty once its users are known.
+    traceparent: of the span that accepted it; left out when it is not traced."""
 
     to: dict[str, list[Any]]
     content: msgspec.Raw
@@ -180,6 +183,7 @@ class StoredRequest(msgspec.Struct, frozen=True, kw_only=True):
     respect_frequency_caps: bool = True
     track_opens: bool = True
     track_clicks: bool = True
+    traceparent: str | msgspec.UnsetType = msgspec.UNSET
 
     def without_names(self) -> str:
         """Return it as JSON that names nobody: the chunk has the users by then, and would keep them twice."""

@@ -25,6 +25,8 @@ from tocsin import metrics, queue
 from tocsin.account import Account
 from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS, PLATFORM_CODES
+from tocsin.delivery import traces
+from tocsin.delivery.chunk_trace import follow
 from tocsin.delivery.claim import (
     OpenLane,
     Window,
@@ -195,7 +197,10 @@ class Dispatcher:
             if (pairs := found.named.get(chunk.id)) is not None:
                 queue.name_recipients(chunk, pairs, self._d.clock())
                 chunk.request = msgspec.json.decode(chunk.request or "", type=StoredRequest).without_names()
-            self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer)
+            trace = None if traces.active is None else follow(chunk)
+            if trace is not None:
+                trace.note_look(chunk, self._d.clock())
+            self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer, trace)
         return self._d.senders.lanes_of(found.credentials), found.people
 
     def _note_answer(self, held: HeldChunk) -> None:
@@ -331,6 +336,10 @@ class Dispatcher:
         """Free the slots of what is settled, and hand over what is claimed."""
         settlement, self._settlement = self._settlement, Settlement()
         free_slots(settlement.settled)
+        if traces.active is not None:
+            for one in settlement.touched.values():
+                if one.trace is not None:
+                    one.trace.note_settlement(self._d.clock())
         for chunk_id in claimed.lost:
             log.warning("lease lost", chunk=chunk_id)
             if (held := self._held.pop(chunk_id, None)) is not None:
@@ -354,6 +363,8 @@ class Dispatcher:
                 context, lane = held.plan.context, lanes[platform]
                 by_lane[platform] += [Outgoing(lane, platform, context, message, held) for message in messages]
                 held.in_flight += len(messages)
+                if held.trace is not None:
+                    held.trace.note_claim(by_lane[platform][-len(messages) :], self._d.clock())
                 if held.plan.every_device:
                     several = Counter(message.position for message in messages)
                     held.missing |= {position: count for position, count in several.items() if count > 1}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 
 import msgspec
 
+from tocsin.delivery.chunk_trace import ChunkTrace
 from tocsin.delivery.frequency_cap import CapRule, Claim
 from tocsin.delivery.handover import NoteFile
 from tocsin.delivery.lane import Outgoing
@@ -28,6 +30,7 @@ class HeldChunk(msgspec.Struct, eq=False):
     chunk: Chunk
     plan: DeliveryPlan
     on_answer: Callable[[HeldChunk], None]
+    trace: ChunkTrace | None = None
     in_flight: int = 0
     answered: list[Answer] = []
     claims: dict[int, Claim] = {}
@@ -40,6 +43,8 @@ class HeldChunk(msgspec.Struct, eq=False):
     def collect(self, message: Outgoing, receipt: Receipt | None) -> None:
         """Take the receipt of one message; see `lane.Collector`."""
         self.in_flight -= 1
+        if self.trace is not None:
+            self.trace.note_answer(message, receipt, time.time())
         if self.lost and self.keep_seconds:
             asyncio.get_running_loop().call_later(self.keep_seconds, free_slots, [message])
         elif self.lost:
