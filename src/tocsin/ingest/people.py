@@ -37,12 +37,11 @@ from tocsin.ingest.record import (
 from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
 from tocsin.store.props import fold
-from tocsin.store.rows import among, among_named, insert_rows, pack_values, upsert_rows
+from tocsin.store.rows import among, among_named, insert_rows, pack_values, split_values, upsert_rows
 
 IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
 
 EMAIL = CHANNELS["email"]
-VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
 READ_AHEAD = 16 * 1024  # letters of a profile that is read with the others; a larger one when it is needed
 LONGEST_NUMBER = 32  # letters that `$incr` can add to a property, its comma included
@@ -501,9 +500,3 @@ def _too_large(size: int) -> Rejected:
         f"Profile data is incorrect. The profile would have {size} bytes; at most {PROFILE_BYTES} are allowed. "
         "$delete properties that are not needed.",
     )
-
-
-def split_values(items: Sequence[Any], most: int = VALUES_PER_QUERY) -> Iterable[list[Any]]:
-    """Split values into lists of so many, by default those that one query can bind."""
-    for start in range(0, len(items), most):
-        yield list(items[start : start + most])

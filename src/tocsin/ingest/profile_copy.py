@@ -10,7 +10,6 @@ import msgspec
 from sqlalchemy import Connection, select, update
 
 from tocsin.channels import ADDRESS_CHANNELS, CHANNELS
-from tocsin.ingest.people import split_values
 from tocsin.ingest.profile import (
     find_coordinates,
     find_reach,
@@ -25,7 +24,7 @@ from tocsin.store import schema
 from tocsin.store.facts import Row
 from tocsin.store.lock import lock_account
 from tocsin.store.props import encode_props, fold
-from tocsin.store.rows import among
+from tocsin.store.rows import among, split_values
 
 EMAIL = CHANNELS["email"]
 PEOPLE = 1000  # whose profiles are in memory at a time

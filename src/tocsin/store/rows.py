@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -21,6 +21,8 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
+
+VALUES_PER_QUERY = 400  # SQLite binds at most 32,766 values to a statement, PostgreSQL 65,535
 
 
 def among(connection: Connection, of: Any, values: Collection[Any]) -> ColumnElement[bool]:
@@ -128,3 +130,9 @@ def _insert(dialect: str) -> Any:
     else:
         from sqlalchemy.dialects.sqlite import insert  # type: ignore[assignment]
     return insert
+
+
+def split_values(items: Sequence[Any], most: int = VALUES_PER_QUERY) -> Iterable[list[Any]]:
+    """Split values into lists of so many, by default those that one query can bind."""
+    for start in range(0, len(items), most):
+        yield list(items[start : start + most])

@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, delete, select
 
-from tocsin.ingest.people import split_values
 from tocsin.store import schema
-from tocsin.store.rows import among, upsert_rows
+from tocsin.store.rows import among, split_values, upsert_rows
 
 GIVEN_BACK = "unregistered"
 table = schema.device
