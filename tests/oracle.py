@@ -24,7 +24,7 @@ from support.devices import live_devices
 from tocsin.account import Account, create_account
 from tocsin.delivery.recipients import mark_gone
 from tocsin.ingest import refresh_profiles, upload
-from tocsin.ingest.people import IdentityKey, find_users
+from tocsin.ingest.identity import IdentityKey, find_users
 from tocsin.providers.contract import Address
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger

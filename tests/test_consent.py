@@ -15,7 +15,7 @@ from support.devices import live_devices
 from tocsin.account import Account, create_account
 from tocsin.delivery.recipients import find_addresses, load_people, mark_gone
 from tocsin.ingest import upload
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.outcome import State
 from tocsin.store import schema
 from tocsin.store.facts import Facts

@@ -35,7 +35,7 @@ from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_c
 from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
-from tocsin.ingest.column import Column, Numbers, Texts, fill
+from tocsin.ingest.column import Column, NumberCells, Texts, fill
 from tocsin.ingest.event_columns import EventColumns
 from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import NameLimits
@@ -492,7 +492,7 @@ def test_texts_are_encoded_at_once_as_one_by_one(key: str, texts: list[str | Non
 def to_numbers(texts: list[str | None]) -> Column:
     """The numbers that texts spell, as Parquet has them."""
     values = [None if one is None else as_number(one) for one in texts]
-    return Column(Numbers(pa.array(values, pa.float64())), pa.array(range(len(texts)), pa.int32()))
+    return Column(NumberCells(pa.array(values, pa.float64())), pa.array(range(len(texts)), pa.int32()))
 
 
 def fill_times(count: int) -> Any:

@@ -23,7 +23,7 @@ from tocsin.delivery.snapshot import PlannedRun, snapshot_due_runs
 from tocsin.errors import Problem
 from tocsin.feedback.interactions import EVENTS
 from tocsin.ingest import event_row
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.outcome import Outcome
 from tocsin.policy import set_policy
 from tocsin.providers.contract import Receipt

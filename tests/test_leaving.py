@@ -37,8 +37,8 @@ from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
 from tocsin.delivery.recorder import record_outcomes
 from tocsin.ingest import event_row, leaving, upload
+from tocsin.ingest.identity import find_users
 from tocsin.ingest.leaving import remove_people
-from tocsin.ingest.people import find_users
 from tocsin.outcome import State
 from tocsin.policy import set_policy
 from tocsin.queue import Chunk, Recipients, Share

@@ -25,7 +25,8 @@ from tocsin.campaign.spec import LATEST_ID, Spec
 from tocsin.channels import PLATFORM_CODES
 from tocsin.content import Content
 from tocsin.errors import Misconfigured, Problem
-from tocsin.ingest.people import People, find_users
+from tocsin.ingest.identity import find_users
+from tocsin.ingest.people import People
 from tocsin.ingest.record import read_record
 from tocsin.outcome import FINAL, NUMBERS, State
 from tocsin.queue import Chunk, NewRequest, Note, Recipients, Share

@@ -56,7 +56,7 @@ from tocsin.audience.members import count_reachable
 from tocsin.audience.query import read_where
 from tocsin.errors import Problem
 from tocsin.ingest import upload
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 

@@ -23,7 +23,7 @@ from tocsin.audience.query import read_where
 from tocsin.delivery.recipients import DeadAddresses, load_people, mark_gone
 from tocsin.errors import Problem
 from tocsin.ingest import refresh_profiles, upload
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 

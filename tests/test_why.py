@@ -15,7 +15,7 @@ from tocsin.account import create_account
 from tocsin.campaign.send import StoredRequest
 from tocsin.cli import tocsin
 from tocsin.ingest import upload
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.queue import NewRequest, insert_requests
 from tocsin.settings import Settings
 from tocsin.stats.why_send import explain_send

@@ -10,7 +10,7 @@ from conftest import Caller
 from sqlalchemy import Connection, select
 
 from tocsin import queue
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.outcome import State
 from tocsin.store import schema
 from tocsin.store.ledger import open_ledger

@@ -23,7 +23,7 @@ from tocsin.api.segments import load_named
 from tocsin.audience.node import Did, DidSum, Query, walk
 from tocsin.audience.query import find_segment, read_where, split_base
 from tocsin.errors import Problem, read_struct
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.ingest.record import RESTRICTED_EVENTS, read_email
 from tocsin.stats.export.cursor import Cursor, Kind, seal, unseal
 from tocsin.stats.export.dossier import read_dossier

@@ -19,8 +19,8 @@ from tocsin.authenticator.audit import note
 from tocsin.errors import Problem, read_struct
 from tocsin.ingest import refresh_profiles
 from tocsin.ingest.flaw import to_shown
+from tocsin.ingest.identity import IdentityKey, find_users
 from tocsin.ingest.leaving import count_leavers, hide_from_log, remove_people, separate_names, take_phones
-from tocsin.ingest.people import IdentityKey, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import RECORDS, AddressChange, find_users_with_addresses
 from tocsin.store.ledger import Ledger

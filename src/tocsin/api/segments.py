@@ -27,7 +27,7 @@ from tocsin.audience.segment import (
     save_segment,
 )
 from tocsin.errors import Problem, read_struct
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Select, bindparam, select
 
 from tocsin.channels import CHANNELS, DEVICE_KINDS
 from tocsin.errors import Problem, read_struct
-from tocsin.ingest.people import IdentityKey, address_keys, find_users
+from tocsin.ingest.identity import IdentityKey, address_keys, find_users
 from tocsin.store import schema
 from tocsin.store.rows import among, among_named, pack_values
 

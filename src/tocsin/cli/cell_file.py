@@ -18,7 +18,7 @@ from tocsin.cli.line_source import Lines
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
 from tocsin.cli.record_source import open_bytes, read_position
 from tocsin.errors import Misconfigured
-from tocsin.ingest.column import Column, Numbers, Texts, fill, fold
+from tocsin.ingest.column import Column, NumberCells, Texts, fill, fold
 
 UNPADDED = r"\A([!-~]|[!-~][ -~]*[!-~])?\z"  # in RE2; a text that `strip` leaves as it is
 LINE_BREAK = re.compile(r"\r\n|\r|\n")
@@ -242,7 +242,7 @@ def _to_cells(column: Any, name: str, options: Options) -> Sequence[Any]:
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return Texts(column.cast(pa.string()))
     if pa.types.is_integer(kind) and name != "evtName" and kind != pa.uint64():
-        return Numbers(column.cast(pa.int64()))
+        return NumberCells(column.cast(pa.int64()))
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         moment = column.cast(pa.timestamp("s"), safe=False) if pa.types.is_date(kind) or kind.tz is None else column
         if moment.type.tz is None:
@@ -273,5 +273,5 @@ def _read_floats(values: Any, name: str) -> Sequence[Any]:
     known = pc.add(pc.if_else(pc.is_finite(values), values, None), 0.0)  # -0.0 is 0.0
     whole = pc.and_(pc.equal(pc.floor(known), known), pc.less(pc.abs(known), 2.0**53))
     if name != "ts" and pc.all(whole, min_count=0).as_py():
-        return Numbers(known.cast(pa.int64()))
-    return Numbers(known)
+        return NumberCells(known.cast(pa.int64()))
+    return NumberCells(known)

@@ -16,7 +16,7 @@ from tocsin.cli.local_server import ask
 from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
 from tocsin.idempotency import IdempotencyKey
 from tocsin.ingest import RECORDS, start_upload
-from tocsin.ingest.column import Cells, Column, Numbers, Texts, fill, match
+from tocsin.ingest.column import Cells, Column, NumberCells, Texts, fill, match
 from tocsin.ingest.event_columns import EncodedEvents, EventColumns, Unusual, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
@@ -287,7 +287,7 @@ def _read_times(column: Column, options: Options, run: Run, refused: Refused) ->
             wrong[code] = bad_time(error)
             return None
 
-    if isinstance(column.values, Texts | Numbers):
+    if isinstance(column.values, Texts | NumberCells):
         array = column.values.array
         if pc.all(match(array.cast(pa.string()), SECONDS)).as_py():
             return array.cast(pa.int64()).take(column.codes)

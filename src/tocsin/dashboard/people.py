@@ -19,7 +19,7 @@ from tocsin.dashboard.page import Frame, render
 from tocsin.dashboard.visitor import require_member
 from tocsin.delivery.recipients import load_people
 from tocsin.errors import Problem
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.ingest.record import read_email
 from tocsin.stats import timeline
 from tocsin.stats.export.cursor import seal, unseal

@@ -17,7 +17,7 @@ from tocsin.content.push import LIMITS
 from tocsin.content.renderer import compile_content
 from tocsin.content.template import ProfileValues
 from tocsin.delivery.recipients import load_people
-from tocsin.ingest.people import find_users
+from tocsin.ingest.identity import find_users
 from tocsin.providers.contract import Address, Mail, Notice, Push
 from tocsin.providers.payload import measure_payload
 from tocsin.providers.toast import measure_toast

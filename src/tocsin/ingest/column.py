@@ -29,7 +29,7 @@ class Texts(Cells):
     """An Arrow array of texts."""
 
 
-class Numbers(Cells):
+class NumberCells(Cells):
     """An Arrow array of int64 or float64."""
 
 

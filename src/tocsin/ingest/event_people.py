@@ -9,8 +9,9 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from tocsin.ingest.column import Column
+from tocsin.ingest.identity import find_users
 from tocsin.ingest.newcomers import insert_newcomers
-from tocsin.ingest.people import People, find_users
+from tocsin.ingest.people import People
 from tocsin.ingest.profile_copy import copy_profiles, make_empty_copies
 from tocsin.ingest.record import IDENTITY_KINDS, EventRecord
 from tocsin.store.facts import Row

@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
 from tocsin.authenticator.audit import find_named_lines, hide_names
-from tocsin.ingest.people import IdentityKey, address_keys, find_users
+from tocsin.ingest.identity import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, hide_addresses
 from tocsin.store import schema

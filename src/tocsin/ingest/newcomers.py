@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, select, update
 
-from tocsin.ingest.people import IdentityKey
+from tocsin.ingest.identity import IdentityKey
 from tocsin.store import schema
 from tocsin.store.rows import insert_rows
 

@@ -10,15 +10,15 @@ unless to make it smaller: all this happens on the one writer.
 
 from __future__ import annotations
 
-import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Select, bindparam, case, delete, func, select, update
+from sqlalchemy import Connection, case, delete, func, select, update
 
 from tocsin.channels import CHANNELS
+from tocsin.ingest.identity import IdentityKey, address_keys, find_users, upsert_identities
 from tocsin.ingest.profile import apply_changes, split_push_choice, wants
 from tocsin.ingest.record import (
     BACK,
@@ -37,9 +37,7 @@ from tocsin.ingest.record import (
 from tocsin.ingest.returns import note_returns
 from tocsin.store import schema
 from tocsin.store.props import fold
-from tocsin.store.rows import among, among_named, insert_rows, pack_values, split_values, upsert_rows
-
-IdentityKey = tuple[str, str]  # (kind, value); kinds are those of uploads, and Email, Phone
+from tocsin.store.rows import among, insert_rows, split_values, upsert_rows
 
 EMAIL = CHANNELS["email"]
 RESOLUTION_ORDER = ("identity", "FBID", "GPID", "objectId")
@@ -265,7 +263,7 @@ class People:
                 delete(names).where(names.c.account_id == self._account, names.c.kind == kind, names.c.value == value)
             )
         if self._linked:
-            _upsert_identities(self._connection, self._account, self._linked)
+            upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
         self._save_formers()
         self._save_tokens()
@@ -430,34 +428,6 @@ class People:
             upsert_rows(self._connection, table, opted_out, keys=("account_id", "object_id"), kept=("since",))
 
 
-def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityKey]) -> dict[IdentityKey, int]:
-    """Return the user of each identity that is known."""
-    values: dict[str, list[str]] = defaultdict(list)
-    for kind, value in keys:
-        values[kind].append(value)
-    found: dict[IdentityKey, int] = {}
-    for kind, wanted in values.items():
-        asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, wanted)}
-        rows = connection.execute(_select_users(connection.dialect.name), asked).all()
-        found.update({(kind, value): user for value, user in rows})
-    return found
-
-
-@functools.cache
-def _select_users(dialect: str) -> Select[Any]:
-    table = schema.identity
-    mine = (table.c.account_id == bindparam("account"), table.c.kind == bindparam("kind"))
-    return select(table.c.value, table.c.user_id).where(*mine, among_named(dialect, table.c.value, "wanted"))
-
-
-def _upsert_identities(connection: Connection, account_id: str, linked: dict[IdentityKey, int]) -> None:
-    rows = [
-        {"account_id": account_id, "kind": kind, "value": value, "user_id": user}
-        for (kind, value), user in linked.items()
-    ]
-    upsert_rows(connection, schema.identity, rows, keys=("account_id", "kind", "value"))
-
-
 def _keys_of(record: Record) -> Iterable[IdentityKey]:
     """Return every identity that may name the record's user."""
     for kind, value in (*record.keys.items(), *_aliases_of(record)):
@@ -474,14 +444,6 @@ def _keys_of(record: Record) -> Iterable[IdentityKey]:
 def _aliases_of(record: Record) -> Iterable[IdentityKey]:
     """Return the further names that a profile gives its user. One that is another user's stays theirs."""
     return record.aliases.items() if isinstance(record, ProfileRecord) else ()
-
-
-def address_keys(value: str) -> Iterable[IdentityKey]:
-    """Return the address that an `identity` is, if any: callers use addresses as identities."""
-    if "@" in value and (email := read_email(value)):
-        yield ("Email", email)
-    if value.startswith("+") and (phone := read_phone(value)):
-        yield ("Phone", phone)
 
 
 _ENCODER = msgspec.json.Encoder()

@@ -19,9 +19,9 @@ from tocsin.channels import ADDRESS_CHANNELS, CHANNELS
 from tocsin.ingest.column import Column
 from tocsin.ingest.event_columns import NOTHING, Unusual, join_pieces
 from tocsin.ingest.event_encoder import PLAIN_NAME, WRONG, Encoder
+from tocsin.ingest.identity import IdentityKey, address_keys, find_users
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.newcomers import insert_newcomers
-from tocsin.ingest.people import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.profile_copy import make_copies
 from tocsin.ingest.record import BACK, LEFT, PROPERTIES, SPELLINGS, ProfileRecord, Rejected

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tocsin.ingest.column import Column, Numbers, Texts, match
+from tocsin.ingest.column import Column, NumberCells, Texts, match
 from tocsin.store.native_block import JsonPath
 from tocsin.store.props import SEPARATOR, escape_key
 
@@ -52,7 +52,7 @@ def encode_property(
     import pyarrow.compute as pc
 
     values = column.values
-    if name is not None and isinstance(values, Texts | Numbers):
+    if name is not None and isinstance(values, Texts | NumberCells):
         arrays = _encode_plain(values, name, spelled=spelled)
         known = pc.or_(arrays[1].is_valid(), arrays[2].is_valid())
         odd = pc.indices_nonzero(pc.invert(known))
@@ -64,7 +64,7 @@ def encode_property(
     return _finish(key, arrays, column.codes, range(len(cells)), cells)
 
 
-def _encode_plain(cells: Texts | Numbers, name: str, *, spelled: bool) -> tuple[Any, Any, Any]:
+def _encode_plain(cells: Texts | NumberCells, name: str, *, spelled: bool) -> tuple[Any, Any, Any]:
     """Return what plain texts and numerals add to `raw`, their texts and their numbers; null for all others."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -76,7 +76,7 @@ def _encode_plain(cells: Texts | Numbers, name: str, *, spelled: bool) -> tuple[
         plain = pc.and_(match(array, PLAIN), pc.less_equal(length, SHORT))
     if spelled:
         plain = pc.and_not(plain, pc.is_in(array, pa.array(["true", "false"])))
-    if spelled or isinstance(cells, Numbers):
+    if spelled or isinstance(cells, NumberCells):
         numeral = pc.and_(match(array, NUMERAL), pc.less_equal(length, DIGITS))
     if pa.types.is_floating(cells.array.type):
         numeral = pc.and_(numeral, pc.match_substring(array, "."))  # 3.0 is no 3
