@@ -19,7 +19,7 @@ from tocsin.dashboard.people import HERE, SEARCH_LETTERS, ShownPerson, find_pers
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import read_signed_form, require_member
 from tocsin.errors import Problem
-from tocsin.ingest.leaving import find_formers
+from tocsin.ingest.formers import find_formers
 from tocsin.stats.export.dossier import read_dossier
 from tocsin.store.facts import Facts
 

@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import Connection, delete, func, select, update
 
 from tocsin.authenticator.audit import find_named_lines, hide_names
+from tocsin.ingest.formers import find_formers
 from tocsin.ingest.identity import IdentityKey, address_keys, find_users
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, hide_addresses
@@ -88,16 +89,6 @@ def remove_people(
     rows = [{"account_id": account_id, "user_id": one, "asked_at": now, "erased_at": None} for one in users]
     upsert_rows(connection, leaver, rows, keys=("account_id", "user_id"))
     return len(named)
-
-
-def find_formers(connection: Connection, account_id: str, users: Collection[int]) -> set[int]:
-    """Return the anonymous people whom these users turned out to be, and those whom these had been before."""
-    table, found, asked = schema.former_user, set[int](), set(users)
-    while asked:
-        mine = (table.c.account_id == account_id, among(connection, table.c.user_id, sorted(asked)))
-        asked = set(connection.scalars(select(table.c.former_id).where(*mine))) - found - set(users)
-        found |= asked
-    return found
 
 
 def _read_addresses(connection: Connection, account_id: str, users: Sequence[int]) -> set[tuple[str, str]]:

@@ -18,6 +18,7 @@ import msgspec
 from sqlalchemy import Connection, case, delete, func, select, update
 
 from tocsin.channels import CHANNELS
+from tocsin.ingest.formers import note_formers
 from tocsin.ingest.identity import IdentityKey, address_keys, find_users, upsert_identities
 from tocsin.ingest.profile import apply_changes, split_push_choice, wants
 from tocsin.ingest.record import (
@@ -265,7 +266,7 @@ class People:
         if self._linked:
             upsert_identities(self._connection, self._account, self._linked)
             self._move_devices()
-        self._save_formers()
+        note_formers(self._connection, self._account, self._formers)
         self._save_tokens()
         self._save_push_choices()
         note_returns(self._connection, self._account, self.returned, self._now)
@@ -353,11 +354,6 @@ class People:
             mine = (table.c.account_id == self._account, table.c.id.in_(part))
             bumped = {"version": table.c.version + 1, "updated_at": self._now}
             self._connection.execute(update(table).where(*mine).values(bumped))
-
-    def _save_formers(self) -> None:
-        rows = [{"account_id": self._account, "former_id": one, "user_id": user} for one, user in self._formers.items()]
-        if rows:
-            upsert_rows(self._connection, schema.former_user, rows, keys=("account_id", "former_id"))
 
     def _move_devices(self) -> None:
         device = schema.device

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.channels import CHANNELS
 from tocsin.delivery.recipients import load_people
-from tocsin.ingest.leaving import find_formers
+from tocsin.ingest.formers import find_formers
 from tocsin.ingest.profile import READERS
 from tocsin.ingest.subscription import FIELDS, find_unsubscribed
 from tocsin.stats.export.person import read_people
