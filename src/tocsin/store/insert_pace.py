@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from tocsin import metrics
 from tocsin.store.facts_error import Trouble, find_trouble
 
 log = structlog.get_logger()
@@ -44,6 +43,8 @@ class InsertPace:
                 trouble = find_trouble(error)
                 if trouble is None:
                     raise
+                from tocsin import metrics  # a command that only opens the store exports none
+
                 metrics.FACTS_TROUBLES.labels(kind=trouble).inc()
                 self._brake(trouble)
                 if failures == self._tries:
