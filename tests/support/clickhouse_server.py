@@ -13,6 +13,7 @@ import queue
 import re
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -84,6 +85,7 @@ class Engine:
 
 class Handler(BaseHTTPRequestHandler):
     engine: Engine
+    alone: ClassVar[threading.Lock] = threading.Lock()
     faults: ClassVar[list[str]] = []
     inserts: ClassVar[dict[str, int]] = {"came": 0, "stored": 0}
     protocol_version = "HTTP/1.1"
@@ -124,15 +126,16 @@ class Handler(BaseHTTPRequestHandler):
         fault = self.faults.pop() if self.faults else ""
         if fault.isdigit():
             raise RuntimeError(f"Code: {fault}. DB::Exception: As the test wants it. (PLANTED)")
-        if "half" in fault:
-            self.engine.run(f"DETACH TABLE {VIEW}", b"", {})
-        if "before" not in fault:
-            content = self.engine.run(sql, block, parameters)
-        if "half" in fault:
-            self.engine.run(f"ATTACH TABLE {VIEW}", b"", {})
-        self.inserts["stored"] += "before" not in fault
-        if fault.startswith("die"):
-            os._exit(1)
+        with self.alone:  # while the view is away, no other insert is answered as stored
+            if "half" in fault:
+                self.engine.run(f"DETACH TABLE {VIEW}", b"", {})
+            if "before" not in fault:
+                content = self.engine.run(sql, block, parameters)
+            if "half" in fault:
+                self.engine.run(f"ATTACH TABLE {VIEW}", b"", {})
+            self.inserts["stored"] += "before" not in fault
+            if fault.startswith("die"):
+                os._exit(1)
         if fault == "half":
             raise RuntimeError("Code: 241. DB::Exception: Memory limit exceeded. (MEMORY_LIMIT_EXCEEDED)")
         if fault == "silent after":
