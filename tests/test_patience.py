@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 from tocsin.store.patience import Patience
 
@@ -24,3 +25,21 @@ async def test_what_has_not_ended_is_given_up() -> None:
         assert asyncio.get_running_loop().time() - began >= patience.seconds
         patience.end(ended)  # once more: it is none any more
     assert given_up == ["first", "second"]
+
+
+async def test_who_waits_is_not_looked_at() -> None:
+    """Giving up on one costs the same, however many others wait."""
+    loop, patience, done = asyncio.get_running_loop(), Patience(0.4), asyncio.Event()
+    patience.begin(done.set)
+    began = loop.time()
+    while loop.time() - began < 0.3:  # so that the others' time is a later one
+        await asyncio.sleep(0)
+    numbers = [patience.begin(done.clear) for _ in range(20_000)]
+    tracemalloc.start()
+    try:
+        await asyncio.wait_for(done.wait(), 10)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    for number in numbers:
+        patience.end(number)
