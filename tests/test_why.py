@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -167,6 +168,34 @@ async def test_a_request_that_waits(store: Ledger, facts: Facts) -> None:
     }
     assert (said["ann"].queued, said["ann"].verdict) == (1, "named in a request that waits for its turn")
     assert said["bea"].queued == 0
+
+
+async def test_requests_that_wait_take_no_memory(store: Ledger, facts: Facts) -> None:
+    """However many there are, and as large as they may be: a part of them is held at a time."""
+    account = create_account(store, "test", "UTC", 0.0)[0]
+    await upload(store, facts, account, {"d": [somebody("ann")]}, 0.0)
+    body = msgspec.Raw(msgspec.json.encode({"body": "x" * 1024 * 1024}))
+    new = [
+        NewRequest(
+            account_id=account.id,
+            channel="email",
+            tag_group="large",
+            request=msgspec.json.encode(StoredRequest(to={"identity": ["ann"]}, content=body)).decode(),
+            resend=False,
+            expires_at=1e9,
+            now=1.0,
+        )
+        for _ in range(48)
+    ]
+    store.write_now(lambda connection: insert_requests(connection, new))
+    new.clear()
+    [user] = store.read_now(lambda one: find_users(one, account.id, [("identity", "ann")])).values()
+    tracemalloc.start()
+    try:
+        said = await explain_send(store, facts, account, "large", user, 2.0, Settings())
+        assert (said.queued, tracemalloc.get_traced_memory()[1] < 24 * 1024 * 1024) == (48, True)
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_time_line_by_pages(caller: Caller) -> None:
