@@ -28,7 +28,7 @@ from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import Settings, read_settings
 from tocsin.store.ledger import open_ledger
 
-ANA = "ana@elsewhere.example"
+ANA = "anak@elsewhere.example"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -171,6 +171,7 @@ CHANGED: list[tuple[str, Claims, str]] = [
     ("unverified", {"email_verified": False}, "has not checked that your e-mail address is yours"),
     ("unsaid", {"email_verified": None}, "has not checked that your e-mail address is yours"),
     ("no address", {"email": "ana"}, "is not an e-mail address"),
+    ("a letter that looks like another", {"email": "ana\N{KELVIN SIGN}@elsewhere.example"}, "is not an e-mail address"),
     ("a stranger", {"email": "eve@evil.example"}, "Nobody here has the address eve@evil.example"),
     ("a longer domain", {"email": "eve@notexample.com"}, "Nobody here has the address eve@notexample.com"),
 ]
