@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from conftest import THOROUGH
+from support.role_processes import FactsServer
 
 from tocsin.account import Account, create_account
 from tocsin.audience.node import Everybody
@@ -24,7 +27,7 @@ from tocsin.stats.webhooks.batch import make_batch
 from tocsin.stats.webhooks.conversion_finder import ConversionFinder
 from tocsin.stats.webhooks.endpoint import CONVERTED, WebhookEndpoint
 from tocsin.stats.webhooks.feed import FeedRow, FeedWindow, Place, find_horizon, listen_to, read_page
-from tocsin.store.facts import Facts
+from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
@@ -57,8 +60,7 @@ class Shop:
         return [one for one in rows if one.first]
 
 
-@pytest.fixture
-async def shop(own_ledger: Ledger, facts: Facts) -> Shop:
+async def open_shop(own_ledger: Ledger, facts: Facts) -> Shop:
     account = create_account(own_ledger, "shop", "UTC", AT)[0]
     campaigns: dict[int, Goal] = {}
 
@@ -74,6 +76,11 @@ async def shop(own_ledger: Ledger, facts: Facts) -> Shop:
     made = Shop(own_ledger, facts, account, campaigns)
     await made.finder.look()
     return made
+
+
+@pytest.fixture
+async def shop(own_ledger: Ledger, facts: Facts) -> Shop:
+    return await open_shop(own_ledger, facts)
 
 
 @pytest.mark.parametrize("seed", range(20 if THOROUGH else 2))
@@ -126,3 +133,16 @@ async def test_what_a_conversion_says(shop: Shop) -> None:
     assert event["timestamp"] == datetime.fromtimestamp(AT + 10, UTC).isoformat().replace("+00:00", "Z")
     own = {"Variant": "default", "Channel": "push", "Platform": "ios", "Tag group": ""}
     assert event["data"] == {"Campaign id": campaign, **own, "Event": "Charged", "Revenue": 12.5}
+
+
+async def test_many_convert_over_the_wire(own_ledger: Ledger, tmp_path: Path) -> None:
+    """What is put into the feed at once is more than an address of a request holds."""
+    server = FactsServer(tmp_path / "facts")
+    with contextlib.closing(open_facts(server.url)) as facts:
+        shop = await open_shop(own_ledger, facts)
+        await shop.send(0, 7_000, [3] * 1000, AT)
+        await shop.do("Charged", 3, AT + 10, 77, Amount=1)
+        await shop.finder.look()
+        told = await shop.told()
+    server.kill()
+    assert sorted(one.place.id & 0xFFFF for one in told) == [*range(1000)]

@@ -32,6 +32,7 @@ from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
 from tocsin.cli import tocsin
 from tocsin.content import Content
+from tocsin.dashboard.person_rights import write_dossier
 from tocsin.delivery.cleaner import clean_events, find_old_events
 from tocsin.delivery.leavers import SETTLE_SECONDS, erase_leavers
 from tocsin.delivery.recipients import load_people
@@ -45,6 +46,7 @@ from tocsin.queue import Chunk, Recipients, Share
 from tocsin.stats.export.dossier import PAGE, read_dossier
 from tocsin.stats.webhooks.feed import listen_to
 from tocsin.store import schema
+from tocsin.store.deadline import begin_deadline
 from tocsin.store.erasure import erase_people
 from tocsin.store.facts import EACH, Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -369,6 +371,18 @@ async def test_no_byte_of_an_anonymous_past_is_left(own_ledger: Ledger, facts: F
     assert [one for one in marks if one in left] == []
     assert stays.encode() in left
     assert await world.read("former_user", "former_id") == []
+
+
+async def test_a_download_outlasts_its_request(own_ledger: Ledger, facts: Facts) -> None:
+    """Whoever carries off everything about somebody may take longer than one question does, and gets all of it."""
+    account, count = create_account(own_ledger, "slow", "UTC", NOW)[0], 2 * PAGE + 1
+    await upload(own_ledger, facts, account, {"d": people(1)}, NOW)
+    [user] = own_ledger.read_now(lambda one: find_users(one, account.id, [("identity", "user-0")])).values()
+    await facts.insert("event", [event_row(account, "Seen", user, NOW, number, {}) for number in range(count)])
+    first = await read_dossier(own_ledger, facts, account, user, 1)
+    begin_deadline(0.0)  # the request's own time is over
+    lines = [line async for line in write_dossier(own_ledger, facts, account, user, first, 60.0)]
+    assert [len(msgspec.json.decode(line)["events"]) for line in lines] == [PAGE, PAGE, 1]
 
 
 def is_erased(caller: Caller) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tracemalloc
 
 from tocsin.store.patience import Patience
 
@@ -24,3 +25,20 @@ async def test_what_has_not_ended_is_given_up() -> None:
         assert asyncio.get_running_loop().time() - began >= patience.seconds
         patience.end(ended)  # once more: it is none any more
     assert given_up == ["first", "second"]
+
+
+async def test_who_waits_is_not_looked_at() -> None:
+    """Giving up on one costs the same, however many others wait."""
+    patience, done, later = Patience(0.4), asyncio.Event(), asyncio.Event()
+    patience.begin(done.set)
+    Patience(0.3).begin(later.set)
+    await later.wait()
+    numbers = [patience.begin(done.clear) for _ in range(20_000)]
+    tracemalloc.start()
+    try:
+        await asyncio.wait_for(done.wait(), 10)
+        assert tracemalloc.get_traced_memory()[1] < 200_000
+    finally:
+        tracemalloc.stop()
+    for number in numbers:
+        patience.end(number)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -435,3 +437,28 @@ def test_beyond_the_rate_of_sends(server: Server) -> None:
     assert (status, answer["status"], answer["code"]) == (429, "fail", 429)
     assert int(headers["retry-after"]) >= 1
     assert other.post(PUSH, SEND)[0] == 200
+
+
+def test_a_slow_body_has_no_rate_of_its_own(server: Server) -> None:
+    """Requests count when they have arrived, whenever they began: bodies that were kept back bring no further ones."""
+    slow, raw, rate = server.account(), msgspec.json.encode(SEND), 5
+    with closing(open_ledger(server.ledger_url)) as ledger:
+        own = f'{{"send_requests_per_second": {rate}}}'
+        ledger.write_now(lambda connection: set_policy(connection, slow.account_id, "limits", own, NOW))
+    with ExitStack() as opened:
+        kept = [opened.enter_context(closing(HTTPConnection("127.0.0.1", slow.port, timeout=60))) for _ in range(20)]
+        began = time.monotonic()
+        for one in kept:
+            one.putrequest("POST", PUSH)
+            for name, value in {**slow.headers, "Content-Type": "application/json", "Content-Length": len(raw)}.items():
+                one.putheader(name, str(value))
+            one.endheaders(raw[:-1])
+        answers = []
+        while time.monotonic() - began < 0.6 or answers[-1] == 200:
+            answers.append(slow.post(PUSH, SEND)[0])
+        for one in kept:
+            one.send(raw[-1:])
+        answers += [one.getresponse().status for one in kept]
+        answers += [slow.post(PUSH, SEND)[0] for _ in range(2 * rate)]
+    assert set(answers) == {200, 429}
+    assert answers.count(200) <= rate * (time.monotonic() - began + 1.1) + 1

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
+import socket
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from support.browser import PASSWORD, Browser
 from support.identity_provider import CLIENT, SECRET, Claims, IdentityProvider, Key
 
 from tocsin.account import create_account
-from tocsin.api.identity_provider import AGAIN_SECONDS
+from tocsin.api.identity_provider import AGAIN_SECONDS, AWAY_SECONDS
 from tocsin.api.identity_provider import IdentityProvider as Client
 from tocsin.authenticator.members import add_member, list_members
 from tocsin.authenticator.tickets import make_ticket
@@ -26,7 +28,7 @@ from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import Settings, read_settings
 from tocsin.store.ledger import open_ledger
 
-ANA = "ana@elsewhere.example"
+ANA = "anak@elsewhere.example"
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -169,6 +171,7 @@ CHANGED: list[tuple[str, Claims, str]] = [
     ("unverified", {"email_verified": False}, "has not checked that your e-mail address is yours"),
     ("unsaid", {"email_verified": None}, "has not checked that your e-mail address is yours"),
     ("no address", {"email": "ana"}, "is not an e-mail address"),
+    ("a letter that looks like another", {"email": "ana\N{KELVIN SIGN}@elsewhere.example"}, "is not an e-mail address"),
     ("a stranger", {"email": "eve@evil.example"}, "Nobody here has the address eve@evil.example"),
     ("a longer domain", {"email": "eve@notexample.com"}, "Nobody here has the address eve@notexample.com"),
 ]
@@ -220,10 +223,10 @@ def test_only_what_was_begun_here_once(provider: IdentityProvider, visit: Visit)
     assert "answers 400 invalid_grant" in visit.come_back(spent)[1]
 
 
-def client(provider: IdentityProvider, networks: str = "127.0.0.0/8", issuer: str = "") -> Client:
+def client(provider: IdentityProvider | None, networks: str = "127.0.0.0/8", issuer: str = "") -> Client:
     return Client(
         Settings(
-            oidc_issuer=issuer or provider.issuer,
+            oidc_issuer=issuer or (provider.issuer if provider else ""),
             oidc_client_id=CLIENT,
             oidc_client_secret=SECRET,
             oidc_networks=networks,
@@ -263,6 +266,30 @@ async def test_where_it_may_be(provider: IdentityProvider) -> None:
     assert provider.asked == []
     with pytest.raises(Problem, match="another issuer"):
         await client(provider, issuer=f"{provider.issuer}/").make_address("s", "n", "v", 1.0)
+
+
+async def test_a_provider_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who wants to log in meanwhile is told with the first of them, instead of standing in a line that only grows."""
+    monkeypatch.setattr("tocsin.api.identity_provider.TIMEOUT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        asking = client(None, issuer=f"http://127.0.0.1:{silent.getsockname()[1]}")
+
+        async def begin(now: float) -> int:
+            try:
+                await asking.make_address("s", "n", "v", now)
+            except Problem as problem:
+                return problem.status
+            return 0
+
+        assert await asyncio.gather(*(begin(100.0 + each) for each in (1, 0, 2, 3, 4))) == [502] * 5
+        assert await begin(101.0 + AWAY_SECONDS) == 502
+        silent.setblocking(False)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                silent.accept()[0].close()
+                asked += 1
+    assert asked == 2
 
 
 GOOD = {

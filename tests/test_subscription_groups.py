@@ -152,6 +152,14 @@ async def test_groups_are_bounded(post: Post) -> None:
     assert await reached(post, "g0", users=1) == []
 
 
+async def test_a_link_leaves_whatever_the_profile_holds(post: Post) -> None:
+    """A profile with no room for one more group keeps nobody from leaving it: the mailbox leaves."""
+    await say(post, "a", email=BOX, left=[f"g{number}" for number in range(100)])
+    await post.feedback.unsubscribe(post.mail(1, campaign=ask(post, "News", "News"))[0], post.now)
+    assert await reached(post, "News", users=1) == []
+    assert await reached(post, users=1) == [1]
+
+
 def test_a_campaign_to_a_group(server: Server, caller: Caller, sandbox: Sandbox) -> None:
     """Estimate, outcome, the page behind the link and its two buttons, what is exported; and who may not ask for it."""
     server.use_sandbox(caller, sandbox)

@@ -122,8 +122,11 @@ def test_off_imports_nothing() -> None:
     assert open_traces({}, 1.0, "all", "0") is None
 
 
-def test_an_endpoint_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who asks for traces and has not installed them is told how."""
-    monkeypatch.setattr("tocsin.delivery.traces.find_spec", lambda _name: None)
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.exporter", "opentelemetry.exporter.otlp"])
+def test_an_endpoint_without_the_extra(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
+    """Who asks for traces and has not installed them, or OpenTelemetry's API alone, is told how."""
+    for name in [one for one in sys.modules if one.startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(Misconfigured, match=r"pip install 'tocsin\[traces\]'"):
         open_traces({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}, 1.0, "all", "0")

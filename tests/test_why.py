@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from typing import Any
 
 import msgspec
@@ -18,7 +19,7 @@ from tocsin.ingest import upload
 from tocsin.ingest.identity import find_users
 from tocsin.queue import NewRequest, insert_requests
 from tocsin.settings import Settings
-from tocsin.stats.why_send import explain_send
+from tocsin.stats.why_send import NAMES, explain_send
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -167,6 +168,38 @@ async def test_a_request_that_waits(store: Ledger, facts: Facts) -> None:
     }
     assert (said["ann"].queued, said["ann"].verdict) == (1, "named in a request that waits for its turn")
     assert said["bea"].queued == 0
+
+
+async def test_requests_that_wait_hold_up_nobody(store: Ledger, facts: Facts) -> None:
+    """However many there are, as large as they may be, with as many names: a part of them is held at a time, and no
+    more names are looked up than a reader of the ledger can spare."""
+    account = create_account(store, "test", "UTC", 0.0)[0]
+    await upload(store, facts, account, {"d": [somebody("ann")]}, 0.0)
+    large = StoredRequest(to={"identity": ["ann"]}, content=msgspec.Raw(msgspec.json.encode("x" * 1024 * 1024)))
+    many = StoredRequest(to={"identity": ["ann", *map(str, range(999))]}, content=msgspec.Raw(b"{}"))
+
+    def queue(tag_group: str, request: StoredRequest, count: int) -> None:
+        new = NewRequest(
+            account_id=account.id,
+            channel="email",
+            tag_group=tag_group,
+            request=msgspec.json.encode(request).decode(),
+            resend=False,
+            expires_at=1e9,
+            now=1.0,
+        )
+        store.write_now(lambda connection: insert_requests(connection, [new] * count))
+
+    queue("large", large, 48)
+    queue("many", many, 61)
+    [user] = store.read_now(lambda one: find_users(one, account.id, [("identity", "ann")])).values()
+    tracemalloc.start()
+    try:
+        said = await explain_send(store, facts, account, "large", user, 2.0, Settings())
+        assert (said.queued, tracemalloc.get_traced_memory()[1] < 24 * 1024 * 1024) == (48, True)
+    finally:
+        tracemalloc.stop()
+    assert (await explain_send(store, facts, account, "many", user, 2.0, Settings())).queued == NAMES // 1000
 
 
 def test_a_time_line_by_pages(caller: Caller) -> None:

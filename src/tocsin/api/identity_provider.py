@@ -34,6 +34,7 @@ ALGORITHMS = frozenset(f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits i
 KEPT_SECONDS = 3600.0  # what the provider says of itself, and its keys
 AGAIN_SECONDS = 60.0  # before keys are fetched once more for a token that names an unknown one
 TIMEOUT_SECONDS = 10.0
+AWAY_SECONDS = TIMEOUT_SECONDS  # in which others are told the same as whoever found it away: they would wait in a line
 LEEWAY_SECONDS = 60.0  # between its clock and ours
 T = TypeVar("T")
 
@@ -64,6 +65,7 @@ class IdentityProvider:
         networks = read_networks(settings.oidc_networks, "TOCSIN_OIDC_NETWORKS")
         self._allows = functools.partial(is_allowed, networks=networks)
         self._found: tuple[float, Discovery] | None = None
+        self._away: tuple[float, Problem] | None = None
         self._keys: tuple[float, jwt.PyJWKSet] | None = None
         self._lock = asyncio.Lock()
 
@@ -112,7 +114,13 @@ class IdentityProvider:
         async with self._lock:
             if self._found is None or not 0 <= now - self._found[0] < KEPT_SECONDS:
                 issuer = self._settings.oidc_issuer
-                found = await self._ask(f"{issuer.rstrip('/')}/.well-known/openid-configuration", Discovery)
+                if self._away is not None and abs(now - self._away[0]) < AWAY_SECONDS:
+                    raise self._away[1].with_traceback(None)
+                try:
+                    found = await self._ask(f"{issuer.rstrip('/')}/.well-known/openid-configuration", Discovery)
+                except Problem as problem:
+                    self._away = now, problem
+                    raise
                 if found.issuer != issuer:
                     raise _refuse("The identity provider says that it is another issuer.")
                 address = found.authorization_endpoint

@@ -37,7 +37,7 @@ async def send(context: Context, request: Request, channel: str) -> Response:
 
 
 async def _send(context: Context, request: Request, channel: str, traceparent: str) -> Response:
-    now, path = context.clock(), f"/1/send/{channel}.json"
+    path = f"/1/send/{channel}.json"
     account = await context.authenticate(request)
     require_json_type(request)
     context.sends.take(account.id, request.scope[HELD])
@@ -49,7 +49,8 @@ async def _send(context: Context, request: Request, channel: str, traceparent: s
     if asked.provider_nick_name:
         named = await context.ledger.read(lambda connection: find_named(connection, account.id))
         require_named(asked.provider_nick_name, named, CHANNELS[channel].platforms)
-    rate, people = await context.send_rates.find(account.id, now), sum(map(len, asked.to.values()))
+    rate = await context.send_rates.find(account.id, context.clock())
+    people, now = sum(map(len, asked.to.values())), context.clock()  # what took long to arrive counts from now on
     context.send_rates.admit(account.id, rate, people, now)
     stages = context.send_queue, account, channel, asked, now, context.settings, context.compile_pool
     new = await accept(*stages, key, rate, traceparent)

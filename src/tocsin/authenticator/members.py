@@ -35,7 +35,8 @@ def read_email(text: str) -> str:
     """Return an address as it is stored: two spellings of it are one member. Raise Misconfigured for none."""
     email = text.strip().lower()
     name, _, host = email.partition("@")
-    if not name or not host or not email.isprintable() or " " in email or len(email) > EMAIL_LETTERS:
+    other = email.isascii() and not text.strip().isascii()  # the sign for kelvin is a small k then, of another mailbox
+    if not name or not host or not email.isprintable() or " " in email or len(email) > EMAIL_LETTERS or other:
         raise Misconfigured(f"{text[:80]!r} is not an e-mail address.")
     return email
 

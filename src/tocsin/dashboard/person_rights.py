@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,7 +21,9 @@ from tocsin.dashboard.visitor import read_signed_form, require_member
 from tocsin.errors import Problem
 from tocsin.ingest.formers import find_formers
 from tocsin.stats.export.dossier import read_dossier
+from tocsin.store.deadline import begin_deadline
 from tocsin.store.facts import Facts
+from tocsin.store.ledger import Ledger
 
 LINES = "application/x-ndjson"
 
@@ -35,16 +37,23 @@ async def download(context: Context, request: Request) -> Response:
     first = await read_dossier(context.ledger, context.facts, account, found.user, 1)
     await context.ledger.write(lambda one: note(one, account.id, visitor.who, "person exported", asked, now))
 
-    async def write() -> AsyncIterator[bytes]:
-        page = first
-        while True:
-            yield msgspec.json.encode(page) + b"\n"
-            if "next_page" not in page:
-                return
-            page = await read_dossier(context.ledger, context.facts, account, found.user, page["next_page"])
-
+    pages = write_dossier(context.ledger, context.facts, account, found.user, first, context.settings.query_seconds)
     headers = SECURITY | PRIVATE | {"Content-Disposition": f'attachment; filename="person-{found.user}.jsonl"'}
-    return StreamingResponse(write(), headers=headers, media_type=LINES)
+    return StreamingResponse(pages, headers=headers, media_type=LINES)
+
+
+async def write_dossier(
+    ledger: Ledger, facts: Facts, account: Account, user: int, first: Mapping[str, Any], seconds: float
+) -> AsyncIterator[bytes]:
+    """Yield the pages about somebody, each as a line. seconds: what each may take to be read; how long it takes to be
+    carried off does not matter, or who has a slow line would get a part of it."""
+    page = first
+    while True:
+        yield msgspec.json.encode(page) + b"\n"
+        if "next_page" not in page:
+            return
+        begin_deadline(seconds)
+        page = await read_dossier(ledger, facts, account, user, page["next_page"])
 
 
 async def ask_to_delete(context: Context, request: Request) -> Response:

@@ -68,7 +68,7 @@ def open_traces(environment: Mapping[str, str], share: float, role: str, version
     active = None
     if not any(environment.get(name) for name in ENDPOINTS):
         return None
-    if find_spec("opentelemetry") is None or find_spec("opentelemetry.exporter.otlp.proto.http") is None:
+    if not _is_installed():
         named = next(name for name in ENDPOINTS if environment.get(name))
         raise Misconfigured(
             f"{named} is set, and OpenTelemetry is not installed: `pip install 'tocsin[traces]'`, or take it away."
@@ -84,6 +84,13 @@ def open_traces(environment: Mapping[str, str], share: float, role: str, version
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
     active = Traces(provider)
     return active
+
+
+def _is_installed() -> bool:
+    try:
+        return find_spec("opentelemetry.exporter.otlp.proto.http") is not None
+    except ModuleNotFoundError:  # a package around it is missing: other libraries bring OpenTelemetry's API alone
+        return False
 
 
 def _read_context(parent: str | None) -> Any:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, or_, select, update
 from tocsin.channels import CHANNELS
 from tocsin.ingest.profile import apply_changes, read_address
 from tocsin.ingest.profile_copy import copy_profiles
-from tocsin.ingest.record import LEFT
+from tocsin.ingest.record import LEFT, Rejected
 from tocsin.ingest.subscription import AddressChange, spell_addresses
 from tocsin.store import schema
 from tocsin.store.facts import Row
@@ -36,7 +36,10 @@ def leave_groups(
     if found is None:
         return [], ""
     profile = msgspec.json.decode(found)
-    text = msgspec.json.encode(apply_changes(profile, {LEFT: {"$add": list(groups)}})).decode()
+    try:
+        text = msgspec.json.encode(apply_changes(profile, {LEFT: {"$add": list(groups)}})).decode()
+    except Rejected:  # no room for more of them, which must keep nobody from leaving: the mailbox does
+        text = found
     if text != found:
         changed = {"profile": text, "version": people.c.version + 1, "updated_at": now}
         connection.execute(update(people).where(*mine).values(**changed))

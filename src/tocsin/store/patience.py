@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Callable
 
 
@@ -32,9 +33,12 @@ class Patience:
         """Give up on all whose time has come, and look again when that of the next one has."""
         loop, self._timer = asyncio.get_running_loop(), None
         now = loop.time()
-        for number, (until, give_up) in list(self._waiting.items()):
-            if until > now:
-                self._timer = loop.call_at(until, self._look)
-                return
+        # No copy of all: with thousands that wait, a look for each would cost more than what they wait for.
+        late = list(itertools.takewhile(lambda one: one[1][0] <= now, self._waiting.items()))
+        for number, _ in late:
             del self._waiting[number]
+        if self._waiting:
+            until, _ = next(iter(self._waiting.values()))
+            self._timer = loop.call_at(until, self._look)
+        for _, (_, give_up) in late:
             give_up()

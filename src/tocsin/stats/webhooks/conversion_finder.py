@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from typing import TypeAlias
 
 import msgspec
 import structlog
@@ -42,7 +43,11 @@ TYPES = {
     "Channel Resubscribed": "consent.resubscribed",
     "Mail Bounced": "consent.bounced",
 }
+# Of details in one statement: ClickHouse takes an address of 1 MiB, with values of 128 KiB (http_max_field_value_size).
+LETTERS = 16_000
 OF_MESSAGE = ("variant", "channel", "platform", "tag_group")
+
+_FeedValues: TypeAlias = tuple[int, int, int, str]  # message, user, time, detail
 
 table = schema.conversion_place
 
@@ -133,15 +138,27 @@ class ConversionFinder:
         """Store conversions in the feed. The statement has the store write their time while it inserts them, as the
         horizon of the feed needs."""
         rows = [(one.message, one.user, one.at, _describe(one, known)) for one in found]
-        if not rows:
-            return
         sql = (
             "INSERT INTO feed (account, id, type, user, stored, at, detail) SELECT {account:String}, row.1, "
             "{type:String}, row.2, toUInt64(toUnixTimestamp64Micro(now64(6))), toDateTime(row.3, 'UTC'), row.4 "
             "FROM (SELECT arrayJoin({rows:Array(Tuple(UInt64, UInt32, UInt32, String))}) AS row)"
         )
-        asked = {"account": known.account.id, "type": CONVERTED, "rows": rows}
-        await asyncio.to_thread(self._facts.command_now, sql, asked)
+        for block in _split(rows):
+            asked = {"account": known.account.id, "type": CONVERTED, "rows": block}
+            await asyncio.to_thread(self._facts.command_now, sql, asked)
+
+
+def _split(rows: Iterable[_FeedValues]) -> Iterator[list[_FeedValues]]:
+    """Yield conversions in blocks that fit into the address of a request, where a statement's values are."""
+    block, letters = list[_FeedValues](), 0
+    for row in rows:
+        letters += len(row[-1])
+        if block and letters > LETTERS:
+            yield block
+            block, letters = [], len(row[-1])
+        block.append(row)
+    if block:
+        yield block
 
 
 def _describe(one: ConvertedMessage, known: AccountGoals) -> str:
