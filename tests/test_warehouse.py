@@ -190,6 +190,24 @@ async def test_what_a_file_says(own_ledger: Ledger, facts: Facts, tmp_path: Path
     assert (row["name"], row["props"], row["at"].utcoffset()) == ("Charged", '{"Campaign id":7}', timedelta(0))
 
 
+async def test_a_clock_that_is_set_back_leaves_nothing_out(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """Whoever waits for the end of a window notices it at once, and goes on from then."""
+    export = Export(own_ledger, facts, tmp_path / "files", 0)
+    await export.begin()
+    slow = Exporter(own_ledger, facts, Settings(export_folder=export.settings.export_folder), lambda: export.now)
+    await export.events(next(CHUNKS), 1, "Charged")
+    await slow.look()
+    behind = int((export.now + 86_400) * MICRO)
+    own_ledger.write_now(lambda one: one.execute(position.table.update().values(done_until=behind)))
+    await export.events(next(CHUNKS), 1, "Charged")
+    await slow.look()
+    [one] = own_ledger.read_now(position.list_exports)
+    assert one.done_until is not None
+    assert one.done_until < export.now * MICRO
+    await export.finish()
+    assert read_files(tmp_path / "files", export.account) == export.stored
+
+
 async def test_events_of_any_name_and_campaign_are_written(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
     """A caller's event is none of a machine, whatever it ends with; and no number is too large for a column."""
     export = Export(own_ledger, facts, tmp_path / "files", 0)
