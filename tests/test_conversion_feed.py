@@ -126,3 +126,12 @@ async def test_what_a_conversion_says(shop: Shop) -> None:
     assert event["timestamp"] == datetime.fromtimestamp(AT + 10, UTC).isoformat().replace("+00:00", "Z")
     own = {"Variant": "default", "Channel": "push", "Platform": "ios", "Tag group": ""}
     assert event["data"] == {"Campaign id": campaign, **own, "Event": "Charged", "Revenue": 12.5}
+
+
+async def test_accounts_do_not_wait_for_one_that_fails(shop: Shop) -> None:
+    """Here one that the ledger does not know, which comes first."""
+    await listen_to(shop.facts, [], ["", shop.account.id])
+    await shop.send(next(iter(shop.campaigns)), 8_100, [4], AT)
+    await shop.do("Bought", 4, AT + 10, 80)
+    await shop.finder.look()
+    assert len(await shop.told()) == 1
