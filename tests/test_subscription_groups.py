@@ -164,6 +164,9 @@ async def test_groups_are_bounded(post: Post) -> None:
     found = await upload(post.ledger, post.facts, post.account, {"d": [record]}, post.now)
     assert [one["code"] for one in found.unprocessed] == [524]
     assert await reached(post, "g0", users=1) == []
+    await post.feedback.unsubscribe(post.mail(1, campaign=ask(post, "one more"))[0], post.now)
+    assert await reached(post, "one more", users=1) == [], "a link is obeyed all the same"
+    assert await reached(post, "g0", users=1) == []
 
 
 def test_a_campaign_to_a_group(server: Server, caller: Caller, sandbox: Sandbox) -> None:

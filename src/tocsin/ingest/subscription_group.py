@@ -12,7 +12,7 @@ from sqlalchemy import Connection, delete, or_, select, update
 from tocsin.channels import CHANNELS
 from tocsin.ingest.profile import apply_changes, read_address
 from tocsin.ingest.profile_copy import copy_profiles
-from tocsin.ingest.record import LEFT
+from tocsin.ingest.record import LEFT, Rejected
 from tocsin.ingest.subscription import AddressChange, spell_addresses
 from tocsin.store import schema
 from tocsin.store.facts import Row
@@ -27,8 +27,9 @@ EMAIL = CHANNELS["email"]
 def leave_groups(
     connection: Connection, account_id: str, user: int, groups: Sequence[str], now: float
 ) -> tuple[Sequence[Row], str]:
-    """Let a user's mailbox leave these groups, and the profile, as an upload of `category-unsubscribe` would. Return
-    the user's row for the facts store's `profile`, and the mailbox, "" when there is none."""
+    """Let a user's mailbox leave these groups, and the profile, as an upload of `category-unsubscribe` would, unless it
+    has no room for more of them. Return the user's row for the facts store's `profile`, and the mailbox, "" when there
+    is none."""
     people = schema.user
     lock_account(connection, account_id)
     mine = (people.c.account_id == account_id, people.c.id == user)
@@ -36,7 +37,10 @@ def leave_groups(
     if found is None:
         return [], ""
     profile = msgspec.json.decode(found)
-    text = msgspec.json.encode(apply_changes(profile, {LEFT: {"$add": list(groups)}})).decode()
+    try:
+        text = msgspec.json.encode(apply_changes(profile, {LEFT: {"$add": list(groups)}})).decode()
+    except Rejected:
+        text = found
     if text != found:
         changed = {"profile": text, "version": people.c.version + 1, "updated_at": now}
         connection.execute(update(people).where(*mine).values(**changed))
