@@ -126,6 +126,16 @@ async def test_two_devices_of_one_person(each_world: SdkWorld) -> None:
     assert (known["Plan"], known["Colour"], known["Make"]) == ("gold", "red", "Apple")
 
 
+@pytest.mark.parametrize("before", [[], ["Sale"]], ids=["none", "some"])
+async def test_groups_that_were_left_before_a_log_in(world: SdkWorld, before: list[str]) -> None:
+    """Whoever it turns out to be has left them too, beside those that they had left."""
+    left = "category-unsubscribe"
+    await world.send(meta(ONE), profile(START, Identity="u1", Email="a@example.com", **{left: {"email": before}}))
+    await world.send(meta(TWO), profile(START + 1, **{left: {"email": ["News"]}}))
+    await world.send(meta(TWO), profile(START + 2, Identity="u1"))
+    assert (await world.profile("u1"))[left] == {"email": [*before, "News"]}
+
+
 @pytest.mark.parametrize("late", [False, True])
 async def test_a_token_is_replaced(world: SdkWorld, late: bool) -> None:
     """An app has one token on a device: the newer one, however they come."""

@@ -189,9 +189,14 @@ NIGHTLY = {str(day): [{"from": "21:30", "to": "07:00"}] for day in range(1, 8)}
             ]
         },
         {**PLAIN, "target_mode": "email", "content": {"subject": "s", "body": "<p>b</p>", "sender_name": "Shop"}},
+        {
+            **PLAIN,
+            **{"target_mode": "email", "content": {"subject": "s", "body": "<p>b</p>"}},
+            **{"subscription_groups": ["News", "Offers"], "track_opens": False, "track_clicks": False},
+        },
         {**PLAIN, "target_mode": "sms", "content": {"body": "b"}, "send_to_every_profile": True},
     ],
-    ids=["full", "nights", "cap", "variants", "mail", "sms"],
+    ids=["full", "nights", "cap", "variants", "mail", "groups", "sms"],
 )
 def test_a_copy_is_the_same_campaign(body: dict[str, Any]) -> None:
     """Everything but the name and the time, also what the form has no field for."""

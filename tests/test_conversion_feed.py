@@ -146,3 +146,12 @@ async def test_many_convert_over_the_wire(own_ledger: Ledger, tmp_path: Path) ->
         told = await shop.told()
     server.kill()
     assert sorted(one.place.id & 0xFFFF for one in told) == [*range(1000)]
+
+
+async def test_accounts_do_not_wait_for_one_that_fails(shop: Shop) -> None:
+    """Here one that the ledger does not know, which comes first."""
+    await listen_to(shop.facts, [], ["", shop.account.id])
+    await shop.send(next(iter(shop.campaigns)), 8_100, [4], AT)
+    await shop.do("Bought", 4, AT + 10, 80)
+    await shop.finder.look()
+    assert len(await shop.told()) == 1

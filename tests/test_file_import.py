@@ -465,7 +465,8 @@ SPELLED = st.one_of(
     st.from_regex(r"-?[0-9]{1,16}(\.[0-9]{1,6})?", fullmatch=True),
     st.floats(allow_nan=False).map(str),
     st.text("aZ '\"\\é.0", max_size=5),
-    st.sampled_from(["true", "True", "-0", "0", "1e5", "$D_5", "007", "12:30", "x" * 512, "x" * 513, "x" * 2049]),
+    st.sampled_from(["true", "True", "true ", "false  ", "-0", "0", "1e5", "$D_5", "007", "12:30", "5 ", "x" * 512]),
+    st.sampled_from(["x" * 513, "x" * 2049]),
 )
 
 
@@ -487,6 +488,21 @@ def test_texts_are_encoded_at_once_as_one_by_one(key: str, texts: list[str | Non
                 raw, props = cell
                 assert (found.raw[place].as_py() or "") == raw
                 assert look_up(found, place) == json.loads(f"{{{props}}}")
+
+
+@pytest.mark.parametrize("kind", ["evtName", "identity"])
+def test_names_are_checked_at_once_as_one_by_one(kind: str) -> None:
+    """A column of texts alone, which Arrow looks at, has the limits that a record has."""
+    names = [letter * count for letter in "xé" for count in (1, 240, 241, 480, 481, 512, 513, 1024, 1025)]
+    column = Column(Texts(pa.array(names)), pa.array(range(len(names)), pa.int32()))
+    columns = {"evtName": fill("e", len(names)), "identity": fill("u", len(names)), kind: column}
+    rows, at = range(len(names)), fill_times(len(names))
+    events = EventColumns(rows, {"identity": columns["identity"]}, at, columns["evtName"], {}, lambda cell: cell)
+    encoder = Encoder(NOW)
+    records = [{"type": "event", "identity": "u", "evtName": "e", kind: name} for name in names]
+    refused = [place for place, record in enumerate(records) if encoder.explain(record) is not None]
+    assert encoder.encode(events)[1] == refused
+    assert refused
 
 
 def to_numbers(texts: list[str | None]) -> Column:

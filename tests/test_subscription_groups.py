@@ -131,6 +131,20 @@ async def test_groups_outlive_who_left_them(post: Post) -> None:
     assert post.ledger.read_now(lambda c: load_people(c, post.account.id, [2]))[2].groups_left == {}
 
 
+async def test_a_no_to_all_outlives_one_to_a_group(post: Post) -> None:
+    """Two had one mailbox; what the first who was deleted said of it holds when the other, who left a group, is too."""
+    for name in ("a", "b"):
+        await say(post, name, email=BOX)
+    links = post.mail(1, 2, campaign=ask(post, "News"))
+    await post.feedback.unsubscribe(links[0], post.now, everything=True)
+    await post.ledger.write(lambda c: remove_people(c, post.account.id, [("identity", "a")], post.now))
+    await post.feedback.unsubscribe(links[1], post.now)
+    await post.ledger.write(lambda c: remove_people(c, post.account.id, [("identity", "b")], post.now))
+    await say(post, "anew", email=BOX)
+    assert await post.reach(3) == 2
+    assert "email" not in post.ledger.read_now(lambda c: load_people(c, post.account.id, [3]))[3].addresses
+
+
 @pytest.mark.parametrize("name", [LEFT, BACK])
 @pytest.mark.parametrize(
     "value",
@@ -149,6 +163,9 @@ async def test_groups_are_bounded(post: Post) -> None:
     record = {"type": "profile", "identity": "a", "profileData": {LEFT: {"email": ["one more"]}}}
     found = await upload(post.ledger, post.facts, post.account, {"d": [record]}, post.now)
     assert [one["code"] for one in found.unprocessed] == [524]
+    assert await reached(post, "g0", users=1) == []
+    await post.feedback.unsubscribe(post.mail(1, campaign=ask(post, "one more"))[0], post.now)
+    assert await reached(post, "one more", users=1) == [], "a link is obeyed all the same"
     assert await reached(post, "g0", users=1) == []
 
 

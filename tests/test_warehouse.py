@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import secrets
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 from conftest import ROOMY, THOROUGH, Sandbox, Server, people, wait_for
+from sqlalchemy import Connection
 from support.database_clock import follow_clock
 
 from tocsin.account import Account, create_account
@@ -23,11 +26,13 @@ from tocsin.ingest import event_row
 from tocsin.settings import Settings
 from tocsin.stats.warehouse import position
 from tocsin.stats.warehouse.exporter import TROUBLE_SECONDS, Exporter
-from tocsin.stats.warehouse.files import DATASETS, HOUR, ExportWindow, find_end
+from tocsin.stats.warehouse.files import DATASETS, HOUR, ExportWindow, find_end, write_files
 from tocsin.stats.warehouse.position import LEASE_SECONDS
 from tocsin.stats.webhooks.feed import MICRO, listen_to
+from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.rows import insert_rows
 
 pytest_plugins = ("engines",)
 
@@ -183,6 +188,73 @@ async def test_what_a_file_says(own_ledger: Ledger, facts: Facts, tmp_path: Path
     [path] = (tmp_path / "files").glob("*/events/*/*.parquet")
     [row] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
     assert (row["name"], row["props"], row["at"].utcoffset()) == ("Charged", '{"Campaign id":7}', timedelta(0))
+
+
+async def test_a_clock_that_is_set_back_leaves_nothing_out(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """Whoever waits for the end of a window notices it at once, and goes on from then."""
+    export = Export(own_ledger, facts, tmp_path / "files", 0)
+    await export.begin()
+    slow = Exporter(own_ledger, facts, Settings(export_folder=export.settings.export_folder), lambda: export.now)
+    await export.events(next(CHUNKS), 1, "Charged")
+    await slow.look()
+    behind = int((export.now + 86_400) * MICRO)
+    own_ledger.write_now(lambda one: one.execute(position.table.update().values(done_until=behind)))
+    await export.events(next(CHUNKS), 1, "Charged")
+    await slow.look()
+    [one] = own_ledger.read_now(position.list_exports)
+    assert one.done_until is not None
+    assert one.done_until < export.now * MICRO
+    await export.finish()
+    assert read_files(tmp_path / "files", export.account) == export.stored
+
+
+async def test_events_of_any_name_and_campaign_are_written(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """A caller's event is none of a machine, whatever it ends with; and no number is too large for a column."""
+    export = Export(own_ledger, facts, tmp_path / "files", 0)
+    await export.begin()
+    await export.events(next(CHUNKS), 1, "Washed by Machine")
+    props = {"Campaign id": 2**40}
+    row = event_row(export.account, "Notification Viewed by Machine", 1, export.now, 65536, props)
+    await facts.insert("event", [row])
+    export.stored["reports", "1-0", 1] = 1
+    await export.finish()
+    assert read_files(tmp_path / "files", export.account) == export.stored
+
+
+class OvertakenLedger:
+    """A ledger whose process was stopped while it wrote a window: another one writes the same meanwhile."""
+
+    def __init__(self, ledger: Ledger, meanwhile: Callable[[], object]):
+        self._ledger, self._meanwhile = ledger, [meanwhile]
+
+    def read_now(self, work: Callable[[Connection], Any]) -> Any:
+        if self._meanwhile:
+            self._meanwhile.pop()()
+        return self._ledger.read_now(work)
+
+
+async def test_two_processes_write_a_window(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
+    """A process that goes on after its lease is over spoils no file of who has it now, though what it writes has become
+    shorter."""
+    export = Export(own_ledger, facts, tmp_path / "files", 0)
+    await export.begin()
+    await export.outcomes(next(CHUNKS), 40)
+    given = (facts, tmp_path / "files", export.account.id, ExportWindow(0, int(export.now + 3600) * MICRO))
+    names = [
+        {"account_id": export.account.id, "kind": "identity", "value": secrets.token_hex(8), "user_id": user}
+        for user in range(1, 41)
+    ]
+    own_ledger.write_now(lambda one: insert_rows(one, schema.identity, names))
+
+    def overtake() -> None:
+        write_files(own_ledger, *given)
+        own_ledger.write_now(lambda one: one.execute(schema.identity.delete()))
+
+    stopped = OvertakenLedger(own_ledger, overtake)
+    with contextlib.suppress(FileNotFoundError):
+        write_files(stopped, *given)  # type: ignore[arg-type]
+    assert read_files(tmp_path / "files", export.account) == export.stored
+    assert not list((tmp_path / "files").rglob("*.unfinished"))
 
 
 @pytest.mark.parametrize(

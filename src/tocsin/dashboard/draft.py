@@ -219,9 +219,10 @@ def _list_more(spec: Spec) -> dict[str, Any]:
         ]
     elif not spec.variants and spec.content.platforms and not read_blocks(spec.content):
         more["content"] = {"platform_specific": spec.content.platforms}
-    for name, usual in (("send_to_all_devices", False), ("send_to_every_profile", False)):
-        if getattr(spec, name) != usual:
-            more[name] = not usual
+    usual = {"send_to_all_devices": False, "send_to_every_profile": False, "track_opens": True, "track_clicks": True}
+    more |= {name: not value for name, value in usual.items() if getattr(spec, name) != value}
+    if spec.subscription_groups:
+        more["subscription_groups"] = spec.subscription_groups
     if spec.on_crash != "report":
         more["on_crash"] = spec.on_crash
     if not spec.system_control_group:

@@ -17,7 +17,8 @@ from tocsin.ingest.record import CHOICES, Rejected, read_email, read_record
 from tocsin.store.props import EXACT, encode_props, encode_raw, escape_key
 
 PLAIN = re.compile(r"[A-Za-z][ !#-\[\]-~]{0,511}")  # a text that is checked, and that JSON and facts hold as it is
-PLAIN_NAME = r"\A[!-~][ -~]{0,511}\z"  # in RE2; an identity or name that is checked and kept as it is
+# In RE2; an identity or a name, of 480 letters at most as an event's is, that is checked and kept as it is.
+PLAIN_NAME = r"\A[!-~][ -~]{0,479}\z"
 ADDRESSES = ("Email", "Phone")
 CHECKED = frozenset((*ADDRESSES, "Age", *CHOICES))  # of a profile: their values are not any
 WRONG = ("", None)  # in place of what a cell adds to (`raw`, `props`)

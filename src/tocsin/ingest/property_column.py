@@ -15,6 +15,7 @@ from tocsin.store.props import SEPARATOR, escape_key
 # that JSON and Python write as it is, up to fifteen digits.
 PLAIN = r"\A[A-Za-z][ !#-\[\]-~]*\z"
 NUMERAL = r"\A(0|-?([1-9][0-9]*(\.[0-9]*[1-9])?|0\.0{0,2}[1-9]([0-9]*[1-9])?))\z"
+BOOLEAN = r"\A(true|false) *\z"  # what `read_cell` takes for one: JSON may have spaces at its end
 SHORT = 512
 DIGITS = 15  # of a numeral, with its sign and point
 
@@ -75,7 +76,7 @@ def _encode_plain(cells: Texts | NumberCells, name: str, *, spelled: bool) -> tu
     if isinstance(cells, Texts):
         plain = pc.and_(match(array, PLAIN), pc.less_equal(length, SHORT))
     if spelled:
-        plain = pc.and_not(plain, pc.is_in(array, pa.array(["true", "false"])))
+        plain = pc.and_not(plain, match(array, BOOLEAN))
     if spelled or isinstance(cells, NumberCells):
         numeral = pc.and_(match(array, NUMERAL), pc.less_equal(length, DIGITS))
     if pa.types.is_floating(cells.array.type):

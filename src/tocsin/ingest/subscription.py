@@ -175,9 +175,10 @@ def hide_addresses(connection: Connection, account_id: str, addresses: Iterable[
             twice = (grouped.c.account_id == account_id, grouped.c.address == digest, grouped.c.name.in_(names))
             connection.execute(delete(grouped).where(*twice))
             connection.execute(update(grouped).where(*groups).values(address=digest, user_id=None))
-        same = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == digest)
-        connection.execute(delete(table).where(*same))  # they left twice, and were deleted twice
-        connection.execute(update(table).where(*mine).values(address=digest, user_id=None))
+        if since is not None:
+            same = (table.c.account_id == account_id, table.c.kind == kind, table.c.address == digest)
+            connection.execute(delete(table).where(*same))  # they left twice, and were deleted twice
+            connection.execute(update(table).where(*mine).values(address=digest, user_id=None))
 
 
 def spell_addresses(connection: Connection, account_id: str, addresses: Iterable[str]) -> dict[str, str]:

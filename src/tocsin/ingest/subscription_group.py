@@ -27,8 +27,9 @@ EMAIL = CHANNELS["email"]
 def leave_groups(
     connection: Connection, account_id: str, user: int, groups: Sequence[str], now: float
 ) -> tuple[Sequence[Row], str]:
-    """Let a user's mailbox leave these groups, and the profile, as an upload of `category-unsubscribe` would. Return
-    the user's row for the facts store's `profile`, and the mailbox, "" when there is none."""
+    """Let a user's mailbox leave these groups, and the profile, as an upload of `category-unsubscribe` would, unless it
+    has no room for more of them. Return the user's row for the facts store's `profile`, and the mailbox, "" when there
+    is none."""
     people = schema.user
     lock_account(connection, account_id)
     mine = (people.c.account_id == account_id, people.c.id == user)

@@ -16,8 +16,9 @@ from tocsin.account import Account
 from tocsin.ingest import event_row
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.people import People
+from tocsin.ingest.profile import list_groups_left
 from tocsin.ingest.profile_copy import bump_versions, copy_profiles
-from tocsin.ingest.record import RESERVED, EventRecord, ProfileRecord, Rejected, TokenRecord
+from tocsin.ingest.record import LEFT, RESERVED, EventRecord, ProfileRecord, Rejected, TokenRecord
 from tocsin.ingest.sdk.judge import NAMING, JudgedReport
 from tocsin.ingest.sdk.tokens import TokenChange, apply_token_changes
 from tocsin.ingest.sdk.told import Told, encode_told, read_told
@@ -265,6 +266,8 @@ def _device_of(one: JudgedReport) -> str:
 
 def _add_up(key: str, value: Any, known: Mapping[str, Any]) -> dict[str, Any]:
     """Return the change that gives a person what a device counted or collected before it was known to be theirs."""
+    if key == LEFT:
+        return {key: {"$add": list_groups_left({key: value})}}
     if key not in known:
         return {key: value}
     if isinstance(value, list):

@@ -65,7 +65,8 @@ class Exporter:
         for one in found:
             if one.account_id not in fed or self._troubled.get(one.account_id, 0.0) > self._clock():
                 continue
-            if self._rests.get(one.account_id, 0) > horizon:
+            # Who is beyond the horizon is looked at in any case: the store's clock was set back.
+            if self._rests.get(one.account_id, 0) > horizon >= (one.done_until or 0):
                 continue
             try:
                 wrote |= await self._write_next(one.account_id, horizon)
@@ -102,6 +103,7 @@ class Exporter:
         ((now,),) = await self._facts.query("SELECT toUnixTimestamp64Micro(now64(6))", {})
         if int(now) < done:  # the store's clock was set back, for `done` was past: rather twice than never
             done = max(0, horizon - int(REWIND_SECONDS * MICRO))
+            await self._save(one.account_id, done_until=done)  # the window may be over much later
         found = await find_window(self._facts, one.account_id, done, horizon, self._settings.export_seconds)
         if isinstance(found, ExportWindow):
             return found

@@ -7,6 +7,7 @@ again after a crash leaves the same files. A record that was stored again has it
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from tocsin.store.ledger import Ledger
 
 MOST_ROWS = 1_000_000  # of a window: one that has more is cut
 HOUR = 3600 * MICRO
-UNFINISHED = ".unfinished"
+UNFINISHED = ".unfinished"  # with a name that no other process has: one that was stopped while it wrote may go on
 NAMES = ("identity", "objectId")  # of a person, as columns
 PERSON = {"user": "uint32", "identity": "string", "object_id": "string"}
 
@@ -57,13 +58,13 @@ def _text(name: str) -> str:
 
 _OF_MESSAGE = (
     ("message", _MESSAGE, "string"),
-    ("campaign", "JSONExtractUInt(detail, 'Campaign id')", "uint32"),
+    ("campaign", "accurateCastOrDefault(JSONExtractUInt(detail, 'Campaign id'), 'UInt32')", "uint32"),
     ("variant", _text("Variant"), "string"),
     ("channel", _text("Channel"), "string"),
     ("platform", _text("Platform"), "string"),
     ("tag_group", _text("Tag group"), "string"),
 )
-_MACHINE = "endsWith(type, ' by Machine')"
+_MACHINE = "type IN ('event.Notification Viewed by Machine', 'event.Notification Clicked by Machine')"
 _EVENT_NAME = """transform(toString(type), ['consent.unsubscribed', 'consent.resubscribed', 'consent.bounced'],
     ['Channel Unsubscribed', 'Channel Resubscribed', 'Mail Bounced'], substring(type, length('event.') + 1))"""
 DATASETS = (
@@ -129,7 +130,7 @@ def _write_file(
     import pyarrow.parquet
 
     place = folder / account_id / dataset.name / f"day={window.day}"
-    unfinished, schema, count = place / f".{window.name}{UNFINISHED}", _make_schema(dataset), 0
+    unfinished, schema, count = place / f".{window.name}.{secrets.token_hex(8)}{UNFINISHED}", _make_schema(dataset), 0
     writer = None
     try:
         for rows in _read_rows(facts, account_id, window, dataset):
@@ -145,6 +146,8 @@ def _write_file(
         _put_in_place(unfinished, place / window.name)
     else:
         (place / window.name).unlink(missing_ok=True)  # of before a crash, about people who were deleted since
+    for left in place.glob(f".{window.name}.*{UNFINISHED}"):  # by a crash
+        left.unlink(missing_ok=True)
     return count
 
 

@@ -71,6 +71,7 @@ class ConversionFinder:
 
     def __init__(self, ledger: Ledger, facts: Facts):
         self._ledger, self._facts = ledger, facts
+        self._troubled: dict[str, float] = {}  # by account, when it is looked at again, by the loop's clock
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look for new ones until `stop` is set; a failure is logged, and the look is repeated."""
@@ -85,17 +86,27 @@ class ConversionFinder:
                 await asyncio.wait_for(stop.wait(), pause)
 
     async def look(self) -> None:
-        """Put every conversion into the feed that is new since the last look."""
+        """Put every conversion into the feed that is new since the last look. An account whose events cannot be looked
+        at is tried again later; the others do not wait for it."""
         fed = await find_fed(self._facts)
         if not fed:
             return
-        horizon = await find_horizon(self._facts)
+        horizon, now = await find_horizon(self._facts), asyncio.get_running_loop().time()
         for account_id in sorted(fed):
-            known = await self._ledger.read(functools.partial(_find_goals, account_id=account_id))
-            if known.looked_until is not None:
-                await self._look_at(known, known.looked_until, horizon)
-            place = functools.partial(_note_place, account_id=account_id, looked_until=horizon)
-            await self._ledger.write(place, durable=False)
+            if self._troubled.get(account_id, now) > now:
+                continue
+            try:
+                await self._look_for(account_id, horizon)
+            except Exception:
+                log.exception("conversions interrupted", account=account_id)
+                self._troubled[account_id] = asyncio.get_running_loop().time() + TROUBLE_SECONDS
+
+    async def _look_for(self, account_id: str, horizon: int) -> None:
+        known = await self._ledger.read(functools.partial(_find_goals, account_id=account_id))
+        if known.looked_until is not None:
+            await self._look_at(known, known.looked_until, horizon)
+        place = functools.partial(_note_place, account_id=account_id, looked_until=horizon)
+        await self._ledger.write(place, durable=False)
 
     async def _look_at(self, known: AccountGoals, after: int, horizon: int) -> None:
         goals = [*known.of_campaigns.values(), *((known.of_sends,) if known.of_sends else ())]
