@@ -453,7 +453,7 @@ def test_a_slow_body_has_no_rate_of_its_own(server: Server) -> None:
             for name, value in {**slow.headers, "Content-Type": "application/json", "Content-Length": len(raw)}.items():
                 one.putheader(name, str(value))
             one.endheaders(raw[:-1])
-        answers = []
+        answers: list[int] = []
         while time.monotonic() - began < 0.6 or answers[-1] == 200:
             answers.append(slow.post(PUSH, SEND)[0])
         for one in kept:
