@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, func, insert, select, text, update
 from sqlalchemy.engine import make_url
+from support.empty_ledger import drop_tables
 from support.stage import BODY, NOW, Stage, Vendor, report_view
 
 from tocsin.account import Account, create_account
@@ -297,10 +298,7 @@ def test_labels_and_goals_of_before(ledger_url: str) -> None:
     location = make_url(ledger_url)
     postgresql = location.get_backend_name() == "postgresql"
     engine = create_engine(location.set(drivername="postgresql+psycopg") if postgresql else location)
-    if postgresql:  # its databases are copies of a migrated one
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
+    drop_tables(ledger_url)
     migrate(ledger_url, "0011")
     specs: list[dict[str, Any]] = [{"labels": ["a", "ß" * 100, "ß" * 90]}, {"labels": []}, {"labels": ["b", "a"]}]
     specs[1]["conversion_goal"] = {"event_name": "Charged", "seconds": 60}

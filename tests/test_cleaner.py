@@ -17,6 +17,7 @@ from sqlalchemy import Connection, create_engine, func, select, text, update
 from sqlalchemy.engine import make_url
 from support.bounces import IDS, SECRET, Post
 from support.chunks import lease, must_lease, release, settle
+from support.empty_ledger import drop_tables
 from support.stage import CONTENT, NOW, Stage, Vendor, report_view
 
 from tocsin import queue
@@ -382,10 +383,7 @@ def test_history_is_added_up_once(ledger_url: str) -> None:
     location = make_url(ledger_url)
     postgresql = location.get_backend_name() == "postgresql"
     engine = create_engine(location.set(drivername="postgresql+psycopg") if postgresql else location)
-    if postgresql:  # its databases are copies of a migrated one
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
+    drop_tables(ledger_url)
     migrate(ledger_url, "0008")
     columns = "account_id, run_id, campaign_id, channel, tag_group, priority, open, not_before, expires_at, variant"
     insert = text(

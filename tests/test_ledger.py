@@ -15,6 +15,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, func, insert, s
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import IntegrityError
 from support.chunks import LEASE, NOW, lease, load, must_lease, release, settle, take_over
+from support.empty_ledger import drop_tables
 
 from tocsin import queue
 from tocsin.account import Account, add_passcode, create_account, find_account, list_accounts, revoke_passcode
@@ -140,10 +141,7 @@ def test_renamed_tables_keep_their_rows(ledger_url: str) -> None:
     location = make_url(ledger_url)
     postgresql = location.get_backend_name() == "postgresql"
     engine = create_engine(location.set(drivername="postgresql+psycopg") if postgresql else location)
-    if postgresql:  # its databases are copies of a migrated one
-        with engine.begin() as connection:
-            connection.execute(text("DROP SCHEMA public CASCADE"))
-            connection.execute(text("CREATE SCHEMA public"))
+    drop_tables(ledger_url)
     migrate(ledger_url, "0007")
     with engine.begin() as connection:
         connection.execute(text("INSERT INTO pace VALUES ('a', 'push', 180000000, 7)"))

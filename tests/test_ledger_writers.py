@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 from conftest import wait_for
-from sqlalchemy import Connection, create_engine, func, insert, select, text, update
-from sqlalchemy.engine import make_url
+from sqlalchemy import Connection, func, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 from support.blocked import wait_until_blocked
+from support.empty_ledger import drop_tables
 
 from tocsin.account import create_account
 from tocsin.campaign.send_queue import QueuedSend, SendQueue
@@ -230,11 +230,7 @@ def test_nothing_is_queued_behind_the_closing_mark(ledger_url: str, threads: Thr
 @on_postgresql
 def test_two_processes_migrate_at_once(ledger_url: str, threads: ThreadPoolExecutor) -> None:
     """Two servers that start on a new database: one makes the tables, the other waits and finds them."""
-    engine = create_engine(make_url(ledger_url).set(drivername="postgresql+psycopg"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
+    drop_tables(ledger_url)
     meet = threading.Barrier(2)
 
     def start() -> Ledger:
