@@ -268,6 +268,18 @@ async def test_where_it_may_be(provider: IdentityProvider) -> None:
         await client(provider, issuer=f"{provider.issuer}/").make_address("s", "n", "v", 1.0)
 
 
+@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+async def test_nothing_goes_in_the_clear(
+    provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whoever reads along would have the client's secret, and whoever answers in its place would be anybody."""
+    described = provider.describe()
+    described["/.well-known/openid-configuration"][name] = "http://id.example.com/there"
+    monkeypatch.setattr(provider, "describe", lambda: described)
+    with pytest.raises(Problem, match="is not at an https address"):
+        await client(provider).make_address("s", "n", "v", 1.0)
+
+
 async def test_a_provider_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Who wants to log in meanwhile is told with the first of them, instead of standing in a line that only grows."""
     monkeypatch.setattr("tocsin.api.identity_provider.TIMEOUT_SECONDS", 0.5)
