@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import html
 import socket
+import threading
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import jwt
 import pytest
-from conftest import ROOMY, Server, free_ports
+from conftest import ROOMY, Server, free_ports, wait_for
 from support.browser import PASSWORD, Browser
 from support.identity_provider import CLIENT, SECRET, Claims, IdentityProvider, Key
 
@@ -24,6 +27,7 @@ from tocsin.api.identity_provider import AGAIN_SECONDS, AWAY_SECONDS
 from tocsin.api.identity_provider import IdentityProvider as Client
 from tocsin.authenticator.members import add_member, list_members
 from tocsin.authenticator.tickets import make_ticket
+from tocsin.dashboard.single_sign_on import AT_ONCE
 from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import Settings, read_settings
 from tocsin.store.ledger import open_ledger
@@ -223,6 +227,34 @@ def test_only_what_was_begun_here_once(provider: IdentityProvider, visit: Visit)
     assert "answers 400 invalid_grant" in visit.come_back(spent)[1]
 
 
+def test_one_address_asks_for_few_tokens_at_once(
+    provider: IdentityProvider, visit: Visit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes up codes does so against our place at the provider: who is too early is told to come again."""
+    many, go, redeem = 2 * AT_ONCE, threading.Event(), provider.redeem
+    provider.asked.clear()
+
+    def hold(form: dict[str, str], authorization: str) -> tuple[int, dict[str, Any]]:
+        assert go.wait(60)
+        return redeem(form, authorization)
+
+    monkeypatch.setattr(provider, "redeem", hold)
+    visits = [Visit(visit.browser.port) for _ in range(many)]
+    backs = [one.begin().replace("code=", "code=x") for one in visits]
+    with ThreadPoolExecutor(many) as threads:
+        answers = [
+            threads.submit(one.browser.look, f"/dashboard/{back}") for one, back in zip(visits, backs, strict=True)
+        ]
+        asked = wait_for(
+            lambda: sum(one.done() for one in answers) + (found := provider.asked.count("/token")) == many and found
+        )
+        go.set()
+    assert asked == AT_ONCE
+    assert Counter(one.result()[0] for one in answers) == {502: AT_ONCE, 429: AT_ONCE}
+    monkeypatch.undo()
+    assert visit.come_back(visit.begin())[0] == 303
+
+
 def client(provider: IdentityProvider | None, networks: str = "127.0.0.0/8", issuer: str = "") -> Client:
     return Client(
         Settings(
@@ -266,6 +298,18 @@ async def test_where_it_may_be(provider: IdentityProvider) -> None:
     assert provider.asked == []
     with pytest.raises(Problem, match="another issuer"):
         await client(provider, issuer=f"{provider.issuer}/").make_address("s", "n", "v", 1.0)
+
+
+@pytest.mark.parametrize("name", ["authorization_endpoint", "token_endpoint", "jwks_uri"])
+async def test_nothing_goes_in_the_clear(
+    provider: IdentityProvider, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Whoever reads along would have the client's secret, and whoever answers in its place would be anybody."""
+    described = provider.describe()
+    described["/.well-known/openid-configuration"][name] = "http://id.example.com/there"
+    monkeypatch.setattr(provider, "describe", lambda: described)
+    with pytest.raises(Problem, match="is not at an https address"):
+        await client(provider).make_address("s", "n", "v", 1.0)
 
 
 async def test_a_provider_that_is_away_is_waited_for_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,8 @@ def test_one_request_is_one_tree(
     tmp_path: Path, start_server: Callable[..., Server], sandbox: Sandbox, receiver: Receiver
 ) -> None:
     """The request's span is below the caller's; waiting, claim and settlement below it, the message below its claim.
-    A request without a trace of its own is not traced with a share of 0, and no span names a person."""
+    A request without a trace of its own is not traced with a share of 0, nor is one of
+    a stranger, and no span names a person."""
     server = start_server(tmp_path, receiver.environment | {"OTEL_EXPORTER_OTLP_COMPRESSION": "none"})
     caller = server.account()
     server.use_sandbox(caller, sandbox)
@@ -79,6 +80,8 @@ def test_one_request_is_one_tree(
     traced = Caller(server.port, caller.headers | {"traceparent": f"00-{CALLER}-{PARENT}-01"})
     assert traced.post("/1/send/push.json", body)[0] == 200
     assert traced.post("/1/send/push.json", {"to": {}, "content": CONTENT})[0] == 400
+    stranger = Caller(server.port, traced.headers | {"X-CleverTap-Passcode": "guessed"})
+    assert stranger.post("/1/send/push.json", body)[0] == 401
     assert caller.post("/1/send/push.json", body | {"content": CONTENT | {"title": "Untraced"}})[0] == 200
     wait_for(lambda: sum(one["accepted"] for one in sandbox.counts().values()) == 2)
     assert server.stop() == 0

@@ -123,9 +123,10 @@ class IdentityProvider:
                     raise
                 if found.issuer != issuer:
                     raise _refuse("The identity provider says that it is another issuer.")
-                address = found.authorization_endpoint
-                if not address.startswith("https://") and not is_loopback(address):
-                    raise _refuse("The identity provider's log-in is not at an https address.")
+                for name in ("authorization_endpoint", "token_endpoint", "jwks_uri"):
+                    address = getattr(found, name)
+                    if not address.startswith("https://") and not is_loopback(address):
+                        raise _refuse(f"The identity provider's {name} is not at an https address.")
                 self._found = now, found
             return self._found[1]
 

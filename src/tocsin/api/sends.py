@@ -11,6 +11,7 @@ from functools import partial
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin.account import Account
 from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
@@ -30,15 +31,15 @@ BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status
 
 async def send(context: Context, request: Request, channel: str) -> Response:
     """Queue one request durably. Raises Problem 429 while too many wait, else as documented for `/1/send`."""
+    account = await context.authenticate(request)  # before a span is begun: strangers must not fill the collector
     if traces.active is None:
-        return await _send(context, request, channel, "")
+        return await _send(context, request, account, channel, "")
     with traces.active.request(f"/1/send/{channel}.json", request.headers.get("traceparent")) as parent:
-        return await _send(context, request, channel, parent)
+        return await _send(context, request, account, channel, parent)
 
 
-async def _send(context: Context, request: Request, channel: str, traceparent: str) -> Response:
+async def _send(context: Context, request: Request, account: Account, channel: str, traceparent: str) -> Response:
     path = f"/1/send/{channel}.json"
-    account = await context.authenticate(request)
     require_json_type(request)
     context.sends.take(account.id, request.scope[HELD])
     raw = await context.read_body(request, account.id)

@@ -16,10 +16,13 @@ from sqlalchemy import Connection, select
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
+from tocsin.api.places import Places
 from tocsin.authenticator.audit import note
 from tocsin.authenticator.members import add_member, find_password, read_email
 from tocsin.authenticator.password import hash_password
+from tocsin.authenticator.refused_logins import group_address
 from tocsin.authenticator.session import LONGEST_SECONDS, open_session
 from tocsin.dashboard.entrance import HOME, PLACE, set_cookie
 from tocsin.dashboard.page import redirect, render
@@ -32,10 +35,12 @@ from tocsin.store.signing_key import find_signing_keys
 COOKIE = "tocsin_oidc"
 PATH = "/dashboard/oidc"
 SECONDS = 600  # to log in at the provider
+AT_ONCE, ALL_AT_ONCE = 16, 256  # codes that the provider is asked about, of one address and of all
 BEGUN = 10_000  # log-ins whose states are remembered as used
 WHO = "identity provider"
 
 _used: dict[str, float] = {}
+_asked_about = Places(ALL_AT_ONCE, AT_ONCE)
 
 
 async def begin(context: Context, request: Request) -> Response:
@@ -72,6 +77,8 @@ async def finish(context: Context, request: Request) -> Response:
         raise Problem(ENGLISH.no_provider_log_in, code=404, status=404)
     now, address = context.clock(), address_of(request)
     context.authenticator.check_pace("", address, now)
+    # A refusal is counted when the provider has answered, and so many may be under way until then.
+    _asked_about.take(group_address(address), request.scope[HELD])
     try:
         begun = await _find_begun(context, request, now)
         code = _read_code(context, request)
