@@ -205,7 +205,7 @@ async def test_a_clock_that_is_set_back_leaves_nothing_out(own_ledger: Ledger, f
     assert one.done_until is not None
     assert one.done_until < export.now * MICRO
     await export.finish()
-    assert read_files(tmp_path / "files", export.account) == export.stored
+    assert set(read_files(tmp_path / "files", export.account)) == set(export.stored)  # rather twice than never
 
 
 async def test_events_of_any_name_and_campaign_are_written(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
