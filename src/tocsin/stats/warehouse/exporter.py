@@ -16,7 +16,7 @@ from tocsin import metrics
 from tocsin.providers.answer_table import clip
 from tocsin.settings import Settings
 from tocsin.stats.warehouse import position
-from tocsin.stats.warehouse.files import ExportWindow, find_window, write_files
+from tocsin.stats.warehouse.files import ExportWindow, find_window, forget_unfinished, write_files
 from tocsin.stats.warehouse.position import ExportPosition
 from tocsin.stats.webhooks.feed import MICRO, find_fed, find_horizon
 from tocsin.stats.webhooks.poster import REWIND_SECONDS
@@ -94,7 +94,9 @@ class Exporter:
         for name, count in counts.items():
             metrics.EXPORT_ROWS.labels(dataset=name).inc(count)
         done = {"done_until": window.end, "writing_until": None, "rows": one.rows + sum(counts.values())}
-        await self._save(account_id, **done, written_at=self._clock(), trouble="", lease_until=None)
+        # Whose lease was over meanwhile leaves alone what the next one writes.
+        if await self._save(account_id, **done, written_at=self._clock(), trouble="", lease_until=None):
+            await asyncio.to_thread(forget_unfinished, folder, account_id, window)
         return True
 
     async def _find_window(self, one: ExportPosition, done: int, horizon: int) -> ExportWindow | None:

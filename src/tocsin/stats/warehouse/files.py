@@ -124,6 +124,12 @@ def write_files(ledger: Ledger, facts: Facts, folder: Path, account_id: str, win
     return {one.name: _write_file(ledger, facts, folder, account_id, window, one) for one in DATASETS}
 
 
+def forget_unfinished(folder: Path, account_id: str, window: ExportWindow) -> None:
+    """Delete what is left of a window by processes that ended while they wrote it, once another one has written it."""
+    for path in (folder / account_id).glob(f"*/day={window.day}/.{window.name}.*{UNFINISHED}"):
+        path.unlink(missing_ok=True)
+
+
 def _write_file(
     ledger: Ledger, facts: Facts, folder: Path, account_id: str, window: ExportWindow, dataset: Dataset
 ) -> int:
@@ -146,8 +152,6 @@ def _write_file(
         _put_in_place(unfinished, place / window.name)
     else:
         (place / window.name).unlink(missing_ok=True)  # of before a crash, about people who were deleted since
-    for left in place.glob(f".{window.name}.*{UNFINISHED}"):  # by a crash
-        left.unlink(missing_ok=True)
     return count
 
 
