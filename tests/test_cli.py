@@ -237,16 +237,18 @@ def test_provider_set_reads_files(server: Server, caller: Caller, tmp_path: Path
     """Credentials come from files, nothing of them is printed, and nonsense is refused before it is stored."""
     password = tmp_path / "password"
     password.write_text("hunter2-of-the-relay\n", "utf-8")
+    key_of_server = {"TOCSIN_SECRET_KEY": server.environment["TOCSIN_SECRET_KEY"]}  # other accounts' are under it
     name = ("--account", caller.account_id, "--data", str(server.data))
     done = run(
         *("provider", "set", "smtp", *name, "--host", "127.0.0.1", "--port", "2525"),
         *("--sender", "news@example.com", "--username", "u", "--password", str(password)),
+        environment=key_of_server,
     )
     assert read_answer(done) == {"account_id": caller.account_id, "provider": "smtp"}
     assert "hunter2" not in done.stdout + done.stderr
     key = tmp_path / "key.json"
     key.write_text('{"not": "a service account"}', "utf-8")
-    refused = run("provider", "set", "fcm", *name, "--service-account", str(key))
+    refused = run("provider", "set", "fcm", *name, "--service-account", str(key), environment=key_of_server)
     assert refused.returncode == 1
     assert refused.stderr.startswith("tocsin: ")
 
