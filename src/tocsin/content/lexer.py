@@ -100,7 +100,9 @@ def lex(source: str) -> Iterator[Token]:
         words += _count_words(source, tag)
         if words > WORDS:
             raise _refuse(source, tag.start, f"more than {WORDS} words and signs inside tags")
-        yield from _cut_tag(source, tag)
+        # Whatever else the end of a comment says is part of the comment.
+        ends = was_comment and tag.name == "endcomment"
+        yield from _cut_tag(source, tag._replace(inner=(tag.end, tag.end)) if ends else tag)
     if not comments:
         yield from _cut_text(source, position, len(source), strips, before=False)
 
