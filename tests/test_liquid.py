@@ -49,8 +49,8 @@ sources = st.lists(
 @example("{% comment %}a{%endcomment{% raw %}b")
 def test_the_lexer_says_what_python_liquids_says(source: str) -> None:
     """The same tokens, in linear time. What python-liquid leaves to its parser to refuse may be refused at once, and it
-    takes a line's end at the end of the source for a text of its own. Of braces right before a tag it makes texts, where
-    they are an output that nobody closed."""
+    takes a line's end at the end of the source for a text of its own. Of braces right before a tag it makes texts,
+    where they are an output that nobody closed."""
     source = source.rstrip()
     ours = outcome(lambda: [(one.kind, one.value) for one in lex(source) if one.kind != "comment"])
     theirs = outcome(lambda: [(one.kind, one.value) for one in get_lexer()(source) if one.kind != "comment"])
