@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 import secrets
 import time
 from collections.abc import Iterator
@@ -287,3 +288,21 @@ def test_events_of_outcomes_are_as_uploaded_ones(facts: Facts, tag: str) -> None
 def test_layout_of_a_property(value: Any, laid: dict[str, Any]) -> None:
     """A number is a number; everything else its elements, folded, between separators, with their numbers beside."""
     assert msgspec.json.decode(encode_props({"k": value})) == laid
+
+
+async def test_one_person_is_found_without_reading_everybody(facts: Facts) -> None:
+    """What is asked of one user reads the few granules that may have them, also of a day with many others."""
+    account = secrets.token_hex(8)
+    facts.command_now(
+        f"INSERT INTO event SELECT '{account}', 'Viewed', toDate('2026-11-01') + intDiv(number, 50000), "
+        "sipHash64(number) % 1000000, now(), number, '{}', '{}' FROM numbers(200000)"
+    )
+    read = await facts.query(
+        "EXPLAIN indexes = 1 SELECT raw FROM event FINAL WHERE account = {account:String} AND user = 7",
+        {"account": account},
+    )
+    plan = "\n".join(str(line) for (line,) in read)
+    _, used, granules = plan.partition("by_user")
+    assert used, plan
+    chosen, of = map(int, re.findall(r"Granules: (\d+)/(\d+)", granules)[0])
+    assert chosen * 4 < of, plan

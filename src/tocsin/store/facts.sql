@@ -13,10 +13,14 @@ CREATE TABLE IF NOT EXISTS event
     at      DateTime('UTC'),
     id      UInt64,
     props   JSON,
-    raw     String CODEC(ZSTD(3))
+    raw     String CODEC(ZSTD(3)),
+    INDEX by_user user TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (account, name, day, user, at, id);
+
+-- Of a store from before there was one. What is there has it from its next merge on.
+ALTER TABLE event ADD INDEX IF NOT EXISTS by_user user TYPE bloom_filter(0.01) GRANULARITY 1;
 
 -- Who raised an event on a day, kept on every insert: one bitmap instead of the day's events. Or-ing a user twice is
 -- once, so a repeated insert changes nothing. A bitmap is large: with the default 8,192 rows a granule, one day would
