@@ -37,7 +37,7 @@ async def test_who_waits_is_not_looked_at() -> None:
     tracemalloc.start()
     try:
         await asyncio.wait_for(done.wait(), 10)
-        assert tracemalloc.get_traced_memory()[1] < 200_000
+        assert tracemalloc.get_traced_memory()[1] < 700_000  # a copy of them is 1.3 MB
     finally:
         tracemalloc.stop()
     for number in numbers:

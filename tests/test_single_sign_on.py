@@ -23,11 +23,10 @@ from support.browser import PASSWORD, Browser
 from support.identity_provider import CLIENT, SECRET, Claims, IdentityProvider, Key
 
 from tocsin.account import create_account
-from tocsin.api.identity_provider import AGAIN_SECONDS, AWAY_SECONDS
+from tocsin.api.identity_provider import AGAIN_SECONDS, AT_ONCE, AWAY_SECONDS
 from tocsin.api.identity_provider import IdentityProvider as Client
 from tocsin.authenticator.members import add_member, list_members
 from tocsin.authenticator.tickets import make_ticket
-from tocsin.dashboard.single_sign_on import AT_ONCE
 from tocsin.errors import Misconfigured, Problem
 from tocsin.settings import Settings, read_settings
 from tocsin.store.ledger import open_ledger

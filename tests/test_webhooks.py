@@ -26,11 +26,11 @@ from tocsin.authenticator.audit import list_deeds
 from tocsin.errors import Problem
 from tocsin.ingest import event_row
 from tocsin.providers.encryption import encrypt_again
-from tocsin.providers.public_address import is_allowed
+from tocsin.providers.public_address import is_allowed, read_networks
 from tocsin.providers.transport import Pool, Transport, VendorAnswer
 from tocsin.settings import Settings
 from tocsin.stats.webhooks import endpoint as endpoints
-from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url, read_networks
+from tocsin.stats.webhooks.endpoint import EVENT_TYPES, WebhookEndpoint, check_url
 from tocsin.stats.webhooks.feed import FeedWindow, Place, find_horizon, listen_to, read_page
 from tocsin.stats.webhooks.poster import WebhookPoster, describe_answer, move_on, open_pool, post_test
 from tocsin.store.facts import Facts, open_facts

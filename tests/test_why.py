@@ -13,6 +13,7 @@ from conftest import Caller, Server, token, wait_for
 from support.browser import join, unique
 
 from tocsin.account import create_account
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.send import StoredRequest
 from tocsin.cli import tocsin
 from tocsin.ingest import upload
@@ -163,7 +164,7 @@ async def test_a_request_that_waits(store: Ledger, facts: Facts) -> None:
     store.write_now(lambda connection: insert_requests(connection, [new]))
     users = store.read_now(lambda one: find_users(one, account.id, [("identity", "ann"), ("identity", "bea")]))
     said = {
-        name: await explain_send(store, facts, account, "receipts", user, 2.0, Settings())
+        name: await explain_send(store, facts, account, "receipts", user, 2.0, Settings(), CompilePool())
         for (_, name), user in users.items()
     }
     assert (said["ann"].queued, said["ann"].verdict) == (1, "named in a request that waits for its turn")
@@ -195,11 +196,13 @@ async def test_requests_that_wait_hold_up_nobody(store: Ledger, facts: Facts) ->
     [user] = store.read_now(lambda one: find_users(one, account.id, [("identity", "ann")])).values()
     tracemalloc.start()
     try:
-        said = await explain_send(store, facts, account, "large", user, 2.0, Settings())
+        said = await explain_send(store, facts, account, "large", user, 2.0, Settings(), CompilePool())
         assert (said.queued, tracemalloc.get_traced_memory()[1] < 24 * 1024 * 1024) == (48, True)
     finally:
         tracemalloc.stop()
-    assert (await explain_send(store, facts, account, "many", user, 2.0, Settings())).queued == NAMES // 1000
+    assert (
+        await explain_send(store, facts, account, "many", user, 2.0, Settings(), CompilePool())
+    ).queued == NAMES // 1000
 
 
 def test_a_time_line_by_pages(caller: Caller) -> None:

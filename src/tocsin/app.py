@@ -74,6 +74,7 @@ from tocsin.store.data_folder import forget_address, lock_folder, write_address
 from tocsin.store.ledger import read_migration, read_secret
 from tocsin.store.notification import listen
 from tocsin.store.open_files import describe_shortage, raise_open_files
+from tocsin.store.patience import rest
 from tocsin.store.signing_key import FIRST, read_signing_keys
 from tocsin.store.stores import Stores, is_embedded
 
@@ -330,8 +331,7 @@ async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Eve
             await end_soft_bounces(stores.ledger, stores.facts, time.time())
         except Exception:
             log.exception("sweep interrupted")
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), SWEEP_SECONDS)
+        await rest(stop, SWEEP_SECONDS)
 
 
 def _settle_memory() -> None:

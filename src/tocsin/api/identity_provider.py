@@ -18,12 +18,12 @@ import jwt
 import msgspec
 import structlog
 
+from tocsin.api.places import Places
 from tocsin.errors import Problem
 from tocsin.providers.http.transfer import HttpPost, is_loopback
-from tocsin.providers.public_address import is_allowed
+from tocsin.providers.public_address import is_allowed, read_networks
 from tocsin.providers.transport import PoolLimits, Transport
 from tocsin.settings import Settings
-from tocsin.stats.webhooks.endpoint import read_networks
 
 log = structlog.get_logger()
 
@@ -36,6 +36,7 @@ AGAIN_SECONDS = 60.0  # before keys are fetched once more for a token that names
 TIMEOUT_SECONDS = 10.0
 AWAY_SECONDS = TIMEOUT_SECONDS  # in which others are told the same as whoever found it away: they would wait in a line
 LEEWAY_SECONDS = 60.0  # between its clock and ours
+AT_ONCE, ALL_AT_ONCE = 16, 256  # codes that it is asked about, of one address and of all
 T = TypeVar("T")
 
 
@@ -58,7 +59,8 @@ class _Refusal(msgspec.Struct, frozen=True):
 
 
 class IdentityProvider:
-    """The provider of this server's settings."""
+    """The provider of this server's settings. places: of codes that it is asked about. used: the states of log-ins that
+    came back, and until when they are remembered."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -68,6 +70,8 @@ class IdentityProvider:
         self._away: tuple[float, Problem] | None = None
         self._keys: tuple[float, jwt.PyJWKSet] | None = None
         self._lock = asyncio.Lock()
+        self.places = Places(ALL_AT_ONCE, AT_ONCE)
+        self.used: dict[str, float] = {}
 
     @property
     def on(self) -> bool:

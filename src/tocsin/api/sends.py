@@ -21,6 +21,7 @@ from tocsin.channels import CHANNELS
 from tocsin.delivery import traces
 from tocsin.errors import Problem
 from tocsin.idempotency import read_key
+from tocsin.policy import load_policy
 from tocsin.providers import BY_NAME
 from tocsin.providers.credential import find_named, require_named, require_provider
 
@@ -48,7 +49,8 @@ async def _send(context: Context, request: Request, account: Account, channel: s
     key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
     asked = read_plain(raw) or read_asked(read_object(raw, path))
     if asked.provider_nick_name:
-        named = await context.ledger.read(lambda connection: find_named(connection, account.id))
+        mine = account.id
+        named = await context.ledger.read(lambda one: find_named(one, mine, load_policy(one, mine).provider_names))
         require_named(asked.provider_nick_name, named, CHANNELS[channel].platforms)
     rate = await context.send_rates.find(account.id, context.clock())
     people, now = sum(map(len, asked.to.values())), context.clock()  # what took long to arrive counts from now on

@@ -27,7 +27,7 @@ from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import IdempotencyKey, complete, find_answer, keep, read_key
-from tocsin.policy import load_policy
+from tocsin.policy import Policy, load_policy
 from tocsin.providers.credential import find_named, require_provider
 from tocsin.queue import count_in_flight
 from tocsin.stats.comparison import compare_groups, show_comparison
@@ -132,8 +132,12 @@ async def read_campaign(context: Context, account: Account, body: Mapping[str, A
     """Return the campaign of a create request. Raise Problem."""
     asked = {key: body[key] for key in ("where", "segment") if key in body}
     segments = await load_named(context.ledger, account, asked)
-    policy = await context.ledger.read(lambda connection: load_policy(connection, account.id))
-    named = await context.ledger.read(lambda connection: find_named(connection, account.id))
+
+    def read(connection: Connection) -> tuple[Policy, dict[str, str]]:
+        policy = load_policy(connection, account.id)
+        return policy, find_named(connection, account.id, policy.provider_names)
+
+    policy, named = await context.ledger.read(read)
     # In a thread: templates are compiled and tried out.
     spec = await context.compile_pool.run(
         account.id,

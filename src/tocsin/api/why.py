@@ -112,18 +112,25 @@ class SendsJson(msgspec.Struct, frozen=True):
 
 async def show_send(context: Context, request: Request) -> Response:
     account, body = await context.read(request)
-    found = await explain_send_to(context.ledger, context.facts, account, body, context.clock(), context.settings)
+    asked = (account, body, context.clock(), context.settings, context.compile_pool)
+    found = await explain_send_to(context.ledger, context.facts, *asked)
     return answer({"status": "success", **found})
 
 
 async def explain_send_to(
-    ledger: Ledger, facts: Facts, account: Account, body: Mapping[str, Any], now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    body: Mapping[str, Any],
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> dict[str, Any]:
     """Return the answer of /1/send/why.json. Raise Problem for a person nobody knows."""
     asked, user = read_struct(body, SendsJson), await find_named(ledger, account, body)
     tag_group = read_tag(asked.tag_group)
     shown: dict[str, Any] = msgspec.to_builtins(
-        await explain_send(ledger, facts, account, tag_group, user, now, settings)
+        await explain_send(ledger, facts, account, tag_group, user, now, settings, compile_pool)
     )
     return shown
 
@@ -192,7 +199,7 @@ async def tell(
     """Return what `tocsin why` prints: of a person in a campaign or a tag group, of a campaign, or of
     a person."""
     if "tag_group" in body:
-        return await explain_send_to(ledger, facts, account, body, now, settings)
+        return await explain_send_to(ledger, facts, account, body, now, settings, compile_pool)
     if "id" not in body:
         return await tell_timeline(ledger, facts, account, body, now)
     if any(name in body for name in PERSON):

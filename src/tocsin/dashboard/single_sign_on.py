@@ -18,7 +18,6 @@ from starlette.responses import Response
 
 from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
-from tocsin.api.places import Places
 from tocsin.authenticator.audit import note
 from tocsin.authenticator.members import add_member, find_password, read_email
 from tocsin.authenticator.password import hash_password
@@ -35,12 +34,8 @@ from tocsin.store.signing_key import find_signing_keys
 COOKIE = "tocsin_oidc"
 PATH = "/dashboard/oidc"
 SECONDS = 600  # to log in at the provider
-AT_ONCE, ALL_AT_ONCE = 16, 256  # codes that the provider is asked about, of one address and of all
 BEGUN = 10_000  # log-ins whose states are remembered as used
 WHO = "identity provider"
-
-_used: dict[str, float] = {}
-_asked_about = Places(ALL_AT_ONCE, AT_ONCE)
 
 
 async def begin(context: Context, request: Request) -> Response:
@@ -78,7 +73,7 @@ async def finish(context: Context, request: Request) -> Response:
     now, address = context.clock(), address_of(request)
     context.authenticator.check_pace("", address, now)
     # A refusal is counted when the provider has answered, and so many may be under way until then.
-    _asked_about.take(group_address(address), request.scope[HELD])
+    context.identity_provider.places.take(group_address(address), request.scope[HELD])
     try:
         begun = await _find_begun(context, request, now)
         code = _read_code(context, request)
@@ -101,13 +96,14 @@ async def _find_begun(context: Context, request: Request, now: float) -> dict[st
     except jwt.PyJWTError:
         raise Problem(ENGLISH.log_in_not_begun, code=401, status=401) from None
     state = request.query_params.get("state", "")
-    for one in [one for one, ends in _used.items() if ends < now]:
-        del _used[one]
-    if not hmac.compare_digest(state.encode(), begun["state"].encode()) or state in _used:
+    used = context.identity_provider.used
+    for one in [one for one, ends in used.items() if ends < now]:
+        del used[one]
+    if not hmac.compare_digest(state.encode(), begun["state"].encode()) or state in used:
         raise Problem(ENGLISH.log_in_not_begun, code=401, status=401)
-    if len(_used) >= BEGUN:
+    if len(used) >= BEGUN:
         raise Problem(ENGLISH.log_in_slow, code=429, status=429)
-    _used[state] = now + SECONDS
+    used[state] = now + SECONDS
     return begun
 
 

@@ -8,7 +8,6 @@ The kept sums have the numbers of both, and facts has the outcome of each recipi
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from tocsin.store import schema
 from tocsin.store.erasure import erase_events
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, Work
+from tocsin.store.patience import rest
 from tocsin.store.rows import among
 
 log = structlog.get_logger()
@@ -142,12 +142,6 @@ async def _write(ledger: Ledger, piece: Work[T], stop: asyncio.Event) -> T:
     done = await ledger.write(piece)
     await rest(stop, REST_FACTOR * (time.monotonic() - started))
     return done
-
-
-async def rest(stop: asyncio.Event, seconds: float) -> None:
-    """Wait so many seconds, or until `stop` is set."""
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(stop.wait(), seconds)
 
 
 def has_ended_requests(connection: Connection, account_id: str, before: float) -> bool:

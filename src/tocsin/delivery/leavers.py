@@ -17,13 +17,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import structlog
 from sqlalchemy import Connection, delete, func, select, text, update
 
-from tocsin.delivery.cleaner import rest
 from tocsin.errors import Problem
 from tocsin.queue import pack_users, unpack_users
 from tocsin.store import schema
 from tocsin.store.erasure import Person, erase_people
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.patience import rest
 from tocsin.store.rows import among
 
 log = structlog.get_logger()

@@ -8,7 +8,6 @@ import msgspec
 from sqlalchemy import Connection, bindparam, select
 
 from tocsin.errors import Problem
-from tocsin.policy import load_policy
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Credential
 from tocsin.providers.encryption import open_settings
@@ -27,10 +26,9 @@ def require_provider(connection: Connection, account_id: str, channel: str) -> N
         raise Problem(f"No {channel} provider is set for this account; {how} sets one")
 
 
-def find_named(connection: Connection, account_id: str) -> dict[str, str]:
+def find_named(connection: Connection, account_id: str, names: Mapping[str, str]) -> dict[str, str]:
     """Return what the account's providers are called in requests, and the platform that each of them reaches; one whose
-    credentials are not set is left out."""
-    names = load_policy(connection, account_id).provider_names
+    credentials are not set is left out. names: the policy of that name."""
     table = schema.provider
     stored = set(connection.scalars(select(table.c.name).where(table.c.account_id == account_id))) if names else set()
     return {called: BY_NAME[name].platform for called, name in names.items() if name in stored}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 
+from tocsin.errors import Misconfigured
+
 # A network that `ipaddress` calls global although its addresses hold another one (RFC 6052).
 NAT64 = ipaddress.ip_network("64:ff9b::/96")
 
@@ -22,3 +24,13 @@ def is_allowed(address: str, networks: Sequence[ipaddress.IPv4Network | ipaddres
         if inner is not None:
             return is_allowed(str(inner), networks)
     return found.is_global and not found.is_multicast
+
+
+def read_networks(
+    text: str, setting: str = "TOCSIN_WEBHOOK_NETWORKS"
+) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
+    """Return the networks of a setting. Raises Misconfigured for what is none."""
+    try:
+        return [ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip()]
+    except ValueError as error:
+        raise Misconfigured(f"{setting} has to be networks with commas between: {error}.") from None

@@ -6,7 +6,6 @@ What is under way is no difference: open chunks are left out, and what differs i
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,6 +32,7 @@ from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_runs
+from tocsin.store.patience import rest
 from tocsin.store.rows import add_to_rows
 
 log = structlog.get_logger()
@@ -121,8 +121,8 @@ async def reconcile(
 async def reconcile_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], float], stop: asyncio.Event) -> None:
     """Measure every EVERY_SECONDS until `stop` is set, the first time after as many."""
     while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), EVERY_SECONDS)
+        await rest(stop, EVERY_SECONDS)
+        if stop.is_set():
             return
         try:
             await measure_drift(ledger, facts, clock())

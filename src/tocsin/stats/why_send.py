@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,6 +14,7 @@ from tocsin.account import Account
 from tocsin.audience.explain import explain_person
 from tocsin.audience.node import Everybody
 from tocsin.campaign.addressees import find_recipients, list_keys
+from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.goal import Goal, read_policy_goal
 from tocsin.campaign.send import StoredRequest
 from tocsin.policy import load_policy
@@ -52,9 +53,17 @@ class _SendsOfUser(msgspec.Struct, frozen=True):
 
 
 async def explain_send(
-    ledger: Ledger, facts: Facts, account: Account, tag_group: str, user: int, now: float, settings: Settings
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    tag_group: str,
+    user: int,
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
 ) -> SendAnswer:
-    """Return why a user got the sends of a tag group or not; "" are those without one."""
+    """Return why a user got the sends of a tag group or not; "" are those without one. Raise Problem 429 when too many
+    contents of the account are being looked at."""
     known = await ledger.read(lambda connection: _look_up(connection, account.id, tag_group, user))
     which = OF_SENDS, {"tag_group": tag_group}
     messages = await find_messages(ledger, facts, account, user, known.unsettled, *which)
@@ -65,7 +74,7 @@ async def explain_send(
         reachable=explanation.reachable,
         messages=messages,
         queued=known.queued,
-        shown={} if seen is None else await asyncio.to_thread(show_messages, seen, now),
+        shown={} if seen is None else await compile_pool.run(account.id, partial(show_messages, seen, now)),
         conversions=await _count_converted(facts, account, tag_group, user, known.goal),
     )
 

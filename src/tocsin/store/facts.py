@@ -41,9 +41,8 @@ INSERT_SECONDS = 60  # for the answer to one block
 IN_STAGES = {"query_plan_merge_filters": 0, "query_plan_filter_push_down": 0}
 STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
 
-FLATTENED = (
-    "output_format_native_use_flattened_dynamic_and_json_serialization"  # a setting of engines that also read so
-)
+# A setting of the engines that also read what `native_block` writes.
+READS_BLOCKS = "output_format_native_use_flattened_dynamic_and_json_serialization"
 
 # A property costs a wide part some files of its own, each open while it is read or merged, and there are as many
 # properties as callers think of. So parts are compact, a file or two each, until they are large; and of all accounts'
@@ -396,7 +395,7 @@ def _is_distributed(client: Any) -> bool:
 def _knows_flattened(client: Any) -> bool:
     """Return whether the engine reads a JSON column as a typed column a path: ClickHouse from 25.6 on."""
     asked = "SELECT count() FROM system.settings WHERE name = {name:String}"
-    return bool(client.query(asked, parameters={"name": FLATTENED}).result_rows[0][0])
+    return bool(client.query(asked, parameters={"name": READS_BLOCKS}).result_rows[0][0])
 
 
 def _bound_parts(client: Any) -> None:

@@ -1,9 +1,9 @@
 """The line in which processes wait for SQLite's one writer.
 
 SQLite asks again for a lock it did not get after up to 100 ms, and a server that writes without a pause leaves it free
-for some microseconds between two commits: beside one, `tocsin provider set` waited for 15 s and failed. So whoever
-wants to write stands in a line of one place first, which is left once the transaction has begun: who has just
-committed finds it taken, and waits behind them.
+for some microseconds between two commits: 20 writes beside one were overtaken by 826 and by 1,026 commits, and who
+waits too long gets an error. So whoever wants to write stands in a line of one place first, which is left once the
+transaction has begun: who has just committed finds it taken, and waits behind them. So it were 37 and 40.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import secrets
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from tocsin.stats.webhooks.feed import MICRO, find_fed, find_horizon
 from tocsin.stats.webhooks.poster import REWIND_SECONDS
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.patience import rest
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -49,8 +49,7 @@ class Exporter:
             except Exception:
                 log.exception("exports interrupted")
                 pause = TROUBLE_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), 0.01 if wrote else pause)
+            await rest(stop, 0.01 if wrote else pause)
 
     async def look(self) -> bool:
         """Write the next window of each account, where its time is over. Return whether there was one."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, delete, or_, select, update
+from sqlalchemy import ColumnElement, Connection, delete, or_, select, update
 
 from tocsin.authenticator.audit import note
 from tocsin.errors import Problem
@@ -37,7 +37,7 @@ class ExportPosition(msgspec.Struct, frozen=True, kw_only=True):
 def start(connection: Connection, account_id: str, who: str, now: float) -> ExportPosition:
     """Have an account exported from now on. Raise Problem when it is already."""
     lock_account(connection, account_id)
-    if any(one.account_id == account_id for one in list_exports(connection)):
+    if _read(connection, table.c.account_id == account_id):
         raise Problem("This account is exported already")
     connection.execute(table.insert().values(account_id=account_id, created_at=now))
     note(connection, account_id, who, "export started", "", now)
@@ -58,16 +58,20 @@ def stop_all(connection: Connection) -> None:
 
 def find_export(connection: Connection, account_id: str) -> ExportPosition:
     """Return how far an account's export is. Raise Problem 404 when it is not exported."""
-    for one in list_exports(connection):
-        if one.account_id == account_id:
-            return one
-    raise Problem("This account is not exported", code=404, status=404)
+    found = _read(connection, table.c.account_id == account_id)
+    if not found:
+        raise Problem("This account is not exported", code=404, status=404)
+    return found[0]
 
 
 def list_exports(connection: Connection) -> list[ExportPosition]:
     """Return all exports, the oldest first."""
+    return _read(connection)
+
+
+def _read(connection: Connection, *which: ColumnElement[bool]) -> list[ExportPosition]:
     columns = [table.c[name] for name in ExportPosition.__struct_fields__]
-    rows = connection.execute(select(*columns).order_by(table.c.created_at, table.c.account_id))
+    rows = connection.execute(select(*columns).where(*which).order_by(table.c.created_at, table.c.account_id))
     return [ExportPosition(**row._mapping) for row in rows]
 
 

@@ -7,7 +7,6 @@ counts conversions. What is found again is the same record, so a look may be rep
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import TypeAlias
@@ -26,6 +25,7 @@ from tocsin.stats.webhooks.feed import MICRO, FeedRow, FeedWindow, Place, find_f
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.patience import rest
 from tocsin.store.rows import upsert_rows
 
 log = structlog.get_logger()
@@ -82,8 +82,7 @@ class ConversionFinder:
             except Exception:
                 log.exception("conversions interrupted")
                 pause = TROUBLE_SECONDS
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), pause)
+            await rest(stop, pause)
 
     async def look(self) -> None:
         """Put every conversion into the feed that is new since the last look. An account whose events cannot be looked

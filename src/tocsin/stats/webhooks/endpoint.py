@@ -7,7 +7,6 @@ the row names.
 from __future__ import annotations
 
 import base64
-import ipaddress
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -20,7 +19,7 @@ from tocsin.authenticator.audit import note
 from tocsin.errors import Misconfigured, Problem
 from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.encryption import decrypt, encrypt, read_keys
-from tocsin.providers.public_address import is_allowed
+from tocsin.providers.public_address import is_allowed, read_networks
 from tocsin.providers.webhook import read_secret
 from tocsin.stats.webhooks.feed import KEPT_DAYS, FeedWindow, Place
 from tocsin.store import schema
@@ -104,16 +103,6 @@ class WebhookEndpoint(msgspec.Struct, frozen=True, kw_only=True):
             "disabled_at",
         )
         return {**{name: getattr(self, name) for name in shown}, "replaying": self.replay is not None}
-
-
-def read_networks(
-    text: str, setting: str = "TOCSIN_WEBHOOK_NETWORKS"
-) -> list[ipaddress.IPv4Network | ipaddress.IPv6Network]:
-    """Return the networks of a setting. Raises Misconfigured for what is none."""
-    try:
-        return [ipaddress.ip_network(one.strip()) for one in text.split(",") if one.strip()]
-    except ValueError as error:
-        raise Misconfigured(f"{setting} has to be networks with commas between: {error}.") from None
 
 
 def check_url(url: str, networks: str) -> str:

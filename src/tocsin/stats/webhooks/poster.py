@@ -8,7 +8,6 @@ and longer; it delays no other one, and an account has few of the places.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import itertools
 import random
@@ -27,16 +26,17 @@ from tocsin import metrics
 from tocsin.authenticator.audit import note
 from tocsin.delivery.retry import retry_delay
 from tocsin.providers.answer_table import clip, read_retry_after
-from tocsin.providers.public_address import is_allowed
+from tocsin.providers.public_address import is_allowed, read_networks
 from tocsin.providers.transport import Pool, PoolLimits, Transport, VendorAnswer
 from tocsin.settings import Settings
 from tocsin.stats.warehouse.position import list_exports
 from tocsin.stats.webhooks import endpoint as endpoints
 from tocsin.stats.webhooks.batch import MOST_EVENTS, WebhookBatch, make_batch, make_post, make_test, read_names
-from tocsin.stats.webhooks.endpoint import CONVERTED, DAY, WebhookEndpoint, read_networks
+from tocsin.stats.webhooks.endpoint import CONVERTED, DAY, WebhookEndpoint
 from tocsin.stats.webhooks.feed import MICRO, FeedWindow, Place, find_active, find_horizon, listen_to, read_page
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.patience import rest
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -122,8 +122,7 @@ class WebhookPoster:
                 except Exception:
                     log.exception("webhooks interrupted")
                     pause = TROUBLE_SECONDS
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(stop.wait(), pause)
+                await rest(stop, pause)
             self._stopping = True
             await self.finish(STOP_SECONDS)
 
