@@ -294,7 +294,7 @@ async def test_one_person_is_found_without_reading_everybody(facts: Facts) -> No
     """What is asked of one user reads the few granules that may have them, also of a day with many others."""
     account = secrets.token_hex(8)
     facts.command_now(
-        f"INSERT INTO event SELECT '{account}', 'Viewed', toDate('2026-11-01') + intDiv(number, 50000), "
+        f"INSERT INTO event SELECT '{account}', 'Viewed', toDate('2026-09-01') + intDiv(number, 5000), "
         "sipHash64(number) % 1000000, now(), number, '{}', '{}' FROM numbers(200000)"
     )
     read = await facts.query(
