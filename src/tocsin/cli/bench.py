@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,9 @@ def bench() -> None:
 
     Example: tocsin bench accept --seconds 5
     """
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # its exits stop servers and sinks; 143 is the shell's number
 
 
 @bench.command()
