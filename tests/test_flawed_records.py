@@ -319,6 +319,7 @@ async def _read_all(bodies: Iterable[bytes]) -> list[Any]:
     return found
 
 
+@pytest.mark.timeout(1200 if THOROUGH else 120)
 def test_mutated_bodies_are_stored_whole_or_not(server: Server, caller: Caller) -> None:
     """Of changed bodies that are sent every one is answered, never with a 5xx; a refused one stores nothing, of the
     others exactly the records that are not in `unprocessed` have their person."""
