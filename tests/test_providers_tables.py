@@ -9,8 +9,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tocsin.delivery.circuit_breaker import SUSPECTS, CircuitBreaker
 from tocsin.outcome import Outcome
-from tocsin.providers import apns, fcm, smtp, toast, wns
+from tocsin.providers import apns, fcm, smtp, toast, webhook, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
 from tocsin.providers.http.transfer import VendorAnswer
 from tocsin.providers.mail import mime
@@ -413,6 +414,35 @@ def test_mail_reads_back_as_written() -> None:
 def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None:
     """A line break in a header, or an address that is more than one, is found before anything is sent."""
     assert mime.find_fault(mail(**changed), "news@e.example")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "expected"),
+    [
+        ("webpush", 410, (GONE, MESSAGE, None)),
+        ("webpush", 404, (GONE, MESSAGE, None)),
+        ("sms", 410, (DENIED, LANE, None)),
+        ("sms", 404, (DENIED, LANE, None)),
+        *((kind, status, (DENIED, LANE, None)) for kind in ("sms", "webpush") for status in (301, 401, 403)),
+        *((kind, status, (REFUSED, MESSAGE, None)) for kind in ("sms", "webpush") for status in (400, 413, 422)),
+        *((kind, 429, (THROTTLED, LANE, 60)) for kind in ("sms", "webpush")),
+        *((kind, 502, (UNAVAILABLE, MESSAGE, 30)) for kind in ("sms", "webpush")),
+    ],
+)
+def test_webhook_row(kind: str, status: int, expected: Row) -> None:
+    """What a receiver of text messages or web pushes says, as the reference has it."""
+    assert row(webhook.receipt(VendorAnswer(status=status), kind)) == expected
+
+
+@pytest.mark.parametrize(("accepted", "lost"), [(0, 0), (500, SUSPECTS)])
+def test_a_receiver_that_is_away_costs_no_browsers(accepted: int, lost: int) -> None:
+    """Where its URL is wrong, or a proxy stands in for it, each message is answered 404: of 500 browsers hardly one is
+    forgotten."""
+    breaker = CircuitBreaker()
+    breaker.accept(accepted, NOW)
+    away = webhook.receipt(VendorAnswer(status=404), "webpush")
+    came = [breaker.judge(away, NOW).outcome for _ in range(500)]
+    assert came.count(GONE) <= lost
 
 
 @pytest.mark.parametrize(
