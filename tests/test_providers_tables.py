@@ -121,11 +121,19 @@ def test_fcm_bad_token_of_an_unproved_campaign_keeps_the_address() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_fcm_retry_after_goes_before_the_table(status: int) -> None:
-    """The vendor's own number of seconds is taken, a date or nonsense is not."""
-    answer = VendorAnswer(status=status, headers={"retry-after": "7"})
-    assert fcm.receipt(answer, proved=True).retry_after == 7
-    wrong = VendorAnswer(status=status, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
-    assert fcm.receipt(wrong, proved=True).retry_after == (60 if status == 429 else 10)
+    """The vendor's own seconds are taken, also as a date beside the answer's own; a date alone or nonsense is not."""
+    own = 60 if status == 429 else 10
+    for given, date, expected in (
+        ("7", "", 7),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 06:58:00 GMT", 1800),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:05 GMT", 0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "", own),
+        ("soon", "Wed, 21 Oct 2026 07:28:05 GMT", own),
+        ("-5", "", own),
+        ("Wed, 99 Oct 99999 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:05 GMT", own),
+    ):
+        answer = VendorAnswer(status=status, headers={"retry-after": given, "date": date})
+        assert fcm.receipt(answer, proved=True).retry_after == expected
 
 
 def test_fcm_code_is_the_vendors() -> None:

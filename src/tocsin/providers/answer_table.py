@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import msgspec
@@ -80,10 +81,21 @@ def wrong_kind(name: str) -> Receipt:
 
 
 def read_retry_after(answer: VendorAnswer) -> float | None:
-    """Return the seconds in `Retry-After` (RFC 9110 10.2.3); None for its date form, which depends on the vendor's
-    clock."""
+    """Return the seconds in `Retry-After` (RFC 9110 10.2.3). Its date form is held against the `Date` of the same
+    answer, so that only the vendor's clock counts; None for one without, and for what is neither."""
     value = answer.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 8 else None
+    if value.isascii() and value.isdigit() and len(value) < 8:
+        return float(value)
+    then, now = _read_date(value), _read_date(answer.headers.get("date", ""))
+    return None if then is None or now is None else max(then - now, 0.0)
+
+
+def _read_date(text: str) -> float | None:
+    """Return a date of HTTP in epoch seconds, None for what is none."""
+    try:
+        return parsedate_to_datetime(text[:64]).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 def clip(text: str) -> str:
