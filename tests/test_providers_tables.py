@@ -10,7 +10,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tocsin.delivery.circuit_breaker import SUSPECTS, CircuitBreaker
-from tocsin.outcome import Outcome
+from tocsin.delivery.retry import RetryPolicy, decide
+from tocsin.outcome import Outcome, State
 from tocsin.providers import apns, fcm, smtp, toast, webhook, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
 from tocsin.providers.http.transfer import VendorAnswer
@@ -90,7 +91,8 @@ FCM_ROWS: list[tuple[VendorAnswer, Row]] = [
     (VendorAnswer(status=504, body=b"<html>"), (UNAVAILABLE, MESSAGE, 10)),
     (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), (UNAVAILABLE, MESSAGE, 10)),
     (VendorAnswer(status=418), (REFUSED, MESSAGE, None)),
-    (VendorAnswer(status=302), (REFUSED, MESSAGE, None)),
+    *((VendorAnswer(status=status, body=b"<html>"), (DENIED, LANE, None)) for status in (301, 302, 308, 405, 407)),
+    (VendorAnswer(status=408), (UNAVAILABLE, MESSAGE, 10)),
     (VendorAnswer(failure="unknown", detail="timeout"), (UNKNOWN, MESSAGE, None)),
     (VendorAnswer(failure="unsent", detail="refused"), (UNAVAILABLE, LANE, 10)),
 ]
@@ -221,6 +223,37 @@ def test_apns_accepted_and_broken() -> None:
     assert row(apns.receipt(VendorAnswer(status=502, body=b"<html>"), address)) == (UNAVAILABLE, MESSAGE, 900)
     assert row(apns.receipt(VendorAnswer(failure="unknown"), address)) == (UNKNOWN, MESSAGE, None)
     assert row(apns.receipt(VendorAnswer(failure="unsent"), address)) == (UNAVAILABLE, LANE, 1)
+
+
+def test_apns_answers_of_no_apns_are_about_the_way() -> None:
+    """A redirect, a method or a log-in that a proxy wants would be everybody's answer; 408 has read nothing."""
+    address = Address("apns", "ab")
+    for status in (301, 302, 307, 401, 405, 407):
+        assert row(apns.receipt(VendorAnswer(status=status, body=b"<html>"), address)) == (DENIED, LANE, None)
+    assert row(apns.receipt(VendorAnswer(status=408), address)) == (UNAVAILABLE, MESSAGE, 900)
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "wait"),
+    [
+        (apns_error(503, "ServiceUnavailable"), 3600, 900),
+        (apns_error(503, "ServiceUnavailable"), 600, 60),
+        (apns_error(500, "InternalServerError"), 900, 60),
+        (VendorAnswer(status=502, body=b"<html>"), 600, 60),
+        (VendorAnswer(status=503, headers={"retry-after": "7"}), 600, 7),
+        (apns_error(503, "Shutdown"), 600, 1),
+        (apns_error(429, "TooManyRequests"), 600, 60),
+        (apns_error(400, "IdleTimeout"), 600, 1),
+    ],
+)
+def test_a_short_lived_push_is_tried_again(answer: VendorAnswer, left: int, wait: float) -> None:
+    """Apple wants a quarter of an hour after a 5xx; a message that does not live so long gets an earlier try instead of
+    none."""
+    came = apns.receipt(answer, Address("apns", "ab"), left)
+    assert came.retry_after == wait
+    decision = decide(came, 0, NOW, NOW + left, RetryPolicy(floor=10, retries=5), 0.5)
+    assert decision.state is State.WAITING
+    assert NOW + wait <= decision.not_before < NOW + left
 
 
 @pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
@@ -431,10 +464,10 @@ def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None
         ("webpush", 404, (GONE, MESSAGE, None)),
         ("sms", 410, (DENIED, LANE, None)),
         ("sms", 404, (DENIED, LANE, None)),
-        *((kind, status, (DENIED, LANE, None)) for kind in ("sms", "webpush") for status in (301, 401, 403)),
+        *((kind, status, (DENIED, LANE, None)) for kind in ("sms", "webpush") for status in (301, 401, 403, 405)),
         *((kind, status, (REFUSED, MESSAGE, None)) for kind in ("sms", "webpush") for status in (400, 413, 422)),
         *((kind, 429, (THROTTLED, LANE, 60)) for kind in ("sms", "webpush")),
-        *((kind, 502, (UNAVAILABLE, MESSAGE, 30)) for kind in ("sms", "webpush")),
+        *((kind, status, (UNAVAILABLE, MESSAGE, 30)) for kind in ("sms", "webpush") for status in (408, 502)),
     ],
 )
 def test_webhook_row(kind: str, status: int, expected: Row) -> None:

@@ -65,10 +65,17 @@ def judge_failure(answer: VendorAnswer, wait: float) -> Receipt:
     return UNKNOWN.receipt("unknown", answer.detail)
 
 
+def is_astray(status: int) -> bool:
+    """Return whether a status says that a request for one vendor did not come to it: a redirect, a method that is not
+    taken there, or a proxy that wants a log-in. The next message would be answered the same."""
+    return 300 <= status < 400 or status in (405, 407)
+
+
 def judge_status(status: int, code: str, detail: str, wait: float, retry_after: float | None) -> Receipt:
-    """Return the receipt for a status that the vendor's table does not have: 5xx is `UNAVAILABLE`, 429 `THROTTLED`
-    (RFC 6585 4), anything else `REFUSED`. wait: seconds, for a 5xx."""
-    if status >= 500:
+    """Return the receipt for a status that the vendor's table does not have: 5xx and 408, which has not read the
+    message (RFC 9110 15.5.9), are `UNAVAILABLE`, 429 `THROTTLED` (RFC 6585 4), anything else `REFUSED`. wait: seconds,
+    for a 5xx."""
+    if status >= 500 or status == 408:
         return unavailable(wait).receipt(code, detail, retry_after)
     if status == 429:
         return throttled(TOO_MANY_WAIT, Scope.LANE).receipt(code, detail, retry_after)

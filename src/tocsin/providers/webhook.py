@@ -66,6 +66,7 @@ TABLE: dict[int, AnswerRule] = {
     400: REFUSED,
     401: DENIED,
     403: DENIED,
+    405: DENIED,
     413: REFUSED,
     422: REFUSED,
     429: throttled(TOO_FAST, Scope.LANE),
