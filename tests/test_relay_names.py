@@ -68,11 +68,38 @@ async def test_a_connection_asks_once(resolver: Resolver) -> None:
 async def test_a_name_that_is_not_answered_holds_up_nobody(resolver: Resolver) -> None:
     """However many connections wait for it, it holds one thread; another relay's name is found meanwhile, and who gives
     up takes the answer from nobody."""
-    slow = [asyncio.create_task(find_addresses("slow.example.com", public=False)) for _ in range(4 * lookup.THREADS)]
+    slow = [asyncio.create_task(find_addresses("slow.example.com", public=False)) for _ in range(64)]
     async with asyncio.timeout(10):
         assert await find_addresses("here.example.com", public=False) == ["127.0.0.1"]
         for task in slow[1::2]:
             task.cancel()
         resolver.answering.set()
-        assert await asyncio.gather(*slow[::2]) == [["192.0.2.9"]] * (2 * lookup.THREADS)
+        assert await asyncio.gather(*slow[::2]) == [["192.0.2.9"]] * 32
     assert resolver.asked.count("slow.example.com") == 1
+
+
+async def test_names_that_are_not_answered_hold_up_no_others(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many names wait for servers that are silent, another is found meanwhile. Those that were slow before have
+    a share, and beyond it are refused at once."""
+    resolver.answers |= {"there": ["127.0.0.1"]}
+    now = [0.0]
+    monkeypatch.setattr(lookup, "monotonic", lambda: now[0], raising=False)
+    names = [f"silent{number}.example.com" for number in range(100)]
+    async with asyncio.timeout(20):
+        first = [asyncio.create_task(find_addresses(name, public=False)) for name in names]
+        await asyncio.sleep(0)
+        assert await find_addresses("here.example.com", public=False) == ["127.0.0.1"]
+        now[0] += 10
+        resolver.answering.set()
+        assert await asyncio.gather(*first) == [["192.0.2.9"]] * 100
+        resolver.answering.clear()
+        again = [asyncio.create_task(find_addresses(name, public=False)) for name in names]
+        await asyncio.sleep(0)
+        assert await find_addresses("there.example.com", public=False) == ["127.0.0.1"]
+        resolver.answering.set()
+        found = await asyncio.gather(*again, return_exceptions=True)
+    refused = [one for one in found if isinstance(one, OSError)]
+    assert len(refused) == 100 - lookup.SLOW_THREADS
+    assert "too many names wait" in str(refused[0])
