@@ -149,9 +149,9 @@ def test_reply_to_keeps_its_address() -> None:
 async def test_answers_go_to_an_international_domain() -> None:
     """A Reply-To is spelled as in the DNS too, and the signature holds; one that is not ASCII before the @ is refused,
     by the content and, of a campaign that was made before, by the mail."""
-    for given in ("help@bücher.example", "Shop <help@bücher.example>", "Jörg <help@bücher.example>"):
-        assert is_mailbox(given)
-        raw = await sign("rsa", mail(reply_to=given))
+    for answers in ("help@bücher.example", "Shop <help@bücher.example>", "Jörg <help@bücher.example>"):
+        assert is_mailbox(answers)
+        raw = await sign("rsa", mail(reply_to=answers))
         assert [one.addr_spec for one in read(raw)["reply-to"].addresses] == ["help@xn--bcher-kva.example"]
         assert verify(raw, "rsa")
     assert not is_mailbox("jörg@example.com")

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tocsin.dashboard.credentials import check_relay
+from tocsin.dashboard.form_entry import FormMistake
+from tocsin.dashboard.texts import ENGLISH
 from tocsin.providers.mail import lookup
 from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.mail.wire import SmtpStream
@@ -103,3 +106,14 @@ async def test_names_that_are_not_answered_hold_up_no_others(
     refused = [one for one in found if isinstance(one, OSError)]
     assert len(refused) == 100 - lookup.SLOW_THREADS
     assert "too many names wait" in str(refused[0])
+
+
+async def test_forms_with_names_that_are_not_answered_hold_up_no_others(resolver: Resolver) -> None:
+    """A relay that an admin names is looked up at once, whatever those of other accounts' forms wait for."""
+    silent = [asyncio.create_task(check_relay(f"mute{number}.example.com", 587)) for number in range(10)]
+    await asyncio.sleep(0)
+    with pytest.raises(FormMistake) as caught:
+        await check_relay("inner.example.com", 587)
+    assert ENGLISH.inner_host in caught.value.args
+    resolver.answering.set()
+    await asyncio.gather(*silent, return_exceptions=True)
