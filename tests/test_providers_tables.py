@@ -396,6 +396,7 @@ SMTP_ROWS: list[tuple[str, Row]] = [
     ("452 4.2.2 Full", (UNAVAILABLE, DEVICE, 300)),
     ("552 5.2.2 Full", (REFUSED, MESSAGE, None)),
     *((f"550 {code} Policy", (REFUSED, MESSAGE, None)) for code in ("5.7.1", "5.7.26", "5.7.515")),
+    ("550 5.4.1 Recipient address rejected: Access denied", (REFUSED, MESSAGE, None)),
     ("550 spam", (REFUSED, MESSAGE, None)),
     ("552 Too large", (REFUSED, CAMPAIGN, None)),
     ("554 5.3.4 Too large", (REFUSED, CAMPAIGN, None)),
@@ -413,6 +414,13 @@ def test_smtp_row(line: str, expected: Row) -> None:
     came = smtp.receipt(VendorAnswer(status=int(line[:3]), replies=("250 2.1.0 Ok", line)))
     assert row(came) == expected
     assert came.outcome is ACCEPTED or came.code == " ".join(line.split()[: 2 if "." in line.split()[1] else 1])
+
+
+def test_a_mailbox_that_exchange_does_not_know_is_no_policy() -> None:
+    """Ten of these among two hundred must not stop the relay's lane, as a policy's refusals do."""
+    words = "550 5.4.1 Recipient address rejected: Access denied. AS(201806281)"
+    assert not smtp.receipt(VendorAnswer(status=550, replies=(words,), step="RCPT")).suspect
+    assert smtp.receipt(VendorAnswer(status=550, replies=("550 5.4.1 Relay Access Denied",), step="RCPT")).suspect
 
 
 def test_smtp_lost_connection() -> None:

@@ -123,11 +123,12 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         return WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
     if status < 500:
         return _BUSY
-    judgement, code = judge(enhanced, f"{status} {words[:ANSWER]}")
+    said = f"{enhanced} {words[:ANSWER]}"
+    judgement, code = judge(enhanced, f"{status} {said}")
     if judgement == "hard":
         return GONE
     # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication
-    return _POLICY if code.startswith("5.7.") or is_policy(words) else REFUSED
+    return _POLICY if code.startswith("5.7.") or is_policy(said) else REFUSED
 
 
 def _read_queue_id(words: str) -> str:
