@@ -9,7 +9,7 @@ import msgspec
 
 from tocsin.channels import PUSH_PLATFORMS, Platform
 from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, read_block
-from tocsin.content.content import Addressing, Content, read_text
+from tocsin.content.content import Addressing, Content, read_text, require_words
 from tocsin.content.template import (
     CompiledTemplate,
     CompiledValue,
@@ -142,9 +142,11 @@ class PushForm:
             yield from block.templates
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
-        """Return the push for one device."""
+        """Return the push for one device. Raise Unrenderable when it would say nothing."""
         fields = self._blocks[platform].fill(values)
-        return _make_push(fields, self._title.fill(values), self._body.fill(values), envelope)
+        title, body = self._title.fill(values), self._body.fill(values)
+        require_words(title, body)
+        return _make_push(fields, title, body, envelope)
 
     def measure(self, platform: Platform) -> int:
         """Return the bytes of the message without title and body, and with the block's templates empty."""
