@@ -149,6 +149,16 @@ VACATION = b"From: u@example.com\r\nTo: bounces+x@example.com\r\nAuto-Submitted:
         ("", "552 1 aborted, mailbox not found", "hard", "552"),
         ("", "This account has been disabled or discontinued", "hard", ""),
         ("5.1.1", "smtp; 550 5.1.1 <spam@block.example.com> see https://example.com/policy", "hard", "5.1.1"),
+        # Exchange Online says so of a mailbox that does not exist, and Postfix of a rule.
+        (
+            "5.4.1",
+            "smtp;550 5.4.1 [u@example.com]: Recipient address rejected: Access denied [AM7EUR02]",
+            "soft",
+            "5.4.1",
+        ),
+        ("5.0.0", "smtp; 550 5.4.1 Recipient address rejected: Access denied. AS(201806281)", "soft", "5.4.1"),
+        ("5.7.1", "smtp; 554 5.7.1 <u@example.com>: Recipient address rejected: Access denied", "refused", "5.7.1"),
+        ("5.4.1", "smtp; 550 5.4.1 Relay Access Denied", "refused", "5.4.1"),
         # Doubt.
         ("5.5.0", "smtp; 550 Requested action not taken: mailbox unavailable", "soft", "5.5.0"),
         ("5.0.0", "smtp; 550 the recipient's server said: unknown error", "soft", "5.0.0"),

@@ -393,3 +393,22 @@ def test_sizes_are_refused() -> None:
 def test_plain_text_of_html(html: str, text: str) -> None:
     """The plain part of a mail has the words and links, a line a block, and no style or script."""
     assert to_text(html) == text
+
+
+@pytest.mark.parametrize("platform", ["android", "ios", "windows", "sms", "webpush"])
+@pytest.mark.parametrize(("name", "sent"), [("Ann", True), ("", False), (" \n", False), (None, False)])
+def test_what_says_nothing_is_not_sent(platform: str, name: str | None, sent: bool) -> None:
+    """Vendors take a message without a letter, and count it; whoever it is for would see nothing."""
+    channel = platform if platform in ("sms", "webpush") else "push"
+    raw = {"body": "{{ Profile.Name }}"} | ({} if channel == "sms" else {"title": "{{ Profile.Name }}"})
+    renderer = Renderer(read_content(raw, channel))
+    kind: Any = {"android": "fcm", "ios": "apns", "windows": "wns"}.get(platform, platform)
+    envelope = Addressing(
+        id="i", collapse="c", campaign="1", push_id="p", address=Address(kind, "x"), expires_at=2_000_000_000
+    )
+    profile = {} if name is None else {"Name": name}
+    if sent:
+        renderer.render(platform, profile, envelope)
+    else:
+        with pytest.raises(Unrenderable, match="empty for this profile"):
+            renderer.render(platform, profile, envelope)

@@ -14,7 +14,7 @@ from tocsin.errors import Misconfigured
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.answer_table import move_to
-from tocsin.providers.contract import Address, HandOver, Receipt, unnoted
+from tocsin.providers.contract import Address, HandOver, Receipt, Scope, unnoted
 from tocsin.providers.transport import HttpPost, Pool, PoolLimits, Server, SmtpPool, Transport, VendorAnswer
 from tocsin.providers.wns import place_of
 
@@ -102,6 +102,47 @@ async def test_channels_stay_apart(bench: Bench) -> None:
     shown = (await bench.call("GET", "/messages?vendor=wns"))["messages"]
     assert [one["address"] for one in shown] == list(CHANNELS)
     assert (await bench.counts("wns"))["duplicates"] == 0
+
+
+class FarTransport(Transport):
+    """A transport to a world in which one host cannot be reached, and all others take what they are sent."""
+
+    def __init__(self, gone: str) -> None:
+        super().__init__()
+        self.gone = gone
+        self.asked: list[str] = []
+
+    def pool(self, *, ca: str = "", limits: PoolLimits | None = None) -> Pool:
+        pool = super().pool(ca=ca, limits=limits)
+
+        async def answer(request: HttpPost, hand_over: HandOver = unnoted) -> VendorAnswer:
+            self.asked.append(urlsplit(request.url).netloc)
+            if self.asked[-1] == self.gone:
+                return VendorAnswer(failure="unsent", detail="libcurl 6: could not resolve host")
+            return VendorAnswer(status=200, body=b'{"access_token":"t","expires_in":3600}')
+
+        pool.request = answer  # type: ignore[method-assign]
+        return pool
+
+
+async def test_a_channel_at_a_host_that_is_gone_holds_up_no_other(bench: Bench) -> None:
+    """A channel names its host, and one of a data centre that was closed stays with a device for a month: its messages
+    wait, and the lane goes on."""
+    gone, here = "https://gone.notify.windows.com/?token=1", "https://db3.notify.windows.com/?token=2"
+    async with FarTransport("gone.notify.windows.com") as transport:
+        settings = bench.settings("wns", endpoint="", token_endpoint="", tenant="contoso.example")
+        provider = BY_NAME["wns"](settings, transport)
+
+        async def send_to(channel: str, now: float) -> Receipt:
+            return await provider.send(bench.message("wns", address=Address("wns", channel)), now)
+
+        assert (await send_to(here, 1000.0)).outcome is Outcome.ACCEPTED
+        came = await send_to(gone, 1001.0)
+        assert (came.outcome, came.scope, came.retry_after) == (Outcome.THROTTLED, Scope.DEVICE, 30.0)
+        assert (await send_to(here, 1002.0)).outcome is Outcome.ACCEPTED
+        resting = await send_to(gone, 1011.0)
+        assert (resting.scope, resting.retry_after) == (Scope.DEVICE, 20.0)
+        assert transport.asked.count("gone.notify.windows.com") == 1
 
 
 def test_microsofts_channels_go_to_microsoft_without_an_endpoint() -> None:

@@ -24,6 +24,7 @@ from support.signatures import KEYS, NACL, RSA_KEY, pem_of, verify
 
 from tocsin.content import Renderer, read_content
 from tocsin.content.content import Addressing
+from tocsin.content.mail import is_mailbox
 from tocsin.content.mail_body import Body
 from tocsin.content.plain_text import tidy, to_text
 from tocsin.content.template import ProfileValues, compile_template
@@ -143,6 +144,29 @@ def test_reply_to_keeps_its_address() -> None:
     assert [(one.display_name, one.addr_spec) for one in found.addresses] == [("Jörg", "help@example.com")]
     plain = read(mime.write(mail(reply_to="help@example.com"), "news@example.com", NOW).join())
     assert str(plain["reply-to"]) == "help@example.com"
+
+
+async def test_answers_go_to_an_international_domain() -> None:
+    """A Reply-To is spelled as in the DNS too, and the signature holds; one that is not ASCII before the @ is refused,
+    by the content and, of a campaign that was made before, by the mail."""
+    for answers in ("help@bücher.example", "Shop <help@bücher.example>", "Jörg <help@bücher.example>"):
+        assert is_mailbox(answers)
+        raw = await sign("rsa", mail(reply_to=answers))
+        assert [one.addr_spec for one in read(raw)["reply-to"].addresses] == ["help@xn--bcher-kva.example"]
+        assert verify(raw, "rsa")
+    assert not is_mailbox("jörg@example.com")
+    assert mime.find_fault(mail(reply_to="Jörg <jörg@example.com>"), "news@example.com")
+    assert not mime.find_fault(mail(reply_to="Jörg <help@example.com>"), "news@example.com")
+
+
+@pytest.mark.parametrize("word", ["x" * 990, "x" * 5000])
+@pytest.mark.parametrize("form", ["{}", "New: {} {}"])
+def test_a_word_of_a_profile_breaks_no_line(word: str, form: str) -> None:
+    """A subject of letters without a blank, such as a profile may hold, stays within the 998 bytes of a line."""
+    subject = form.format(word, word)
+    raw = mime.write(mail(subject=subject), "news@example.com", NOW).join()
+    assert max(map(len, raw.split(b"\r\n"))) <= 998
+    assert str(make_header(decode_header(message_from_bytes(raw)["subject"]))) == subject
 
 
 def test_one_click_link() -> None:
@@ -332,10 +356,8 @@ def test_mail_has_its_link_and_its_id() -> None:
 
 def test_international_domain() -> None:
     """An address of an international domain is spelled as in the DNS; a local part outside ASCII is refused."""
-    from tocsin.providers.smtp import _to_ascii
-
-    assert _to_ascii(Address("email", "ann@bücher.example", 5.0)) == Address("email", "ann@xn--bcher-kva.example", 5.0)
-    assert _to_ascii(Address("email", "jörg@example.com")).value == ""
+    assert mime.to_ascii("ann@bücher.example") == "ann@xn--bcher-kva.example"
+    assert mime.to_ascii("jörg@example.com") == ""
 
 
 def test_options_are_documented() -> None:

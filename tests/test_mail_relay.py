@@ -300,6 +300,23 @@ async def test_new_connection_that_ends_is_the_answer(stub: Stub) -> None:
     await relay.aclose()
 
 
+@pytest.mark.parametrize("piped", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_refusal_counts_though_the_relay_hangs_up(stub: Stub, *, piped: bool, kept: bool) -> None:
+    """Exim's «drop» refuses a recipient and closes: the mail is refused, and is no reason to hold up others."""
+    relay = stub.relay()
+    if kept:
+        assert (await relay.mail(envelope())).status == 250
+    stub.replies = {"RCPT": ["550 5.1.1 No such user"], "DATA": [""]}
+    if not piped:
+        stub.replies["EHLO"] = ["250 stub"]
+    answer = await relay.mail(envelope())
+    assert (answer.status, answer.step) == (550, "RCPT")
+    stub.replies.clear()
+    assert (await relay.mail(envelope())).status == 250
+    await relay.aclose()
+
+
 async def test_lost_after_the_dot_is_unknown(stub: Stub) -> None:
     """The connection that ends in the place of the last reply leaves the mail unknown, and is not tried again."""
     stub.replies = {".": ["250 ok", "", None, "250 late"]}

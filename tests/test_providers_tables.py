@@ -9,8 +9,10 @@ from xml.etree import ElementTree
 
 import pytest
 
-from tocsin.outcome import Outcome
-from tocsin.providers import apns, fcm, smtp, toast, wns
+from tocsin.delivery.circuit_breaker import SUSPECTS, CircuitBreaker
+from tocsin.delivery.retry import RetryPolicy, decide
+from tocsin.outcome import Outcome, State
+from tocsin.providers import apns, fcm, smtp, toast, webhook, wns
 from tocsin.providers.contract import Address, Mail, Push, Receipt, Scope
 from tocsin.providers.http.transfer import VendorAnswer
 from tocsin.providers.mail import mime
@@ -89,7 +91,8 @@ FCM_ROWS: list[tuple[VendorAnswer, Row]] = [
     (VendorAnswer(status=504, body=b"<html>"), (UNAVAILABLE, MESSAGE, 10)),
     (fcm_error(503, "UNAVAILABLE", "UNAVAILABLE"), (UNAVAILABLE, MESSAGE, 10)),
     (VendorAnswer(status=418), (REFUSED, MESSAGE, None)),
-    (VendorAnswer(status=302), (REFUSED, MESSAGE, None)),
+    *((VendorAnswer(status=status, body=b"<html>"), (DENIED, LANE, None)) for status in (301, 302, 308, 405, 407)),
+    (VendorAnswer(status=408), (UNAVAILABLE, MESSAGE, 10)),
     (VendorAnswer(failure="unknown", detail="timeout"), (UNKNOWN, MESSAGE, None)),
     (VendorAnswer(failure="unsent", detail="refused"), (UNAVAILABLE, LANE, 10)),
 ]
@@ -120,11 +123,19 @@ def test_fcm_bad_token_of_an_unproved_campaign_keeps_the_address() -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_fcm_retry_after_goes_before_the_table(status: int) -> None:
-    """The vendor's own number of seconds is taken, a date or nonsense is not."""
-    answer = VendorAnswer(status=status, headers={"retry-after": "7"})
-    assert fcm.receipt(answer, proved=True).retry_after == 7
-    wrong = VendorAnswer(status=status, headers={"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"})
-    assert fcm.receipt(wrong, proved=True).retry_after == (60 if status == 429 else 10)
+    """The vendor's own seconds are taken, also as a date beside the answer's own; a date alone or nonsense is not."""
+    own = 60 if status == 429 else 10
+    for given, date, expected in (
+        ("7", "", 7),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 06:58:00 GMT", 1800),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:05 GMT", 0),
+        ("Wed, 21 Oct 2026 07:28:00 GMT", "", own),
+        ("soon", "Wed, 21 Oct 2026 07:28:05 GMT", own),
+        ("-5", "", own),
+        ("Wed, 99 Oct 99999 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:05 GMT", own),
+    ):
+        answer = VendorAnswer(status=status, headers={"retry-after": given, "date": date})
+        assert fcm.receipt(answer, proved=True).retry_after == expected
 
 
 def test_fcm_code_is_the_vendors() -> None:
@@ -212,6 +223,37 @@ def test_apns_accepted_and_broken() -> None:
     assert row(apns.receipt(VendorAnswer(status=502, body=b"<html>"), address)) == (UNAVAILABLE, MESSAGE, 900)
     assert row(apns.receipt(VendorAnswer(failure="unknown"), address)) == (UNKNOWN, MESSAGE, None)
     assert row(apns.receipt(VendorAnswer(failure="unsent"), address)) == (UNAVAILABLE, LANE, 1)
+
+
+def test_apns_answers_of_no_apns_are_about_the_way() -> None:
+    """A redirect, a method or a log-in that a proxy wants would be everybody's answer; 408 has read nothing."""
+    address = Address("apns", "ab")
+    for status in (301, 302, 307, 401, 405, 407):
+        assert row(apns.receipt(VendorAnswer(status=status, body=b"<html>"), address)) == (DENIED, LANE, None)
+    assert row(apns.receipt(VendorAnswer(status=408), address)) == (UNAVAILABLE, MESSAGE, 900)
+
+
+@pytest.mark.parametrize(
+    ("answer", "left", "wait"),
+    [
+        (apns_error(503, "ServiceUnavailable"), 3600, 900),
+        (apns_error(503, "ServiceUnavailable"), 600, 60),
+        (apns_error(500, "InternalServerError"), 900, 60),
+        (VendorAnswer(status=502, body=b"<html>"), 600, 60),
+        (VendorAnswer(status=503, headers={"retry-after": "7"}), 600, 7),
+        (apns_error(503, "Shutdown"), 600, 1),
+        (apns_error(429, "TooManyRequests"), 600, 60),
+        (apns_error(400, "IdleTimeout"), 600, 1),
+    ],
+)
+def test_a_short_lived_push_is_tried_again(answer: VendorAnswer, left: int, wait: float) -> None:
+    """Apple wants a quarter of an hour after a 5xx; a message that does not live so long gets an earlier try instead of
+    none."""
+    came = apns.receipt(answer, Address("apns", "ab"), left)
+    assert came.retry_after == wait
+    decision = decide(came, 0, NOW, NOW + left, RetryPolicy(floor=10, retries=5), 0.5)
+    assert decision.state is State.WAITING
+    assert NOW + wait <= decision.not_before < NOW + left
 
 
 @pytest.mark.parametrize("reason", ["Unregistered", "ExpiredToken"])
@@ -354,6 +396,7 @@ SMTP_ROWS: list[tuple[str, Row]] = [
     ("452 4.2.2 Full", (UNAVAILABLE, DEVICE, 300)),
     ("552 5.2.2 Full", (REFUSED, MESSAGE, None)),
     *((f"550 {code} Policy", (REFUSED, MESSAGE, None)) for code in ("5.7.1", "5.7.26", "5.7.515")),
+    ("550 5.4.1 Recipient address rejected: Access denied", (REFUSED, MESSAGE, None)),
     ("550 spam", (REFUSED, MESSAGE, None)),
     ("552 Too large", (REFUSED, CAMPAIGN, None)),
     ("554 5.3.4 Too large", (REFUSED, CAMPAIGN, None)),
@@ -371,6 +414,13 @@ def test_smtp_row(line: str, expected: Row) -> None:
     came = smtp.receipt(VendorAnswer(status=int(line[:3]), replies=("250 2.1.0 Ok", line)))
     assert row(came) == expected
     assert came.outcome is ACCEPTED or came.code == " ".join(line.split()[: 2 if "." in line.split()[1] else 1])
+
+
+def test_a_mailbox_that_exchange_does_not_know_is_no_policy() -> None:
+    """Ten of these among two hundred must not stop the relay's lane, as a policy's refusals do."""
+    words = "550 5.4.1 Recipient address rejected: Access denied. AS(201806281)"
+    assert not smtp.receipt(VendorAnswer(status=550, replies=(words,), step="RCPT")).suspect
+    assert smtp.receipt(VendorAnswer(status=550, replies=("550 5.4.1 Relay Access Denied",), step="RCPT")).suspect
 
 
 def test_smtp_lost_connection() -> None:
@@ -413,6 +463,35 @@ def test_mail_reads_back_as_written() -> None:
 def test_mail_with_two_readings_is_not_rendered(changed: dict[str, Any]) -> None:
     """A line break in a header, or an address that is more than one, is found before anything is sent."""
     assert mime.find_fault(mail(**changed), "news@e.example")
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "expected"),
+    [
+        ("webpush", 410, (GONE, MESSAGE, None)),
+        ("webpush", 404, (GONE, MESSAGE, None)),
+        ("sms", 410, (DENIED, LANE, None)),
+        ("sms", 404, (DENIED, LANE, None)),
+        *((kind, status, (DENIED, LANE, None)) for kind in ("sms", "webpush") for status in (301, 401, 403, 405)),
+        *((kind, status, (REFUSED, MESSAGE, None)) for kind in ("sms", "webpush") for status in (400, 413, 422)),
+        *((kind, 429, (THROTTLED, LANE, 60)) for kind in ("sms", "webpush")),
+        *((kind, status, (UNAVAILABLE, MESSAGE, 30)) for kind in ("sms", "webpush") for status in (408, 502)),
+    ],
+)
+def test_webhook_row(kind: str, status: int, expected: Row) -> None:
+    """What a receiver of text messages or web pushes says, as the reference has it."""
+    assert row(webhook.receipt(VendorAnswer(status=status), kind)) == expected
+
+
+@pytest.mark.parametrize(("accepted", "lost"), [(0, 0), (500, SUSPECTS)])
+def test_a_receiver_that_is_away_costs_no_browsers(accepted: int, lost: int) -> None:
+    """Where its URL is wrong, or a proxy stands in for it, each message is answered 404: of 500 browsers hardly one is
+    forgotten."""
+    breaker = CircuitBreaker()
+    breaker.accept(accepted, NOW)
+    away = webhook.receipt(VendorAnswer(status=404), "webpush")
+    came = [breaker.judge(away, NOW).outcome for _ in range(500)]
+    assert came.count(GONE) <= lost
 
 
 @pytest.mark.parametrize(

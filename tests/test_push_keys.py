@@ -74,8 +74,14 @@ LEAST |= {"wzrk_ttl": "1800000600", "wzrk_ck": "tocsin-7", "pr": "high", "wzrk_d
         ({"badge_icon": 2, "wzrk_bc": "5"}, {"wzrk_bi": "2", "wzrk_bc": "5"}),
         ({"badge_icon": 2, "wzrk_bi": 1, "wzrk_bc": ""}, {"wzrk_bi": "1", "wzrk_bc": ""}),
         ({"badge_id": 3}, {"badge_id": "3"}),
-        ({"wzrk_acts": [{"l": "Go", "dl": "app://go"}]}, {"wzrk_acts": '[{"l":"Go","dl":"app://go"}]'}),
-        ({"wzrk_acts": '[{"l":"Go"}]'}, {"wzrk_acts": '[{"l":"Go"}]'}),
+        # The SDK shows no button without an id.
+        ({"wzrk_acts": [{"l": "Go", "dl": "app://go"}]}, {"wzrk_acts": '[{"l":"Go","dl":"app://go","id":"1"}]'}),
+        ({"wzrk_acts": '[{"l":"Go"}]'}, {"wzrk_acts": '[{"l":"Go","id":"1"}]'}),
+        (
+            {"wzrk_acts": [{"l": "A", "id": "a"}, {"l": "B", "id": ""}]},
+            {"wzrk_acts": '[{"l":"A","id":"a"},{"l":"B","id":"2"}]'},
+        ),
+        ({"wzrk_acts": '[{"l": "A", "id": "a"}]'}, {"wzrk_acts": '[{"l": "A", "id": "a"}]'}),
         ({"enable_rendermax": True}, {"enable_rendermax": "true"}),
         ({"pr": "max", "wzrk_ck": "mine", "wzrk_pivot": "b"}, {"pr": "max", "wzrk_ck": "mine", "wzrk_pivot": "b"}),
         (
@@ -130,6 +136,16 @@ def test_an_empty_body_is_no_silent_ping() -> None:
         (MEDIA, {"mutable-content": 1}, MEDIA),
         ({"mediaUrl": "u", "mediaType": "image"}, {"mutable-content": 1}, {"mediaUrl": "u", "mediaType": "image"}),
         ({"ct_mediaUrl": ""}, {}, {"ct_mediaUrl": ""}),
+        # The service extension shows nothing without a type.
+        *(
+            ({"ct_mediaUrl": url}, {"mutable-content": 1}, {"ct_mediaUrl": url, "ct_mediaType": kind})
+            for url, kind in (
+                ("https://e.example/a", "image"),
+                ("https://e.example/a.PNG?x=b.mp4", "image"),
+                ("https://e.example/a.MP4?x=1", "video"),
+                ("https://e.example/a.mp3#t", "audio"),
+            )
+        ),
         ({"deep_link": "app://x"}, {}, {"wzrk_dl": "app://x"}),
         ({"wzrk_pivot": "b", "wzrk_pid": "x"}, {}, {"wzrk_pivot": "b"}),
         ({"mine": [1]}, {}, {"mine": "[1]"}),

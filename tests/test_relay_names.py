@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from tocsin.dashboard.credentials import check_relay
+from tocsin.dashboard.form_entry import FormMistake
+from tocsin.dashboard.texts import ENGLISH
 from tocsin.providers.mail import lookup
 from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.mail.wire import SmtpStream
@@ -68,11 +71,49 @@ async def test_a_connection_asks_once(resolver: Resolver) -> None:
 async def test_a_name_that_is_not_answered_holds_up_nobody(resolver: Resolver) -> None:
     """However many connections wait for it, it holds one thread; another relay's name is found meanwhile, and who gives
     up takes the answer from nobody."""
-    slow = [asyncio.create_task(find_addresses("slow.example.com", public=False)) for _ in range(4 * lookup.THREADS)]
+    slow = [asyncio.create_task(find_addresses("slow.example.com", public=False)) for _ in range(64)]
     async with asyncio.timeout(10):
         assert await find_addresses("here.example.com", public=False) == ["127.0.0.1"]
         for task in slow[1::2]:
             task.cancel()
         resolver.answering.set()
-        assert await asyncio.gather(*slow[::2]) == [["192.0.2.9"]] * (2 * lookup.THREADS)
+        assert await asyncio.gather(*slow[::2]) == [["192.0.2.9"]] * 32
     assert resolver.asked.count("slow.example.com") == 1
+
+
+async def test_names_that_are_not_answered_hold_up_no_others(
+    resolver: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many names wait for servers that are silent, another is found meanwhile. Those that were slow before have
+    a share, and beyond it are refused at once."""
+    resolver.answers |= {"there": ["127.0.0.1"]}
+    now = [0.0]
+    monkeypatch.setattr(lookup, "monotonic", lambda: now[0], raising=False)
+    names = [f"silent{number}.example.com" for number in range(100)]
+    async with asyncio.timeout(20):
+        first = [asyncio.create_task(find_addresses(name, public=False)) for name in names]
+        await asyncio.sleep(0)
+        assert await find_addresses("here.example.com", public=False) == ["127.0.0.1"]
+        now[0] += 10
+        resolver.answering.set()
+        assert await asyncio.gather(*first) == [["192.0.2.9"]] * 100
+        resolver.answering.clear()
+        again = [asyncio.create_task(find_addresses(name, public=False)) for name in names]
+        await asyncio.sleep(0)
+        assert await find_addresses("there.example.com", public=False) == ["127.0.0.1"]
+        resolver.answering.set()
+        found = await asyncio.gather(*again, return_exceptions=True)
+    refused = [one for one in found if isinstance(one, OSError)]
+    assert len(refused) == 100 - lookup.SLOW_THREADS
+    assert "too many names wait" in str(refused[0])
+
+
+async def test_forms_with_names_that_are_not_answered_hold_up_no_others(resolver: Resolver) -> None:
+    """A relay that an admin names is looked up at once, whatever those of other accounts' forms wait for."""
+    silent = [asyncio.create_task(check_relay(f"mute{number}.example.com", 587)) for number in range(10)]
+    await asyncio.sleep(0)
+    with pytest.raises(FormMistake) as caught:
+        await check_relay("inner.example.com", 587)
+    assert ENGLISH.inner_host in caught.value.args
+    resolver.answering.set()
+    await asyncio.gather(*silent, return_exceptions=True)

@@ -149,6 +149,7 @@ GOOD = {"p256dh": RFC_POINT, "auth": RFC_AUTH}
     [
         "https://fcm.googleapis.com/fcm/send/x:APA91",
         "https://FCM.googleapis.com:443/fcm/send/x",
+        "https://jmt17.google.com/fcm/send/x:APA91",
         "https://updates.push.services.mozilla.com/wpush/v2/x",
         "https://web.push.apple.com/x",
         "https://wns2-par02p.notify.windows.com/w/?token=x",

@@ -67,7 +67,7 @@ def test_nested_values_are_templates() -> None:
     raw = {"title": "t", "body": "b", "platform_specific": {"android": block}}
     push = render(raw, "push", {"Name": 'A "B'}, "android")
     assert isinstance(push, Push)
-    assert json.loads(push.data["wzrk_acts"])[0] == {"l": 'Hi A "B', "dl": "app://u/A+%22B"}
+    assert json.loads(push.data["wzrk_acts"])[0] == {"l": 'Hi A "B', "dl": "app://u/A+%22B", "id": "1"}
     assert json.loads(push.data["own"]) == {"deep": [{"x": 'A "B'}, 1, None, "plain"]}
     assert push.data["n"] == '{"a":1}'
     raw["platform_specific"] = {"chrome": {"buttons": [{"title": "{{ Profile.Name }}"}]}}

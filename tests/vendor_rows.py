@@ -176,7 +176,7 @@ FCM: list[Row] = [
         30,
         "UNAVAILABLE",
     ),
-    Row("redirect", raw(302, HTML, location="https://localhost/"), REFUSED, code="302"),
+    Row("redirect", raw(302, HTML, location="https://localhost/"), DENIED, LANE, code="302"),
 ]
 
 
@@ -231,7 +231,7 @@ APNS: list[Row] = [
     Row("403 of a proxy", raw(403, HTML), DENIED, LANE, code="403"),
     Row("a new 403", apple(403, "SomethingNew"), DENIED, LANE, code="403 SomethingNew"),
     Row("a new 400", apple(400, "SomethingNew"), REFUSED, code="400 SomethingNew"),
-    Row("redirect", raw(302, "", location="https://localhost/"), REFUSED, code="302"),
+    Row("redirect", raw(302, "", location="https://localhost/"), DENIED, LANE, code="302"),
 ]
 
 

@@ -48,6 +48,13 @@ class Unrenderable(Exception):  # noqa: N818 - one recipient's result, not a fai
     """This content cannot be rendered for this profile."""
 
 
+def require_words(*texts: str) -> None:
+    """Raise Unrenderable for texts that are all empty for this profile. No vendor refuses them: an iPhone shows
+    nothing and it counts as sent, and a text message of nothing costs what one costs."""
+    if not any(text and not text.isspace() for text in texts):
+        raise Unrenderable("the text is empty for this profile")
+
+
 def read_text(raw: Mapping[str, Any], key: str, *, mandatory: bool = True) -> str:
     value = raw.get(key)
     if value is None or value == "":

@@ -13,6 +13,7 @@ from tocsin.content.template import CompiledTemplate, compile_template
 from tocsin.content.tracked_html import UNSUBSCRIBE
 from tocsin.errors import Problem
 from tocsin.providers.contract import Mail
+from tocsin.providers.mail.mime import to_ascii
 
 MAIL_BYTES = 1024 * 1024
 SUBJECT_BYTES = 900  # a header line may have 998
@@ -48,11 +49,11 @@ def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
 
 
 def is_mailbox(text: str) -> bool:
-    """Return whether a text is one address, with or without a name before it."""
+    """Return whether a text is one address that every relay carries, with or without a name before it."""
     from tocsin.ingest.record import read_email  # it opens stores; a sender, which renders, has none
 
     found = getaddresses([text]) if text.isprintable() else []
-    return len(found) == 1 and bool(read_email(found[0][1]))
+    return len(found) == 1 and bool(to_ascii(read_email(found[0][1])))
 
 
 class MailForm:

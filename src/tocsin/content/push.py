@@ -9,7 +9,7 @@ import msgspec
 
 from tocsin.channels import PUSH_PLATFORMS, Platform
 from tocsin.content.block import CHANNEL_NEEDED, FIELDS, MEDIA_KEYS, read_block
-from tocsin.content.content import Addressing, Content, read_text
+from tocsin.content.content import Addressing, Content, read_text, require_words
 from tocsin.content.template import (
     CompiledTemplate,
     CompiledValue,
@@ -29,6 +29,7 @@ __all__ = ["CHANNEL_NEEDED", "SOURCE_BYTES", "PushForm", "check_room", "read_pus
 # Title, body and one platform's block of a request, at most: four times a vendor's message, since a template may hold a
 # text for each language. What a device gets is shortened to what its vendor takes.
 SOURCE_BYTES = 16_384
+MEDIA_ENDINGS = {"video": ("mp4", "m4v", "mov", "mpg", "mpeg", "avi"), "audio": ("mp3", "m4a", "wav", "aiff", "aif")}
 TEXT_BYTES = 256  # of a message that the keys of a block must leave to title and body
 LIMITS: dict[Platform, tuple[str, int]] = {
     "android": ("FCM", FCM_BYTES),
@@ -142,9 +143,11 @@ class PushForm:
             yield from block.templates
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Push:
-        """Return the push for one device."""
+        """Return the push for one device. Raise Unrenderable when it would say nothing."""
         fields = self._blocks[platform].fill(values)
-        return _make_push(fields, self._title.fill(values), self._body.fill(values), envelope)
+        title, body = self._title.fill(values), self._body.fill(values)
+        require_words(title, body)
+        return _make_push(fields, title, body, envelope)
 
     def measure(self, platform: Platform) -> int:
         """Return the bytes of the message without title and body, and with the block's templates empty."""
@@ -196,6 +199,10 @@ def _make_fields(platform: str, block: Mapping[str, Any]) -> _BlockFields:
         data["wzrk_dl"] = link
     if platform == "android" and "badge_icon" in block:
         data.setdefault("wzrk_bi", as_text(block["badge_icon"]))
+    if platform == "android" and data.get("wzrk_acts"):
+        data["wzrk_acts"] = _name_buttons(data["wzrk_acts"])
+    if platform == "ios" and (media := data.get("ct_mediaUrl")):
+        data["ct_mediaType"] = data.get("ct_mediaType") or find_media_type(media)
     badge = block.get("wzrk_bc" if platform == "android" else "badge_count")
     rich = platform == "ios" and any(block.get(key) for key in MEDIA_KEYS)
     return _BlockFields(
@@ -209,6 +216,25 @@ def _make_fields(platform: str, block: Mapping[str, Any]) -> _BlockFields:
         channel=str(block.get("wzrk_cid", "")),
         data=data,
     )
+
+
+def _name_buttons(actions: str) -> str:
+    """Return the JSON of `wzrk_acts` with an id for each button that has none, the number of its place: CleverTap's SDK
+    shows no button without one."""
+    try:
+        buttons = msgspec.json.decode(actions, type=list[dict[str, Any]])
+    except (msgspec.DecodeError, msgspec.ValidationError):  # a template made something else of it
+        return actions
+    if all(button.get("id") for button in buttons):
+        return actions
+    named = [button | {"id": button.get("id") or str(number)} for number, button in enumerate(buttons, 1)]
+    return msgspec.json.encode(named).decode()
+
+
+def find_media_type(url: str) -> str:
+    """Return the `ct_mediaType` of a URL, by its ending: without one CleverTap's service extension shows nothing."""
+    ending = url.partition("?")[0].partition("#")[0].rpartition(".")[2].lower()
+    return next((kind for kind, endings in MEDIA_ENDINGS.items() if ending in endings), "image")
 
 
 def as_text(value: Any) -> str:

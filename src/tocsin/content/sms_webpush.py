@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from tocsin.content.content import Addressing, Content, Unrenderable, read_text
+from tocsin.content.content import Addressing, Content, Unrenderable, read_text, require_words
 from tocsin.content.template import (
     CompiledTemplate,
     CompiledValue,
@@ -116,14 +116,15 @@ class NoticeForm:
         return measure_payload(_LONGEST, block)
 
     def render(self, platform: str, values: Mapping[str, Any], envelope: Addressing) -> Notice:
-        """Return the notice for one address. Raise Unrenderable for a text message that is longer than gateways take; a
-        web push is shortened, or refused, by its provider."""
+        """Return the notice for one address. Raise Unrenderable for one that would say nothing, and for a text message
+        that is longer than gateways take; a web push is shortened, or refused, by its provider."""
         content: dict[str, Any] = {"body": self._body.fill(values)}
         if self._channel == "webpush":
             content["title"] = self._title.fill(values)
             content["platform_specific"] = {name: fill_value(block, values) for name, block in self._blocks.items()}
         elif len(content["body"]) > SMS_LETTERS:
             raise Unrenderable(f"{len(content['body'])} letters, and gateways take {SMS_LETTERS}")
+        require_words(content["body"], content.get("title", ""))
         return Notice(
             id=envelope.id,
             campaign=envelope.campaign,

@@ -4,8 +4,6 @@ replace what works, and never shown again."""
 from __future__ import annotations
 
 import asyncio
-import socket
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, get_args
 from urllib.parse import urlsplit
@@ -28,6 +26,7 @@ from tocsin.providers.credential_check import CredentialCheck, check_credential
 from tocsin.providers.encryption import NO_SETTINGS, read_keys
 from tocsin.providers.http.transfer import is_loopback
 from tocsin.providers.keyring import keep_providers, read_given
+from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.public_address import is_allowed
 from tocsin.providers.vapid_key import make_key
 
@@ -51,8 +50,6 @@ ENDPOINTS = {
 GOOGLE_HOSTS = ("oauth2.googleapis.com", "accounts.google.com", "www.googleapis.com")
 SMTP_PORTS = (25, 465, 587, 2525)
 RESOLVE_SECONDS = 5.0
-# A server of names that does not answer holds a thread for longer than we wait: none that others need.
-_LOOKUPS = ThreadPoolExecutor(2, thread_name_prefix="lookup")
 
 
 class _TokenUri(msgspec.Struct):
@@ -253,9 +250,8 @@ async def check_relay(host: str, port: int) -> None:
     if port not in SMTP_PORTS:
         raise FormMistake("port", ENGLISH.odd_port.format(ports=", ".join(map(str, SMTP_PORTS))))
     try:
-        ask = partial(socket.getaddrinfo, host.strip("[]"), port, type=socket.SOCK_STREAM)
-        found = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(_LOOKUPS, ask), RESOLVE_SECONDS)
+        found = await asyncio.wait_for(find_addresses(host.strip("[]"), public=False), RESOLVE_SECONDS)
     except (OSError, UnicodeError, TimeoutError):
         raise FormMistake("host", ENGLISH.no_such_host) from None
-    if not all(is_allowed(str(one[4][0]), ()) for one in found):
+    if not all(is_allowed(one, ()) for one in found):
         raise FormMistake("host", ENGLISH.inner_host)

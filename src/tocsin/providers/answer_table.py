@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 import msgspec
@@ -64,10 +65,17 @@ def judge_failure(answer: VendorAnswer, wait: float) -> Receipt:
     return UNKNOWN.receipt("unknown", answer.detail)
 
 
+def is_astray(status: int) -> bool:
+    """Return whether a status says that a request for one vendor did not come to it: a redirect, a method that is not
+    taken there, or a proxy that wants a log-in. The next message would be answered the same."""
+    return 300 <= status < 400 or status in (405, 407)
+
+
 def judge_status(status: int, code: str, detail: str, wait: float, retry_after: float | None) -> Receipt:
-    """Return the receipt for a status that the vendor's table does not have: 5xx is `UNAVAILABLE`, 429 `THROTTLED`
-    (RFC 6585 4), anything else `REFUSED`. wait: seconds, for a 5xx."""
-    if status >= 500:
+    """Return the receipt for a status that the vendor's table does not have: 5xx and 408, which has not read the
+    message (RFC 9110 15.5.9), are `UNAVAILABLE`, 429 `THROTTLED` (RFC 6585 4), anything else `REFUSED`. wait: seconds,
+    for a 5xx."""
+    if status >= 500 or status == 408:
         return unavailable(wait).receipt(code, detail, retry_after)
     if status == 429:
         return throttled(TOO_MANY_WAIT, Scope.LANE).receipt(code, detail, retry_after)
@@ -80,10 +88,21 @@ def wrong_kind(name: str) -> Receipt:
 
 
 def read_retry_after(answer: VendorAnswer) -> float | None:
-    """Return the seconds in `Retry-After` (RFC 9110 10.2.3); None for its date form, which depends on the vendor's
-    clock."""
+    """Return the seconds in `Retry-After` (RFC 9110 10.2.3). Its date form is held against the `Date` of the same
+    answer, so that only the vendor's clock counts; None for one without, and for what is neither."""
     value = answer.headers.get("retry-after", "")
-    return float(value) if value.isascii() and value.isdigit() and len(value) < 8 else None
+    if value.isascii() and value.isdigit() and len(value) < 8:
+        return float(value)
+    then, now = _read_date(value), _read_date(answer.headers.get("date", ""))
+    return None if then is None or now is None else max(then - now, 0.0)
+
+
+def _read_date(text: str) -> float | None:
+    """Return a date of HTTP in epoch seconds, None for what is none."""
+    try:
+        return parsedate_to_datetime(text[:64]).timestamp()
+    except (ValueError, TypeError, OverflowError, OSError):
+        return None
 
 
 def clip(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import uuid
 from hashlib import sha256
 from typing import Annotated, ClassVar
@@ -25,6 +26,7 @@ from tocsin.providers.answer_table import (
     AnswerRule,
     check_ca,
     check_endpoint,
+    is_astray,
     judge_failure,
     judge_status,
     read_retry_after,
@@ -41,6 +43,7 @@ MINT_SECONDS = 35 * 60  # Apple: a new token no sooner than every 20 minutes, no
 CHURN_SECONDS = 20 * 60  # Apple: a second new token on a connection within this time is an offence
 LAST_SECONDS = 55 * 60  # a token is kept so long at most: one of an hour is refused, and our clocks may differ
 APPLE_WAIT = 900.0  # seconds: Apple: «After 15 minutes, you can retry» a 5xx
+SOON_WAIT = 60.0  # seconds before a 5xx is tried again for a message that does not live for APPLE_WAIT
 RECONNECT_WAIT = 1.0  # seconds, for a connection that went away
 NO_DEVICE = "0" * 64  # a token that is well-formed, and nobody's
 
@@ -104,9 +107,10 @@ class _ApnsBody(msgspec.Struct):
     timestamp: float | None = None  # milliseconds: since when APNs knows that the device is gone
 
 
-def receipt(answer: VendorAnswer, address: Address) -> Receipt:
+def receipt(answer: VendorAnswer, address: Address, left: float = math.inf) -> Receipt:
     """Return the receipt for APNs' answer. A 410 whose timestamp is older than the registration of `address` is
-    `REFUSED`, not `GONE`: the token was registered again since."""
+    `REFUSED`, not `GONE`: the token was registered again since. left: seconds that the message lives; with fewer than
+    Apple's quarter of an hour it would never be tried again after a 5xx."""
     if answer.failure:
         return judge_failure(answer, RECONNECT_WAIT)
     if answer.status == 200:
@@ -115,7 +119,9 @@ def receipt(answer: VendorAnswer, address: Address) -> Receipt:
     code = f"{answer.status} {body.reason}".strip()
     verdict = TABLE.get(body.reason)
     wait = read_retry_after(answer)  # not documented for APNs, honoured where a proxy adds it
-    if verdict is None and answer.status in (403, 404):
+    if wait is None and left <= APPLE_WAIT and verdict in (_BROKEN, None):
+        wait = SOON_WAIT
+    if verdict is None and (answer.status in (401, 403, 404) or is_astray(answer.status)):
         # A proxy, or a reason newer than this table: every documented 403 is about the credential, and a 404
         # without BadPath is about the URL. Nothing is known about the device.
         return DENIED.receipt(code)
@@ -263,7 +269,7 @@ class Apns:
             answer = await self._pool.request(
                 request(message, body, self._origin, self._topic, token, self._timeout), hand_over
             )
-            came = receipt(answer, message.address)
+            came = receipt(answer, message.address, message.expires_at - now)
             if not self._recover(came.code, token, generation, now) or attempt == 2:
                 break
         return came

@@ -24,6 +24,7 @@ from tocsin.providers.answer_table import (
     AnswerRule,
     check_ca,
     check_endpoint,
+    is_astray,
     is_at,
     judge_failure,
     judge_status,
@@ -137,6 +138,8 @@ def receipt(answer: VendorAnswer, *, proved: bool) -> Receipt:
     if answer.status == 429 and _names_one_device(error):
         return _ONE_DEVICE.receipt(code, error.message, wait)
     verdict = TABLE.get((answer.status, named))
+    if verdict is None and is_astray(answer.status):
+        verdict = DENIED
     if verdict is None:
         return judge_status(answer.status, code, error.message, FLOOR, wait)
     return verdict.receipt(code, error.message, wait)

@@ -6,7 +6,6 @@ import re
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
-from email_validator import EmailNotValidError, validate_email
 from msgspec import Meta
 
 from tocsin.channels import AddressKind, Platform
@@ -24,10 +23,10 @@ from tocsin.providers.answer_table import (
     unavailable,
     wrong_kind,
 )
-from tocsin.providers.contract import NO_TLS, Address, HandOver, Mail, Message, Receipt, Scope, unnoted
+from tocsin.providers.contract import NO_TLS, HandOver, Mail, Message, Receipt, Scope, unnoted
 from tocsin.providers.mail.dkim import DkimSigner
 from tocsin.providers.mail.judgement import is_policy, judge
-from tocsin.providers.mail.mime import find_fault, write
+from tocsin.providers.mail.mime import find_fault, to_ascii, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
@@ -124,11 +123,12 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         return WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
     if status < 500:
         return _BUSY
-    judgement, code = judge(enhanced, f"{status} {words[:ANSWER]}")
+    said = f"{enhanced} {words[:ANSWER]}"
+    judgement, code = judge(enhanced, f"{status} {said}")
     if judgement == "hard":
         return GONE
     # Gmail 5.7.1 and 5.7.26, Outlook 5.7.515: spam, policy, no authentication
-    return _POLICY if code.startswith("5.7.") or is_policy(words) else REFUSED
+    return _POLICY if code.startswith("5.7.") or is_policy(said) else REFUSED
 
 
 def _read_queue_id(words: str) -> str:
@@ -181,7 +181,8 @@ class Smtp:
             return wrong_kind(self.name)
         settings = self._settings
         if not message.address.value.isascii():
-            message = msgspec.structs.replace(message, address=_to_ascii(message.address))
+            to = msgspec.structs.replace(message.address, value=to_ascii(message.address.value))
+            message = msgspec.structs.replace(message, address=to)
         sender = return_path(settings, message)
         fault = find_fault(message, settings.sender)
         if not fault and len(sender.partition("@")[0]) > LOCAL_BYTES:
@@ -204,16 +205,6 @@ def return_path(settings: SmtpSettings, message: Mail) -> str:
         return settings.sender
     local, _, domain = settings.bounce.rpartition("@")
     return f"{local}+{message.bounce}@{domain}"
-
-
-def _to_ascii(address: Address) -> Address:
-    """Return the address with its domain in ASCII (RFC 5890). A local part that is not ASCII would need SMTPUTF8 at
-    every relay: the value becomes "", which is refused as no address."""
-    try:
-        value = validate_email(address.value, check_deliverability=False, test_environment=True).ascii_email
-    except EmailNotValidError:
-        value = None
-    return msgspec.structs.replace(address, value=value or "")
 
 
 def _make_signer(settings: SmtpSettings) -> DkimSigner | None:

@@ -25,6 +25,7 @@ BUTTONS = 2  # browsers show no more
 # Where browsers are told to fetch their messages from. Whoever uploads a subscription chooses where this server posts.
 PUSH_HOSTS = (
     "fcm.googleapis.com",
+    "jmt17.google.com",  # of Chromium that is not Google's Chrome, as Linux distributions build it
     "updates.push.services.mozilla.com",
     "*.push.services.mozilla.com",
     "web.push.apple.com",

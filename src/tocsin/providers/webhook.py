@@ -24,6 +24,7 @@ from tocsin.providers.answer_table import (
     DENIED,
     GONE,
     REFUSED,
+    SUSPECT,
     AnswerRule,
     check_ca,
     check_endpoint,
@@ -65,6 +66,7 @@ TABLE: dict[int, AnswerRule] = {
     400: REFUSED,
     401: DENIED,
     403: DENIED,
+    405: DENIED,
     413: REFUSED,
     422: REFUSED,
     429: throttled(TOO_FAST, Scope.LANE),
@@ -73,14 +75,16 @@ TABLE: dict[int, AnswerRule] = {
 
 def receipt(answer: VendorAnswer, kind: str) -> Receipt:
     """Return the receipt for the receiver's answer. 404 and 410 mean that a browser's subscription is over (RFC 8030);
-    text messages have no such thing, so there they mean that the gateway's URL is wrong."""
+    but a 404 is also what a wrong URL, or a receiver that is being replaced, says to everybody. Text messages have no
+    such thing, so there both mean that the gateway's URL is wrong."""
     if answer.failure:
         return judge_failure(answer, WAIT)
     detail, code = clip(answer.body.decode("utf-8", "replace")), str(answer.status)
     if 200 <= answer.status < 300:
         return Receipt(outcome=Outcome.ACCEPTED, vendor_id=clip(answer.headers.get("webhook-message-id", "")))
     if answer.status in (404, 410):
-        return (GONE if kind == "webpush" else DENIED).receipt(code, detail)
+        over = GONE if answer.status == 410 else SUSPECT
+        return (over if kind == "webpush" else DENIED).receipt(code, detail)
     if 300 <= answer.status < 400:
         return DENIED.receipt(code, "the address redirects, which is not followed: set where it leads")
     wait = read_retry_after(answer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, ClassVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import msgspec
 import structlog
@@ -34,6 +34,7 @@ from tocsin.providers.answer_table import (
 )
 from tocsin.providers.contract import HandOver, Message, Push, Receipt, Scope, unnoted
 from tocsin.providers.oauth import Tokens
+from tocsin.providers.outage import Outages
 from tocsin.providers.payload import UnsendableError
 from tocsin.providers.toast import make_tag, render
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
@@ -170,6 +171,7 @@ class Wns:
         limits = PoolLimits(connections=100, streams=1, in_flight=100, idle=60)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
         self._tokens = Tokens(self._pool, _make_ask(settings))
+        self._outages = Outages(MICROSOFT_WAIT)
 
     def __repr__(self) -> str:
         return f"Wns({self._origin!r})"
@@ -190,6 +192,10 @@ class Wns:
         if not is_allowed(message.address.value, self._origin):
             log.warning("a channel is not Microsoft's", host=clip(message.address.value)[:60])
             return GONE.receipt("channel not allowed", "the channel URI is not Microsoft's")
+        # A channel names its host, which may be gone, or never was: that is no trouble of other hosts' channels.
+        host = urlsplit(place_of(message.address.value, self._origin)[0]).netloc.lower()
+        if resting := self._outages.find(host, now):
+            return resting
         try:
             body = render(message)
         except UnsendableError as error:
@@ -206,7 +212,7 @@ class Wns:
             self._tokens.drop(token)
         if 300 <= answer.status < 400:
             log.error("a channel redirects us: never followed, our token would go along", status=answer.status)
-        return receipt(answer)
+        return self._outages.weigh(host, receipt(answer), now)
 
     async def check(self, now: float) -> Receipt:
         """See `Provider.check`: Microsoft gives a token, or says why not."""

@@ -107,6 +107,8 @@ DEAD_WORDS = _any(
 DOUBT_WORDS = re.compile(rf"{_WHO}{_GAP}(?:unavailable|reject|refus|not accept|fail)", re.IGNORECASE)
 
 _ENHANCED = re.compile(r"(?<![\d.])([245])\.(0{0,2}[0-7])\.(\d{1,3})(?!\.?\d)", re.ASCII)
+# How Exchange Online says that a mailbox does not exist (Microsoft, «Use Directory-Based Edge Blocking»): no policy.
+_NO_ENTRY = re.compile(r"(5\.4\.1\b.{0,300}?recipient address rejected): access denied", re.IGNORECASE | re.DOTALL)
 _BASIC = re.compile(r"(?<![\w.+-])(421|45\d|5[0-5]\d)(?=$|[\s,;:#()<>-])", re.ASCII)
 # Names in a refusal are no words of it: spam@example.com, https://block.example.com/policy.
 _NAMES = re.compile(
@@ -172,4 +174,4 @@ def is_policy(words: str) -> bool:
 
 def _read_sentence(words: str) -> str:
     """Return a refusal on one line, without names and enhanced codes."""
-    return " ".join(_ENHANCED.sub(" ", _NAMES.sub(" ", words)).split())
+    return " ".join(_ENHANCED.sub(" ", _NAMES.sub(" ", _NO_ENTRY.sub(r"\1", words))).split())

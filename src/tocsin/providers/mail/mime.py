@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from email.utils import format_datetime, parseaddr
 
 import msgspec
+from email_validator import EmailNotValidError, validate_email
 
 from tocsin.providers.contract import Mail, Pieces
 
 KEPT_CHARACTERS = 1000  # of a line that is kept encoded; 4,096 are
 _LINE = 76  # bytes of a header's line before it is folded
+_LONGEST = 900  # letters that may stand without a blank: a line has 998 bytes at most (RFC 5322 2.1.1)
 _WORD = 42  # bytes of UTF-8 in one encoded word, which may be 75 long (RFC 2047 2)
 _BOUNCE = re.compile(r"[A-Za-z0-9_-]{0,64}")
 _PLAIN = re.compile(r"[A-Za-z0-9:/_~?&;.-]*")  # of a URL: as it is in quoted-printable, wherever it stands
@@ -62,9 +64,23 @@ def find_fault(message: Mail, sender: str) -> str:
         return "the recipient is not an address"
     if any(sign in message.unsubscribe for sign in "<> \t") or not message.unsubscribe.isascii():
         return "the unsubscribe URL is not a URL"
+    if not message.reply_to.isascii() and (answers := parseaddr(message.reply_to)[1]) and not to_ascii(answers):
+        return "the reply-to has other letters than ASCII before its @, which not every relay carries"
     if not _BOUNCE.fullmatch(message.bounce):
         return "the bounce id is not made of letters, digits, - and _"
     return "" if message.html or message.text else "the mail is empty"
+
+
+@functools.lru_cache(maxsize=1024)
+def to_ascii(address: str) -> str:
+    """Return an address with its domain in ASCII (RFC 5890); "" for one whose local part is not, which would need
+    SMTPUTF8 at every relay, and for what is no address."""
+    if address.isascii():
+        return address
+    try:
+        return validate_email(address, check_deliverability=False, test_environment=True).ascii_email or ""
+    except EmailNotValidError:
+        return ""
 
 
 def write(message: Mail, sender: str, now: float) -> Letter:
@@ -186,6 +202,7 @@ def _write_mailbox(name: str, display: str, address: str, otherwise: str = "") -
     text when there is no address."""
     if not address:
         return _write_field(name, otherwise)
+    address = to_ascii(address)
     if not display:
         return f"{name}: {address}"
     if (
@@ -201,9 +218,10 @@ def _write_mailbox(name: str, display: str, address: str, otherwise: str = "") -
 
 def _write_field(name: str, value: str) -> str:
     if value.isascii() and value.isprintable() and "=?" not in value:
-        if len(name) + len(value) < _LINE - 2 or " " not in value:
+        longest = max(map(len, value.split(" ")))
+        if len(name) + len(value) < _LINE - 2 or len(value) == longest <= _LONGEST:
             return f"{name}: {value}"  # short; or a URL or an address, which must stay whole
-        if "  " not in value and value == value.strip():
+        if longest <= _LONGEST and "  " not in value and value == value.strip():
             return _fold(name, value)
     return f"{name}: {_encode_words(value)}"
 

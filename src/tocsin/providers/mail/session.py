@@ -145,9 +145,14 @@ class SmtpSession:
             self._needs_reset = False
         refused: VendorAnswer | None = None
         for step, command in zip(_STEPS, commands, strict=True):
-            if not piped:
-                wire.write(command, 1)
-            reply = await wire.read()
+            try:
+                if not piped:
+                    wire.write(command, 1)
+                reply = await wire.read()
+            except ConnectionLost:
+                if refused is None:
+                    raise
+                return refused  # some relays hang up on whom they refuse (Exim's «drop»)
             if reply.status >= 400:
                 refused = refused or answer_of(step.decode(), reply)
                 if reply.status == 421 or not piped:
