@@ -249,9 +249,9 @@ PAST: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"repeat_type": "month"}, "19700131 09:00", ["03-31", "05-31"]),
     ({"repeat_type": "day", "end_by_occurrences": 5}, "20260326 09:00", ["03-29", "03-30"]),  # three are over
     ({"repeat_type": "day", "end_by_date": 20260329}, "20260101 09:00", ["03-29"]),
-    # On users' own clocks a run begins fourteen hours before: at 11:00 and at 13:00.
-    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-30", "03-31"]),
-    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 03:00", ["03-29", "03-30"]),
+    # On users' own clocks as well the account's clock says what is past.
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-29", "03-30"]),
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 13:00", ["03-28", "03-29"]),
 ]
 
 
@@ -287,7 +287,7 @@ def test_start_in_the_past_leaves_the_rest_as_it_was(
     """The runs are those it would have had from its start, without those that are past; none left is refused."""
     now, asked = utc("2026-03-28T12:00"), {**fields, **unit, "delivery_timezone": own}
     whole = read_recurring(asked, f"{start:%Y%m%d %H:%M}", 0.0, zone)
-    rest = [run for run in list_runs(whole, 2000) if begins_at(run, whole, ZoneInfo(zone)) >= now - MINUTE]
+    rest = [run for run in list_runs(whole, 2000) if to_epoch(run, ZoneInfo(zone)) >= now - MINUTE]
     if rest:
         assert list_runs(read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone), 50) == rest[:50]
         return
@@ -307,6 +307,29 @@ WRONG: list[tuple[Any, str]] = [
     ({"type": "later", "delivery_date_time": ["20200330 10:00"]}, "past"),
     ({"type": "recurring"}, "$.when.start_time"),
     ({"type": "recurring", "start_time": "20260330 10:00"}, "$.when.repeat_type"),
+    (  # the first day that fits is after the end
+        {
+            "type": "recurring",
+            "start_time": "20260310 10:00",
+            "repeat_type": "month",
+            "repeat_on_days_of_month": [5],
+            "end_by_date": 20260331,
+        },
+        "$.when.end_by_date",
+    ),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "end_by_date": "20260320"},
+        "$.when.end_by_date",
+    ),
+    (  # past on every clock: nobody gets it a day later
+        {
+            "type": "later",
+            "delivery_date_time": "20250330 10:00",
+            "delivery_timezone": "user",
+            "user_timezone_wrap_around": True,
+        },
+        "past",
+    ),
     ({"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeats_every": 0}, "repeats_every"),
     (
         {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeat_on_days_of_week": [1]},
@@ -479,13 +502,37 @@ async def test_who_is_past_their_time(days: Days, wrap: bool) -> None:
     await days.people(east="Asia/Tokyo", west="America/New_York")
     days.stage.now = utc("2026-03-29T05:00")  # 14:00 in Tokyo, 01:00 in New York
     when = {"type": "later", "delivery_date_time": ["20260329 09:00"], "delivery_timezone": "user"}
-    days.stage.settings = msgspec.structs.replace(days.stage.settings, late_minutes=24 * 60.0)
     campaign = await days.create(when | {"user_timezone_wrap_around": wrap})
     assert await days.step(utc("2026-03-29T05:00")) == []
     assert await days.step(utc("2026-03-29T13:00")) == ["west"]
     assert await days.step(utc("2026-03-30T00:00")) == (["east"] if wrap else [])
     result = await days.result(campaign)
     assert (result["audience"], result["sent"], result["suppressed"]) == ((2, 2, 0) if wrap else (2, 1, 1))
+
+
+async def test_now_in_the_hour_that_comes_twice(days: Days) -> None:
+    """The second time it is 02:30 in Berlin is now as well, and not an hour ago."""
+    await days.people(berlin="")
+    days.stage.now = utc("2026-10-25T01:30")
+    campaign = await days.create({"type": "now"})
+    assert await days.step(utc("2026-10-25T01:31")) == ["berlin"]
+    assert (await days.result(campaign))["sent"] == 1
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_recurring_on_own_clocks_begins_on_the_day_it_says(days: Days, wrap: bool) -> None:
+    """Asked for in the morning for every evening from today on: whose evening is over waits for the next one, and gets
+    one message then, whether or not it would have been made up."""
+    await days.people(east="Asia/Tokyo", west="America/New_York", berlin="")
+    days.stage.now = utc("2026-03-28T10:00")  # 11:00 in Berlin, 19:00 in Tokyo
+    when = {"type": "recurring", "start_time": "20260328 18:00", "repeat_type": "day", "delivery_timezone": "user"}
+    await days.create(when | {"user_timezone_wrap_around": wrap})
+    assert await days.step(utc("2026-03-28T10:00")) == []
+    assert await days.step(utc("2026-03-28T17:00")) == ["berlin"]
+    assert await days.step(utc("2026-03-28T22:00")) == ["west"]
+    assert await days.step(utc("2026-03-29T04:00")) == []
+    assert await days.step(utc("2026-03-29T09:00")) == ["east"]
+    assert await days.step(utc("2026-03-29T16:00")) == ["berlin"]
 
 
 @pytest.mark.parametrize("state", ["delay", "discard"])
