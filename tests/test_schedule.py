@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event, select, update
 from support.stage import BODY, SETTINGS, Stage, Vendor
 
+from tocsin import choose_zones
 from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
 from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until
 from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
@@ -368,6 +370,16 @@ def test_zones_of_profiles(name: str, hours: float | None) -> None:
     assert (None if found is None else found.utcoffset(local("2026-01-01T00:00"))) == (
         None if hours is None else timedelta(hours=hours)
     )
+
+
+@pytest.mark.parametrize(("versions", "chosen"), [(["1999a"], 0), (["2999a"], 1), ([], 0), (["2999a", "1999a"], 2)])
+def test_the_newest_law_of_the_clocks_is_taken(tmp_path: Path, versions: list[str], chosen: int) -> None:
+    """The system's time zones or the package's: what a system was not told for years is not believed."""
+    folders = [str(tmp_path / str(number)) for number in range(len(versions))]
+    for folder, version in zip(folders, versions, strict=True):
+        Path(folder).mkdir()
+        (Path(folder) / "tzdata.zi").write_text(f"# version {version}\n# This zic input file\n")
+    assert list(choose_zones(folders)) == folders[:chosen]
 
 
 class Days:
