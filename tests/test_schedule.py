@@ -18,7 +18,7 @@ from sqlalchemy import Engine, event, select, update
 from support.stage import BODY, SETTINGS, Stage, Vendor
 
 from tocsin import choose_zones
-from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
+from tocsin.campaign.local_time import next_time, to_epoch, to_local
 from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until
 from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
@@ -32,6 +32,7 @@ from tocsin.stats.results import read_result
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.time_zone import find_zone
 
 pytest_plugins = ("engines",)
 
@@ -362,7 +363,16 @@ def test_a_wrong_when_says_where(when: Any, place: str) -> None:
     ("name", "hours"),
     [
         *(("Asia/Kolkata", 5.5), ("+05:30", 5.5), ("GMT-3", -3), ("UTC+0530", 5.5)),
-        *(("", None), ("../etc", None), ("X", None), ("+15:00", None), ("/UTC", None)),
+        *(
+            ("PST", -8),
+            ("IST", 5.5),
+            ("GMT-8:00", -8),
+            ("", None),
+            ("../etc", None),
+            ("X", None),
+            ("+15:00", None),
+            ("/UTC", None),
+        ),
     ],
 )
 def test_zones_of_profiles(name: str, hours: float | None) -> None:
