@@ -348,6 +348,11 @@ WRONG: list[tuple[Any, str]] = [
     ({"type": "now", "dnd": {"dnd_info": {"1": []}, "message_state": "shout"}}, "message_state"),
     ({"type": "now", "campaign_cutoff": "soon"}, "$.when.campaign_cutoff"),
     ({"type": "now", "user_timezone_wrap_around": "yes"}, "user_timezone_wrap_around"),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "end_by_ocurrences": 5},
+        "$.when.end_by_ocurrences",
+    ),
+    ({"type": "now", "dnd": {"dnd_info": {"1": []}, "mesage_state": "discard"}}, "$.when.dnd.mesage_state"),
     (7, "$.when"),
 ]
 
@@ -357,6 +362,12 @@ def test_a_wrong_when_says_where(when: Any, place: str) -> None:
     with pytest.raises(Problem) as caught:
         read_schedule({"when": when}, ZoneInfo("UTC"), utc("2026-03-01T00:00"))
     assert place in caught.value.error
+
+
+def test_now_is_now_on_every_clock() -> None:
+    """As callers send it."""
+    asked = {"type": "now", "delivery_timezone": "user", "user_timezone_wrap_around": True}
+    assert read_schedule({"when": asked}, ZoneInfo("UTC"), utc("2026-03-01T00:00")).own_clock is False
 
 
 @pytest.mark.parametrize(

@@ -63,23 +63,24 @@ class When(msgspec.Struct, frozen=True, kw_only=True):
     cut_off: time | None = None
 
 
-class TimingJson(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", dict=True):
-    """The `when` of a create request as an object; which one, its `type` says."""
+class TimingJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", dict=True):
+    """The `when` of a create request as an object; which one, its `type` says. An unknown field is refused: a recurring
+    campaign whose end is misspelled would have none."""
 
+    delivery_timezone: Literal["user", "account"] = "account"
     dnd: QuietJson | None = None
     campaign_cutoff: Clock | None = None
     user_timezone_wrap_around: bool = False
 
 
 class NowJson(TimingJson, frozen=True, kw_only=True, tag="now"):
-    """As soon as it is created."""
+    """As soon as it is created, on every clock."""
 
 
 class LaterJson(TimingJson, frozen=True, kw_only=True, tag="later"):
     """At one time or at several, "YYYYMMDD HH:MM"."""
 
     delivery_date_time: Times
-    delivery_timezone: Literal["user", "account"] = "account"
 
     def __post_init__(self) -> None:
         _ = self.times  # what is wrong with it is refused while its place is known
@@ -101,7 +102,6 @@ class RecurringJson(TimingJson, frozen=True, kw_only=True, tag="recurring"):
     repeat_on_days_of_month: DaysOfMonth | None = None
     end_by_date: str | int | None = None
     end_by_occurrences: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    delivery_timezone: Literal["user", "account"] = "account"
 
     def __post_init__(self) -> None:
         _ = self.times  # what is wrong with it is refused while its place is known
