@@ -91,6 +91,18 @@ def test_numbers_without_measure_are_refused(value: Any) -> None:
         compile_members(read_where(where), Account("a", "", "UTC"), NOW)
 
 
+@pytest.mark.parametrize("operator", ["exists", "does_not_exist"])
+@pytest.mark.parametrize(("value", "taken"), [("True", True), (True, True), ("", True), ("False", False), (0, False)])
+def test_what_is_there_is_not_asked_for_by_a_value(operator: str, value: Any, taken: bool) -> None:
+    """«exists: False» means the opposite of what it would find if its value were passed over."""
+    fields = [{"name": "k", "operator": operator, "value": value}]
+    if taken:
+        assert read_where({"common_profile_properties": {"profile_fields": fields}})
+        return
+    with pytest.raises(Problem, match="takes no value"):
+        read_where({"common_profile_properties": {"profile_fields": fields}})
+
+
 async def test_list_without_a_null_text(ledger: Ledger, facts: Facts) -> None:
     """A null inside a list is no text: nobody asked for it by the word."""
     account = create_account(ledger, "nulls", "UTC", NOW)[0]

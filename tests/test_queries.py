@@ -658,6 +658,7 @@ async def test_every_value_against_every_condition(ledger: Ledger, facts: Facts)
         ("America/Havana", "2026-03-31T01:00"),
         ("Australia/Lord_Howe", "2025-10-31T06:00"),
         ("Asia/Kathmandu", "2025-12-31T00:15"),
+        ("America/Vancouver", "2026-12-31T12:00"),  # of which the facts store may know another law than Python
     ],
 )
 async def test_days_are_those_of_the_clock(ledger: Ledger, facts: Facts, zone: str, at: str) -> None:

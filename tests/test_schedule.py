@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, event, select, update
 from support.stage import BODY, SETTINGS, Stage, Vendor
 
-from tocsin.campaign.local_time import find_zone, next_time, to_epoch, to_local
+from tocsin import choose_zones
+from tocsin.campaign.local_time import next_time, to_epoch, to_local
 from tocsin.campaign.quiet_hours import Quiet, Window, quiet_until
 from tocsin.campaign.runs import find_campaign, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import Repeat, When, begins_at, cut_off_after, due_for, next_local, read_schedule
@@ -30,6 +32,7 @@ from tocsin.stats.results import read_result
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.time_zone import find_zone
 
 pytest_plugins = ("engines",)
 
@@ -249,9 +252,9 @@ PAST: list[tuple[dict[str, Any], str, list[str]]] = [
     ({"repeat_type": "month"}, "19700131 09:00", ["03-31", "05-31"]),
     ({"repeat_type": "day", "end_by_occurrences": 5}, "20260326 09:00", ["03-29", "03-30"]),  # three are over
     ({"repeat_type": "day", "end_by_date": 20260329}, "20260101 09:00", ["03-29"]),
-    # On users' own clocks a run begins fourteen hours before: at 11:00 and at 13:00.
-    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-30", "03-31"]),
-    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 03:00", ["03-29", "03-30"]),
+    # On users' own clocks as well the account's clock says what is past.
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 01:00", ["03-29", "03-30"]),
+    ({"repeat_type": "day", "delivery_timezone": "user"}, "20260101 13:00", ["03-28", "03-29"]),
 ]
 
 
@@ -287,7 +290,7 @@ def test_start_in_the_past_leaves_the_rest_as_it_was(
     """The runs are those it would have had from its start, without those that are past; none left is refused."""
     now, asked = utc("2026-03-28T12:00"), {**fields, **unit, "delivery_timezone": own}
     whole = read_recurring(asked, f"{start:%Y%m%d %H:%M}", 0.0, zone)
-    rest = [run for run in list_runs(whole, 2000) if begins_at(run, whole, ZoneInfo(zone)) >= now - MINUTE]
+    rest = [run for run in list_runs(whole, 2000) if to_epoch(run, ZoneInfo(zone)) >= now - MINUTE]
     if rest:
         assert list_runs(read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone), 50) == rest[:50]
         return
@@ -307,6 +310,29 @@ WRONG: list[tuple[Any, str]] = [
     ({"type": "later", "delivery_date_time": ["20200330 10:00"]}, "past"),
     ({"type": "recurring"}, "$.when.start_time"),
     ({"type": "recurring", "start_time": "20260330 10:00"}, "$.when.repeat_type"),
+    (  # the first day that fits is after the end
+        {
+            "type": "recurring",
+            "start_time": "20260310 10:00",
+            "repeat_type": "month",
+            "repeat_on_days_of_month": [5],
+            "end_by_date": 20260331,
+        },
+        "$.when.end_by_date",
+    ),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "end_by_date": "20260320"},
+        "$.when.end_by_date",
+    ),
+    (  # past on every clock: nobody gets it a day later
+        {
+            "type": "later",
+            "delivery_date_time": "20250330 10:00",
+            "delivery_timezone": "user",
+            "user_timezone_wrap_around": True,
+        },
+        "past",
+    ),
     ({"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeats_every": 0}, "repeats_every"),
     (
         {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "repeat_on_days_of_week": [1]},
@@ -322,6 +348,11 @@ WRONG: list[tuple[Any, str]] = [
     ({"type": "now", "dnd": {"dnd_info": {"1": []}, "message_state": "shout"}}, "message_state"),
     ({"type": "now", "campaign_cutoff": "soon"}, "$.when.campaign_cutoff"),
     ({"type": "now", "user_timezone_wrap_around": "yes"}, "user_timezone_wrap_around"),
+    (
+        {"type": "recurring", "start_time": "20260330 10:00", "repeat_type": "day", "end_by_ocurrences": 5},
+        "$.when.end_by_ocurrences",
+    ),
+    ({"type": "now", "dnd": {"dnd_info": {"1": []}, "mesage_state": "discard"}}, "$.when.dnd.mesage_state"),
     (7, "$.when"),
 ]
 
@@ -333,11 +364,26 @@ def test_a_wrong_when_says_where(when: Any, place: str) -> None:
     assert place in caught.value.error
 
 
+def test_now_is_now_on_every_clock() -> None:
+    """As callers send it."""
+    asked = {"type": "now", "delivery_timezone": "user", "user_timezone_wrap_around": True}
+    assert read_schedule({"when": asked}, ZoneInfo("UTC"), utc("2026-03-01T00:00")).own_clock is False
+
+
 @pytest.mark.parametrize(
     ("name", "hours"),
     [
         *(("Asia/Kolkata", 5.5), ("+05:30", 5.5), ("GMT-3", -3), ("UTC+0530", 5.5)),
-        *(("", None), ("../etc", None), ("X", None), ("+15:00", None), ("/UTC", None)),
+        *(
+            ("PST", -8),
+            ("IST", 5.5),
+            ("GMT-8:00", -8),
+            ("", None),
+            ("../etc", None),
+            ("X", None),
+            ("+15:00", None),
+            ("/UTC", None),
+        ),
     ],
 )
 def test_zones_of_profiles(name: str, hours: float | None) -> None:
@@ -345,6 +391,16 @@ def test_zones_of_profiles(name: str, hours: float | None) -> None:
     assert (None if found is None else found.utcoffset(local("2026-01-01T00:00"))) == (
         None if hours is None else timedelta(hours=hours)
     )
+
+
+@pytest.mark.parametrize(("versions", "chosen"), [(["1999a"], 0), (["2999a"], 1), ([], 0), (["2999a", "1999a"], 2)])
+def test_the_newest_law_of_the_clocks_is_taken(tmp_path: Path, versions: list[str], chosen: int) -> None:
+    """The system's time zones or the package's: what a system was not told for years is not believed."""
+    folders = [str(tmp_path / str(number)) for number in range(len(versions))]
+    for folder, version in zip(folders, versions, strict=True):
+        Path(folder).mkdir()
+        (Path(folder) / "tzdata.zi").write_text(f"# version {version}\n# This zic input file\n")
+    assert list(choose_zones(folders)) == folders[:chosen]
 
 
 class Days:
@@ -479,13 +535,37 @@ async def test_who_is_past_their_time(days: Days, wrap: bool) -> None:
     await days.people(east="Asia/Tokyo", west="America/New_York")
     days.stage.now = utc("2026-03-29T05:00")  # 14:00 in Tokyo, 01:00 in New York
     when = {"type": "later", "delivery_date_time": ["20260329 09:00"], "delivery_timezone": "user"}
-    days.stage.settings = msgspec.structs.replace(days.stage.settings, late_minutes=24 * 60.0)
     campaign = await days.create(when | {"user_timezone_wrap_around": wrap})
     assert await days.step(utc("2026-03-29T05:00")) == []
     assert await days.step(utc("2026-03-29T13:00")) == ["west"]
     assert await days.step(utc("2026-03-30T00:00")) == (["east"] if wrap else [])
     result = await days.result(campaign)
     assert (result["audience"], result["sent"], result["suppressed"]) == ((2, 2, 0) if wrap else (2, 1, 1))
+
+
+async def test_now_in_the_hour_that_comes_twice(days: Days) -> None:
+    """The second time it is 02:30 in Berlin is now as well, and not an hour ago."""
+    await days.people(berlin="")
+    days.stage.now = utc("2026-10-25T01:30")
+    campaign = await days.create({"type": "now"})
+    assert await days.step(utc("2026-10-25T01:31")) == ["berlin"]
+    assert (await days.result(campaign))["sent"] == 1
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+async def test_recurring_on_own_clocks_begins_on_the_day_it_says(days: Days, wrap: bool) -> None:
+    """Asked for in the morning for every evening from today on: whose evening is over waits for the next one, and gets
+    one message then, whether or not it would have been made up."""
+    await days.people(east="Asia/Tokyo", west="America/New_York", berlin="")
+    days.stage.now = utc("2026-03-28T10:00")  # 11:00 in Berlin, 19:00 in Tokyo
+    when = {"type": "recurring", "start_time": "20260328 18:00", "repeat_type": "day", "delivery_timezone": "user"}
+    await days.create(when | {"user_timezone_wrap_around": wrap})
+    assert await days.step(utc("2026-03-28T10:00")) == []
+    assert await days.step(utc("2026-03-28T17:00")) == ["berlin"]
+    assert await days.step(utc("2026-03-28T22:00")) == ["west"]
+    assert await days.step(utc("2026-03-29T04:00")) == []
+    assert await days.step(utc("2026-03-29T09:00")) == ["east"]
+    assert await days.step(utc("2026-03-29T16:00")) == ["berlin"]
 
 
 @pytest.mark.parametrize("state", ["delay", "discard"])

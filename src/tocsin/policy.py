@@ -34,7 +34,7 @@ class Cap(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     throttle: Annotated[int, Meta(ge=1)] | None = None
 
 
-class WindowJson(msgspec.Struct, frozen=True):
+class WindowJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     start: Clock = field(name="from")
     end: Clock = field(name="to")
 
@@ -58,7 +58,7 @@ class WeekJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename=d
             raise Invalid(f"dnd_info must be {WEEK}")
 
 
-class QuietJson(msgspec.Struct, frozen=True):
+class QuietJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The `dnd` object (its shape: CleverTap's create-campaign)."""
 
     dnd_info: Annotated[WeekJson, Meta(extra={"is": WEEK})]

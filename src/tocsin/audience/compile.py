@@ -32,6 +32,7 @@ from tocsin.audience.node import (
     Uses,
     walk,
 )
+from tocsin.audience.offsets import find_offsets
 from tocsin.audience.property import SYMBOLS, write_condition, write_number
 from tocsin.channels import CHANNELS, PLATFORMS
 from tocsin.ingest.profile import REACHABLE
@@ -184,19 +185,26 @@ class Writer:
         first, last = (self._bind(max(day.resolve(self._today), EPOCH), "Date") for day in (did.first, did.last))
         return f"day BETWEEN {first} AND {last}"
 
-    def write_event(self, did: Did) -> list[str]:
-        """Return what the event itself must meet, beyond its name and day."""
-        session = did.session
+    def write_event(self, did: Did, days: tuple[date, date] | None = None) -> list[str]:
+        """Return what the event itself must meet, beyond its name and day. days: the first and the last, where they are
+        not those of `did`."""
+        session, days = did.session, days or (did.first.resolve(self._today), did.last.resolve(self._today))
         meets = [self._write_condition(one) for one in did.properties]
         if session.minutes:
-            zone = self._bind(str(self._zone), "String")
-            minute = f"(toHour(at, {zone}) * 60 + toMinute(at, {zone}))"
+            minute = self._write_minute(*days)
             meets.append(f"({' OR '.join(self._write_minutes(minute, *pair) for pair in session.minutes)})")
         if session.weekdays:  # ClickHouse counts from Monday, CleverTap from Sunday
             meets.append(f"has({self._bind(list(session.weekdays), 'Array(UInt8)')}, toDayOfWeek(day) % 7 + 1)")
         if session.monthdays:
             meets.append(f"has({self._bind(list(session.monthdays), 'Array(UInt8)')}, toDayOfMonth(day))")
         return meets
+
+    def _write_minute(self, first: date, last: date) -> str:
+        """Return the minute of the day on the account's clock, for events between two days."""
+        changes, seconds = find_offsets(self._zone, max(first, EPOCH), max(last, EPOCH))
+        past = f"arrayCount(change -> change <= toUnixTimestamp(at), {self._bind(list(changes), 'Array(Int64)')})"
+        offset = f"arrayElement({self._bind(list(seconds), 'Array(Int32)')}, {past if changes else 0} + 1)"
+        return f"intDiv((toInt64(toUnixTimestamp(at)) + {offset}) % 86400, 60)"
 
     def _write_minutes(self, minute: str, first: int, last: int) -> str:
         joined = "AND" if first <= last else "OR"  # over midnight

@@ -76,6 +76,10 @@ class ConditionJson(msgspec.Struct, frozen=True, forbid_unknown_fields=True, dic
         if self.match == "all" and operator in (*NEGATIONS, "exists"):
             raise Invalid(f"match all has no meaning with {operator}", ".match")
         if operator in WITHOUT_VALUE:
+            if self.value is not UNSET and str(self.value).lower() not in ("", "true"):
+                raise Invalid(
+                    f"{operator} takes no value: exists and does_not_exist are each other's opposite", ".value"
+                )
             return Condition(name, operator)
         if self.value is UNSET:
             raise Invalid(f"{operator} needs a value", ".value")

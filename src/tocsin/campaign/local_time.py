@@ -6,13 +6,11 @@ comes twice is its first; so each local time is one moment of each day. PEP 495'
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
-from functools import lru_cache
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-OFFSET = re.compile(r"(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?")
+from tocsin.store.time_zone import find_zone
+
 EARLIEST = timezone(timedelta(hours=14))  # where a day begins first
 LATEST = timezone(timedelta(hours=-12))  # and last
 
@@ -33,21 +31,6 @@ def next_time(clock: time, after: float, zone: tzinfo) -> float:
     while (found := to_epoch(datetime.combine(day, clock), zone)) < after:
         day += timedelta(days=1)
     return found
-
-
-@lru_cache(maxsize=1024)
-def find_zone(name: str) -> tzinfo | None:
-    """Return the zone of a profile's `Tz`: a name such as Asia/Kolkata, or an offset such as +05:30, 14 hours at most.
-    None for others."""
-    text = name.strip()
-    found = OFFSET.fullmatch(text)
-    if found is not None:
-        minutes = int(found[2]) * 60 + int(found[3] or 0)
-        return timezone(timedelta(minutes=minutes if found[1] == "+" else -minutes)) if minutes <= 14 * 60 else None
-    try:
-        return ZoneInfo(text) if text and not text.startswith(("/", ".")) else None
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return None
 
 
 def read_zone(value: Any, otherwise: tzinfo) -> tzinfo:

@@ -67,7 +67,8 @@ def insert_campaign(connection: Connection, account_id: str, spec: Spec, now: fl
         _insert_run(connection, account_id, campaign_id, spec.due_at, local, 1)
     else:
         for number, local in enumerate(spec.when.times, 1):
-            _insert_run(connection, account_id, campaign_id, begins_at(local, spec.when, zone), local, number)
+            due_at = max(now, begins_at(local, spec.when, zone))
+            _insert_run(connection, account_id, campaign_id, due_at, local, number)
     return campaign_id
 
 

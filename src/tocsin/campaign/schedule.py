@@ -63,23 +63,24 @@ class When(msgspec.Struct, frozen=True, kw_only=True):
     cut_off: time | None = None
 
 
-class TimingJson(msgspec.Struct, frozen=True, kw_only=True, tag_field="type", dict=True):
-    """The `when` of a create request as an object; which one, its `type` says."""
+class TimingJson(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type", dict=True):
+    """The `when` of a create request as an object; which one, its `type` says. An unknown field is refused: a recurring
+    campaign whose end is misspelled would have none."""
 
+    delivery_timezone: Literal["user", "account"] = "account"
     dnd: QuietJson | None = None
     campaign_cutoff: Clock | None = None
     user_timezone_wrap_around: bool = False
 
 
 class NowJson(TimingJson, frozen=True, kw_only=True, tag="now"):
-    """As soon as it is created."""
+    """As soon as it is created, on every clock."""
 
 
 class LaterJson(TimingJson, frozen=True, kw_only=True, tag="later"):
     """At one time or at several, "YYYYMMDD HH:MM"."""
 
     delivery_date_time: Times
-    delivery_timezone: Literal["user", "account"] = "account"
 
     def __post_init__(self) -> None:
         _ = self.times  # what is wrong with it is refused while its place is known
@@ -101,14 +102,16 @@ class RecurringJson(TimingJson, frozen=True, kw_only=True, tag="recurring"):
     repeat_on_days_of_month: DaysOfMonth | None = None
     end_by_date: str | int | None = None
     end_by_occurrences: Annotated[int, Meta(ge=1, le=10_000)] | None = None
-    delivery_timezone: Literal["user", "account"] = "account"
 
     def __post_init__(self) -> None:
-        _ = self.times, self.repeat
+        _ = self.times  # what is wrong with it is refused while its place is known
 
     @cached_property
     def times(self) -> tuple[datetime, ...]:
-        return (_read_time(self.start_time, ".start_time"),)
+        first, last = _fit(_read_time(self.start_time, ".start_time"), self.repeat), self.repeat.last_day
+        if last is not None and first.date() > last:
+            raise Invalid(f"the first run would be on {first:%Y%m%d}, after that day", ".end_by_date")
+        return (first,)
 
     @cached_property
     def repeat(self) -> Repeat:
@@ -148,7 +151,7 @@ def read_schedule(body: Mapping[str, Any], zone: tzinfo, now: float) -> When:
     times = (to_local(now, zone),) if isinstance(given, NowJson) else given.times
     quiet, cut_off = given.dnd or asked.dnd, given.campaign_cutoff or asked.campaign_cutoff
     found = When(
-        times=times if repeat is None else (_fit(times[0], repeat),),
+        times=times,
         own_clock=not isinstance(given, NowJson) and given.delivery_timezone == "user",
         wrap=given.user_timezone_wrap_around,
         repeat=repeat,
@@ -166,13 +169,15 @@ def begins_at(local: datetime, when: When, zone: tzinfo) -> float:
 
 def due_for(local: datetime, when: When, user: tzinfo, began: float) -> float | None:
     """Return when a user of that zone is to be sent to, in epoch seconds. None: their time had passed when the run
-    began, and is not made up."""
+    began, and is not made up, or would be at the time of another run."""
     at = to_epoch(local, user)
     if at >= began - JUST_NOW:
         return at
     if not when.wrap:
         return None
-    return next_time(local.time(), began, user)
+    made_up = next_time(local.time(), began, user)
+    runs = (*when.times, next_local(when, local, 1))  # only a first run begins when somebody's time has passed
+    return None if any(run is not None and to_epoch(run, user) == made_up for run in runs) else made_up
 
 
 def cut_off_after(at: float, when: When, zone: tzinfo) -> float | None:
@@ -216,12 +221,12 @@ def _next_day(day: date, first: date, repeat: Repeat) -> date | None:
 
 
 def _fit(first: datetime, repeat: Repeat) -> datetime:
-    """Return the first run at or after the start that is on one of the days asked for. Raise Problem when none is."""
+    """Return the first run at or after the start that is on one of the days asked for. Raise Invalid when none is."""
     if not repeat.days or repeat.unit == "day":
         return first
     day = _next_day(first.date() - timedelta(days=1), first.date(), repeat)
     if day is None:
-        raise Problem("no day fits (at $.when)")
+        raise Invalid("no month of a run has such a day", ".repeat_on_days_of_month")
     return datetime.combine(day, first.time())
 
 
@@ -236,19 +241,19 @@ def _check_past(when: When, zone: tzinfo, now: float) -> When:
         return _skip_past(when, when.repeat, zone, now)
     for local in when.times:
         last = to_epoch(local, LATEST if when.own_clock else zone)
-        if last < now - JUST_NOW and not (when.own_clock and when.wrap):
+        if last < now - JUST_NOW:
             raise Problem(f"{local:%Y%m%d %H:%M} is in the past in {zone} (at $.when)")
     return when
 
 
 def _skip_past(when: When, repeat: Repeat, zone: tzinfo, now: float) -> When:
-    """Return a recurring `when` from its first run that is not past; those before it count as runs. Raise Problem when
-    they were the last."""
+    """Return a recurring `when` from its first run that is not past on the account's clock; those before it count as
+    runs. Raise Problem when they were the last."""
     first, number = when.times[0], 1
     local: datetime | None = first
     if repeat.runs is None:  # nothing to count: two days ago is past in every zone
         local = max(first, datetime.combine(to_local(now, UTC).date() - timedelta(days=2), first.time()))
-    while local is not None and begins_at(local, when, zone) < now - JUST_NOW:
+    while local is not None and to_epoch(local, zone) < now - JUST_NOW:
         local, number = next_local(when, local, number), number + 1
     if local is None:
         raise Problem(f"every run from {first:%Y%m%d %H:%M} on is in the past in {zone} (at $.when)")

@@ -76,9 +76,9 @@ class Choices(msgspec.Struct, frozen=True, kw_only=True):
 class Spec(Choices, frozen=True, kw_only=True):
     """A campaign as it was asked for: a snapshot, so that nothing edited later reaches a running one.
 
-    due_at: epoch seconds, of the first run. platforms: what a recipient can be on, of android, ios, windows, email.
-    message_seconds: how long after the run begins a message may still be sent. users_limit: to so many users at most in
-        all its runs together. users_limit_per_run: in each of them.
+    due_at: epoch seconds, when the first run begins, not before it was asked for. platforms: what a recipient can be
+        on, of android, ios, windows, email. message_seconds: how long after the run begins a message may still be sent.
+    users_limit: to so many users at most in all its runs together. users_limit_per_run: in each of them.
     """
 
     name: str
@@ -202,7 +202,7 @@ def read_spec(
         where=query,
         content=content,
         platforms=platforms,
-        due_at=now if body["when"] == "now" else begins_at(when.times[0], when, account.zone),
+        due_at=max(now, begins_at(when.times[0], when, account.zone)),
         control_percentage=_read_control(asked.control_group),
         system_control_group=asked.system_control_group_include,
         variants=variants,

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta, timezone, tzinfo
-from functools import lru_cache
+from datetime import UTC, datetime
 from typing import Any
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import msgspec
 from liquid import Markup, escape
 
 from tocsin.content.metering import WORK, weigh
+from tocsin.store.time_zone import find_zone
 
 FEW = 30  # keys that are looked through sooner than a table of them is made
 _DATE = re.compile(r"\$D_(-?[0-9]{1,12})")
-_OFFSET = re.compile(r"(?:UTC|GMT)?([+-])([0-9]{1,2}):?([0-9]{2})?")
 
 
 class ProfileDate(datetime):
@@ -85,7 +83,7 @@ class ProfileValues(Mapping[str, Any]):
         found = _DATE.fullmatch(text)
         if found is None:
             return text
-        zone = _find_zone(str(self._profile.get("Tz", ""))[:64])
+        zone = find_zone(str(self._profile.get("Tz", ""))[:64]) or UTC
         try:
             return ProfileDate.fromtimestamp(int(found[1]), zone)
         except (ValueError, OverflowError, OSError):  # beyond the year 9999
@@ -109,16 +107,3 @@ def show_value(value: Any, *, html: bool) -> str:
         case _:
             text = str(value)
     return escape(text) if html else text
-
-
-@lru_cache(maxsize=1024)
-def _find_zone(name: str) -> tzinfo:
-    """Return the zone of a profile's `Tz`, as `campaign/local_time.py` reads it; UTC for none."""
-    found = _OFFSET.fullmatch(name.strip())
-    if found is not None:
-        minutes = int(found[2]) * 60 + int(found[3] or 0)
-        return timezone(timedelta(minutes=minutes if found[1] == "+" else -minutes)) if minutes <= 14 * 60 else UTC
-    try:
-        return ZoneInfo(name.strip()) if name.strip() and not name.strip().startswith(("/", ".")) else UTC
-    except (ZoneInfoNotFoundError, ValueError, OSError):
-        return UTC

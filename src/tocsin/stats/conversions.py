@@ -189,7 +189,8 @@ def _write_events(writer: Writer, number: int, counted: Counted, grouping: Group
     """Return a query of the events of one kind: (kind, user, at, id, worth)."""
     did = Did(counted.event_name, Day(), Day(), counted.properties, counted.session)
     name = writer.write_name(did)
-    meets = [name, "day BETWEEN {first:Date} AND {last:Date}", *writer.write_event(did)]
+    days = (writer.parameters["first"], writer.parameters["last"])
+    meets = [name, "day BETWEEN {first:Date} AND {last:Date}", *writer.write_event(did, days)]
     if grouping.people:
         meets.append(grouping.people)
     if counted.session.first is not None:  # of all time, by the same order as in a `where`
