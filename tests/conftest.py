@@ -8,8 +8,6 @@ import http.client
 import os
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,6 +23,8 @@ from tocsin.policy import set_policy
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest.register_assert_rewrite("support")
+
+from support.commands import Command  # noqa: E402 - after the line above, which is about it
 
 # A submission is judged on the same examples as the run before it; everybody else's run looks at new ones. No example
 # has a deadline: the workers of the suite share two cores with the servers they start.
@@ -104,18 +104,15 @@ class Process:
         wait: bool = True,
     ):
         self._log = log.open("ab") if log is not None else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tocsin", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=self._log or subprocess.DEVNULL,
-            env=os.environ | dict(environment or {}),
-        )
+        said, say = os.pipe()
+        self._said = os.fdopen(said, "rb")
+        with os.fdopen(say, "wb") as stdout:
+            self.process = Command(*arguments, environment=environment, stdout=stdout, stderr=self._log)
         self.ready_line = self.wait_until_ready() if wait else ""
 
     def wait_until_ready(self) -> str:
         """The line a command prints when it is ready."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
+        line = self._said.readline().decode()
         if not line:
             self.kill()
             said = Path(self._log.name).read_text()[-4000:] if self._log is not None else ""
@@ -134,8 +131,7 @@ class Process:
 
     def _end(self) -> int:
         code = self.process.wait(READY_SECONDS)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._said.close()
         if self._log is not None:
             self._log.close()
         return code

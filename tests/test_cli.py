@@ -16,6 +16,7 @@ import pytest
 import structlog
 import structlog.testing
 from conftest import ROOMY, Caller, Sandbox, Server, new_sqlite
+from support.commands import run
 from support.processes import read_answer
 
 import tocsin
@@ -38,20 +39,6 @@ try:
 finally:
     print(*sys.modules, file=sys.stderr)
 """
-
-
-def run(
-    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tocsin", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=os.environ | (environment or {}),
-        cwd=folder,
-    )
 
 
 @pytest.mark.parametrize(
@@ -299,7 +286,9 @@ def test_bounce_hands_over_as_much_as_is_read() -> None:
 def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
     """The installed package has no benchmarks; the sentence names the way to them."""
     shutil.copytree(Path(tocsin.__file__).parent, tmp_path / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))
-    done = run("bench", "ingest", environment={"PYTHONPATH": str(tmp_path)}, folder=tmp_path)
+    command = [sys.executable, "-m", "tocsin", "bench", "ingest"]
+    there = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path, env=there)
     assert (done.returncode, done.stdout) == (1, "")
     assert "in a checkout of Tocsin run `make setup`" in done.stderr
 
