@@ -42,8 +42,9 @@ THOROUGH = bool(os.environ.get("THOROUGH"))
 
 READY_SECONDS = 60
 RESULT_SECONDS = 60
-# Limits that are not what a test is about are set out of its way.
+# Limits that are not what a test is about are set out of its way, and a server of its own has no processes beside it.
 ROOMY = {
+    "TOCSIN_SENDERS": "0",
     "TOCSIN_CREATE_PER_SECOND": "100000",
     "TOCSIN_CREATE_AT_ONCE": "1000",
     "TOCSIN_RETRY_FLOOR": "0.05",
@@ -335,8 +336,9 @@ def start_small(start_server: Callable[..., Server], tmp_path: Path) -> Callable
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that do not kill it; every test has an account of its own."""
-    server = Server(tmp_path_factory.mktemp("server"), ROOMY | {"TOCSIN_SECRET_KEY": SERVER_KEY})
+    """One server for all tests that do not kill it, with senders; every test has an account of its own."""
+    own = {"TOCSIN_SECRET_KEY": SERVER_KEY, "TOCSIN_SENDERS": "2"}
+    server = Server(tmp_path_factory.mktemp("server"), ROOMY | own)
     yield server
     assert server.stop() == 0
 

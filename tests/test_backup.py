@@ -31,7 +31,7 @@ from tocsin.store.ledger import Ledger
 pytest_plugins = ("engines",)
 
 AUDIENCE = 1200
-SLOW = {"TOCSIN_WINDOW": "16", "TOCSIN_CHUNKS_AT_ONCE": "1", "TOCSIN_SENDERS": "0"}
+SLOW = {"TOCSIN_WINDOW": "16", "TOCSIN_CHUNKS_AT_ONCE": "1"}
 
 
 def tocsin(*arguments: str) -> subprocess.CompletedProcess[str]:

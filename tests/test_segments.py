@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOMY, Caller, Server, people
+from conftest import Caller, Server, people
 from support.commands import run
 from support.members import count_members
 from support.processes import read_answer
@@ -166,7 +166,6 @@ def test_explain_from_the_command_line(server: Server, caller: Caller, tmp_path:
     assert "did_not" in explain("--where", '{"did_not": 1}').stderr
 
 
-@pytest.mark.parametrize("server", [ROOMY], indirect=True)
 def test_users_limit(sending: Caller) -> None:
     """At most so many users, those who can be reached first, and as many as the estimate said."""
     unreachable = [is_(f"nobody-{n}") for n in range(300)]

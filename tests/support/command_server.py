@@ -21,10 +21,12 @@ import signal
 import socket
 import sys
 import threading
+from pathlib import Path
 from typing import Any, NoReturn
 
 REQUEST_BYTES = 1 << 20
 STREAMS = 3
+ASKING = "COMMAND_SERVER"  # the variable with the descriptor that `support.commands` asks with in a fork
 # What commands import beside tocsin's modules when they open a store. chDB is not among them: it has threads.
 LIBRARIES = (
     *("alembic.command", "clickhouse_connect", "pyarrow.compute"),
@@ -45,37 +47,46 @@ def load() -> None:
     gc.freeze()
 
 
-def serve(requests: socket.socket) -> list[str]:
-    """Fork for each request, and say in the connection's pipe what became of the fork. Return twice: in a fork with
-    what it shall run, and with nothing when nobody asks any more."""
+def serve(first: socket.socket) -> list[str]:
+    """Fork for each request, and say in the pipe that came with it what became of the fork. A fork may ask in its turn.
+    Return twice: in a fork with what it shall run, and with nothing when the first asker is gone."""
     ended, wake = os.pipe()
     for descriptor in (ended, wake):
         os.set_blocking(descriptor, False)
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     running: dict[int, int] = {}
+    askers = {first.fileno(): first}
     while True:
-        ready, _, _ = select.select([requests.fileno(), ended], [], [])
+        ready, _, _ = select.select([*askers, ended], [], [])
         if ended in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(ended, 4096)
             report_ends(running)
-        if requests.fileno() in ready:
-            body, descriptors, _, _ = socket.recv_fds(requests, REQUEST_BYTES, STREAMS + 1)
+        for asker in [askers[one] for one in ready if one != ended]:
+            body, descriptors, _, _ = socket.recv_fds(asker, REQUEST_BYTES, STREAMS + 1)
             if not body:
-                return []
+                askers.pop(asker.fileno()).close()
+                if asker is first:
+                    return []
+                continue
             *streams, told = descriptors
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             pid = os.fork()
             if not pid:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 signal.set_wakeup_fd(-1)
-                for one in (requests.detach(), ended, wake, told, *running.values()):
-                    os.close(one)
-                return become(json.loads(body), streams)
+                for one in (*askers.values(), ours):
+                    one.close()
+                for number in (ended, wake, told, *running.values()):
+                    os.close(number)
+                return become(json.loads(body), streams, theirs.detach())
+            askers[ours.fileno()] = ours
+            theirs.close()
             running[pid] = told
             os.write(told, f"{pid}\n".encode())
-            for one in streams:
-                os.close(one)
+            for number in streams:
+                os.close(number)
 
 
 def report_ends(running: dict[int, int]) -> None:
@@ -90,13 +101,15 @@ def report_ends(running: dict[int, int]) -> None:
         os.close(told)
 
 
-def become(request: dict[str, Any], streams: list[int]) -> list[str]:
-    """Take on the environment, folder and streams of a request. Its program and arguments."""
+def become(request: dict[str, Any], streams: list[int], asking: int) -> list[str]:
+    """Take on the environment, folder and streams of a request. asking: a descriptor to ask for forks with. Return its
+    program and arguments."""
     for place, descriptor in enumerate(streams):
         os.dup2(descriptor, place)
         os.close(descriptor)
     os.environ.clear()
     os.environ.update(request["environment"])
+    os.environ[ASKING] = str(asking)
     if "PYTHONFAULTHANDLER" in os.environ:
         faulthandler.enable()
     os.chdir(request["folder"])
@@ -129,6 +142,7 @@ def run(program: str, *arguments: str) -> NoReturn:
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).parents[1])  # as conftest's: scripts import `support`
     load()
     if wanted := serve(socket.socket(fileno=int(sys.argv[1]))):
         run(*wanted)
