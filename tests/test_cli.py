@@ -16,7 +16,7 @@ import pytest
 import structlog
 import structlog.testing
 from conftest import ROOMY, Caller, Sandbox, Server, new_sqlite
-from support.commands import run
+from support.commands import MEASURED_COMMAND, run
 from support.processes import read_answer
 
 import tocsin
@@ -295,7 +295,7 @@ def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
 
 def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
     """In a checkout the harness is found from every folder, and the last line is one object with all readings."""
-    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
+    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path, program=str(MEASURED_COMMAND))
     measured = read_answer(done)
     assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
     names = [one["name"] for one in measured["readings"]]
@@ -346,6 +346,6 @@ def test_a_value_under_an_old_name_has_to_fit(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_demo_ends_with_every_number_right(tmp_path: Path) -> None:
     """The demo compares what it shows with what the vendors counted, and ends with 0 only when all holds."""
-    done = run("demo", "--once", "--users", "300", "--data", str(tmp_path / "demo"))
+    done = run("demo", "--once", "--users", "300", "--data", str(tmp_path / "demo"), program=str(MEASURED_COMMAND))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "All of it holds" in done.stdout
