@@ -202,15 +202,17 @@ class Caller:
 
 
 def wait_for(ask: Callable[[], T | None], seconds: float = RESULT_SECONDS) -> T:
-    """The first answer that is not None or False; asks again until `seconds` are over."""
-    deadline = time.monotonic() + seconds
+    """The first answer that is not None or False; asks again until `seconds` are over, less often the longer it takes:
+    who is asked has the same two cores."""
+    began = time.monotonic()
     while True:
         answer = ask()
         if answer is not None and answer is not False:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"no answer in {seconds} s")
-        time.sleep(0.02)
+        time.sleep(min(max(waited / 10, 0.01), 0.1))
 
 
 class Server(Process):
