@@ -19,7 +19,9 @@ import pytest
 from hypothesis import settings
 
 from tocsin.account import create_account
+from tocsin.cli.providers import store_providers_in
 from tocsin.policy import set_policy
+from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest.register_assert_rewrite("support")
@@ -233,32 +235,44 @@ class Server(Process):
         """A new process on the same folder and port."""
         return Server(self.data, self.environment, self.port, wait=wait)
 
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """Its ledger, opened in this process beside it."""
+        return open_ledger(self.ledger_url)
+
+    def stop(self) -> int:
+        self._close_ledger()
+        return super().stop()
+
+    def kill(self) -> None:
+        self._close_ledger()
+        super().kill()
+
+    def _close_ledger(self) -> None:
+        """Close it before the server's end, which would not be the last one to leave otherwise."""
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+            del self.ledger
+
     def account(self, timezone: str = "UTC") -> Caller:
         """A new account, and somebody who calls as it."""
-        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
-            account, passcode = create_account(ledger, "test", timezone, time.time())
+        account, passcode = create_account(self.ledger, "test", timezone, time.time())
         return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
 
     def trust_pages(self, caller: Caller) -> None:
         """Lets pages of the account say who somebody is."""
-        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
-            write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
-            ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
+        write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
+        self.ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
 
     def use_sandbox(self, caller: Caller, sandbox: Sandbox, *, webhook: bool = False) -> None:
         """Points the account's providers at the sandbox. webhook: web pushes go to a server that encrypts them."""
-        from tocsin.cli.providers import store_providers
-        from tocsin.providers.keyring import sandbox_settings
-
-        _, given = sandbox.control.get("/credentials")
-        with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment
-            patch.setenv("TOCSIN_LEDGER_URL", self.ledger_url)
-            if key := self.environment.get("TOCSIN_SECRET_KEY"):  # secrets of webhooks in this ledger are under it
-                patch.setenv("TOCSIN_SECRET_KEY", key)
-            store_providers(self.data, caller.account_id, sandbox_settings(given))
-            if webhook:
-                hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
-                store_providers(self.data, caller.account_id, {"webpush": hook})
+        key = self.environment.get("TOCSIN_SECRET_KEY", "")
+        store = functools.partial(store_providers_in, self.ledger, key, caller.account_id)
+        given = sandbox.credentials
+        store(sandbox_settings(given))
+        if webhook:
+            hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
+            store({"webpush": hook})
 
 
 class Sandbox(Process):
@@ -268,6 +282,12 @@ class Sandbox(Process):
         self.port = free_ports(7)
         super().__init__("sandbox", "--port", str(self.port))
         self.control = Caller(self.port)
+
+    @functools.cached_property
+    def credentials(self) -> dict[str, Any]:
+        """What it takes, by vendor."""
+        found: dict[str, Any] = self.control.get("/credentials")[1]
+        return found
 
     def counts(self) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = self.control.get("/counts")[1]
@@ -304,11 +324,10 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(sandbox_process: Sandbox) -> Iterator[Sandbox]:
+def sandbox(sandbox_process: Sandbox) -> Sandbox:
     """The vendors, with no faults and nothing received."""
     sandbox_process.clear()
-    yield sandbox_process
-    sandbox_process.clear()
+    return sandbox_process
 
 
 @pytest.fixture
