@@ -214,7 +214,7 @@ def wait_for(ask: Callable[[], T | None], seconds: float = RESULT_SECONDS) -> T:
         waited = time.monotonic() - began
         if waited > seconds:
             raise AssertionError(f"no answer in {seconds} s")
-        time.sleep(min(max(waited / 10, 0.01), 0.1))
+        time.sleep(min(max(waited / 5, 0.02), 0.1))
 
 
 class Server(Process):

@@ -68,6 +68,8 @@ def serve(first: socket.socket) -> list[str]:
             if not body:
                 askers.pop(asker.fileno()).close()
                 if asker is first:
+                    for pid in running:  # what a suite that was killed has left
+                        os.kill(pid, signal.SIGKILL)
                     return []
                 continue
             *streams, told = descriptors
