@@ -8,8 +8,6 @@ import http.client
 import os
 import random
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,10 +19,14 @@ import pytest
 from hypothesis import settings
 
 from tocsin.account import create_account
+from tocsin.cli.providers import store_providers_in
 from tocsin.policy import set_policy
+from tocsin.providers.keyring import sandbox_settings
 from tocsin.store.ledger import Ledger, open_ledger
 
 pytest.register_assert_rewrite("support")
+
+from support.commands import Command  # noqa: E402 - after the line above, which is about it
 
 # A submission is judged on the same examples as the run before it; everybody else's run looks at new ones. No example
 # has a deadline: the workers of the suite share two cores with the servers they start.
@@ -42,8 +44,9 @@ THOROUGH = bool(os.environ.get("THOROUGH"))
 
 READY_SECONDS = 60
 RESULT_SECONDS = 60
-# Limits that are not what a test is about are set out of its way.
+# Limits that are not what a test is about are set out of its way, and a server of its own has no processes beside it.
 ROOMY = {
+    "TOCSIN_SENDERS": "0",
     "TOCSIN_CREATE_PER_SECOND": "100000",
     "TOCSIN_CREATE_AT_ONCE": "1000",
     "TOCSIN_RETRY_FLOOR": "0.05",
@@ -104,18 +107,15 @@ class Process:
         wait: bool = True,
     ):
         self._log = log.open("ab") if log is not None else None
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tocsin", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=self._log or subprocess.DEVNULL,
-            env=os.environ | dict(environment or {}),
-        )
+        said, say = os.pipe()
+        self._said = os.fdopen(said, "rb")
+        with os.fdopen(say, "wb") as stdout:
+            self.process = Command(*arguments, environment=environment, stdout=stdout, stderr=self._log)
         self.ready_line = self.wait_until_ready() if wait else ""
 
     def wait_until_ready(self) -> str:
         """The line a command prints when it is ready."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline().decode()
+        line = self._said.readline().decode()
         if not line:
             self.kill()
             said = Path(self._log.name).read_text()[-4000:] if self._log is not None else ""
@@ -134,8 +134,7 @@ class Process:
 
     def _end(self) -> int:
         code = self.process.wait(READY_SECONDS)
-        if self.process.stdout is not None:
-            self.process.stdout.close()
+        self._said.close()
         if self._log is not None:
             self._log.close()
         return code
@@ -205,15 +204,17 @@ class Caller:
 
 
 def wait_for(ask: Callable[[], T | None], seconds: float = RESULT_SECONDS) -> T:
-    """The first answer that is not None or False; asks again until `seconds` are over."""
-    deadline = time.monotonic() + seconds
+    """The first answer that is not None or False; asks again until `seconds` are over, less often the longer it takes:
+    who is asked has the same two cores."""
+    began = time.monotonic()
     while True:
         answer = ask()
         if answer is not None and answer is not False:
             return answer
-        if time.monotonic() > deadline:
+        waited = time.monotonic() - began
+        if waited > seconds:
             raise AssertionError(f"no answer in {seconds} s")
-        time.sleep(0.02)
+        time.sleep(min(max(waited / 5, 0.02), 0.1))
 
 
 class Server(Process):
@@ -234,32 +235,44 @@ class Server(Process):
         """A new process on the same folder and port."""
         return Server(self.data, self.environment, self.port, wait=wait)
 
+    @functools.cached_property
+    def ledger(self) -> Ledger:
+        """Its ledger, opened in this process beside it."""
+        return open_ledger(self.ledger_url)
+
+    def stop(self) -> int:
+        self._close_ledger()
+        return super().stop()
+
+    def kill(self) -> None:
+        self._close_ledger()
+        super().kill()
+
+    def _close_ledger(self) -> None:
+        """Close it before the server's end, which would not be the last one to leave otherwise."""
+        if "ledger" in self.__dict__:
+            self.ledger.close()
+            del self.ledger
+
     def account(self, timezone: str = "UTC") -> Caller:
         """A new account, and somebody who calls as it."""
-        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
-            account, passcode = create_account(ledger, "test", timezone, time.time())
+        account, passcode = create_account(self.ledger, "test", timezone, time.time())
         return Caller(self.port, {"X-CleverTap-Account-Id": account.id, "X-CleverTap-Passcode": passcode})
 
     def trust_pages(self, caller: Caller) -> None:
         """Lets pages of the account say who somebody is."""
-        with contextlib.closing(open_ledger(self.ledger_url)) as ledger:
-            write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
-            ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
+        write = functools.partial(set_policy, account_id=caller.account_id, name="apps", now=time.time())
+        self.ledger.write_now(lambda connection: write(connection, value='{"identities": "trust"}'))
 
     def use_sandbox(self, caller: Caller, sandbox: Sandbox, *, webhook: bool = False) -> None:
         """Points the account's providers at the sandbox. webhook: web pushes go to a server that encrypts them."""
-        from tocsin.cli.providers import store_providers
-        from tocsin.providers.keyring import sandbox_settings
-
-        _, given = sandbox.control.get("/credentials")
-        with pytest.MonkeyPatch.context() as patch:  # the command reads where the ledger is from its environment
-            patch.setenv("TOCSIN_LEDGER_URL", self.ledger_url)
-            if key := self.environment.get("TOCSIN_SECRET_KEY"):  # secrets of webhooks in this ledger are under it
-                patch.setenv("TOCSIN_SECRET_KEY", key)
-            store_providers(self.data, caller.account_id, sandbox_settings(given))
-            if webhook:
-                hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
-                store_providers(self.data, caller.account_id, {"webpush": hook})
+        key = self.environment.get("TOCSIN_SECRET_KEY", "")
+        store = functools.partial(store_providers_in, self.ledger, key, caller.account_id)
+        given = sandbox.credentials
+        store(sandbox_settings(given))
+        if webhook:
+            hook = {"url": given["webhook"]["webpush"], "secret": given["webhook"]["secret"], "ca": given["ca"]}
+            store({"webpush": hook})
 
 
 class Sandbox(Process):
@@ -269,6 +282,12 @@ class Sandbox(Process):
         self.port = free_ports(7)
         super().__init__("sandbox", "--port", str(self.port))
         self.control = Caller(self.port)
+
+    @functools.cached_property
+    def credentials(self) -> dict[str, Any]:
+        """What it takes, by vendor."""
+        found: dict[str, Any] = self.control.get("/credentials")[1]
+        return found
 
     def counts(self) -> dict[str, dict[str, int]]:
         counts: dict[str, dict[str, int]] = self.control.get("/counts")[1]
@@ -305,11 +324,10 @@ def sandbox_process() -> Iterator[Sandbox]:
 
 
 @pytest.fixture
-def sandbox(sandbox_process: Sandbox) -> Iterator[Sandbox]:
+def sandbox(sandbox_process: Sandbox) -> Sandbox:
     """The vendors, with no faults and nothing received."""
     sandbox_process.clear()
-    yield sandbox_process
-    sandbox_process.clear()
+    return sandbox_process
 
 
 @pytest.fixture
@@ -339,8 +357,9 @@ def start_small(start_server: Callable[..., Server], tmp_path: Path) -> Callable
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One server for all tests that do not kill it; every test has an account of its own."""
-    server = Server(tmp_path_factory.mktemp("server"), ROOMY | {"TOCSIN_SECRET_KEY": SERVER_KEY})
+    """One server for all tests that do not kill it, with senders; every test has an account of its own."""
+    own = {"TOCSIN_SECRET_KEY": SERVER_KEY, "TOCSIN_SENDERS": "2"}
+    server = Server(tmp_path_factory.mktemp("server"), ROOMY | own)
     yield server
     assert server.stop() == 0
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 import pytest
 from conftest import ROOMY, Caller, Sandbox, Server, people, wait_for
 from sqlalchemy import Connection, select
+from support.commands import run
 from support.stage import Stage, Vendor
 
 from tocsin import queue
@@ -31,12 +31,11 @@ from tocsin.store.ledger import Ledger
 pytest_plugins = ("engines",)
 
 AUDIENCE = 1200
-SLOW = {"TOCSIN_WINDOW": "16", "TOCSIN_CHUNKS_AT_ONCE": "1", "TOCSIN_SENDERS": "0"}
+SLOW = {"TOCSIN_WINDOW": "16", "TOCSIN_CHUNKS_AT_ONCE": "1"}
 
 
 def tocsin(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tocsin", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    return run(*arguments)
 
 
 def accepted(sandbox: Sandbox) -> tuple[int, int]:

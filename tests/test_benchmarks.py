@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import struct
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import THOROUGH
+from support.commands import MEASURED_COMMAND, run
+from support.processes import read_answer
 
 from benchmarks.answering import AnsweringSink, Pace, Peer, Wire
 from benchmarks.delivery import Delivered
@@ -20,8 +19,6 @@ from benchmarks.pacer import Paced
 from benchmarks.push_sink import PREFACE, Http2Peer
 from benchmarks.stamps import Stamp, StampFile, mark, read_stamps
 from benchmarks.trial import Trial, judge
-
-MEASURED = 300.0  # seconds a small run may take on a busy machine
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -133,14 +130,8 @@ def test_the_time_of_a_share_is_between_two_looks() -> None:
 
 def measure(*arguments: str, folder: Path) -> dict[str, dict[str, Any]]:
     """Return the readings of a benchmark by their names."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tocsin", "bench", *arguments, "--json"],
-        stdout=subprocess.PIPE,
-        timeout=MEASURED,
-        check=True,
-        cwd=folder,
-    )
-    return {one["name"]: one for one in json.loads(done.stdout.splitlines()[-1])["readings"]}
+    done = run("bench", *arguments, "--json", folder=folder, program=str(MEASURED_COMMAND))
+    return {one["name"]: one for one in read_answer(done)["readings"]}
 
 
 @pytest.mark.timeout(400)
@@ -176,12 +167,7 @@ def test_bench_dispatch_with_tails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tail", ["0.5:1", "0.1:60", "0.1", "x:y", "0:1"])
 def test_a_tail_that_cannot_be(tail: str) -> None:
     """A tail is a share and seconds, within what our client waits for."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tocsin", "bench", "dispatch", "--tail", tail],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run("bench", "dispatch", "--tail", tail)
     assert done.returncode == 2
     assert "must be like 0.01:2" in done.stderr
 

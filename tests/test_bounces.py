@@ -5,10 +5,8 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import os
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from conftest import Caller, Sandbox, Server, people
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.bounces import SECRET, Post, mail_all
+from support.commands import run_bytes
 
 from tocsin.delivery.push_id import read_push_id, sign_push_id
 from tocsin.errors import Problem
@@ -683,8 +682,7 @@ def test_what_came_back_is_counted(server: Server) -> None:
 
 
 def run(*arguments: str, mail: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    command = [sys.executable, "-m", "tocsin", "bounce", *arguments]
-    return subprocess.run(command, input=mail, capture_output=True, timeout=100, check=False, env=dict(os.environ))
+    return run_bytes("bounce", *arguments, given=mail)
 
 
 def test_the_pipe_of_a_mail_server(server: Server, sending: Caller, mailed: list[str], tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ import functools
 import io
 import random
 import re
-import subprocess
-import sys
 from collections import Counter
 from datetime import date, datetime
 from typing import Any
@@ -21,6 +19,7 @@ from conftest import THOROUGH, Caller, Sandbox, Server, people
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
+from support.commands import run_bytes
 from support.counting_pool import CountingPool
 from support.stage import NOW, Stage, Vendor
 
@@ -261,8 +260,9 @@ def test_over_http(server: Server, sending: Caller, sandbox: Sandbox) -> None:
 
 
 def run_report(server: Server, caller: Caller, *arguments: str) -> bytes:
-    command = [sys.executable, "-m", "tocsin", "report", "--account", caller.account_id, "--data", str(server.data)]
-    return subprocess.run([*command, *arguments], check=True, capture_output=True).stdout
+    done = run_bytes("report", "--account", caller.account_id, "--data", str(server.data), *arguments)
+    done.check_returncode()
+    return done.stdout
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import structlog
 import structlog.testing
 from conftest import ROOMY, Caller, Sandbox, Server, new_sqlite
+from support.commands import MEASURED_COMMAND, run
 from support.processes import read_answer
 
 import tocsin
@@ -38,20 +39,6 @@ try:
 finally:
     print(*sys.modules, file=sys.stderr)
 """
-
-
-def run(
-    *arguments: str, environment: dict[str, str] | None = None, folder: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "tocsin", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-        env=os.environ | (environment or {}),
-        cwd=folder,
-    )
 
 
 @pytest.mark.parametrize(
@@ -299,14 +286,16 @@ def test_bounce_hands_over_as_much_as_is_read() -> None:
 def test_bench_outside_a_checkout_says_what_to_do(tmp_path: Path) -> None:
     """The installed package has no benchmarks; the sentence names the way to them."""
     shutil.copytree(Path(tocsin.__file__).parent, tmp_path / "tocsin", ignore=shutil.ignore_patterns("__pycache__"))
-    done = run("bench", "ingest", environment={"PYTHONPATH": str(tmp_path)}, folder=tmp_path)
+    command = [sys.executable, "-m", "tocsin", "bench", "ingest"]
+    there = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False, cwd=tmp_path, env=there)
     assert (done.returncode, done.stdout) == (1, "")
     assert "in a checkout of Tocsin run `make setup`" in done.stderr
 
 
 def test_bench_runs_from_anywhere(tmp_path: Path) -> None:
     """In a checkout the harness is found from every folder, and the last line is one object with all readings."""
-    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path)
+    done = run("bench", "ingest", "--records", "200", "--json", folder=tmp_path, program=str(MEASURED_COMMAND))
     measured = read_answer(done)
     assert (measured["bench"], measured["arguments"]) == ("ingest", {"records": 200})
     names = [one["name"] for one in measured["readings"]]
@@ -357,6 +346,6 @@ def test_a_value_under_an_old_name_has_to_fit(tmp_path: Path) -> None:
 @pytest.mark.timeout(240)
 def test_demo_ends_with_every_number_right(tmp_path: Path) -> None:
     """The demo compares what it shows with what the vendors counted, and ends with 0 only when all holds."""
-    done = run("demo", "--once", "--users", "300", "--data", str(tmp_path / "demo"))
+    done = run("demo", "--once", "--users", "300", "--data", str(tmp_path / "demo"), program=str(MEASURED_COMMAND))
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "All of it holds" in done.stdout

@@ -16,7 +16,8 @@ UNSEEN = 5  # libcurl reads several bodies before it writes them in one piece, a
 @pytest.fixture
 def own_server(tmp_path: Path) -> Server:
     """A server that may be killed."""
-    return Server(tmp_path, ROOMY | {"TOCSIN_WINDOW": str(WINDOW), "TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE)})
+    sizes = {"TOCSIN_WINDOW": str(WINDOW), "TOCSIN_CHUNKS_AT_ONCE": str(CHUNKS_AT_ONCE)}
+    return Server(tmp_path, ROOMY | sizes | {"TOCSIN_SENDERS": "2"})
 
 
 def accepted_and_doubled(sandbox: Sandbox) -> tuple[int, int]:

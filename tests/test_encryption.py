@@ -5,9 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -19,6 +16,7 @@ from cryptography.fernet import InvalidToken
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
+from support.commands import run
 
 from tocsin.account import create_account
 from tocsin.cli import tocsin
@@ -155,13 +153,12 @@ def test_a_server_sends_with_encrypted_keys(
             ledger.write_now(lambda connection: encrypt_again(connection, SERVER_KEY, clear=True))
 
 
-def test_a_server_without_the_key_does_not_start(installation: Installation) -> None:
+def test_a_server_without_the_key_does_not_start(installation: Installation, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says what is missing, and for whom; not a minute of messages is lost to a lane that cannot work."""
     installation.use(OLD)
     store_providers(installation.data, installation.account, {"smtp": SMTP})
-    command = [sys.executable, "-m", "tocsin", "serve", "--data", str(installation.data)]
-    environment = {name: value for name, value in os.environ.items() if name != "TOCSIN_SECRET_KEY"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=environment)
+    monkeypatch.delenv("TOCSIN_SECRET_KEY")
+    done = run("serve", "--data", str(installation.data))
     assert done.returncode == 1
     assert "TOCSIN_SECRET_KEY is not set. Set it to the key" in done.stderr
     assert f"smtp of {installation.account}" in done.stderr

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import wait_for
 from sqlalchemy import Connection, func, select
+from support.commands import Command
 
 from tocsin import queue
 from tocsin.audience.node import Everybody
@@ -46,13 +45,13 @@ class Workers:
 
     def __init__(self, url: str, ledger: Ledger, folder: Path):
         self.url, self.ledger, self.folder = url, ledger, folder
-        self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.running: dict[str, Command] = {}
 
     def start(self, *owners: str, window: int = WINDOW) -> None:
         """Starts these workers, and gives them a run when all of them are ready."""
         for owner in owners:
             arguments = (self.url, str(self.folder / owner), owner, str(LEASE_SECONDS), str(window))
-            self.running[owner] = subprocess.Popen([sys.executable, str(CLAIMER), *arguments])
+            self.running[owner] = Command(*arguments, program=str(CLAIMER))
         wait_for(lambda: all((self.folder / owner).exists() for owner in owners))
         self.ledger.write_now(add_run)
 

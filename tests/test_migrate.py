@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOMY, Caller, Server
+from support.commands import run
 from support.old_facts import OLD
 
 from tocsin.account import hash_passcode
@@ -92,8 +93,7 @@ def test_a_folder_of_the_first_days(
     newest = list_migrations()[-1]
     assert find_newest_migration() == newest
     assert check(data) == 1
-    command = [sys.executable, "-m", "tocsin", "migrate", "--data", str(data)]  # chDB takes one folder a process
-    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    done = run("migrate", "--data", str(data))  # chDB takes one folder a process
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["before"], answer["ledger"]) == ("0001", newest)

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from conftest import Server, wait_for
+from conftest import ROOMY, Server, wait_for
 from sqlalchemy import Connection, text
 from support.stage import BODY, NOW
 
@@ -144,7 +144,7 @@ async def test_one_process_needs_no_listener(store: Ledger) -> None:
 @on_postgresql
 def test_a_server_listens(store: Ledger, ledger_url: str, tmp_path: Path, start_server: Callable[..., Server]) -> None:
     """`tocsin serve` on PostgreSQL listens while it runs, and ends as usual."""
-    server = start_server(tmp_path, {"TOCSIN_LEDGER_URL": ledger_url})
+    server = start_server(tmp_path, ROOMY | {"TOCSIN_LEDGER_URL": ledger_url})
     wait_for(lambda: store.read_now(lambda c: c.execute(text(LISTENERS)).all()))
     assert server.stop() == 0
     assert store.read_now(lambda c: c.execute(text(LISTENERS)).all()) == []

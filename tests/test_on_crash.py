@@ -133,7 +133,7 @@ async def test_a_vendor_that_cuts(own_ledger: Ledger, facts: Facts, on_crash: st
 def test_a_killed_server(tmp_path: Path, sandbox: Sandbox, on_crash: str) -> None:
     """`kill -9` while the vendors hold their answers back: with "resend" nobody is unknown, and every second copy has
     the first one's collapse key; with "report" there is no second copy."""
-    server = Server(tmp_path, ROOMY | {"TOCSIN_WINDOW": "100"})
+    server = Server(tmp_path, ROOMY | {"TOCSIN_WINDOW": "100", "TOCSIN_SENDERS": "1"})
     caller = server.account()
     server.use_sandbox(caller, sandbox)
     caller.upload(*people(900, kinds=("fcm", "apns")))

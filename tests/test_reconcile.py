@@ -6,14 +6,13 @@ import asyncio
 import contextlib
 import itertools
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from conftest import Caller, Sandbox, Server, people
 from sqlalchemy import delete, select, update
+from support import commands
 from support.stage import Stage, Vendor
 
 from tocsin import metrics
@@ -282,5 +281,5 @@ def test_by_command(server: Server, sending: Caller, sandbox: Sandbox) -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    done = subprocess.run([sys.executable, "-m", "tocsin", *arguments], check=False, capture_output=True, text=True)
+    done = commands.run(*arguments)
     return done.returncode, done.stdout

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOMY, Caller, Server, people
+from conftest import Caller, Server, people
+from support.commands import run
 from support.members import count_members
 from support.processes import read_answer
 
@@ -155,28 +155,17 @@ def test_explain_from_the_command_line(server: Server, caller: Caller, tmp_path:
     caller.upload(is_("ann", Plan="Gold"))
     (tmp_path / "where.json").write_text(json.dumps(plan("Gold")))
 
-    def run(*more: str) -> subprocess.CompletedProcess[str]:
-        command = [
-            sys.executable,
-            "-m",
-            "tocsin",
-            "explain",
-            "--account",
-            caller.account_id,
-            "--data",
-            str(server.data),
-        ]
-        return subprocess.run([*command, *more], capture_output=True, text=True, timeout=60, check=False)
+    def explain(*more: str) -> subprocess.CompletedProcess[str]:
+        return run("explain", "--account", caller.account_id, "--data", str(server.data), *more)
 
-    answer = read_answer(run("--where", f"@{tmp_path / 'where.json'}", "--identity", "ann"))
+    answer = read_answer(explain("--where", f"@{tmp_path / 'where.json'}", "--identity", "ann"))
     assert (answer["in"], answer["why"]["what"]) == (True, 'has a profile\n  where "Plan" equals "Gold"')
-    assert read_answer(run("--where", "{}"))["count"] == 1
-    wrong = run("--where", "{")
+    assert read_answer(explain("--where", "{}"))["count"] == 1
+    wrong = explain("--where", "{")
     assert (wrong.returncode, "no JSON" in wrong.stderr) == (2, True)
-    assert "did_not" in run("--where", '{"did_not": 1}').stderr
+    assert "did_not" in explain("--where", '{"did_not": 1}').stderr
 
 
-@pytest.mark.parametrize("server", [ROOMY], indirect=True)
 def test_users_limit(sending: Caller) -> None:
     """At most so many users, those who can be reached first, and as many as the estimate said."""
     unreachable = [is_(f"nobody-{n}") for n in range(300)]

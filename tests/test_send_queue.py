@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Caller, Server, people, token
+from conftest import ROOMY, Caller, Server, people, token
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, func, select
@@ -291,7 +291,7 @@ def test_a_key_is_kept_for_a_day(store: Ledger) -> None:
 
 def test_every_200_survives_a_kill(start_server: Callable[..., Server], tmp_path: Path) -> None:
     """A server killed while it takes requests has every one it said yes to."""
-    server = start_server(tmp_path / "data")
+    server = start_server(tmp_path / "data", ROOMY)
     callers, yes = [server.account() for _ in range(4)], Counter[str]()
 
     def press(caller: Caller) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
 from conftest import Caller, Sandbox, Server, people, token, wait_for
+from support.commands import run
 
 CREATE, STOP, RESULT, LIST = (f"/1/targets/{name}.json" for name in ("create", "stop", "result", "list"))
 DEVICES = ["android", "ios", "windows"]
@@ -133,7 +132,7 @@ def test_a_named_provider(sending: Caller, server: Server) -> None:
     """What callers call a provider is known once the account has said so, to campaigns and sends of its channel."""
     names = '{"SendGrid main": "smtp", "Apple": "apns"}'
     call = ["policy", "set", "provider_names", names, "--account", sending.account_id, "--data", str(server.data)]
-    subprocess.run([sys.executable, "-m", "tocsin", *call], check=True, capture_output=True, timeout=100)
+    assert run(*call).returncode == 0
     mail = {"to": {"email": ["a@example.com"]}, "content": email()["content"]}
     for called, path, body, status in (
         ("SendGrid main", CREATE, email(), 200),
@@ -148,13 +147,7 @@ def test_a_named_provider(sending: Caller, server: Server) -> None:
         got, answer = sending.post(path, asked)
         error = "InCorrect provider_nick_name! " if status == 400 else ""
         assert (got, str(answer.get("error", ""))[:30]) == (status, error)
-    unknown = subprocess.run(
-        [sys.executable, "-m", "tocsin", *call[:3], '{"X": "pigeon"}', *call[4:]],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
+    unknown = run(*call[:3], '{"X": "pigeon"}', *call[4:])
     assert (unknown.returncode, "pigeon" in unknown.stderr) == (1, True)
 
 

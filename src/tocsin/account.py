@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 from collections.abc import Collection
@@ -55,7 +56,7 @@ class Passcode(msgspec.Struct, frozen=True):
 def create_account(ledger: Ledger, name: str, timezone: str, now: float) -> tuple[Account, str]:
     """Insert an account and return it with its first passcode, of which the ledger keeps only a digest. Raise
     Misconfigured for an unknown time zone or an empty name."""
-    if timezone not in available_timezones():
+    if timezone not in _list_timezones():
         raise Misconfigured(f"{timezone!r} is not a time zone; give one like Europe/Berlin or UTC.")
     if not name.strip():
         raise Misconfigured("An account needs a name.")
@@ -70,6 +71,12 @@ def create_account(ledger: Ledger, name: str, timezone: str, now: float) -> tupl
         return _insert_passcode(connection, account.id, "first", now)
 
     return account, ledger.write_now(insert)
+
+
+@functools.cache
+def _list_timezones() -> frozenset[str]:
+    """Return the names of all time zones, which are looked for in folders."""
+    return frozenset(available_timezones())
 
 
 def add_passcode(

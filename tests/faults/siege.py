@@ -10,6 +10,7 @@ import select
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ class Siege:
         self.story: list[str] = []
         self.kills = self.round_kills = 0
         self.breaking = False
+        self._bag: list[Callable[[], None]] = []
         self._orphans: list[int] = []  # pidfds of children whose parent was killed
         self.server = Server(data, ENVIRONMENT | {"TOCSIN_LEDGER_URL": ledger_url})
         self.callers = [self.server.account() for _ in range(2)]
@@ -113,12 +115,16 @@ class Siege:
         return True
 
     def kill_somehow(self) -> None:
-        """One kill at a random moment of a random kind, and a server that is ready again."""
-        moments = (
-            *(self._kill_after_time, self._kill_at_share, self._kill_in_drain),
-            *(self._kill_start, self._kill_child, self._kill_all),
-        )
-        self.dice.choices(moments, weights=(5, 3, 2, 2, 2, 3))[0]()
+        """One kill at a random moment of a random kind, and a server that is ready again. The first six are one of each
+        kind, however few there are."""
+        if not self._bag:
+            kinds = (
+                *(self._kill_after_time, self._kill_at_share, self._kill_in_drain),
+                *(self._kill_start, self._kill_child, self._kill_all),
+            )
+            often = (5, 3, 2, 2, 2, 3) if self.kills >= len(kinds) else (1,) * len(kinds)
+            self._bag = self.dice.sample(kinds, sum(often), counts=often)
+        self._bag.pop()()
 
     def cut_power(self) -> int:
         """Kill all as a power cut does: the notes that are left are of another boot. How many were claimed."""

@@ -8,7 +8,9 @@ import random
 
 import pytest
 from conftest import THOROUGH, wait_for
+from support import commands
 
+from benchmarks import neighbours, server
 from benchmarks.hostile import ACTS
 from benchmarks.neighbours import Neighbours, two_accounts
 
@@ -22,10 +24,12 @@ def name(acts: tuple[str, ...]) -> str:
 
 
 @pytest.mark.timeout(60 + 8 * MIXTURES)
-def test_whatever_a_neighbour_does() -> None:
+def test_whatever_a_neighbour_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """The quiet account's calls are all answered 200 and none takes long; what it sent arrives, and once."""
     print(f"FAULT_SEED={SEED:x}")
     dice = random.Random(SEED)
+    for module in (neighbours, server):
+        monkeypatch.setattr(module, "running", commands.running)
     with two_accounts() as both:
         for _ in range(MIXTURES):
             acts = tuple(dice.sample(sorted(ACTS), dice.randint(2, 4)))

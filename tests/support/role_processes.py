@@ -17,7 +17,6 @@ SETTINGS = ROOMY | {
     "TOCSIN_LEASE_SECONDS": "3",
     "TOCSIN_WINDOW": "16",
     "TOCSIN_CHUNKS_AT_ONCE": "1",
-    "TOCSIN_SENDERS": "0",
 }
 ROLES = ("api", "api", "worker", "worker", "scheduler", "scheduler")
 

@@ -25,6 +25,7 @@ from tocsin.providers.encryption import check_stored, encrypt_again, read_keys
 from tocsin.providers.keyring import ask_sandbox, find_meta, keep_providers, read_given
 from tocsin.settings import read_settings
 from tocsin.store import schema
+from tocsin.store.ledger import Ledger
 from tocsin.store.stores import open_ledger_only
 
 
@@ -83,17 +84,23 @@ def store_providers(data: Path, account_id: str, settings: dict[str, dict[str, A
 
     Raises Misconfigured for an account that does not exist, and when a provider refuses its settings.
     """
-    secret_key = read_settings(os.environ, data).secret_key
+    with open_ledger_only(data) as ledger:
+        return store_providers_in(ledger, read_settings(os.environ, data).secret_key, account_id, settings)
+
+
+def store_providers_in(
+    ledger: Ledger, secret_key: str, account_id: str, settings: dict[str, dict[str, Any]]
+) -> list[str]:
+    """The same in an open ledger, under a key of the installation or in clear."""
     keys = read_keys(secret_key)
     read = {name: read_given(name, one) for name, one in settings.items()}
-    with open_ledger_only(data) as ledger:
-        find_account(ledger, account_id)
+    find_account(ledger, account_id)
 
-        def write(connection: Connection) -> list[str]:
-            check_stored(connection, secret_key, [(account_id, name) for name in settings])
-            return keep_providers(connection, keys, account_id, read, time.time())
+    def write(connection: Connection) -> list[str]:
+        check_stored(connection, secret_key, [(account_id, name) for name in settings])
+        return keep_providers(connection, keys, account_id, read, time.time())
 
-        return ledger.write_now(write)
+    return ledger.write_now(write)
 
 
 @click.command("check")
