@@ -14,7 +14,6 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection, Float, LargeBinary, Select, Text, cast, func, literal, null, select, text, union_all
 
-from tocsin import queue
 from tocsin.channels import PLATFORM_CODES
 from tocsin.errors import Problem
 from tocsin.outcome import FINAL, OUTCOME_OF, SUPPRESSED, reason_of
@@ -22,13 +21,14 @@ from tocsin.stats.report.scope import CELLS, IN_KEPT_SUMS, Column, Key, ReportSc
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
-from tocsin.store.sums import count_ends, find_hour
+from tocsin.store.sums import End, count_ends, find_hour
 
 OPEN_CHUNKS = 100_000  # of an account, in one report
 UNDER_WAY = "under way"
+NOTED = frozenset(("code", "day", "hour"))  # what is in notes
 
 Cells = Counter[tuple[Key, str]]  # recipients by group and outcome
-_NOTES = msgspec.json.Decoder(dict[int, queue.Note], strict=False)
+_Of = tuple[int, int, str, str, str]  # campaign, run, channel, variant, tag group
 _OUTCOMES = {int(state): outcome.value for state, outcome in OUTCOME_OF.items()}
 _REASONS = {int(state): reason_of(state) for state in SUPPRESSED}
 _UNSUMMED = -2  # instead of the state of a row that says that sums lack something
@@ -39,6 +39,16 @@ WRITTEN: dict[Column, str] = {
     "day": "toString(day)",
     "hour": "toUnixTimestamp(toStartOfHour(toTimeZone(at, {zone:String})))",
 }
+
+
+class NotedEnd(msgspec.Struct, gc=False):
+    """What is read of `queue.Note`."""
+
+    code: str = ""
+    at: float = 0.0
+
+
+_NOTES = msgspec.json.Decoder(dict[int, NotedEnd], strict=False)
 
 
 class LedgerRecipients(msgspec.Struct):
@@ -99,22 +109,35 @@ def count_in_ledger(connection: Connection, scope: ReportScope, *, details: bool
     parts += [_select_requests(scope)] if scope.sends else []
     # The last chunk first: facts are not asked of one that is inserted between the two questions, and may be closed.
     last = int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0)
-    found = LedgerRecipients(Counter(), Counter(), [], last)
+    found, ends = LedgerRecipients(Counter(), Counter(), [], last), dict[_Of, Counter[End]]()
     for number, row in enumerate(connection.execute(union_all(*parts), execution_options={"yield_per": 500})):
         require_few(number)
+        of = (row.campaign, row.run or 0, row.channel, row.variant, row.tag_group)
         if row.state == _UNSUMMED:
             found.whole = False
         elif row.id is None:
-            values = _name(row, row.platform, row.state, row.code, row.hour, row.day)
-            found.kept[tuple(values[key] for key in scope.keys), values["outcome"]] += int(row.recipients)
+            key = _name(scope, of, row.platform, row.state, row.code, row.hour, row.day)
+            found.kept[key] += int(row.recipients)
         else:
             found.chunks.append(row.id)
-            for values, count in _read_chunk(row, scope):
-                if _is_in(values["day"], scope):
-                    found.open[tuple(values[key] for key in scope.keys), values["outcome"]] += count
+            notes = {} if row.notes in ("", "{}") else _NOTES.decode(row.notes)
+            same = ends.setdefault(of, Counter())
+            same.update(count_ends(bytes(row.states), bytes(row.platforms), notes, row.started_at or 0.0))
     if len(found.chunks) > OPEN_CHUNKS:
         raise Problem("Too much is under way for a report; ask of fewer campaigns", code=503, status=503)
+    for of, same in ends.items():
+        _add_open(found.open, scope, of, same)
     return found
+
+
+def _add_open(cells: Cells, scope: ReportScope, of: _Of, ends: Mapping[End, int]) -> None:
+    """Add the recipients of open chunks. Those who were suppressed from the beginning have no day either before the
+    chunk is leased."""
+    for (platform, state, code, quarter), count in ends.items():
+        final = state in FINAL
+        hour, day = find_hour(scope.account.timezone, quarter if final else 0)
+        if _is_in(day, scope):
+            cells[_name(scope, of, platform, state, code if final else "", hour, day)] += count
 
 
 def _is_in(day: str, scope: ReportScope) -> bool:
@@ -123,54 +146,45 @@ def _is_in(day: str, scope: ReportScope) -> bool:
     return not scope.dated or (day != "" and (first or day) <= day <= (last or day))
 
 
-def _read_chunk(row: Any, scope: ReportScope) -> Iterator[tuple[dict[str, Any], int]]:
-    """Yield the columns of a chunk's recipients, and of how many. Those who were suppressed from the beginning have no
-    day either before the chunk is leased."""
-    noted = row.notes != "{}" and (scope.dated or {"code", "day", "hour"} & set(scope.keys))
-    notes = _NOTES.decode(row.notes) if noted else {}
-    ends = count_ends(bytes(row.states), bytes(row.platforms), notes, row.started_at or 0.0)
-    for (platform, state, code, at), count in ends.items():
-        final = state in FINAL
-        hour, day = find_hour(scope.account.timezone, at if final else 0)
-        yield _name(row, platform, state, code if final else "", hour, day), count
-
-
-def _name(row: Any, platform: int, state: int, code: str, hour: int, day: str) -> dict[str, Any]:
-    """Return every column of recipients of a row."""
-    return {
-        "campaign": row.campaign,
-        "run": row.run or 0,
-        "channel": row.channel,
-        "variant": row.variant,
+def _name(scope: ReportScope, of: _Of, platform: int, state: int, code: str, hour: int, day: str) -> tuple[Key, str]:
+    """Return the group and outcome of recipients."""
+    campaign, run, channel, variant, tag_group = of
+    values: dict[str, Any] = {
+        "campaign": campaign,
+        "run": run,
+        "channel": channel,
+        "variant": variant,
         "platform": PLATFORM_CODES[platform],
-        "tag_group": row.tag_group,
+        "tag_group": tag_group,
         "outcome": _OUTCOMES.get(state, UNDER_WAY),
         "code": _REASONS.get(state, code),
         "day": day,
         "hour": hour,
     }
+    return tuple(values[name] for name in scope.keys), values["outcome"]
 
 
 def _select_runs(scope: ReportScope) -> Select[Any]:
     """Select the open chunks of runs, by the runs that have not ended."""
     table, run = schema.chunk, schema.run
     running = (run.c.account_id == scope.account.id, text(schema.UNCLEANED_RUN), run.c.ended_at.is_(None))
-    query = _select_open().join(run, run.c.id == table.c.run_id)
+    query = _select_open(scope).join(run, run.c.id == table.c.run_id)
     return query.where(*running, table.c.open == 1, *scope.is_among(run.c.campaign_id))
 
 
 def _select_requests(scope: ReportScope) -> Select[Any]:
     mine = schema.chunk.c.account_id == scope.account.id
-    return _select_open().where(mine, text(schema.COUNTED_REQUEST))
+    return _select_open(scope).where(mine, text(schema.COUNTED_REQUEST))
 
 
-def _select_open() -> Select[Any]:
+def _select_open(scope: ReportScope) -> Select[Any]:
     table = schema.chunk
+    notes = table.c.notes if scope.dated or NOTED & set(scope.keys) else literal("").label("notes")
     return select(
         *(table.c.campaign_id.label("campaign"), table.c.run_id.label("run"), table.c.channel, table.c.variant),
         *(table.c.tag_group, literal(0).label("platform"), literal("").label("code"), literal(0).label("hour")),
         *(literal("").label("day"), literal(-1).label("state"), table.c.size.label("recipients"), table.c.id),
-        *(table.c.platforms, table.c.states, table.c.notes, table.c.started_at),
+        *(table.c.platforms, table.c.states, notes, table.c.started_at),
     )
 
 
