@@ -1,9 +1,11 @@
 """`tocsin bench reports`: reports of a campaign in the middle of its delivery and of a history of others, and events
 read back page by page, beside DuckDB that writes the same rows.
 
-The history is made inside the store, and kept sums as the ledger would have them. Of the campaign under way half the
-chunks are closed and recorded; of the others one has recipients of every kind. Nothing is delivered meanwhile: what is
-measured is the state of a delivery, not its load. Each side of the export works in a process of its own.
+The history is made inside the store, and kept sums as the ledger would have them: campaigns that each went out within
+three hours, and a tenth of all messages sends by identity, spread over all hours. Of the campaign under way half the
+chunks are closed and recorded; of the others each has recipients of every kind, and every second one is late, so that
+all of its ends have times of their own. Nothing is delivered meanwhile: what is measured is the state of a delivery,
+not its load. Each side of the export works in a process of its own.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -28,6 +31,7 @@ from tocsin.account import Account, create_account
 from tocsin.audience.node import Day, Did, Everybody
 from tocsin.campaign.runs import insert_campaign, move_run
 from tocsin.campaign.spec import Spec
+from tocsin.channels import PLATFORM_CODES
 from tocsin.content import Content
 from tocsin.dashboard.queries import read_overview
 from tocsin.delivery.recorder import record_outcomes
@@ -44,6 +48,7 @@ from tocsin.store.ledger import Ledger, open_ledger
 NOW = 1_782_820_800.0  # 2026-06-30 12:00 UTC
 DAYS, USERS, PAGE = 90, 50_000, 5000
 REPEATS = 20
+SENT_SECONDS = 10_800  # in which each campaign of the history went out
 BLOCK = 2_000_000  # outcomes made by one statement: bounds its memory
 LARGEST = State.CLAIMED, State.ACCEPTED, State.GONE, State.REFUSED, State.UNKNOWN, State.FREQUENCY_CAP
 OF_RUNNING: tuple[tuple[Column, ...], ...] = (
@@ -77,35 +82,38 @@ def measure_reports(recipients: int, campaigns: int, events: int, exported: int)
 
 def fill(folder: Path, recipients: int, campaigns: int, events: int) -> tuple[Account, int]:
     """Make both stores and Parquet for DuckDB; return the account and the id of the campaign under way."""
+    started = time.monotonic()
     ledger, facts = open_ledger(f"sqlite:///{folder / 'ledger.db'}"), open_facts(f"chdb://{folder / 'facts'}")
     account, _ = create_account(ledger, "bench", "UTC", NOW)
-    first = ledger.write_now(lambda connection: _insert_history(connection, account.id, campaigns, events))
-    _make_outcomes(facts, account, first, campaigns, events)
+    runs = ledger.write_now(lambda connection: _insert_history(connection, account.id, campaigns, events))
+    _make_outcomes(facts, account, min(runs), campaigns, events)
+    print_progress(f"{events:,} messages of {campaigns:,} campaigns made, {time.monotonic() - started:.0f} s")
+    ledger.write_now(lambda connection: _keep_sums(connection, facts, account.id, runs))
     running = ledger.write_now(lambda connection: _insert_running(connection, account.id, recipients))
     asyncio.run(_deliver_half(ledger, facts, account, running))
-    print_progress(f"{events:,} messages of {campaigns:,} campaigns, and one of {recipients:,} under way")
+    print_progress(f"a campaign of {recipients:,} half delivered, {time.monotonic() - started:.0f} s")
     facts.command_now(
         "INSERT INTO FUNCTION file('%s', 'Parquet') SELECT day, user, at, id, raw FROM event "
         "WHERE name = 'Notification Sent'" % (folder / "event.parquet")
     )
+    print_progress(f"exported for DuckDB, {time.monotonic() - started:.0f} s")
     facts.close()
     ledger.close()
     return account, running
 
 
-def _insert_history(connection: Connection, account_id: str, campaigns: int, events: int) -> int:
-    """Insert ended campaigns with their kept sums, the users whom events are of, and a chunk whose id is behind theirs.
-    Return the first campaign's id."""
-    ids = []
+def _insert_history(connection: Connection, account_id: str, campaigns: int, events: int) -> dict[int, int]:
+    """Insert ended campaigns, the users whom events are of, and a chunk whose id is behind theirs. Return the run by
+    campaign."""
+    runs: dict[int, int] = {}
+    audience = _each(campaigns, events)
     for number in range(campaigns):
         campaign, run = _insert_run(connection, account_id, NOW - number)
-        ids.append(campaign)
-        move_run(connection, run, "running", audience=events // campaigns, frozen_at=NOW)
+        runs[campaign] = run
+        move_run(connection, run, "running", audience=audience, frozen_at=NOW)
         connection.execute(
             update(schema.run).where(schema.run.c.id == run).values(state="completed", ended_at=NOW, cleaned_at=NOW)
         )
-        sums = {"run_id": run, "variant": "", "state": int(State.ACCEPTED), "account_id": account_id}
-        connection.execute(insert(schema.run_sum), [sums | {"recipients": events // campaigns}])
     users = [
         {"account_id": account_id, "id": user, "profile": '{"Name": "Ada"}', "version": 1, "created_at": NOW,
          "updated_at": NOW}
@@ -118,7 +126,56 @@ def _insert_history(connection: Connection, account_id: str, campaigns: int, eve
     )
     values = {"id": events // queue.SIZE + 1, "open": 0, "request": None}
     connection.execute(update(schema.chunk).values(values))
-    return min(ids)
+    return runs
+
+
+def _each(campaigns: int, events: int) -> int:
+    """Return how many messages a campaign of the history has; a tenth of all are none's."""
+    return max(events * 9 // 10 // campaigns, 1)
+
+
+def _make_outcomes(facts: Facts, account: Account, first: int, campaigns: int, events: int) -> None:
+    """Make the history's outcomes, each of which is an event as well."""
+    columns = "account, campaign, chunk, position, user, platform, channel, outcome, code, tag_group, variant, day, at"
+    each, spread = _each(campaigns, events), DAYS * 86_400
+    number = f"intDiv(n, {each})"
+    begun = f"intDiv({number} * {spread - SENT_SECONDS}, {campaigns})"
+    for start in range(0, events, BLOCK):
+        facts.command_now(
+            f"INSERT INTO outcome ({columns}) SELECT '{account.id}', if({number} < {campaigns}, {first} + {number}, 0) "
+            f"AS campaign, intDiv(n, {queue.SIZE}) + 1, n % {queue.SIZE}, n % {USERS} + 1, "
+            f"['android', 'ios'][n % 2 + 1], 'push', 'accepted', '', "
+            f"if(campaign = 0, ['', 'otp', 'news'][n % 3 + 1], ''), '', toDate(at), "
+            f"toDateTime({NOW - 3600 - spread:.0f} + if(campaign = 0, (n * 7919) % {spread}, "
+            f"{begun} + (n * 7919) % {SENT_SECONDS})) AS at "
+            f"FROM (SELECT {start} + number AS n FROM numbers({min(BLOCK, events - start)}))"
+        )
+
+
+def _keep_sums(connection: Connection, facts: Facts, account_id: str, runs: Mapping[int, int]) -> None:
+    """Insert the sums of the history as closed chunks would have added them up."""
+    names = ("campaign_id", "platform", "tag_group", "hour", "day", "recipients")
+    state, (android, ios) = int(State.ACCEPTED), (PLATFORM_CODES.index(name) for name in ("android", "ios"))
+    rows = [
+        {"account_id": account_id, "run_id": runs.get(row[0], 0), "channel": "push", "variant": "", "state": state,
+         "code": "", **dict(zip(names, row, strict=True))}
+        for row in facts.query_now(
+            f"SELECT campaign, if(platform = 'android', {android}, {ios}), tag_group, "
+            "toUnixTimestamp(toStartOfHour(at)), toString(day), count() FROM outcome GROUP BY ALL", {}
+        )
+    ]  # fmt: skip
+    of_runs, of_tags = Counter[int](), Counter[str]()
+    for row in rows:
+        if row["run_id"]:
+            of_runs[row["run_id"]] += row["recipients"]
+        else:
+            of_tags[row["tag_group"]] += row["recipients"]
+    same = {"account_id": account_id, "state": state}
+    sums = [same | {"run_id": run, "variant": "", "recipients": count} for run, count in of_runs.items()]
+    connection.execute(insert(schema.run_sum), sums)
+    tags = [same | {"tag_group": tag, "recipients": count} for tag, count in of_tags.items()]
+    connection.execute(insert(schema.tag_sum), tags)
+    connection.execute(insert(schema.recipient_sum), rows)
 
 
 def _insert_run(connection: Connection, account_id: str, due_at: float) -> tuple[int, int]:
@@ -129,19 +186,6 @@ def _insert_run(connection: Connection, account_id: str, due_at: float) -> tuple
     run = connection.scalar(select(schema.run.c.id).where(schema.run.c.campaign_id == campaign))
     assert run is not None
     return campaign, int(run)
-
-
-def _make_outcomes(facts: Facts, account: Account, first: int, campaigns: int, events: int) -> None:
-    """Make the history's outcomes, each of which is an event as well."""
-    columns = "account, campaign, chunk, position, user, platform, channel, outcome, code, tag_group, variant, day, at"
-    each = max(events // campaigns, 1)
-    for start in range(0, events, BLOCK):
-        facts.command_now(
-            f"INSERT INTO outcome ({columns}) SELECT '{account.id}', {first} + intDiv(n, {each}) % {campaigns}, "
-            f"intDiv(n, {queue.SIZE}) + 1, n % {queue.SIZE}, n % {USERS} + 1, ['android', 'ios'][n % 2 + 1], 'push', "
-            f"'accepted', '', '', '', toDate(at), toDateTime({NOW - 3600:.0f} - (n * 7919) % ({DAYS} * 86400)) AS at "
-            f"FROM (SELECT {start} + number AS n FROM numbers({min(BLOCK, events - start)}))"
-        )
 
 
 def _insert_running(connection: Connection, account_id: str, recipients: int) -> int:
@@ -167,12 +211,14 @@ async def _deliver_half(ledger: Ledger, facts: Facts, account: Account, campaign
             if chunk.id % 2:
                 chunk.finish_all(range(len(chunk.states)), State.ACCEPTED, NOW)
                 continue
+            late = chunk.id % 4 == 0
             for position in range(len(chunk.states)):
                 to = LARGEST[position % 10] if position % 10 < len(LARGEST) else State.WAITING
                 if to is State.FREQUENCY_CAP:
                     chunk.move(position, State.WAITING)
                 if to is not State.CLAIMED:
-                    chunk.finish(position, to, NOW, "404" if to is State.GONE else "")
+                    at = NOW + 120 + position // 100 if late else NOW
+                    chunk.finish(position, to, at, "404" if to is State.GONE else "")
         closed = [chunk for chunk in chunks if chunk.settled]
         ledger.write_now(lambda connection, some=chunks: queue.settle(connection, some, NOW, 60.0))  # type: ignore[misc]
         await record_outcomes(facts, [(account, chunk) for chunk in closed])

@@ -6,10 +6,12 @@ import asyncio
 import csv
 import functools
 import io
+import json
 import random
 import re
 from collections import Counter
-from datetime import date, datetime
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow
@@ -29,9 +31,10 @@ from tocsin.delivery.cleaner import clean
 from tocsin.errors import Problem
 from tocsin.feedback.interactions import EVENTS
 from tocsin.ingest import event_row
-from tocsin.outcome import NUMBERS, Outcome, State
+from tocsin.outcome import FINAL, NUMBER_OF_OUTCOME, NUMBERS, OUTCOME_OF, SUPPRESSED, Outcome, State, reason_of
 from tocsin.policy import set_policy
 from tocsin.providers.contract import Receipt
+from tocsin.repair.details import add_history, forget_details
 from tocsin.stats import counts
 from tocsin.stats.report import report as report_module
 from tocsin.stats.report.formats import write_csv, write_report
@@ -66,6 +69,7 @@ GROUPINGS: list[tuple[Column, ...]] = [
     ("run", "platform", "code"),
     ("tag_group", "day", "channel"),
     ("campaign", "hour", "platform", "outcome"),
+    tuple(name for name in COLUMNS if name != "label"),
 ]
 
 
@@ -80,7 +84,7 @@ class History:
     def __init__(self, stage: Stage, vendors: list[Vendor], dice: random.Random):
         self.stage, self.vendors, self.dice = stage, vendors, dice
         self.campaigns: list[int] = []
-        self.sends: list[str] = []
+        self.recipients: dict[tuple[int, int], Mapping[str, Any]] = {}
 
     async def begin(self) -> None:
         text = '{"event_name": "Charged", "conversion_time": "1H", "revenue_property": "Amount"}'
@@ -129,8 +133,65 @@ class History:
                 rows.append(event_row(self.stage.account, "Charged", user, self.stage.now, bought, amount))
         await self.stage.facts.insert("event", rows)
 
+    def remember(self) -> None:
+        """Note every recipient as the ledger has them, one by one: cleaned chunks have none any more."""
+        table, zone = schema.chunk, self.stage.account.zone
+        mine = select(table).where(table.c.account_id == self.stage.account.id)
+        for chunk in self.stage.ledger.read_now(lambda c: c.execute(mine).all()):
+            notes = json.loads(chunk.notes)
+            for place, byte in enumerate(bytes(chunk.states)):
+                state, note = State(byte), notes.get(str(place), {})
+                at = note.get("at") or chunk.started_at if state in FINAL else None
+                local = None if at is None else datetime.fromtimestamp(int(at), UTC).astimezone(zone)
+                code = reason_of(state) if state in SUPPRESSED else note.get("code", "") if state in FINAL else ""
+                self.recipients[chunk.id, place] = {
+                    **{name: getattr(chunk, name) for name in ("channel", "variant", "tag_group")},
+                    **{"campaign": chunk.campaign_id, "run": chunk.run_id or 0, "code": code},
+                    "platform": PLATFORM_CODES[bytes(chunk.platforms)[place]],
+                    "outcome": OUTCOME_OF[state].value if state in FINAL else "under way",
+                    "day": "" if local is None else local.date().isoformat(),
+                    "hour": "" if local is None else local.replace(minute=0, second=0).isoformat(),
+                }
+
     async def clean(self) -> None:
+        self.remember()
         await clean(self.stage.ledger, self.stage.now + 40 * 86_400, asyncio.Event(), 2, 2)
+
+    async def forget(self) -> None:
+        """As a ledger from before there were sums by every column: chunks that close from now on add to them."""
+        for one in (0, *self.campaigns):
+            forget = functools.partial(forget_details, account_id=self.stage.account.id, campaign=one)
+            self.stage.ledger.write_now(forget)
+
+    async def check_recipients(self, groupings: list[tuple[Column, ...]]) -> None:
+        """Whatever the columns and days, the recipients are those who were noted one by one."""
+        self.remember()
+        days = sorted({one["day"] for one in self.recipients.values()} - {""})
+        first = date.fromisoformat(self.dice.choice(days)) if days else None
+        for by in groupings:
+            for scope in ({}, {self.dice.choice(["first", "last"]): first}):
+                expected: Counter[tuple[Any, ...]] = Counter()
+                for one in self.recipients.values():
+                    low, high = (scope.get(name) for name in ("first", "last"))
+                    day = date.fromisoformat(one["day"]) if one["day"] else None
+                    if (low or high) and (day is None or not (low or day) <= day <= (high or day)):
+                        continue
+                    key = tuple(one[name] for name in by)
+                    expected[key, "audience"] += 1
+                    expected[key, NUMBER_OF_OUTCOME.get(one["outcome"], "under_way")] += 1
+                rows = (await self.ask(by, **scope)).rows
+                names = ("audience", "under_way", *NUMBERS)
+                found = {(row.key, name): getattr(row.numbers, name) for row in rows for name in names}
+                assert {place: count for place, count in found.items() if count} == dict(expected), (by, scope)
+
+    async def check_sums(self) -> None:
+        """Reports say the same while sums lack what was closed before, and the sums are as if they never had."""
+        await self.check_recipients([("platform", "code", "outcome"), GROUPINGS[-1]])
+        await add_history(self.stage.ledger, self.stage.facts, self.stage.account)
+        table = schema.unsummed
+        mine = select(table).where(table.c.account_id == self.stage.account.id)
+        assert not self.stage.ledger.read_now(lambda c: c.execute(mine).all())
+        await self.check_recipients([("hour", "variant"), ("tag_group", "channel", "day"), GROUPINGS[-1]])
 
     async def check(self, groupings: list[tuple[Column, ...]]) -> None:
         ledger, facts, account = self.stage.ledger, self.stage.facts, self.stage.account
@@ -202,7 +263,7 @@ def vendors() -> list[Vendor]:
     return [Vendor(), Vendor()]
 
 
-STEPS = ("campaign", "send", "send", "deliver", "deliver", "wait", "react", "clean")
+STEPS = ("campaign", "send", "send", "deliver", "deliver", "wait", "react", "clean", "forget")
 
 
 @settings(
@@ -221,6 +282,7 @@ async def test_every_grouping_adds_up(store: Ledger, facts: Facts, vendors: list
     for step in ["campaign", "send", "deliver", "react", *dice.choices(STEPS, k=4)]:
         await getattr(history, step)()
     await history.check([(), *dice.sample(GROUPINGS, 3)])
+    await history.check_sums()
 
 
 def test_over_http(server: Server, sending: Caller, sandbox: Sandbox) -> None:

@@ -131,6 +131,15 @@ def plant_low_tag_sums(stage: Stage, _: int) -> None:
     write(stage, update(table).where(*mine).values(recipients=1))
 
 
+def plant_details(stage: Stage, _: int) -> None:
+    table = schema.recipient_sum
+    write(stage, update(table).where(table.c.account_id == stage.account.id).values(recipients=table.c.recipients + 1))
+
+
+def plant_missing_details(stage: Stage, _: int) -> None:
+    write(stage, delete(schema.recipient_sum).where(schema.recipient_sum.c.account_id == stage.account.id))
+
+
 def forget_facts(table: str) -> Plant:
     def plant(stage: Stage, campaign: int) -> None:
         mine = f"account = '{stage.account.id}' AND campaign = {campaign}"
@@ -144,21 +153,29 @@ def forget_sends(stage: Stage, _: int) -> None:
 
 
 PLANTS: dict[str, tuple[Plant, set[str]]] = {
-    "sums too high": (plant_sums, {"sums", "outcomes"}),
-    "sums lost": (plant_missing_sums, {"sums", "outcomes"}),
+    "sums too high": (plant_sums, {"sums", "outcomes", "details"}),
+    "sums lost": (plant_missing_sums, {"sums", "outcomes", "details"}),
     "numbers of chunks": (plant_numbers, {"numbers"}),
-    "sums of tag groups too low": (plant_low_tag_sums, {"outcomes"}),
+    "sums of tag groups too low": (plant_low_tag_sums, {"outcomes", "details"}),
+    "sums by every column too high": (plant_details, {"details"}),
+    "sums by every column lost": (plant_missing_details, {"details"}),
     "chunks closed without outcomes": (forget_facts("outcome"), {"outcomes"}),
     "sends without outcomes": (forget_sends, {"outcomes"}),
     "views that facts lost": (forget_facts("interaction"), {"interactions"}),
 }
 
 
+def read_details(stage: Stage) -> list[tuple[Any, ...]]:
+    table = schema.recipient_sum
+    mine = select(table).where(table.c.account_id == stage.account.id)
+    return sorted(tuple(row) for row in stage.ledger.read_now(lambda c: c.execute(mine).all()))
+
+
 async def test_what_is_planted_is_found_and_mended(stage: Stage) -> None:
     """Each number that is made wrong is told by what it is, and after mending all is as it was."""
     campaign = await begin(stage)
     assert await look(stage) == []
-    before = await stage.result(campaign)
+    before, details = await stage.result(campaign), read_details(stage)
     for name, (plant, kinds) in PLANTS.items():
         plant(stage, campaign)
         drift = await look(stage)
@@ -166,6 +183,7 @@ async def test_what_is_planted_is_found_and_mended(stage: Stage) -> None:
         await mend_drift(stage.ledger, stage.facts, stage.account, drift)
         assert await look(stage) == [], name
         assert await stage.result(campaign) == before, name
+        assert read_details(stage) == details, name
 
 
 async def test_nothing_is_told_while_all_is_well(store: Ledger, facts: Facts) -> None:
@@ -219,7 +237,7 @@ async def test_what_is_delivered_meanwhile_is_not_added(stage: Stage, monkeypatc
         return await count_in_facts(*given)
 
     with monkeypatch.context() as patched:
-        patched.setattr("tocsin.repair.drift.count_in_facts", deliver_first)
+        patched.setattr("tocsin.repair.details.count_in_facts", deliver_first)
         await mend_drift(stage.ledger, stage.facts, stage.account, drift)
     assert await look(stage) == []
 
@@ -273,9 +291,9 @@ def test_by_command(server: Server, sending: Caller, sandbox: Sandbox) -> None:
         table = schema.run_sum
         wrong = update(table).where(table.c.account_id == sending.account_id).values(recipients=100)
         ledger.write_now(lambda connection: connection.execute(wrong))
-    assert f"MEND {sending.account_id}: 2 numbers differ" in run("doctor", "--data", str(server.data))[1]
+    assert f"MEND {sending.account_id}: 3 numbers differ" in run("doctor", "--data", str(server.data))[1]
     code, said = run("reconcile", *name)
-    assert (code, {one["kind"] for one in json.loads(said)["drift"]}) == (1, {"sums", "outcomes"})
+    assert (code, {one["kind"] for one in json.loads(said)["drift"]}) == (1, {"sums", "outcomes", "details"})
     code, said = run("reconcile", *name, "--repair")
     assert (code, json.loads(said)["left"]) == (0, [])
 

@@ -5,26 +5,36 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import re
 import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import urllib.request
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import obstore
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
-from conftest import ROOMY, THOROUGH, Sandbox, Server, people, wait_for
+from conftest import ROOMY, THOROUGH, Sandbox, Server, free_ports, people, wait_for
 from sqlalchemy import Connection
+from support import object_store
 from support.database_clock import follow_clock
 
 from tocsin.account import Account, create_account
 from tocsin.cli import tocsin
-from tocsin.errors import Problem
+from tocsin.errors import Misconfigured, Problem
 from tocsin.ingest import event_row
 from tocsin.settings import Settings
 from tocsin.stats.warehouse import position
+from tocsin.stats.warehouse.destination import PART, Bucket, Folder, open_destination
 from tocsin.stats.warehouse.exporter import TROUBLE_SECONDS, Exporter
 from tocsin.stats.warehouse.files import DATASETS, HOUR, ExportWindow, find_end, write_files
 from tocsin.stats.warehouse.position import LEASE_SECONDS
@@ -59,15 +69,74 @@ class FragileExporter(Exporter):
         return saved
 
 
+class Objects:
+    """A bucket of an S3 server, and a folder that its objects are read from."""
+
+    def __init__(self, server: str, folder: Path):
+        self.server, self.folder, self.name = server, folder, secrets.token_hex(8)
+        target = f"s3://{self.name}/exports/of us"
+        self.settings = Settings(export_folder=target, export_endpoint=server, export_seconds=SECONDS)
+
+    def make(self) -> Objects:
+        with urllib.request.urlopen(urllib.request.Request(f"{self.server}/{self.name}", method="PUT")):
+            return self
+
+    def open(self) -> Bucket:
+        found = open_destination(self.settings)
+        assert isinstance(found, Bucket)
+        return found
+
+    def fetch(self) -> list[str]:
+        """Copy all objects to the folder; answers their names."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        store, names = self.open().store, list[str]()
+        for one in (one for some in obstore.list(store) for one in some):
+            place = self.folder / one["path"]
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(obstore.get(store, one["path"]).bytes())
+            names.append(one["path"])
+        return names
+
+
+@pytest.fixture(scope="module")
+def object_server() -> Iterator[str]:
+    """A server that speaks S3, in a process of its own."""
+    port = free_ports(1)
+    with subprocess.Popen([sys.executable, object_store.__file__, str(port)]) as server:
+        try:
+            wait_for(lambda: _listens(port), 30)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def _listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+        return True
+    return False
+
+
+@pytest.fixture
+def objects(object_server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Objects:
+    own = dict(zip(("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"), object_store.KEY, strict=True))
+    for name, value in {**own, "REGION": "eu-central-1"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    return Objects(object_server, tmp_path / "fetched")
+
+
 class Export:
     """One exported account on a ledger and the facts store, and exporters that look when they are told."""
 
-    def __init__(self, store: Ledger, facts: Facts, folder: Path, seed: int):
-        self.store, self.facts, self.folder, self.dice = store, facts, folder, random.Random(seed)
+    def __init__(self, store: Ledger, facts: Facts, folder: Path | Objects, seed: int):
+        self.store, self.facts, self.dice = store, facts, random.Random(seed)
+        self.objects = None if isinstance(folder, Path) else folder
+        self.folder = folder if isinstance(folder, Path) else folder.folder
         self.now = datetime.now(UTC).timestamp()
         follow_clock(store, lambda: self.now)
         self.account = create_account(store, "test", "UTC", self.now)[0]
         self.settings = Settings(export_folder=str(folder), export_seconds=SECONDS)
+        if self.objects is not None:
+            self.settings = self.objects.settings
         self.stored: Counter[tuple[Any, ...]] = Counter()
 
     async def begin(self) -> None:
@@ -106,10 +175,16 @@ class Export:
         exporter = self.new_exporter(Exporter)
         for _ in range(50):
             await exporter.look()
-            if sum(read_files(self.folder, self.account).values()) >= sum(self.stored.values()):
+            if sum(self.read().values()) >= sum(self.stored.values()):
                 break
         for _ in range(3):
             await exporter.look()
+
+    def read(self) -> Counter[tuple[Any, ...]]:
+        """How often each record is in the files."""
+        if self.objects is not None:
+            self.objects.fetch()
+        return read_files(self.folder, self.account)
 
 
 def read_files(folder: Path, account: Account | str) -> Counter[tuple[Any, ...]]:
@@ -126,10 +201,13 @@ def read_files(folder: Path, account: Account | str) -> Counter[tuple[Any, ...]]
     return found
 
 
+@pytest.mark.parametrize("kind", ["folder", "bucket"])
 @pytest.mark.parametrize("seed", range(30 if THOROUGH else 2))
-async def test_each_record_is_there_once(own_ledger: Ledger, facts: Facts, tmp_path: Path, seed: int) -> None:
+async def test_each_record_is_there_once(
+    own_ledger: Ledger, facts: Facts, tmp_path: Path, objects: Objects, seed: int, kind: str
+) -> None:
     """Records stored once or many times, exporters that end at any point: each is in one file."""
-    export = Export(own_ledger, facts, tmp_path / "files", seed)
+    export = Export(own_ledger, facts, tmp_path / "files" if kind == "folder" else objects.make(), seed)
     await export.begin()
     dice, chunks = export.dice, [next(CHUNKS)]
     exporter: FragileExporter | None = None
@@ -153,7 +231,7 @@ async def test_each_record_is_there_once(own_ledger: Ledger, facts: Facts, tmp_p
             exporter = None
             export.now += LEASE_SECONDS + 1
     await export.finish()
-    assert read_files(tmp_path / "files", export.account) == export.stored
+    assert export.read() == export.stored
     one = own_ledger.read_now(lambda connection: position.find_export(connection, export.account.id))
     assert (one.writing_until, one.trouble) == (None, "")
     assert not list((tmp_path / "files").rglob("*.unfinished"))
@@ -188,6 +266,78 @@ async def test_what_a_file_says(own_ledger: Ledger, facts: Facts, tmp_path: Path
     [path] = (tmp_path / "files").glob("*/events/*/*.parquet")
     [row] = pyarrow.parquet.ParquetFile(path).read().to_pylist()
     assert (row["name"], row["props"], row["at"].utcoffset()) == ("Charged", '{"Campaign id":7}', timedelta(0))
+
+
+async def test_what_is_wrong_with_a_bucket_is_said(own_ledger: Ledger, facts: Facts, objects: Objects) -> None:
+    """A bucket that is not there is told without a secret, and what waited is written once it is."""
+    export = Export(own_ledger, facts, objects, 0)
+    await export.begin()
+    await export.outcomes(next(CHUNKS), 2)
+    exporter, told = export.new_exporter(Exporter), ""
+    while not told:
+        await exporter.look()
+        told = own_ledger.read_now(lambda one: position.find_export(one, export.account.id)).trouble
+    assert told.startswith(f"Misconfigured: There is no bucket for s3://{objects.name}/exports/of us: make it.")
+    assert object_store.KEY[1] not in told
+    objects.make()
+    await export.finish()
+    assert export.read() == export.stored
+    assert own_ledger.read_now(lambda one: position.find_export(one, export.account.id)).trouble == ""
+
+
+def test_an_object_is_whole_or_not_there(objects: Objects) -> None:
+    """One that is put in parts, and twice, is one; of one that is given up there is none, nor of one removed."""
+    destination, name, raw = objects.make().open(), "a/day=2026-11-26/x.parquet", secrets.token_bytes(PART + 1)
+    for _ in range(2):
+        with destination.write(name) as file:
+            file.write(raw)
+            assert objects.fetch() in ([], [name])
+    assert (objects.fetch(), (objects.folder / name).read_bytes() == raw) == ([name], True)
+    with contextlib.suppress(CrashError), destination.write("a/y.parquet") as file:
+        file.write(raw)
+        raise CrashError
+    assert objects.fetch() == [name]
+    for _ in range(2):
+        destination.remove(name)
+    assert objects.fetch() == []
+
+
+def test_a_store_that_is_away_is_given_up(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Soon, with a sentence and without its library's own words."""
+    monkeypatch.setattr("tocsin.stats.warehouse.destination.RETRIES", 1)
+    objects.settings = msgspec.structs.replace(objects.settings, export_endpoint=f"http://127.0.0.1:{free_ports(1)}")
+    with pytest.raises(Misconfigured, match="could not be written; it is tried again") as told:
+        objects.open().remove("a")
+    assert "\n" not in str(told.value)
+
+
+def test_credentials_that_may_not_write_are_told(objects: Objects, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "another secret")
+    with pytest.raises(Misconfigured, match="credentials in the environment may not write to s3://") as told:
+        objects.make().open().remove("a")
+    assert "another secret" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("target", "endpoint", "said"),
+    [
+        ("ftp://bucket/a", "", "ftp:// is none of s3, gs, az"),
+        ("s3:///a", "", "TOCSIN_EXPORT_FOLDER: "),
+        ("s3://bucket", "minio:9000", "has to be a URL"),
+        ("s3://bucket", "https://me:word@minio", "not 'https://me:…@minio'"),
+        ("gs://bucket", "https://minio", "is of an s3://"),
+        ("/srv/files", "https://minio", "is of an s3://"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_refused(target: str, endpoint: str, said: str) -> None:
+    with pytest.raises(Misconfigured, match=re.escape(said)):
+        open_destination(Settings(export_folder=target, export_endpoint=endpoint))
+
+
+def test_without_its_library_a_bucket_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tocsin.stats.warehouse.destination.find_spec", lambda _: None)
+    with pytest.raises(Misconfigured, match=r"pip install 'tocsin\[object-store\]'"):
+        open_destination(Settings(export_folder="s3://bucket/a"))
 
 
 async def test_a_clock_that_is_set_back_leaves_nothing_out(own_ledger: Ledger, facts: Facts, tmp_path: Path) -> None:
@@ -239,7 +389,7 @@ async def test_two_processes_write_a_window(own_ledger: Ledger, facts: Facts, tm
     export = Export(own_ledger, facts, tmp_path / "files", 0)
     await export.begin()
     await export.outcomes(next(CHUNKS), 40)
-    given = (facts, tmp_path / "files", export.account.id, ExportWindow(0, int(export.now + 3600) * MICRO))
+    given = (facts, Folder(tmp_path / "files"), export.account.id, ExportWindow(0, int(export.now + 3600) * MICRO))
     names = [
         {"account_id": export.account.id, "kind": "identity", "value": secrets.token_hex(8), "user_id": user}
         for user in range(1, 41)
@@ -268,7 +418,7 @@ async def test_nothing_is_left_of_a_crash(own_ledger: Ledger, facts: Facts, tmp_
         raise CrashError
 
     with pytest.raises(CrashError):
-        write_files(OvertakenLedger(own_ledger, crash), facts, folder, export.account.id, window)  # type: ignore[arg-type]
+        write_files(OvertakenLedger(own_ledger, crash), facts, Folder(folder), export.account.id, window)  # type: ignore[arg-type]
     assert len(list(folder.rglob("*.unfinished"))) == 1
     own_ledger.write_now(lambda one: one.execute(position.table.update().values(writing_until=window.end)))
     assert await export.new_exporter(Exporter).look()

@@ -242,7 +242,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 5.0
     export_folder: Annotated[
         str,
-        Meta(description="Folder that the accounts of `tocsin export` are written to, as Parquet; empty: none is."),
+        Meta(
+            description="Folder that the accounts of `tocsin export` are written to, as Parquet, or a bucket such as "
+            "`s3://bucket/prefix`; empty: none is."
+        ),
+    ] = ""
+    export_endpoint: Annotated[
+        str,
+        Meta(
+            description="URL of an object store other than Amazon's that speaks S3, such as "
+            "`https://minio.example.com:9000`; empty: Amazon's."
+        ),
     ] = ""
     export_seconds: Annotated[
         float,

@@ -35,9 +35,10 @@ def start(data: Path, account_id: str) -> None:
     from tocsin.authenticator.members import CONSOLE
     from tocsin.settings import read_settings
     from tocsin.stats.warehouse import position
+    from tocsin.stats.warehouse.destination import open_destination
     from tocsin.store.stores import open_ledger_only
 
-    if not read_settings(os.environ, data).export_folder:
+    if open_destination(read_settings(os.environ, data)) is None:
         raise Misconfigured("Set TOCSIN_EXPORT_FOLDER, for this command and for the server, to where files are to go.")
     with open_ledger_only(data) as ledger:
         find_account(ledger, account_id)

@@ -19,13 +19,20 @@ from tocsin import metrics
 from tocsin.account import Account, list_accounts
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.recorder import record_outcomes
-from tocsin.errors import Problem
 from tocsin.feedback.interactions import EVENTS, SentMessage
 from tocsin.ingest import event_row
-from tocsin.outcome import NUMBERS, OUTCOME_OF, Outcome, State, count_numbers, reason_of
-from tocsin.queue import TRANSACTIONAL
+from tocsin.outcome import NUMBERS, Outcome, State, count_numbers
 from tocsin.repair import read_chunks
-from tocsin.stats.report.recipients import OPEN_CHUNKS, Cells, LedgerRecipients, count_in_facts, count_in_ledger
+from tocsin.repair.details import (
+    STATE_OF,
+    add_all_history,
+    add_history,
+    compare_details,
+    count_in_pieces,
+    count_with_unknown,
+    forget_details,
+)
+from tocsin.stats.report.recipients import Cells
 from tocsin.stats.report.scope import ReportScope
 from tocsin.stats.results import count_interactions
 from tocsin.store import schema
@@ -38,15 +45,14 @@ from tocsin.store.rows import add_to_rows
 log = structlog.get_logger()
 
 # numbers: the four of a chunk's row, against its states. sums: the kept sums of a run, against its closed chunks.
-# outcomes: facts, against the kept sums. interactions: views and clicks in facts, against the first reports.
-Kind = Literal["numbers", "sums", "outcomes", "interactions"]
+# outcomes: facts, against the kept sums. details: the sums by every column, against those of runs and tag groups.
+# interactions: views and clicks in facts, against the first reports.
+Kind = Literal["numbers", "sums", "outcomes", "details", "interactions"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 EVERY_SECONDS = 3600.0
 CONFIRM_SECONDS = 2.0  # between the two looks
 SETTLED_SECONDS = 120.0  # after which a report that the ledger knows is in facts, too
 CAMPAIGNS_AT_ONCE = 500
-TOO_LONG = 503  # what a question is answered that needs more time or memory than one may
-FEWER = 16  # by so much fewer chunks are asked about then
 
 
 class Drift(msgspec.Struct, frozen=True, kw_only=True):
@@ -102,6 +108,9 @@ async def mend_drift(ledger: Ledger, facts: Facts, account: Account, drift: Sequ
             await record_outcomes(facts, [(account, chunk)])
     if 0 in by_kind["outcomes"]:
         await _raise_tag_sums(ledger, facts, account)
+    for campaign in sorted(by_kind["details"]):
+        await ledger.write(functools.partial(forget_details, account_id=account.id, campaign=campaign))
+    await add_history(ledger, facts, account)
     for campaign in by_kind["interactions"]:
         await _report_again(ledger, facts, account, campaign)
 
@@ -110,6 +119,8 @@ async def reconcile(
     ledger: Ledger, facts: Facts, account: Account, now: float, rest: float = CONFIRM_SECONDS, *, mend: bool = False
 ) -> dict[str, list[Drift]]:
     """Return {drift} of an account, and {left} after mending it where that is asked for."""
+    if mend:
+        await add_history(ledger, facts, account)
     found = {"drift": await find_drift(ledger, facts, account, now, rest)}
     if mend:
         if found["drift"]:
@@ -119,7 +130,9 @@ async def reconcile(
 
 
 async def reconcile_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], float], stop: asyncio.Event) -> None:
-    """Measure every EVERY_SECONDS until `stop` is set, the first time after as many."""
+    """Measure every EVERY_SECONDS until `stop` is set, the first time after as many; before that, add to the sums what
+    was closed before there were any."""
+    await add_all_history(ledger, facts, stop)
     while not stop.is_set():
         await rest(stop, EVERY_SECONDS)
         if stop.is_set():
@@ -154,7 +167,8 @@ async def _look(ledger: Ledger, facts: Facts, account: Account, now: float) -> l
 
 
 async def find_sum_drift(ledger: Ledger, account_id: str) -> list[Drift]:
-    """Return what differs within the ledger: numbers of open chunks and of runs that are not cleaned, and sums."""
+    """Return what differs within the ledger: numbers of open chunks and of runs that are not cleaned, and all
+    sums."""
     found = []
     for run, campaign in [*await ledger.read(functools.partial(_list_runs, account_id=account_id)), (None, 0)]:
         count = await ledger.read(functools.partial(_count_run, run_id=run, account_id=account_id))
@@ -167,6 +181,11 @@ async def find_sum_drift(ledger: Ledger, account_id: str) -> list[Drift]:
                 if one != other:
                     group = f"{name} {variant} {State(state).name}"
                     found.append(Drift(kind="sums", campaign=campaign, group=group, expected=one, found=other))
+    async for some in _read_campaigns(ledger, account_id):
+        differ = await ledger.read(functools.partial(compare_details, account_id=account_id, campaigns=some))
+        for (campaign, tag_group, state), (one, other) in differ.items():
+            group = f"{tag_group} {State(state).name}".strip()
+            found.append(Drift(kind="details", campaign=campaign, group=group, expected=one, found=other))
     return found
 
 
@@ -254,46 +273,8 @@ async def _compare_outcomes(ledger: Ledger, facts: Facts, account: Account, camp
 
 async def _count_twice(ledger: Ledger, facts: Facts, scope: ReportScope) -> tuple[Cells, Cells]:
     """Return the recipients of closed chunks by kept sums and by facts."""
-    counted = await ledger.read(functools.partial(_count_all, scope=scope))
-    return counted.kept, await _count_in_pieces(facts, scope, counted)
-
-
-async def _count_in_pieces(facts: Facts, scope: ReportScope, counted: LedgerRecipients) -> Cells:
-    """Return what facts say, by as many questions as it takes: one that takes too long is asked of fewer chunks, and so
-    is what follows, until that is quick again."""
-    found, first, step = Cells(), 0, counted.last + 1
-    while first <= counted.last:
-        last = min(first + step - 1, counted.last)
-        try:
-            found.update(await count_in_facts(facts, scope, counted, first, last))
-        except Problem as problem:
-            if problem.status != TOO_LONG or step == 1:
-                raise
-            step = max(1, step // FEWER)
-            continue
-        first, step = last + 1, 2 * step
-    return found
-
-
-def _count_all(connection: Connection, scope: ReportScope) -> LedgerRecipients:
-    """Count as for a report. Requests whose recipients are not known yet are open, too: facts may have them a moment
-    later, and the sums that were read had not."""
-    unknown = _list_unknown(connection, scope.account.id) if scope.sends else []
-    counted = count_in_ledger(connection, scope, kept=True)
-    counted.chunks += unknown
-    return counted
-
-
-def _list_unknown(connection: Connection, account_id: str) -> list[int]:
-    """Return the open requests whose recipients are not known yet. Raise Problem when they are too many."""
-    table = schema.chunk
-    mine = select(table.c.id).where(table.c.account_id == account_id, table.c.size == 0, table.c.run_id.is_(None))
-    free = mine.where(table.c.priority == TRANSACTIONAL, text(schema.FREE_CHUNK))
-    held = mine.where(schema.chunk_is_open, table.c.lease_owner.is_not(None))
-    found = [one for query in (free, held) for one in connection.scalars(query.limit(OPEN_CHUNKS + 1))]
-    if len(found) > OPEN_CHUNKS:
-        raise Problem("Too much waits to be compared with; later there is less", code=503, status=503)
-    return found
+    counted = await ledger.read(functools.partial(count_with_unknown, scope=scope, details=False))
+    return counted.kept, await count_in_pieces(facts, scope, counted)
 
 
 async def _raise_tag_sums(ledger: Ledger, facts: Facts, account: Account) -> None:
@@ -315,14 +296,8 @@ def _by_state(cells: Cells) -> Counter[tuple[str, int]]:
     """Return the recipients by tag group and state of cells by tag group and code."""
     found = Counter[tuple[str, int]]()
     for ((tag, code), outcome), count in cells.items():
-        found[tag, _STATE_OF[outcome, code if outcome == Outcome.SUPPRESSED.value else ""]] += count
+        found[tag, STATE_OF[outcome, code if outcome == Outcome.SUPPRESSED.value else ""]] += count
     return found
-
-
-_STATE_OF = {
-    (outcome.value, reason_of(state) if outcome is Outcome.SUPPRESSED else ""): int(state)
-    for state, outcome in OUTCOME_OF.items()
-}
 
 
 async def _compare_interactions(ledger: Ledger, facts: Facts, account_id: str, now: float) -> list[Drift]:

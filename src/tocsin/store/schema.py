@@ -477,6 +477,33 @@ run_sum = Table(
     Column("recipients", BigInteger, nullable=False),
 )
 
+# The same recipients by every column that a report has.
+recipient_sum = Table(
+    "recipient_sum",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("campaign_id", Integer, primary_key=True, autoincrement=False),  # 0, as the run: sends by identity
+    Column("run_id", RowId, primary_key=True, autoincrement=False),
+    Column("channel", String(16), primary_key=True),
+    Column("variant", String(16), primary_key=True),
+    Column("tag_group", String(256), primary_key=True),
+    Column("platform", Integer, primary_key=True, autoincrement=False),  # channels.PLATFORM_CODES
+    Column("state", Integer, primary_key=True, autoincrement=False),
+    Column("code", Text, primary_key=True),
+    Column("hour", BigInteger, primary_key=True, autoincrement=False),  # when it began, by the account's clocks
+    Column("day", String(10), nullable=False),  # in which the hour is there
+    Column("recipients", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+# Campaigns, 0: sends by identity, that have closed chunks which are not in `recipient_sum`.
+unsummed = Table(
+    "unsummed",
+    metadata,
+    Column("account_id", String(32), primary_key=True),
+    Column("campaign_id", Integer, primary_key=True, autoincrement=False),
+)
+
 chunk = Table(
     "chunk",
     metadata,

@@ -155,9 +155,10 @@ def _find_campaigns(connection: Connection, scope: ReportScope) -> ReportScope:
 
 async def _name_runs(ledger: Ledger, scope: ReportScope, groups: Groups) -> Groups:
     """Return the groups by run; what facts say is by chunk, and such a number is below 0."""
-    if "run" not in scope.keys:
+    place = scope.keys.index("run") if "run" in scope.keys else -1
+    if place < 0 or all(key[place] >= 0 for key in groups):
         return groups
-    place, runs = scope.keys.index("run"), await find_runs(ledger, scope)
+    runs = await find_runs(ledger, scope)
     found: Groups = {}
     for key, numbers in groups.items():
         run = runs.get(-key[place], 0) if key[place] < 0 else key[place]

@@ -16,7 +16,7 @@ Column = Literal[
     "campaign", "run", "label", "channel", "variant", "platform", "tag_group", "outcome", "code", "day", "hour"
 ]
 COLUMNS: tuple[Column, ...] = get_args(Column)
-IN_KEPT_SUMS = frozenset(("campaign", "run", "label", "variant", "tag_group", "outcome"))
+IN_KEPT_SUMS = frozenset(("campaign", "run", "variant", "tag_group", "outcome"))
 CELLS = 200_000  # that a report adds up; as many as a question may answer with
 
 # The values of a group, in the order of `ReportScope.keys`: numbers for campaign, run and hour, texts for the others.
@@ -53,8 +53,12 @@ class ReportScope(msgspec.Struct, frozen=True, kw_only=True):
         return self.campaigns is None or 0 in self.campaigns
 
     def is_among(self, column: Any) -> list[ColumnElement[bool]]:
-        """Return the conditions that a column of the ledger is of one of the campaigns."""
+        """Return the conditions that a column of the ledger, of runs alone, is of one of the campaigns."""
         return [] if self.campaigns is None else [column.in_([one for one in self.campaigns if one])]
+
+    def is_of_campaigns(self, column: Any) -> list[ColumnElement[bool]]:
+        """Return the same for a column that is 0 for sends by identity."""
+        return [] if self.campaigns is None else [column.in_(self.campaigns)]
 
     def write_conditions(self, campaign: str) -> tuple[str, Mapping[str, Any]]:
         """Return the conditions on rows of facts that have these columns, with their values. campaign: SQL."""

@@ -6,7 +6,6 @@ import asyncio
 import functools
 import secrets
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import structlog
@@ -15,6 +14,7 @@ from tocsin import metrics
 from tocsin.providers.answer_table import clip
 from tocsin.settings import Settings
 from tocsin.stats.warehouse import position
+from tocsin.stats.warehouse.destination import Destination, open_destination
 from tocsin.stats.warehouse.files import ExportWindow, find_window, forget_unfinished, write_files
 from tocsin.stats.warehouse.position import ExportPosition
 from tocsin.stats.webhooks.feed import MICRO, find_fed, find_horizon
@@ -35,6 +35,7 @@ class Exporter:
 
     def __init__(self, ledger: Ledger, facts: Facts, settings: Settings, clock: Callable[[], float]):
         self._ledger, self._facts, self._settings, self._clock = ledger, facts, settings, clock
+        self._destination = open_destination(settings)
         # SQLite has one process: after a crash it goes on at once.
         self._owner = "" if ledger.embedded else secrets.token_hex(16)
         self._rests: dict[str, int] = {}  # by account, when there may be something to write, by the store's clock
@@ -53,7 +54,7 @@ class Exporter:
 
     async def look(self) -> bool:
         """Write the next window of each account, where its time is over. Return whether there was one."""
-        if not self._settings.export_folder:
+        if self._destination is None:
             return False
         found = await self._ledger.read(position.list_exports)
         if not found:
@@ -68,12 +69,12 @@ class Exporter:
             if self._rests.get(one.account_id, 0) > horizon >= (one.done_until or 0):
                 continue
             try:
-                wrote |= await self._write_next(one.account_id, horizon)
+                wrote |= await self._write_next(self._destination, one.account_id, horizon)
             except Exception as error:
                 await self._note_trouble(one.account_id, error)
         return wrote
 
-    async def _write_next(self, account_id: str, horizon: int) -> bool:
+    async def _write_next(self, destination: Destination, account_id: str, horizon: int) -> bool:
         """Write an account's next window. Return whether there was one."""
         one = await self._write(position.lease, account_id)
         if one is None:
@@ -88,14 +89,13 @@ class Exporter:
         # Written first: whoever goes on after a crash writes the same files.
         if not await self._save(account_id, done_until=window.start, writing_until=window.end):
             return False
-        folder = Path(self._settings.export_folder)
-        counts = await asyncio.to_thread(write_files, self._ledger, self._facts, folder, account_id, window)
+        counts = await asyncio.to_thread(write_files, self._ledger, self._facts, destination, account_id, window)
         for name, count in counts.items():
             metrics.EXPORT_ROWS.labels(dataset=name).inc(count)
         done = {"done_until": window.end, "writing_until": None, "rows": one.rows + sum(counts.values())}
         # Whose lease was over meanwhile leaves alone what the next one writes.
         if await self._save(account_id, **done, written_at=self._clock(), trouble="", lease_until=None):
-            await asyncio.to_thread(forget_unfinished, folder, account_id, window)
+            await asyncio.to_thread(forget_unfinished, destination, account_id, window)
         return True
 
     async def _find_window(self, one: ExportPosition, done: int, horizon: int) -> ExportWindow | None:

@@ -1,20 +1,19 @@
 """The files of one window: what an account stored between two times, as Parquet by kind and day.
 
-A window's files have its times for a name and are renamed into place once they are whole, so a window that is written
-again after a crash leaves the same files. A record that was stored again has its place in the window of the first time.
+A window's files have its times for a name and are there once they are whole, so a window that is written again after a
+crash leaves the same files. A record that was stored again has its place in the window of the first time.
 """
 
 from __future__ import annotations
 
-import os
-import secrets
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from tocsin.stats.warehouse.destination import Destination
 from tocsin.stats.webhooks.batch import read_names
 from tocsin.stats.webhooks.feed import MICRO
 from tocsin.store.facts import Facts, Row
@@ -22,7 +21,6 @@ from tocsin.store.ledger import Ledger
 
 MOST_ROWS = 1_000_000  # of a window: one that has more is cut
 HOUR = 3600 * MICRO
-UNFINISHED = ".unfinished"  # with a name that no other process has: one that was stopped while it wrote may go on
 NAMES = ("identity", "objectId")  # of a person, as columns
 PERSON = {"user": "uint32", "identity": "string", "object_id": "string"}
 
@@ -118,40 +116,38 @@ def find_end(stored: int, seconds: float) -> int:
     return min(hour + HOUR, hour + (stored - hour) // length * length + length)
 
 
-def write_files(ledger: Ledger, facts: Facts, folder: Path, account_id: str, window: ExportWindow) -> dict[str, int]:
-    """Write a window's files below a folder, in the calling thread. Return how many rows each kind has. Memory does not
-    grow with the window, but for its ids: a block of rows is held at a time."""
-    return {one.name: _write_file(ledger, facts, folder, account_id, window, one) for one in DATASETS}
+def write_files(
+    ledger: Ledger, facts: Facts, destination: Destination, account_id: str, window: ExportWindow
+) -> dict[str, int]:
+    """Write a window's files, in the calling thread. Return how many rows each kind has. Memory does not grow with the
+    window, but for its ids: a block of rows is held at a time."""
+    return {one.name: _write_file(ledger, facts, destination, account_id, window, one) for one in DATASETS}
 
 
-def forget_unfinished(folder: Path, account_id: str, window: ExportWindow) -> None:
+def forget_unfinished(destination: Destination, account_id: str, window: ExportWindow) -> None:
     """Delete what is left of a window by processes that ended while they wrote it, once another one has written it."""
-    for path in (folder / account_id).glob(f"*/day={window.day}/.{window.name}.*{UNFINISHED}"):
-        path.unlink(missing_ok=True)
+    destination.forget_unfinished(_name_file(account_id, "*", window))
+
+
+def _name_file(account_id: str, dataset: str, window: ExportWindow) -> str:
+    return f"{account_id}/{dataset}/day={window.day}/{window.name}"
 
 
 def _write_file(
-    ledger: Ledger, facts: Facts, folder: Path, account_id: str, window: ExportWindow, dataset: Dataset
+    ledger: Ledger, facts: Facts, destination: Destination, account_id: str, window: ExportWindow, dataset: Dataset
 ) -> int:
     import pyarrow.parquet
 
-    place = folder / account_id / dataset.name / f"day={window.day}"
-    unfinished, schema, count = place / f".{window.name}.{secrets.token_hex(8)}{UNFINISHED}", _make_schema(dataset), 0
-    writer = None
-    try:
-        for rows in _read_rows(facts, account_id, window, dataset):
-            if writer is None:
-                place.mkdir(parents=True, exist_ok=True, mode=0o700)
-                writer = pyarrow.parquet.ParquetWriter(unfinished, schema, compression="zstd")
+    name, schema, count = _name_file(account_id, dataset.name, window), _make_schema(dataset), 0
+    blocks = _read_rows(facts, account_id, window, dataset)
+    first = next(blocks, None)
+    if first is None:
+        destination.remove(name)  # of before a crash, about people who were deleted since
+        return 0
+    with destination.write(name) as file, pyarrow.parquet.ParquetWriter(file, schema, compression="zstd") as writer:
+        for rows in itertools.chain([first], blocks):
             writer.write_batch(_make_batch(ledger, account_id, rows, schema))
             count += len(rows)
-    finally:
-        if writer is not None:
-            writer.close()
-    if count:
-        _put_in_place(unfinished, place / window.name)
-    else:
-        (place / window.name).unlink(missing_ok=True)  # of before a crash, about people who were deleted since
     return count
 
 
@@ -196,19 +192,6 @@ def _make_batch(ledger: Ledger, account_id: str, rows: Sequence[Row], schema: An
 
 def _name(names: Mapping[int, Mapping[str, str]], user: int, kind: str) -> str | None:
     return names.get(user, {}).get(kind)
-
-
-def _put_in_place(unfinished: Path, place: Path) -> None:
-    """Give a file its name once it is on the disk."""
-    unfinished.chmod(0o600)
-    with unfinished.open("rb") as file:
-        os.fsync(file.fileno())
-    unfinished.replace(place)
-    folder = os.open(place.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def _spell(stored: int) -> str:
