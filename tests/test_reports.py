@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
@@ -14,19 +13,17 @@ import structlog.testing
 from conftest import THOROUGH, new_sqlite
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import insert
+from support.sent_chunks import add_chunk
 
-from tocsin.account import Account, create_account
-from tocsin.channels import PLATFORM_CODES
+from tocsin.account import create_account
 from tocsin.errors import Problem
 from tocsin.feedback.first_reports import First, Heard, Key, keep_first
 from tocsin.feedback.interactions import EVENTS, INTERACTIONS
 from tocsin.feedback.machines import QuickClicks, is_quick, judge_visit
 from tocsin.feedback.report_log import AT_ONCE, ReportLog
 from tocsin.feedback.reports import PLACES, SHARE, Reports, Way
-from tocsin.outcome import State, count_numbers
+from tocsin.outcome import State
 from tocsin.stats.results import count_interactions, count_tag_groups
-from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
 
@@ -54,7 +51,7 @@ class World:
     def __init__(self, ledger: Ledger, facts: Facts, states: Sequence[Sequence[State]]):
         self.ledger, self.facts, self.states = ledger, facts, states
         self.account = create_account(ledger, "world", "UTC", NOW)[0]
-        self.chunks = [add_chunk(ledger, self.account, campaign, group, chosen) for (campaign, group), chosen in zip(
+        self.chunks = [add_chunk(ledger, self.account.id, campaign, group, chosen) for (campaign, group), chosen in zip(
             [(CAMPAIGN, ""), *((0, group) for group in GROUPS)], states, strict=True)]  # fmt: skip
         self.processes = [Reports(ledger, facts, DAYS) for _ in range(2)]
 
@@ -70,29 +67,6 @@ class World:
         groups: Any = await count_tag_groups(self.ledger, self.facts, self.account.id)
         found: dict[str, Any] = {"campaign": campaign[CAMPAIGN], **{name or "": one for name, one in groups.items()}}
         return {name: {kind: one[kind] for kind in EVENTS if one.get(kind)} for name, one in found.items()}
-
-
-def add_chunk(
-    ledger: Ledger, account: Account, campaign: int, group: str, states: Sequence[State], *, cleaned: bool = False
-) -> int:
-    """A closed chunk of pushes; its id."""
-    stored = bytes(states)
-    row: dict[str, Any] = {
-        **{"account_id": account.id, "run_id": None, "campaign_id": campaign, "channel": "push", "tag_group": group},
-        **{"priority": 0, "open": 0, "not_before": NOW, "expires_at": NOW, "started_at": NOW, "created_at": NOW},
-        **{"request": None, "notes": "{}", "states": stored, "size": len(stored), **count_numbers(stored)},
-        "users": array.array("I", range(1, len(stored) + 1)).tobytes(),
-        "platforms": bytes([PLATFORM_CODES.index("android")]) * len(stored),
-    }
-    nobody = {"users": b"", "platforms": b"", "states": b""} if cleaned else {}
-
-    def write(connection: Any) -> int:
-        if not campaign:
-            group_row = {"account_id": account.id, "name": group, "created_at": NOW}
-            connection.execute(insert(schema.tag_group).values(group_row))
-        return int(connection.execute(insert(schema.chunk).values(row | nobody)).inserted_primary_key[0])
-
-    return ledger.write_now(write)
 
 
 def expect(states: Sequence[Sequence[State]], history: Sequence[Said]) -> dict[str, dict[str, int]]:
@@ -142,7 +116,7 @@ async def test_any_history_has_the_numbers_of_its_messages(
 async def test_one_of_two_processes_is_first(store: Ledger, facts: Facts, open_again: Callable[[], Ledger]) -> None:
     """On either engine, with reports of many messages at once: one is new and the others are repeats."""
     account = create_account(store, "a", "UTC", NOW)[0]
-    chunk = add_chunk(store, account, CAMPAIGN, "", [State.ACCEPTED] * 50)
+    chunk = add_chunk(store, account.id, CAMPAIGN, "", [State.ACCEPTED] * 50)
     processes = [Reports(store, facts, DAYS), Reports(open_again(), facts, DAYS)]
     asked = [(one, position) for position in range(50) for one in processes for _ in range(2)]
     results = await asyncio.gather(*(one.take("track", "viewed", chunk, position, NOW) for one, position in asked))
@@ -169,8 +143,8 @@ async def test_reports_of_one_account_take_a_share(
     monkeypatch.setattr("tocsin.feedback.reports.PLACES", 40)
     monkeypatch.setattr("tocsin.feedback.reports.BLOCK", 4)
     many, one = (
-        add_chunk(store, loud, CAMPAIGN, "", [State.ACCEPTED] * 30),
-        add_chunk(store, quiet, 8, "", [State.ACCEPTED]),
+        add_chunk(store, loud.id, CAMPAIGN, "", [State.ACCEPTED] * 30),
+        add_chunk(store, quiet.id, 8, "", [State.ACCEPTED]),
     )
     reports = Reports(store, facts, DAYS)
     order: list[str] = []
@@ -196,7 +170,7 @@ async def test_a_store_that_fails_is_told_and_comes_back(
 ) -> None:
     """A report that could not be stored is an error, and is taken when it comes again."""
     account = create_account(store, "a", "UTC", NOW)[0]
-    chunk = add_chunk(store, account, CAMPAIGN, "", [State.ACCEPTED])
+    chunk = add_chunk(store, account.id, CAMPAIGN, "", [State.ACCEPTED])
     reports = Reports(store, facts, DAYS)
     ways: list[Way] = ["link", "pixel"]
     with monkeypatch.context() as broken:
@@ -219,7 +193,7 @@ async def _fail(*_: Any) -> None:
 async def test_of_a_cleaned_message_once(store: Ledger, facts: Facts) -> None:
     """When the ledger no longer knows whom it went to, facts do."""
     account = create_account(store, "a", "UTC", NOW)[0]
-    chunk = add_chunk(store, account, CAMPAIGN, "", [State.ACCEPTED], cleaned=True)
+    chunk = add_chunk(store, account.id, CAMPAIGN, "", [State.ACCEPTED], cleaned=True)
     await facts.insert(
         "outcome", [(account.id, CAMPAIGN, chunk, 0, 7, "android", "push", "accepted", "", "", "", *_day())]
     )

@@ -90,6 +90,7 @@ SWITCH_SECONDS = 0.001  # after which a thread lets another one run: the API wai
 SWEEP_SECONDS = 600.0
 CHECKS_PER_SECOND = 0.5  # of one account's credentials: Apple takes rapid reconnecting for an attack
 TROUBLE_SECONDS = 5.0  # before a loop that failed looks again
+YOUNG = 100_000  # objects that are made before garbage is looked for among them
 
 
 async def serve(data: Path, host: str, port: int, role: Role) -> None:
@@ -335,11 +336,11 @@ async def _sweep_regularly(stores: Stores, settings: Settings, stop: asyncio.Eve
 
 
 def _settle_memory() -> None:
-    """Keep what is loaded by now out of garbage collection: a full one would hold up requests for a tenth of a
-    second."""
+    """Keep what is loaded by now out of garbage collection: a full one would hold up requests for a tenth of a second.
+    Two thousand requests under way are some 100,000 objects, and none of them is garbage."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(20_000, 20, 50)
+    gc.set_threshold(YOUNG, 20, 50)
 
 
 async def _wait(event: asyncio.Event, tasks: list[asyncio.Task[None]]) -> None:

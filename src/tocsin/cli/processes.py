@@ -29,10 +29,12 @@ def serve(data: Path, host: str, port: int, role: str, with_sandbox: bool) -> No
     Example: tocsin serve --data ./data --port 8100
     """
     from tocsin import app
+    from tocsin.api.server_loop import ServerLoop
 
     warn_of_clear_text(host)
-    with run_sandbox(data) if with_sandbox else contextlib.nullcontext():
-        asyncio.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
+    beside = run_sandbox(data) if with_sandbox else contextlib.nullcontext()
+    with beside, asyncio.Runner(loop_factory=ServerLoop) as runner:
+        runner.run(app.serve(data, host, port, role))  # type: ignore[arg-type]  # click.Choice checked it
 
 
 @contextlib.contextmanager

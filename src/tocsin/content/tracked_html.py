@@ -7,37 +7,43 @@ stays as it was written, byte for byte.
 
 from __future__ import annotations
 
+import itertools
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from tocsin.content.html_links import BLOCK, find_hrefs, read_target
+from tocsin.content.html_links import BLOCK, Target, find_hrefs, read_target, read_targets
 from tocsin.content.lexer import Tag, find_tags
 from tocsin.providers.contract import Pieces
 
 LINKS = 1000  # of a mail that are followed; the others stay as they are
+FEW = 2  # links and the picture of a mail that is filled: so few are not worth cutting it into pieces
 UNSUBSCRIBE = "*|UNSUBSCRIBE|*"  # CleverTap's tag for the recipient's own link
 
 _PIXEL = "p"
 _PIXEL_PLACE, _UNSUBSCRIBE_PLACE = -1, -2
 _KINDS = {'"': "2", "'": "1", "": "0"}  # a mark's letter, by what the address stands in
 _OUTSIDE = {"2": '"', "1": "'", "0": " \t\n\r\f>", _PIXEL: ""}  # what an address cannot hold, by the mark's letter
+_READ = frozenset(_KINDS.values())
+_FIXED = 0x100  # the first of the letters that stand for an address without template
+_CHANGING = re.compile(r"\{\{|\{%|" + re.escape(UNSUBSCRIBE))  # in an address: it is not the same in all mails
 # Filters and blocks that write tags or read them, and texts with a tag in them.
 _WRITES_HTML = re.compile(r"""\bsafe\b|\bcapture\b|["'][^"'<]*+<""")
 
 Marked = tuple[str, str, str]  # the mark's letter, the address, and what comes after it
 Split = tuple[str, Sequence[Marked]]  # what comes before the first mark, and what each is of
-Wanted = tuple[bool, bool, tuple[bytes, ...]]  # clicks, opens, what begins the links that stay
+Wanted = tuple[str, bool, tuple[bytes, ...]]  # what begins a link, "" for none; opens; what begins the links that stay
 
 
 class MailLinks(msgspec.Struct, frozen=True):
-    """What makes one mail's links. sign: returns, for each of some targets, the URL that leads to it and counts,
-    without the target itself and as it stands in an attribute; None where clicks are not counted. pixel: the URL of the
-    picture, as it stands in an attribute; "" where views are not. own: what begins the links that are this server's
-    already."""
+    """What makes one mail's links. start: what begins each URL that leads to a target and counts, as it stands in an
+    attribute. sign: returns, for each of some targets, what comes next; the target itself is the query. None where
+    clicks are not counted. pixel: the URL of the picture, as it stands in an attribute; "" where views are not. own:
+    what begins the links that are this server's already."""
 
+    start: str = ""
     sign: Callable[[Sequence[bytes]], Sequence[str]] | None = None
     pixel: str = ""
     own: tuple[bytes, ...] = ()
@@ -45,11 +51,12 @@ class MailLinks(msgspec.Struct, frozen=True):
 
 class _Plan(msgspec.Struct, frozen=True):
     """Where a mail's own texts go. frame: what stands around them. order: of each the number of its target, or PIXEL or
-    UNSUBSCRIBED."""
+    UNSUBSCRIBED. recurs: most of the frame is that of other mails too, so that its bytes are kept."""
 
     frame: tuple[str, ...]
     order: tuple[int, ...]
     targets: tuple[bytes, ...]
+    recurs: bool
 
 
 class TrackedHtml:
@@ -61,9 +68,11 @@ class TrackedHtml:
         self._open, self._close = f"\x02{token}", f"\x03{token}"
         tags = list(find_tags(source)) if "{{" in source or "{%" in source else []
         self._late = any(_WRITES_HTML.search(source, tag.start, tag.end) for tag in tags)
-        self.source = source if self._late else self._mark(source, _hide(source, tags))
+        self._addresses: dict[str, str] = {}  # those without template, by their marks' letters
+        self.source = source if self._late else self._mark(source, _hide(source, tags), self._addresses)
         self._fixed = None if tags else self._split(self.source)
         self._plans: dict[Wanted, _Plan] = {}  # an installation wants three at most
+        self._targets: dict[Wanted, Mapping[str, Target]] = {}  # of `_addresses`
 
     def restore(self, filled: str) -> str:
         """Return the HTML without marks: nothing is tracked."""
@@ -74,24 +83,38 @@ class TrackedHtml:
 
     def track(self, filled: str, links: MailLinks, unsubscribe: str = UNSUBSCRIBE) -> Pieces:
         """Return the HTML of one mail. unsubscribe: what stands for UNSUBSCRIBE in an address, itself by default."""
-        wanted = (links.sign is not None, bool(links.pixel), links.own)
+        wanted = (links.start if links.sign is not None else "", bool(links.pixel), links.own)
         if self._fixed is None:
-            plan = _make_plan(self._split(self._mark(filled, filled) if self._late else filled), wanted)
+            plan = self._plan(self._split(self._mark(filled, filled, {}) if self._late else filled), wanted)
         else:
-            plan = self._plans.get(wanted) or self._plans.setdefault(wanted, _make_plan(self._fixed, wanted))
+            plan = self._plans.get(wanted) or self._plans.setdefault(wanted, self._plan(self._fixed, wanted))
         signed = links.sign(plan.targets) if links.sign is not None else ()
         others = {_PIXEL_PLACE: links.pixel, _UNSUBSCRIBE_PLACE: unsubscribe}
         fills = tuple([signed[place] if place >= 0 else others[place] for place in plan.order])
-        return Pieces(plan.frame, fills, fixed=self._fixed is not None)
+        pieces = Pieces(plan.frame, fills, fixed=self._fixed is not None)
+        return pieces if pieces.fixed or plan.recurs else Pieces((pieces.join(),), ())
 
-    def _mark(self, source: str, hidden: str) -> str:
-        """Return the source with its addresses between marks. hidden: the same without template."""
+    def _plan(self, split: Split, wanted: Wanted) -> _Plan:
+        if (known := self._targets.get(wanted)) is None:
+            known = self._targets[wanted] = _read_fixed(self._addresses, wanted)
+        return _make_plan(split, wanted, known)
+
+    def _mark(self, source: str, hidden: str, addresses: dict[str, str]) -> str:
+        """Return the source with its addresses between marks. One without template gives way to its mark, by whose
+        letter it is in `addresses`. hidden: the same without template."""
         hrefs, end = find_hrefs(hidden)
         places = sorted([*((one.start, one.end, _KINDS[one.quote]) for one in hrefs), (end, end, _PIXEL)])
         out: list[str] = []
         position = 0
         for start, stop, kind in places:
-            out += (source[position:start], self._open, kind, source[start:stop], self._close)
+            address = source[start:stop]
+            out += (source[position:start], self._open)
+            if kind == _PIXEL or self._late or len(addresses) == LINKS or _CHANGING.search(address):
+                out += (kind, address, self._close)
+            else:
+                letter = chr(_FIXED + len(addresses))
+                addresses[letter] = address
+                out.append(letter)
             position = stop
         return "".join([*out, source[position:]])
 
@@ -102,6 +125,9 @@ class TrackedHtml:
         marked: list[Marked] = []
         whole = 0
         for piece in pieces:
+            if (fixed := self._addresses.get(piece[0])) is not None:
+                marked.append((piece[0], fixed, piece[1:]))
+                continue
             inside, closed, after = piece.partition(self._close)
             kind, address = inside[0], inside[1:]
             if closed and not _is_torn(kind, address):
@@ -122,34 +148,47 @@ def _is_torn(kind: str, address: str) -> bool:
     return any(sign in address for sign in _OUTSIDE[kind])
 
 
-def _make_plan(split: Split, wanted: Wanted) -> _Plan:
+def _read_fixed(addresses: Mapping[str, str], wanted: Wanted) -> dict[str, Target]:
+    """Return the targets of those addresses that are followed."""
+    start, _, own = wanted
+    found = {letter: read_target(address) for letter, address in addresses.items()} if start else {}
+    return {letter: one for letter, one in found.items() if one is not None and not one.url.startswith(own)}
+
+
+def _make_plan(split: Split, wanted: Wanted, known: Mapping[str, Target]) -> _Plan:
+    """known: targets of addresses without template, by their marks' letters."""
     before, marked = split
-    clicks, opens, own = wanted
+    start, opens, own = wanted
     frame: list[str] = []
     order: list[int] = []
     targets: list[bytes] = []
+    changing = [address for kind, address, _ in marked if kind in _READ and UNSUBSCRIBE not in address]
+    found = iter(read_targets(changing)) if start else itertools.repeat(None)
     for kind, address, after in marked:
+        target = known.get(kind)
         if kind == _PIXEL:
             if opens:
                 frame.append(f'{before}<img src="')
                 order.append(_PIXEL_PLACE)
                 before = '" width="1" height="1" alt="">'
-        elif UNSUBSCRIBE in address:
-            start, *middle, end = address.split(UNSUBSCRIBE)
-            frame += [before + start, *middle]
+        elif target is None and UNSUBSCRIBE in address:
+            first, *middle, last = address.split(UNSUBSCRIBE)
+            frame += [before + first, *middle]
             order += [_UNSUBSCRIBE_PLACE] * (len(middle) + 1)
-            before = end
+            before = last
         else:
-            target = read_target(address) if clicks and len(targets) < LINKS else None
-            if target is None or target.url.startswith(own):
+            if kind in _READ and (target := next(found)) is not None and target.url.startswith(own):
+                target = None
+            if target is None or len(targets) == LINKS:
                 before += address
             else:
-                frame.append(before)
+                frame.append(before + start)
                 order.append(len(targets))
                 targets.append(target.url)
                 before = f"?{target.written}"
         before += after
-    return _Plan((*frame, before), tuple(order), tuple(targets))
+    recurs = len(order) > 2 * len(changing) + FEW
+    return _Plan((*frame, before), tuple(order), tuple(targets), recurs)
 
 
 def _hide(source: str, tags: Sequence[Tag]) -> str:

@@ -60,17 +60,17 @@ def make_links(public_url: str, secret: bytes, mail: MailId, *, clicks: bool, op
     def sign(targets: Sequence[bytes]) -> Sequence[str]:
         begun = begin_signature(secret, "link").copy()
         begun.update(what)
-        raw = bytearray()
+        copy, digests = begun.copy, list[bytes]()
         for target in targets:
-            signature = begun.copy()
+            signature = copy()
             signature.update(target)
-            raw += what + signature.digest()
+            digests.append(signature.digest())
         # 24 bytes are 32 letters to the letter, so all can be written at once.
-        letters = base64.urlsafe_b64encode(raw).decode()
-        places = range(0, len(letters), ID_LETTERS)
-        return [f"{base}{LINK_PATH}{letters[place : place + ID_LETTERS]}" for place in places]
+        letters = base64.urlsafe_b64encode(what + what.join(digests)).decode()
+        return [letters[place : place + ID_LETTERS] for place in range(0, len(digests) * ID_LETTERS, ID_LETTERS)]
 
     return MailLinks(
+        start=f"{base}{LINK_PATH}",
         sign=sign if clicks else None,
         pixel=f"{base}{PIXEL_PATH}{_write(what, begin_signature(secret, 'open'), b'')}{PIXEL_ENDING}" if opens else "",
         own=own,

@@ -99,6 +99,7 @@ class Facts:
         self._streams = FactsLine(url, "stream", STREAMS)
         self._checks = FactsLine(url, "check", CHECKS)
         self._turns = Turns(QUESTIONS, EACH, WAITING)
+        self._types: dict[str, Sequence[Any]] = {}  # of COLUMNS, once they were asked for
         self._waiting: dict[str, list[Part]] = defaultdict(list)
         self._inserting: dict[str, asyncio.Task[None]] = {}
         self._paces: dict[str, InsertPace] = defaultdict(lambda: InsertPace(insert_tries))
@@ -183,7 +184,7 @@ class Facts:
         """Store rows of COLUMNS[table], in the calling thread and in blocks of ROWS_AN_INSERT, each tried once."""
         with self._inserts.client(2 * self._seconds) as client:
             for start in range(0, len(rows), ROWS_AN_INSERT):
-                client.insert(table, rows[start : start + ROWS_AN_INSERT], column_names=COLUMNS[table])
+                self._write(client, table, rows[start : start + ROWS_AN_INSERT])
 
     def command_now(self, sql: str, parameters: Mapping[str, Any] | None = None) -> None:
         """Run a statement that returns no rows, such as one that makes a table, without the limits of a query."""
@@ -239,8 +240,7 @@ class Facts:
         """Store rows given as the columns of COLUMNS[table]; they are stored when this returns."""
 
         def write(client: Any, start: int, stop: int) -> None:
-            block = [column[start:stop] for column in columns]
-            client.insert(table, block, column_names=COLUMNS[table], column_oriented=True)
+            self._write(client, table, [column[start:stop] for column in columns], by_columns=True)
 
         await self._store(table, len(columns[0]), write)
 
@@ -297,9 +297,16 @@ class Facts:
 
     async def _insert_rows(self, table: str, rows: Sequence[Row]) -> None:
         def write(client: Any, start: int, stop: int) -> None:
-            client.insert(table, rows[start:stop], column_names=COLUMNS[table])
+            self._write(client, table, rows[start:stop])
 
         await self._store(table, len(rows), write)
+
+    def _write(self, client: Any, table: str, data: Sequence[Any], *, by_columns: bool = False) -> None:
+        """Insert one block. The client would ask for the types of its columns each time."""
+        names = COLUMNS[table]
+        if table not in self._types:
+            self._types[table] = client.create_insert_context(table, names).column_types
+        client.insert(table, data, names, column_types=self._types[table], column_oriented=by_columns)
 
     async def _store(self, table: str, count: int, write: Callable[[Any, int, int], Any]) -> None:
         """Have rows written in blocks, `write(client, start, stop)` each in a thread, at the table's pace."""

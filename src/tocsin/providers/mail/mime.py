@@ -23,10 +23,10 @@ _LINE = 76  # bytes of a header's line before it is folded
 _LONGEST = 900  # letters that may stand without a blank: a line has 998 bytes at most (RFC 5322 2.1.1)
 _WORD = 42  # bytes of UTF-8 in one encoded word, which may be 75 long (RFC 2047 2)
 _BOUNCE = re.compile(r"[A-Za-z0-9_-]{0,64}")
-_PLAIN = re.compile(r"[A-Za-z0-9:/_~?&;.-]*")  # of a URL: as it is in quoted-printable, wherever it stands
 _BLANKS = re.compile(rb"[ \t]+")
 
 Encoded = tuple[bytes, bytes]  # as it is sent, and in DKIM's relaxed form (RFC 6376 3.4.4)
+EncodedPieces = tuple[Sequence[bytes], Sequence[bytes]]  # the same of many pieces
 
 
 class Letter(msgspec.Struct, frozen=True):
@@ -139,36 +139,57 @@ def encode(text: str) -> Encoded:
 def encode_pieces(pieces: Pieces) -> Encoded:
     """Return HTML in quoted-printable as `encode` does, with a soft line break at each end of a piece: so the bytes of
     a frame are those of every mail."""
-    frame = _join_frame(pieces.frame) if pieces.fixed else _encode_frame(pieces.frame)
-    fills = pieces.fills
-    if _PLAIN.fullmatch("".join(fills)) and max(map(len, fills), default=0) < _LINE:
-        encoded = [[(wire, wire)] for wire in [f"{fill}=\r\n".encode() for fill in fills]]
-    else:
-        encoded = [_encode_open(fill) for fill in fills]
-    whole: list[list[Encoded]] = [[]] * (2 * len(frame) - 1)
-    whole[::2], whole[1::2] = frame, encoded
-    return _join([line for lines in whole for line in lines])
+    wires, relaxed = _encode_fixed(pieces.frame) if pieces.fixed else _encode_frame(pieces.frame)
+    fills, relaxed_fills = _encode_fills(pieces.fills)
+    whole = [b""] * (2 * len(wires) - 1)
+    whole[::2], whole[1::2] = wires, fills
+    wire = b"".join(whole)
+    if relaxed is wires and relaxed_fills is fills:
+        return wire, wire
+    whole[::2], whole[1::2] = relaxed, relaxed_fills
+    return wire, b"".join(whole)
 
 
-@functools.lru_cache(maxsize=8)
-def _join_frame(frame: tuple[str, ...]) -> list[list[Encoded]]:
-    return [[_join(lines)] for lines in _encode_frame(frame)]
-
-
-def _encode_frame(frame: tuple[str, ...]) -> list[list[Encoded]]:
+def _encode_frame(frame: tuple[str, ...]) -> EncodedPieces:
     """Return the lines of each piece of a frame; the last one ends with a line break."""
-    return [*map(_encode_open, frame[:-1]), _encode_lines(_break(frame[-1]).removesuffix("\n").split("\n"))]
+    last = _join(_encode_lines(_break(frame[-1]).removesuffix("\n").split("\n")))
+    return _turn([*map(_encode_open, frame[:-1]), last])
 
 
-def _encode_open(text: str) -> list[Encoded]:
-    """Return the lines of a text that goes on, with a soft line break at its end. The last line is encoded with a
-    letter more, whose place the break takes."""
+_encode_fixed = functools.lru_cache(maxsize=8)(_encode_frame)
+
+
+def _encode_fills(fills: Sequence[str]) -> EncodedPieces:
+    """Return the lines of URLs. Most are short, and in quoted-printable what they are."""
+    text = "".join(fills)
+    plain = text.isascii() and text.isprintable() and "=" not in text and " " not in text
+    if fills and plain and max(map(len, fills)) < _LINE:
+        wires = ("=\r\n\0".join(fills) + "=\r\n").encode().split(b"\0")
+        return wires, wires
+    return _turn([*map(_encode_open, fills)])
+
+
+def _turn(encoded: Sequence[Encoded]) -> EncodedPieces:
+    """Return both forms of each piece; twice the same where they are."""
+    wires = [wire for wire, _ in encoded]
+    relaxed = [form for _, form in encoded]
+    return wires, wires if relaxed == wires else relaxed
+
+
+def _encode_open(text: str) -> Encoded:
+    """Return the lines of a text that goes on, with a soft line break at its end."""
+    return _encode_kept(text) if len(text) <= KEPT_CHARACTERS else _encode_kept.__wrapped__(text)
+
+
+@functools.lru_cache(maxsize=1024)
+def _encode_kept(text: str) -> Encoded:
+    """The last line is encoded with a letter more, whose place the break takes."""
     *lines, last = _break(text).split("\n")
     encoded = _encode_lines(lines)
     if last:
         [(wire, relaxed)] = _encode_lines([f"{last}x"])
         encoded.append((wire[:-3] + b"=\r\n", relaxed[:-3] + b"=\r\n"))
-    return encoded
+    return _join(encoded)
 
 
 def _encode_lines(lines: Sequence[str]) -> list[Encoded]:
