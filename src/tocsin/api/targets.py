@@ -18,7 +18,7 @@ from tocsin.api.context import Context
 from tocsin.api.endpoint import post
 from tocsin.api.http import answer, encode, read_object, replay, require_json_type
 from tocsin.api.segments import load_named
-from tocsin.audience.members import count_duplicates, count_reachable
+from tocsin.audience.members import Survey, count_duplicates, survey_members
 from tocsin.campaign.goal import find_revenue
 from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
@@ -168,15 +168,20 @@ def _listed(target: Mapping[str, Any], account: Account, now: float) -> dict[str
 
 async def estimate(context: Context, account: Account, spec: Spec, now: float) -> dict[str, int]:
     """Return how many messages a campaign would send now, by the names that an estimate's answer has for platforms."""
+    return (await survey(context, account, spec, now)).counts
+
+
+async def survey(context: Context, account: Account, spec: Spec, now: float, most: int = 0) -> Survey:
+    """Return the estimate of a campaign, with at most `most` users of its audience."""
     limit = spec.limit_run()
     asked = (context.facts, account, spec.where)
-    counts = await count_reachable(*asked, spec.platforms, now, limit, spec.subscription_groups)
+    counts, some = await survey_members(*asked, spec.platforms, now, limit, spec.subscription_groups, most)
     channel = CHANNELS[spec.channel]
     if channel.property and not spec.send_to_every_profile:
         same = await count_duplicates(*asked, channel, now, limit, spec.subscription_groups)
         counts[channel.platforms[0]] -= same
     name = channel.estimate
-    return counts if not name else {name: counts[spec.channel]}
+    return Survey(counts if not name else {name: counts[spec.channel]}, some)
 
 
 def read_id(body: Mapping[str, Any]) -> int:

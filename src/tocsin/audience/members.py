@@ -28,6 +28,14 @@ class Drawn(NamedTuple):
     values: Mapping[str, Any]
 
 
+class Survey(NamedTuple):
+    """What one look at an audience tells. counts: how many a message would reach, by platform. some: a few of its
+    users, reached or not, those with the lowest numbers."""
+
+    counts: dict[str, int]
+    some: list[int]
+
+
 def draw_share(share: int) -> Drawn:
     """Return about `share` of 10,000 members, the same ones each time."""
     return Drawn("sipHash64(user) % 10000 < {drawn_share:UInt16}", {"drawn_share": share})
@@ -49,20 +57,30 @@ async def count_reachable(
 ) -> dict[str, int]:
     """Return the number of users on each of `platforms` who would get a message: a live device, not opted out, each
     user once a platform; of at most `limit` users. groups: subscription groups; who left one gets nothing."""
+    return (await survey_members(facts, account, query, platforms, now, limit, groups)).counts
+
+
+async def survey_members(
+    facts: Facts,
+    account: Account,
+    query: Query,
+    platforms: Sequence[str],
+    now: float,
+    limit: int | None = None,
+    groups: Sequence[str] = (),
+    most: int = 0,
+) -> Survey:
+    """Return what `count_reachable` does, and at most `most` of those it counts in: in one question, for each looks at
+    everybody."""
     members = _compile(query, account, platforms, now, limit)
     left, values = _who_left(groups)
-    some = f"WHERE user NOT IN (SELECT user FROM ({select_people(('account',), left)}))" if groups else ""
-    text = f"SELECT reach, count() FROM ({members.text}) {some} GROUP BY reach"
+    meets = f"WHERE user NOT IN (SELECT user FROM ({select_people(('account',), left)}))" if groups else ""
+    lowest = f"groupArraySorted({int(most)})(user)" if most else "[]"
+    text = f"SELECT reach, count(), {lowest} FROM ({members.text}) {meets} GROUP BY reach"
     rows = await facts.query(text, {**members.parameters, **values})
     bits = {platform: 1 << PLATFORMS.index(platform) for platform in platforms}
-    return {platform: sum(int(count) for reach, count in rows if reach & bit) for platform, bit in bits.items()}
-
-
-async def find_members(facts: Facts, account: Account, query: Query, now: float, most: int) -> list[int]:
-    """Return a few of the users whom a question means, those with the lowest numbers."""
-    members = compile_members(query, account, now)
-    text = f"SELECT user FROM ({members.text}) ORDER BY user LIMIT {{most:UInt32}}"
-    return [int(row[0]) for row in await facts.query(text, {**members.parameters, "most": most})]
+    counts = {platform: sum(int(row[1]) for row in rows if row[0] & bit) for platform, bit in bits.items()}
+    return Survey(counts, sorted(int(user) for row in rows for user in row[2])[:most])
 
 
 async def count_members(facts: Facts, account: Account, query: Query, now: float) -> int:

@@ -3,6 +3,7 @@ newest first and page by page."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -56,8 +57,8 @@ async def read_timeline(
         **{"account": account.id, "user": cursor.last_user, "since": since, "limit": cursor.size + 1},
         **dict(zip(("at", "rank", "name", "id"), place, strict=True)),
     }
-    found += await _list_outcomes(facts, asked)
-    found += await _list_events(facts, asked)
+    for listed in await asyncio.gather(_list_outcomes(facts, asked), _list_events(facts, asked)):
+        found += listed
     found.sort(key=lambda one: one.key, reverse=True)
     page = found[: cursor.size]
     if len(found) <= cursor.size:

@@ -94,10 +94,14 @@ CREATE TABLE IF NOT EXISTS outcome
     tag_group LowCardinality(String),
     variant   LowCardinality(String),
     day       Date,
-    at        DateTime('UTC')
+    at        DateTime('UTC'),
+    INDEX by_user user TYPE bloom_filter(0.01) GRANULARITY 1
 )
 ENGINE = ReplacingMergeTree
 ORDER BY (account, campaign, chunk, position);
+
+-- Of a store from before there was one, as of `event`.
+ALTER TABLE outcome ADD INDEX IF NOT EXISTS by_user user TYPE bloom_filter(0.01) GRANULARITY 1;
 
 -- Of a store from before outcomes had it.
 ALTER TABLE outcome ADD COLUMN IF NOT EXISTS variant LowCardinality(String) AFTER tag_group;
