@@ -14,6 +14,8 @@ from conftest import Caller, Sandbox, Server, people, wait_for
 from support.browser import Browser, join, unique
 
 from tocsin.api.broadcasts import WATCHING_EACH, Broadcasts
+from tocsin.dashboard.campaigns import Lists
+from tocsin.dashboard.queries import CampaignLine, Figures, Groups, Overview
 
 
 class Stream:
@@ -156,3 +158,53 @@ def test_a_reading_that_fails_ends_the_streams() -> None:
         return [value async for value in Broadcasts(asyncio.Event(), 30.0).watch("a", fail)]
 
     assert asyncio.run(run()) == []
+
+
+def test_what_many_ask_for_is_read_once() -> None:
+    """Whoever asks while it is read, or soon after, gets the same; a reading that fails fails for all of them."""
+    reads: list[int] = []
+
+    async def read() -> int:
+        reads.append(len(reads))
+        await asyncio.sleep(0)
+        return reads[-1]
+
+    async def fail() -> int:
+        raise ValueError("no store")
+
+    async def run() -> None:
+        broadcasts = Broadcasts(asyncio.Event(), 30.0)
+        assert await asyncio.gather(*(broadcasts.share("a", read, 60) for _ in range(9))) == [0] * 9
+        assert [await broadcasts.share("a", read, 60), await broadcasts.share("b", read, 0)] == [0, 1]
+        assert await broadcasts.share("b", read, 0) == 2  # that one was old at once
+        for _ in range(2):
+            with pytest.raises(ValueError, match="no store"):
+                await broadcasts.share("c", fail, 60)
+
+    asyncio.run(run())
+
+
+def test_a_list_is_followed_while_something_runs() -> None:
+    """More seldom where reading takes long, and not at all when nothing runs or is about to."""
+
+    def pause(state: str, due_at: float, took: float) -> int:
+        line = CampaignLine(id=1, name="x", channel="push", state=state, due_at=due_at, figures=Figures())
+        return Lists(Overview(lines=[line], more=False, total=Figures(), labels=[]), None, took).find_pause(1000.0)
+
+    assert [pause("running", 0, 0.01), pause("running", 0, 1.1), pause("scheduled", 0, 0.01)] == [2, 6, 2]
+    assert [pause("pending", 1300, 0.01), pause("pending", 9000, 0.01), pause("completed", 0, 9.0)] == [15, 0, 0]
+    groups = Groups([], Figures(audience=2, sent=1))
+    assert (Lists(None, groups, 0.1).find_pause(0.0), Lists(None, Groups([], Figures()), 0.1).find_pause(0.0)) == (2, 0)
+
+
+def test_lists_of_what_runs_say_when_they_ask_again(server: Server, sending: Caller, sandbox: Sandbox) -> None:
+    """As a part of their page, which a passcode's pages have no script for."""
+    sending.upload(*people(1, kinds=("fcm",)))
+    sandbox.fault(vendor="fcm", kind="delay", seconds=2)
+    browser = join(server, sending, "viewer", unique("vi", sending))
+    sending.create(name="Slow")
+    page = wait_for(lambda: found if "pill running" in (found := browser.look("/dashboard/?live=1")[1]) else None)
+    assert ('hx-trigger="every 2s"' in page, "<html" in page) == (True, False)
+    page = wait_for(lambda: found if "pill completed" in (found := browser.look("/dashboard/?live=1")[1]) else None)
+    assert "hx-trigger" not in page
+    assert "<html" not in browser.look("/dashboard/tag-groups?live=1")[1]

@@ -1,11 +1,12 @@
-"""Broadcasts: what somebody watches is read again and again, once for all who watch it, until nobody does."""
+"""Broadcasts: what somebody watches is read again and again, once for all who watch it, until nobody does; what many
+ask for at about the same time is read once."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -18,6 +19,7 @@ SHARE = 4  # times as long as a reading took, nothing is read again
 WATCHING, WATCHING_EACH = 512, 32  # streams of one process, and of one account in it
 HEARTBEAT_SECONDS = 15.0  # proxies close what says nothing for longer
 
+T = TypeVar("T")
 Read = Callable[[], Awaitable[tuple[Any, float]]]  # the value, and the seconds until it may be another one
 _OVER = object()
 
@@ -32,6 +34,17 @@ class Broadcasts:
         self._latest: dict[Any, Any] = {}
         self._watching: dict[Any, set[asyncio.Queue[Any]]] = {}
         self._tasks: dict[Any, asyncio.Task[None]] = {}
+        self._shared: dict[Any, tuple[float, asyncio.Task[Any]]] = {}
+
+    async def share(self, key: Any, read: Callable[[], Awaitable[T]], seconds: float) -> T:
+        """Return what was read for a key at most so many seconds ago, or is being read; else read it. Raises what
+        reading raises, to all who wait for it."""
+        now = time.monotonic()
+        self._shared = {one: kept for one, kept in self._shared.items() if now < kept[0] or not kept[1].done()}
+        if key not in self._shared:
+            self._shared[key] = (now + seconds, asyncio.create_task(_await(read)))
+        found: T = await asyncio.shield(self._shared[key][1])
+        return found
 
     async def watch(self, key: Any, read: Read) -> AsyncGenerator[Any, None]:
         """Yield the value of a key each time it was read, None when HEARTBEAT_SECONDS passed without one. Whoever is
@@ -89,3 +102,7 @@ class Broadcasts:
         self._latest.pop(key, None)
         if (task := self._tasks.pop(key, None)) is not None and task is not asyncio.current_task():
             task.cancel()
+
+
+async def _await(read: Callable[[], Awaitable[T]]) -> T:
+    return await read()

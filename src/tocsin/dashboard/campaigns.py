@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from typing import Any
 
+import msgspec
 from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,22 +22,47 @@ from tocsin.dashboard.queries import (
     FIRST_PAGE,
     STATES,
     Detail,
+    Groups,
+    Overview,
     WantedCampaigns,
     read_detail,
     read_groups,
     read_overview,
 )
 from tocsin.dashboard.texts import ENGLISH
-from tocsin.dashboard.visitor import log_in, read_signed_form, require_member
+from tocsin.dashboard.visitor import is_live, log_in, read_signed_form, require_member
 from tocsin.delivery import hold
 from tocsin.errors import Problem
 from tocsin.queue import count_in_flight
 
 BUSY_SECONDS, CALM_SECONDS = 2, 15  # between two loads of a page
+COMING_SECONDS = 600  # a list is followed while a campaign of it begins so soon
+SHARE = 5  # times as long as a reading took, a page does not ask for the next one
+SHARED_SECONDS = 1.0  # old at most is what a page that follows its list gets: one reading for all who do
 LIST, GROUPS = "campaigns", "groups"
 DRAFT, DRAFTS_SHOWN = "draft", 3  # the state that drafts are listed by; how many the first page shows
 LAST_PAGE = 1_000_000
 SEARCH_LETTERS = 512
+
+
+class Lists(msgspec.Struct, frozen=True):
+    """What the first page shows. groups: None where they are not asked for. took: the seconds of the reading."""
+
+    found: Overview | None
+    groups: Groups | None
+    took: float
+
+    @property
+    def busy(self) -> bool:
+        return any(one.busy for one in (self.found, self.groups) if one is not None)
+
+    def find_pause(self, now: float) -> int:
+        """Return the seconds after which a page asks again by itself, longer where reading takes long; 0 where nothing
+        runs, and nothing is about to."""
+        if self.busy:
+            return max(BUSY_SECONDS, math.ceil(SHARE * self.took))
+        coming = self.found is not None and self.found.is_coming(now + COMING_SECONDS)
+        return max(CALM_SECONDS, math.ceil(SHARE * self.took)) if coming else 0
 
 
 async def show_overview(context: Context, request: Request) -> Response:
@@ -41,29 +70,52 @@ async def show_overview(context: Context, request: Request) -> Response:
     visitor, now = await log_in(context, request), context.clock()
     wanted = _read_wanted(request)
     only_drafts, account_id = wanted.state == DRAFT, visitor.account.id
+
+    async def read() -> Lists:
+        began = time.monotonic()
+        stores, groups = (context.ledger, context.facts), None
+        if wanted.filtered or wanted.page > 1:
+            found = await read_overview(*stores, account_id, now, wanted)
+        else:
+            found, groups = await asyncio.gather(
+                read_overview(*stores, account_id, now, wanted), read_groups(*stores, account_id)
+            )
+        return Lists(found, groups, time.monotonic() - began)
+
+    if is_live(request):
+        lists = await context.broadcasts.share((LIST, account_id, wanted), read, SHARED_SECONDS)
+        return _render_lists("overview_live.html", request, Frame(visitor, now), lists, wanted=wanted)
     kept: list[KeptDraft] = []
     if visitor.session and visitor.may("marketer") and (only_drafts or wanted == FIRST_PAGE):
         most = DRAFTS if only_drafts else DRAFTS_SHOWN
         kept = await context.ledger.read(lambda connection: list_drafts(connection, account_id, most))
-    found = await read_overview(context.ledger, context.facts, account_id, now, wanted)
-    groups = None
-    if not wanted.filtered and wanted.page == 1:
-        groups = await read_groups(context.ledger, context.facts, visitor.account.id)
-    busy = found.busy or (groups is not None and groups.busy)
-    frame = Frame(visitor, now, LIST, BUSY_SECONDS if busy else CALM_SECONDS)
-    live = request.query_params.get("live") == "1"
-    name = "overview_live.html" if live else "overview.html"
-    values: dict[str, Any] = {"found": found, "groups": groups, "wanted": wanted, "drafts": kept}
-    return render(name, frame=frame, server=server_of(request), **values)
+    lists = await read()
+    frame = Frame(visitor, now, LIST, BUSY_SECONDS if lists.busy else CALM_SECONDS)
+    return _render_lists("overview.html", request, frame, lists, wanted=wanted, drafts=kept)
 
 
 async def show_groups(context: Context, request: Request) -> Response:
     """Show the numbers of the sends by identity."""
     visitor, now = await log_in(context, request), context.clock()
-    groups = await read_groups(context.ledger, context.facts, visitor.account.id)
-    held = await context.ledger.read(lambda connection: hold.count_requests(connection, visitor.account.id))
-    frame = Frame(visitor, now, GROUPS, BUSY_SECONDS if groups.busy else CALM_SECONDS)
-    return render("groups.html", frame=frame, groups=groups, held=held, server=server_of(request))
+    account_id = visitor.account.id
+
+    async def read() -> Lists:
+        began = time.monotonic()
+        return Lists(None, await read_groups(context.ledger, context.facts, account_id), time.monotonic() - began)
+
+    if is_live(request):
+        lists = await context.broadcasts.share((GROUPS, account_id), read, SHARED_SECONDS)
+        return _render_lists("groups_live.html", request, Frame(visitor, now), lists)
+    lists = await read()
+    held = await context.ledger.read(lambda connection: hold.count_requests(connection, account_id))
+    frame = Frame(visitor, now, GROUPS, BUSY_SECONDS if lists.busy else CALM_SECONDS)
+    return _render_lists("groups.html", request, frame, lists, held=held)
+
+
+def _render_lists(name: str, request: Request, frame: Frame, lists: Lists, **values: Any) -> Response:
+    follow = lists.find_pause(frame.now) if frame.visitor.session else 0
+    shown: dict[str, Any] = {"found": lists.found, "groups": lists.groups, "follow": follow, **values}
+    return render(name, frame=frame, server=server_of(request), **shown)
 
 
 async def show_campaign(context: Context, request: Request) -> Response:

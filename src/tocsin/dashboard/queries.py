@@ -120,6 +120,10 @@ class Overview(msgspec.Struct, frozen=True, kw_only=True):
     def busy(self) -> bool:
         return any(line.busy for line in self.lines)
 
+    def is_coming(self, until: float) -> bool:
+        """Return whether a campaign of the page is due by then."""
+        return any(line.state == "pending" and line.due_at < until for line in self.lines)
+
 
 class Groups(msgspec.Struct, frozen=True):
     """The tag groups by name, with the sum of all."""

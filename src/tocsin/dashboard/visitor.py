@@ -96,15 +96,21 @@ async def read_form(context: Context, request: Request, owner: str = "") -> Form
 
 
 async def find_visitor(context: Context, request: Request) -> MemberSession | None:
-    """Return the session of a request's cookie, if it is good, and note that it is in use."""
+    """Return the session of a request's cookie, if it is good, and note that it is in use: by somebody, not by a page
+    that follows its list."""
     token = request.cookies.get(SECURE_COOKIE) or request.cookies.get(COOKIE)
     if not token:
         return None
     now = context.clock()
     session = await context.ledger.read(lambda connection: find_session(connection, token, now))
-    if session is not None and session.stale:
+    if session is not None and session.stale and not is_live(request):
         await context.ledger.write(lambda connection: touch_session(connection, token, now), durable=False)
     return session
+
+
+def is_live(request: Request) -> bool:
+    """Return whether a page asks by itself for the part of it that changes."""
+    return request.query_params.get("live") == "1"
 
 
 def require_same_origin(request: Request) -> None:
