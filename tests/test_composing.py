@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
 import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,16 +14,22 @@ import pytest
 from conftest import Caller, Sandbox, Server, people, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import Connection, event, insert
 from support.browser import FORM, join, unique
 
 from tocsin.account import Account
 from tocsin.audience.query import read_where
 from tocsin.audience.writing import write_where
 from tocsin.campaign.spec import read_spec
+from tocsin.channels import CHANNELS
 from tocsin.dashboard.draft import Mistake, blank_draft, draft_of, make_request, place_mistake
 from tocsin.dashboard.message import add_variant, drop_variant
+from tocsin.dashboard.people import find_person
 from tocsin.dashboard.question import QuestionRow, make_where, read_rows, split_question
+from tocsin.dashboard.sample import load_examples
 from tocsin.errors import Problem
+from tocsin.store import schema
+from tocsin.store.ledger import open_ledger
 
 ACCOUNT = Account("ABC-DEF-GHIJ", "test", "Europe/Berlin")
 NOW = 1_800_000_000.0
@@ -172,6 +180,21 @@ FULL = {
     },
 }
 PLAIN = {key: FULL[key] for key in ("name", "target_mode", "devices", "where", "when", "content")}
+WEB = {
+    "title": "t",
+    "body": "b",
+    "platform_specific": {
+        "chrome": {
+            **{"deep_link": "https://a.example", "image": "https://a.example/i.png", "icon": "https://a.example/c.png"},
+            **{
+                "cta_title1": "Buy",
+                "cta_link1": "https://a.example/buy",
+                "urgency": "low",
+                "require_interaction": True,
+            },
+        }
+    },
+}
 NIGHTLY = {str(day): [{"from": "21:30", "to": "07:00"}] for day in range(1, 8)}
 
 
@@ -195,8 +218,11 @@ NIGHTLY = {str(day): [{"from": "21:30", "to": "07:00"}] for day in range(1, 8)}
             **{"subscription_groups": ["News", "Offers"], "track_opens": False, "track_clicks": False},
         },
         {**PLAIN, "target_mode": "sms", "content": {"body": "b"}, "send_to_every_profile": True},
+        {**PLAIN, "target_mode": "webpush", "content": WEB},
+        {**PLAIN, "target_mode": "webpush", "content": WEB | {"platform_specific": {"chrome": {"ttl": 60}}}},
+        {**PLAIN, "target_mode": "webpush", "content": WEB | {"platform_specific": {"safari": {"own": [1]}}}},
     ],
-    ids=["full", "nights", "cap", "variants", "mail", "groups", "sms"],
+    ids=["full", "nights", "cap", "variants", "mail", "groups", "sms", "web push", "web ttl", "browsers"],
 )
 def test_a_copy_is_the_same_campaign(body: dict[str, Any]) -> None:
     """Everything but the name and the time, also what the form has no field for."""
@@ -206,6 +232,16 @@ def test_a_copy_is_the_same_campaign(body: dict[str, Any]) -> None:
     one, other = (msgspec.to_builtins(found) | {"name": "", "where": {}} for found in (spec, copied))
     assert other == one
     assert simplify(msgspec.to_builtins(copied.where)) == simplify(msgspec.to_builtins(spec.where))
+
+
+def test_fields_and_not_json_say_what_a_web_push_is() -> None:
+    spec = read_spec({**PLAIN, "target_mode": "webpush", "content": WEB}, ACCOUNT, NOW)
+    form = draft_of(spec, "Copy")
+    assert (form["button_1"], form["link_1"], form["urgency"], form["stay"]) == (
+        *(["Buy"], ["https://a.example/buy"]),
+        *(["low"], ["1"]),
+    )
+    assert "more" not in form
 
 
 def find_mistake(form: dict[str, list[str]]) -> Mistake:
@@ -229,6 +265,9 @@ def find_mistake(form: dict[str, list[str]]) -> Mistake:
         ({"body": "{{ Profile.Name"}, "body", ""),
         ({"devices": ""}, "devices", "devices must be"),
         ({"channel": "pigeon"}, "channel", "target_mode must be one of"),
+        ({"channel": "sms", "body": ""}, "body", "Field body is empty"),
+        ({"channel": "webpush", "urgency": "now"}, "urgency", "urgency must be one of"),
+        ({"channel": "webpush", "link_2": "{{ Profile.Name"}, "link_2", ""),
         ({"labels": "x" * 200}, "labels", "a label must be"),
         ({"when": "later", "time": ""}, "time", ""),
         ({"when": "later", "time": "2020-01-01T00:00"}, "time", ""),
@@ -349,6 +388,58 @@ def test_outlook(server: Server, sending: Caller, sandbox: Sandbox) -> None:
     assert (status, b"<b>Hi " in mailed) == (200, True)
     assert headers["content-security-policy"].endswith("sandbox")
     assert "script-src" not in headers["content-security-policy"]
+
+
+def test_a_few_people_are_read_without_everybody(tmp_path: Path) -> None:
+    """Found by whose identities they are: SQLite reads all of an account where it would save sorting a few."""
+    account = {"account_id": "a"}
+    asked: list[tuple[str, Any]] = []
+
+    def fill(connection: Connection) -> None:
+        times = {"created_at": NOW, "updated_at": NOW}
+        connection.execute(insert(schema.account).values(id="a", name="a", timezone="UTC", created_at=NOW, last_user=1))
+        connection.execute(insert(schema.user).values(**account, id=1, profile="{}", version=1, **times))
+        connection.execute(insert(schema.identity).values(**account, kind="identity", value="jane", user_id=1))
+
+    def read(connection: Connection) -> None:
+        event.listen(connection, "before_cursor_execute", lambda *told: asked.append((told[2], told[3])))
+        person = find_person(connection, "a", "jane")
+        assert (person and person.identities, load_examples(connection, "a", [1])[0].identity) == (
+            [("identity", "jane")],
+            "jane",
+        )
+        for statement, values in [one for one in asked if "identity.user_id =" in one[0] or "user_id IN" in one[0]]:
+            plan = connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all()
+            assert any("identity_of_user" in str(row) for row in plan) or "FROM identity" not in statement, statement
+
+    with contextlib.closing(open_ledger(f"sqlite:///{tmp_path / 'ledger.db'}")) as ledger:
+        ledger.write_now(fill)
+        ledger.read_now(read)
+    assert sum("FROM identity" in statement for statement, _ in asked) > 3
+
+
+def test_every_channel_has_a_preview(server: Server, sending: Caller) -> None:
+    """A text message with its parts, a web push with its buttons and limit; each counts, and says it as a call."""
+    sending.upload({"type": "profile", "identity": "jane", "profileData": {"Name": "Şule", "Phone": "+491701234567"}})
+    browser = join(server, sending, "marketer", unique("ana", sending))
+    form = GOOD | {"token": browser.token(), "title": "Hi", "body": "Hello {{ Profile.Name }}"}
+    page = browser.look("/dashboard/new")[1]
+    assert re.findall(r'<option value="(\w+)"', page.partition('id="channel"')[2].partition("</select>")[0]) == [
+        *CHANNELS
+    ]
+    sms = browser.send("/dashboard/new/check", form | {"channel": "sms"})[1]
+    assert ("One part, in UCS-2; 60 letters are left. Not in the GSM alphabet: Ş" in sms) is True
+    assert (re.search(r'class="total">1\b', sms) is not None, "target_mode&#34;: &#34;sms" in sms) == (True, True)
+    long = browser.send("/dashboard/new/check", form | {"channel": "sms", "body": "x" * 161})[1]
+    assert ("2 parts, in GSM-7; 145 letters are left" in long, "as 2 messages" in long) == (True, True)
+    web = {"channel": "webpush", "button_1": VILLAIN, "link_1": "https://a.example", "stay": "1"}
+    shown = browser.send("/dashboard/new/check", form | web)[1]
+    assert (f"<span>{html.escape(VILLAIN)}</span>" in shown, VILLAIN in shown) == (True, False)
+    assert "Web push takes 3,993 bytes" in browser.send("/dashboard/new/check", form | web | {"body": "x" * 4000})[1]
+    page = browser.send("/dashboard/new", form | web)[1]
+    assert all(f'name="{name}"' in page for name in ("link_2", "icon", "urgency", "stay"))
+    made = browser.send("/dashboard/new", form | web | {"do": "send", "when": "later", "time": "2099-01-01T00:00"})
+    assert html.escape(VILLAIN) in browser.look(made[2]["location"])[1]
 
 
 def test_a_test_goes_to_one(server: Server, sending: Caller, sandbox: Sandbox) -> None:

@@ -1,16 +1,21 @@
-"""Before a campaign is sent its review says who would be held back, by the code that delivers."""
+"""While a campaign is written, and before it is sent, its page says who would be held back, by what delivers."""
 
 from __future__ import annotations
 
+import asyncio
 import html
 import re
 import time
 
+import pytest
 from conftest import Caller, Sandbox, Server, people
+from starlette.requests import Request
 from support.browser import Browser, join, unique
 
+from tocsin.dashboard.connection import while_connected
 from tocsin.dashboard.formatting import lasting
 from tocsin.dashboard.texts import ENGLISH
+from tocsin.errors import Problem
 from tocsin.outcome import SUPPRESSED, reason_of
 from tocsin.policy import set_policy
 from tocsin.store.ledger import open_ledger
@@ -70,15 +75,60 @@ def test_the_review_says_who_is_held_back(server: Server, sending: Caller, sandb
     assert (read_lines(page)[0], "Send 11 messages now" in page) == ("0 would be sent to, of 12", True)
 
 
-def test_a_draft_that_cannot_be_sent_has_no_forecast(server: Server, caller: Caller) -> None:
+def test_an_unfinished_draft_is_foreseen_as_far_as_it_goes(server: Server, caller: Caller) -> None:
+    """Without words, but with its control group; without an audience it says what is wrong; nothing is sent."""
+    caller.upload(*people(4, kinds=("fcm",)))
     browser = join(server, caller, "marketer", unique("ana", caller))
-    form = FORM | {"token": browser.token(), "title": ""}
+    unfinished = FORM | {"token": browser.token(), "name": "", "title": "", "control": "99"}
+    check = browser.send("/dashboard/new/check", unfinished)[1]
+    assert ('hx-post="/dashboard/new/forecast"' in check, "forecast-numbers" in check) == (True, False)
+    status, page, _ = browser.send("/dashboard/new/forecast", unfinished)
+    assert (status, any("held back: control group" in line for line in read_lines(page))) == (200, True)
+    assert re.search(r'<p id="spoken-forecast" hx-swap-oob="innerMorph">\d would be sent to, of 4; \d held back', page)
+    form = unfinished | {"json": "{"}
+    assert 'hx-post="/dashboard/new/forecast"' not in browser.send("/dashboard/new/check", form)[1]
     status, page, _ = browser.send("/dashboard/new/forecast", form)
-    assert (status, "Field title is empty" in page) == (200, True)
+    assert (status, "This is not JSON" in page) == (200, True)
     assert browser.send("/dashboard/new", form | {"do": "foresee"})[0] == 400
     assert browser.send("/dashboard/new/forecast", FORM)[0] == 403
     viewer = join(server, caller, "viewer", unique("vic", caller))
     assert viewer.send("/dashboard/new/forecast", FORM | {"token": viewer.token()})[0] == 403
+
+
+def test_a_part_that_is_refused_is_a_part(server: Server, caller: Caller) -> None:
+    """What went wrong stands in the place of the part; where one is picked from a page, in a place of its own."""
+    browser = join(server, caller, "marketer", unique("ana", caller))
+    for path, asked in (("/dashboard/new/forecast", "partial"), ("/dashboard/new", "full")):
+        status, page, headers = browser.send(path, FORM, **{"HX-Request": "true", "HX-Request-Type": asked})
+        assert (status, page.strip().startswith('<p class="warn" role="alert">')) == (403, True)
+        assert headers.get("hx-retarget") == ("#trouble" if asked == "full" else None)
+
+
+def test_nobody_works_for_whoever_left() -> None:
+    """Work ends with the connection, and its place is free again; else its answer is the answer."""
+    ended: list[str] = []
+
+    async def work(seconds: float) -> str:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append("over")
+        return "done"
+
+    async def stay() -> dict[str, str]:
+        await asyncio.Event().wait()
+        return {}
+
+    async def leave() -> dict[str, str]:
+        return {"type": "http.disconnect"}
+
+    async def ask() -> str:
+        with pytest.raises(Problem, match="closed"):
+            await while_connected(Request({"type": "http"}, leave), work(60))
+        await asyncio.sleep(0)
+        return await while_connected(Request({"type": "http"}, stay), work(0))
+
+    assert (asyncio.run(ask()), ended) == ("done", ["over", "over"])
 
 
 def test_every_reason_is_explained() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -53,8 +54,13 @@ def page() -> Iterator[Any]:
         page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.set_default_timeout(30_000)
         said: list[str] = []
-        # What the server refuses the browser writes down as an error, too.
-        page.on("console", lambda one: said.append(one.text) if "status of 4" not in one.text else None)
+        # What the server refuses, or a test cuts off, the browser writes down as an error, too.
+        page.on(
+            "console",
+            lambda one: (
+                None if re.search("status of 4|ERR_FAILED|Failed to fetch", one.text) else said.append(one.text)
+            ),
+        )
         page.on("pageerror", lambda error: said.append(str(error)))
         yield page
         browser.close()
@@ -96,6 +102,27 @@ def log_in(server: Server, account_id: str, page: Any) -> None:
     page.get_by_role("heading", name="Campaigns").or_(
         page.get_by_role("heading", name="No campaign yet")
     ).first.wait_for()
+
+
+def look_at_channels(page: Any, eye: Eye) -> None:
+    """Each channel has its fields, limits and preview, and what was typed stays; a part without an answer says so."""
+    page.get_by_label("Channel", exact=True).select_option("sms")
+    page.locator("#title").wait_for(state="detached")
+    page.locator("#body").fill("Bells for {{ Profile.Name }} 🔔")
+    page.locator(".bubble", has_text="Bells for Jane Miller 🔔").wait_for()
+    assert "GSM alphabet: 🔔" in page.locator("#parts").inner_text()
+    eye.look("new-sms")
+    page.route("**/new/forecast", lambda route: route.abort())
+    page.get_by_label("Channel", exact=True).select_option("webpush")
+    page.get_by_label("Button 1", exact=True).fill("Ring it")
+    page.locator(".phone.webpush .choices", has_text="Ring it").wait_for()
+    page.locator("#foreseen [role=alert]", has_text="could not be loaded").wait_for()
+    page.unroute("**/new/forecast")
+    assert page.locator("#title").input_value() == "Hi {{ Profile.Name }}"
+    eye.look("new-webpush")
+    page.get_by_label("Channel", exact=True).select_option("push")
+    page.locator("#body").fill("A bell rings for you.")
+    page.locator("#foreseen #forecast-numbers").wait_for()
 
 
 def test_from_nothing_to_a_first_push(
@@ -203,7 +230,7 @@ def test_from_log_in_to_report(
     eye.look("empty")
 
     page.get_by_role("link", name="New campaign").first.click()
-    page.get_by_text("This is everybody").wait_for()
+    page.locator("#check").get_by_text("This is everybody").wait_for()
     page.get_by_label("Name", exact=True).fill("Spring for Gold")
     page.get_by_role("button", name="Condition · All of these").click()
     page.get_by_label("Kind of condition").select_option("is")
@@ -221,7 +248,10 @@ def test_from_log_in_to_report(
     page.get_by_label("Text", exact=True).fill("A bell rings for you.")
     page.locator("#check .phone.android .head-line").filter(has_text="Hi Jane Miller").wait_for()
     page.locator("#check .total").filter(has_text="2").wait_for()
+    page.locator("#foreseen li", has_text="2 would be sent to, of 2").wait_for()  # after each change, by itself
+    assert page.locator("#spoken-forecast").inner_text() == "2 would be sent to, of 2; 0 held back."
     eye.look("new")
+    look_at_channels(page, eye)
     page.get_by_text("Test it on somebody").click()
     page.get_by_label("Identity", exact=True).fill("user-1")
     page.get_by_role("button", name="Send the test").click()
@@ -241,6 +271,7 @@ def test_from_log_in_to_report(
 
     page.get_by_role("link", name="Duplicate").click()
     page.locator("#check .phone.ios").wait_for()
+    page.locator("#foreseen #forecast-numbers").wait_for()
     if PICTURES:
         page.screenshot(path=str(Path(PICTURES) / "new-campaign.png"))
     page.locator("summary", has_text="Save this audience as a segment").click()
@@ -262,10 +293,17 @@ def test_from_log_in_to_report(
     sandbox.fault(vendor="fcm", kind="delay", seconds=2)
     page.get_by_role("button", name="Review").click()
     page.get_by_role("button", name="Send 2 messages now").click()
-    page.locator(".pill.completed").wait_for()  # it comes by itself: nothing is clicked and nothing loaded again
-    page.locator("#variant-table").wait_for()
-    eye.look("variants-sent")
+    sent = page.context.new_page()
+    sent.goto(page.url)
     page.get_by_role("link", name="Campaigns", exact=True).click()
+    page.locator("#campaign-table .pill.running").wait_for()
+    # Both pages come to the end by themselves: nothing is clicked and nothing loaded again. Then they ask no more.
+    playwright.expect(page.locator("#campaign-table .pill.completed")).to_have_count(2)
+    assert page.locator("#live").get_attribute("hx-trigger") is None
+    sent.locator(".pill.completed").wait_for()
+    sent.locator("#variant-table").wait_for()
+    Eye(sent, axe).look("variants-sent")
+    sent.close()
     page.get_by_label("State").select_option("completed")
     page.get_by_role("button", name="Search").click()
     page.get_by_role("link", name="Spring for Gold", exact=True).wait_for()

@@ -74,7 +74,7 @@ MEMBER_PAGES = [
     page("/dashboard/drafts/delete", post=composing.delete_draft),
     page("/dashboard/new/check", post=composing.check),
     page("/dashboard/new/forecast", post=forecasts.show_forecast),
-    page("/dashboard/new/mail", post=composing.preview_mail),
+    page("/dashboard/new/mail", post=composing.show_mail_preview),
     page("/dashboard/new/values", composing.suggest),
     page("/dashboard/segments/delete", post=segments.delete),
     page("/dashboard/campaigns/{campaign_id}/people", outcomes.show_outcomes),

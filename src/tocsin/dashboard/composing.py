@@ -5,74 +5,43 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from functools import partial
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, select
+from markupsafe import escape
+from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
 from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.segments import keep_segment
-from tocsin.api.targets import estimate, make_campaign, read_campaign
-from tocsin.audience.node import Everybody
+from tocsin.api.targets import make_campaign
 from tocsin.audience.values import find_values
 from tocsin.authenticator.audit import note
 from tocsin.campaign.send import accept, read_asked
-from tocsin.campaign.spec import DEVICES, LATEST_ID, VARIANTS, Spec
+from tocsin.campaign.spec import LATEST_ID, VARIANTS
 from tocsin.channels import CHANNELS
 from tocsin.dashboard import draft, drafts
 from tocsin.dashboard.campaigns import LIST, server_of
+from tocsin.dashboard.connection import while_connected
 from tocsin.dashboard.draft import Mistake, make_request, place_mistake
 from tocsin.dashboard.forecasts import foresee_draft
-from tocsin.dashboard.message import add_variant, count_variants, drop_variant
+from tocsin.dashboard.message import add_variant, count_variants, drop_variant, list_hidden
+from tocsin.dashboard.outlook import look_ahead, preview_mail
 from tocsin.dashboard.page import Frame, Visitor, redirect, render, show_mail
 from tocsin.dashboard.queries import read_spec_of
 from tocsin.dashboard.question import BOXES, read_rows
-from tocsin.dashboard.sample import Example, Preview, find_example, find_examples, preview_contents
+from tocsin.dashboard.sample import find_example
 from tocsin.dashboard.suggestions import Suggestions, find_suggestions
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import FormFields, read_signed_form, require_member
 from tocsin.errors import Problem
 from tocsin.idempotency import read_key
-from tocsin.providers import BY_NAME
-from tocsin.store import schema
 
 PATH = "/dashboard/new"
 TEST_GROUP = "Test"
 NONCE = re.compile(r"[0-9a-f]{16}")
-# What makes an unfinished campaign one that can be counted.
-FILLING = {
-    "push": {"title": "-", "body": "-"},
-    "email": {"subject": "-", "body": "-"},
-    "sms": {"body": "-"},
-    "webpush": {"title": "-", "body": "-"},
-}
-
-
-class Outlook(msgspec.Struct, frozen=True, kw_only=True):
-    """What a draft would do now. mistake: what keeps it from being sent. counts: messages by platform, None while the
-    audience cannot be counted. without: platforms for which the account has no provider. seen_by: whose previews they
-    are."""
-
-    mistake: Mistake | None
-    spec: Spec | None = None
-    counts: dict[str, int] | None = None
-    examples: list[Example] = []
-    previews: list[Preview] = []
-    without: list[str] = []
-    body: dict[str, Any] = {}
-    seen_by: str = ""
-
-    @property
-    def total(self) -> int:
-        return sum((self.counts or {}).values())
-
-    @property
-    def everybody(self) -> bool:
-        return self.spec is not None and isinstance(self.spec.where, Everybody)
 
 
 async def show_form(context: Context, request: Request) -> Response:
@@ -132,27 +101,20 @@ async def check(context: Context, request: Request) -> Response:
     """Show what the draft would do now, as a part of its page."""
     visitor, _ = await require_member(context, request, "marketer")
     form = await read_signed_form(context, request, visitor)
-    outlook = await _look_ahead(context, request, visitor, form)
+    outlook = await while_connected(request, look_ahead(context, request, visitor, form))
     frame, server = Frame(visitor, context.clock(), LIST), server_of(request)
     return render("new_check.html", frame=frame, outlook=outlook, form=form, server=server)
 
 
-async def preview_mail(context: Context, request: Request) -> Response:
+async def show_mail_preview(context: Context, request: Request) -> Response:
     """Show the draft's mail for one person, for a frame that nothing in it can leave."""
     visitor, _ = await require_member(context, request, "marketer")
     form = await read_signed_form(context, request, visitor)
     try:
-        spec = await read_campaign(
-            context, visitor.account, _fill(form, draft.make_request(form).body), context.clock()
-        )
+        preview = await preview_mail(context, visitor.account, form, context.clock())
     except Problem as problem:
-        return show_mail(f"<p>{_escape(place_mistake(problem).sentence)}</p>")
-    example = await find_example(context.ledger, visitor.account, form.one("person"))
-    profile = example.profile if example else {}
-    number = next((number for number in range(len(spec.contents)) if form.one("do") == str(number)), 0)
-    work = partial(preview_contents, spec.contents[number:][:1], spec.platforms, profile, context.clock())
-    preview = (await context.compile_pool.run(visitor.account.id, work))[0]
-    return show_mail(preview.html or f"<p>{_escape(preview.trouble)}</p>")
+        return show_mail(f"<p>{escape(problem.error)}</p>")
+    return show_mail(preview.html or f"<p>{escape(preview.trouble)}</p>")
 
 
 async def suggest(context: Context, request: Request) -> Response:
@@ -164,61 +126,6 @@ async def suggest(context: Context, request: Request) -> Response:
     context.reads.take(visitor.account.id, request.scope[HELD])
     values = await find_values(context.facts, visitor.account, kind, name, prop)
     return render("options.html", frame=Frame(visitor, context.clock()), values=values)
-
-
-async def _look_ahead(context: Context, request: Request, visitor: Visitor, form: FormFields) -> Outlook:
-    """Return what a draft would do: it is read as the API reads it; while it is unfinished, its audience at least."""
-    account, now = visitor.account, context.clock()
-    context.reads.take(account.id, request.scope[HELD])
-    mistake, spec, places, body = None, None, {}, {}
-    try:
-        made = make_request(form)
-        body, places = made.body, made.places
-        spec = await read_campaign(context, account, body, now)
-    except Problem as problem:
-        mistake = place_mistake(problem, places)
-        try:
-            spec = await read_campaign(context, account, _fill(form, body), now) if body else None
-        except Problem:
-            return Outlook(mistake=mistake, body=body)
-    if spec is None:
-        return Outlook(mistake=mistake, body=body)
-    counts = await estimate(context, account, spec, now)
-    examples = await find_examples(context.ledger, context.facts, account, spec.where, now)
-    chosen = await find_example(context.ledger, account, form.one("person"))
-    seer = chosen or (examples[0] if examples else None)
-    profile = seer.profile if seer else {}
-    previews: list[Preview] = []
-    if mistake is None or not mistake.field or mistake.field not in ("title", "body", "subject"):
-        work = partial(preview_contents, spec.contents, spec.platforms, profile, now)
-        previews = await context.compile_pool.run(account.id, work)
-    without = await context.ledger.read(lambda connection: _find_without(connection, account.id, spec.platforms))
-    return Outlook(
-        mistake=mistake,
-        spec=spec,
-        counts=counts,
-        examples=examples,
-        previews=previews,
-        without=without,
-        body=body,
-        seen_by=(seer.name or seer.identity) if seer else "",
-    )
-
-
-def _fill(form: FormFields, body: dict[str, Any]) -> dict[str, Any]:
-    """Return the request of a draft with what is missing filled in, so that its audience can be counted."""
-    channel = body["target_mode"] if body["target_mode"] in CHANNELS else "push"
-    written = form.one("body") and (form.one("title") or form.one("subject")) and "content" in body
-    content = body["content"] if written else FILLING[channel]
-    filled = {"name": "-", "target_mode": channel, "content": content, "when": "now", "where": body["where"]}
-    return filled | ({"devices": body.get("devices") or [*DEVICES]} if channel == "push" else {})
-
-
-def _find_without(connection: Connection, account_id: str, platforms: tuple[str, ...]) -> list[str]:
-    table = schema.provider
-    names = connection.scalars(select(table.c.name).where(table.c.account_id == account_id)).all()
-    reached = {BY_NAME[name].platform for name in names if name in BY_NAME}
-    return [platform for platform in platforms if platform not in reached]
 
 
 async def _show(
@@ -237,18 +144,21 @@ def _values(frame: Frame, form: FormFields, found: Suggestions, mistake: Mistake
     rows = read_rows(form.flat())
     boxes = {box: [row for row in rows if row.box == box] for box in BOXES}
     values = {"form": form, "boxes": boxes, "suggestions": found, "mistake": mistake, "said": said}
+    values |= {"hidden": list_hidden(form, form.one("channel"))}
     values |= {"do": form.one("do"), "variants": count_variants(form), "most_variants": VARIANTS}
-    return {"frame": frame, "channels": list(CHANNELS), **values}
+    channels = [(name, ENGLISH.channel_names.get(name, name)) for name in CHANNELS]
+    return {"frame": frame, "channels": channels, **values}
 
 
 async def _review(context: Context, request: Request, visitor: Visitor, form: FormFields, *, foresee: bool) -> Response:
     """Show what is about to be sent. foresee: with the forecast, which else follows by itself."""
-    outlook = await _look_ahead(context, request, visitor, form)
+    outlook = await look_ahead(context, request, visitor, form)
     if outlook.mistake is not None:
         return await _show(context, visitor, form, outlook.mistake)
     prospect = await foresee_draft(context, visitor, form) if foresee else None
-    values: dict[str, Any] = {"form": form, "outlook": outlook, "prospect": prospect, "server": server_of(request)}
-    return render("review.html", frame=Frame(visitor, context.clock(), LIST), **values)
+    values: dict[str, Any] = {"form": form, "outlook": outlook, "prospect": prospect}
+    frame, server = Frame(visitor, context.clock(), LIST), server_of(request)
+    return render("review.html", frame=frame, server=server, **values)
 
 
 async def _send(context: Context, visitor: Visitor, form: FormFields) -> Response:
@@ -338,9 +248,3 @@ async def _save_segment(context: Context, visitor: Visitor, form: FormFields) ->
     now, account_id = context.clock(), visitor.account.id
     await context.ledger.write(lambda connection: note(connection, account_id, visitor.who, "segment saved", name, now))
     return await _show(context, visitor, form, said=ENGLISH.segment_saved.format(name=name))
-
-
-def _escape(text: str) -> str:
-    from markupsafe import escape
-
-    return str(escape(text))

@@ -12,8 +12,28 @@ from tocsin.content import Content
 from tocsin.dashboard.question import read_number
 
 # The fields that each variant has of its own, as variant-N-NAME; the first has those of a campaign without variants.
-OWN = ("subject", "title", "body", "deep_link", "image")
+OWN = ("subject", "title", "body", "deep_link", "image", "button_1", "link_1", "button_2", "link_2")
 FIRST = "A"
+# What the fields of a web push are called in its block. One block is enough: browsers without their own get Chrome's.
+WEB_BLOCK = "chrome"
+WEB_KEYS = {
+    "deep_link": "deep_link",
+    "image": "image",
+    "icon": "icon",
+    "button_1": "cta_title1",
+    "link_1": "cta_link1",
+    "button_2": "cta_title2",
+    "link_2": "cta_link2",
+    "urgency": "urgency",
+}
+# The fields that a channel's message has, those it cannot do without first.
+NEEDED = {"push": ("title", "body"), "email": ("subject", "body"), "sms": ("body",), "webpush": ("title", "body")}
+FIELDS = {
+    "push": (*NEEDED["push"], "deep_link", "image", "channel_id"),
+    "email": (*NEEDED["email"], "sender_name", "reply_to"),
+    "sms": NEEDED["sms"],
+    "webpush": (*NEEDED["webpush"], *WEB_KEYS, "stay"),
+}
 # The end of a place in a content → the field it was made of. The first that fits counts.
 CONTENT_PLACES = (
     (".title", "title"),
@@ -23,6 +43,7 @@ CONTENT_PLACES = (
     (".platform_specific.android.wzrk_cid", "channel_id"),
     (".platform_specific.android.background_image", "image"),
     (".platform_specific.ios.ct_mediaUrl", "image"),
+    *((f".platform_specific.{WEB_BLOCK}.{key}", field) for field, key in WEB_KEYS.items()),
     (".platform_specific", "deep_link"),
     ("", "body"),
 )
@@ -36,6 +57,13 @@ def count_variants(form: Form) -> int:
     while f"variant-{count}-name" in form:
         count += 1
     return count
+
+
+def list_hidden(form: Form, channel: str) -> list[tuple[str, str]]:
+    """Return what was typed for other channels, by field, so that it is there again when the channel is."""
+    hidden = {name for names in FIELDS.values() for name in names} - {*FIELDS.get(channel, NEEDED["push"])}
+    own = [f"variant-{number}-{name}" for number in range(1, count_variants(form)) for name in OWN if name in hidden]
+    return [(name, form[name][-1]) for name in (*sorted(hidden), *own) if form.get(name)]
 
 
 def add_variant(form: dict[str, list[str]]) -> None:
@@ -117,10 +145,18 @@ def make_content(channel: str, get: Any) -> dict[str, Any]:
             return content | {key: get(key) for key in ("sender_name", "reply_to") if get(key)}
         case "sms":
             return {"body": get("body")}
-    content = {"title": get("title"), "body": get("body")}
-    if channel != "push":
-        return content
-    blocks: dict[str, dict[str, str]] = {one: {} for one in DEVICES}
+        case "webpush":
+            blocks = {WEB_BLOCK: _make_web_block(get)}
+        case "push":
+            blocks = _make_app_blocks(get)
+        case _:
+            blocks = {}
+    kept = {name: block for name, block in blocks.items() if block}
+    return {"title": get("title"), "body": get("body")} | ({"platform_specific": kept} if kept else {})
+
+
+def _make_app_blocks(get: Any) -> dict[str, dict[str, Any]]:
+    blocks: dict[str, dict[str, Any]] = {one: {} for one in DEVICES}
     for block in blocks.values():
         if get("deep_link"):
             block["deep_link"] = get("deep_link")
@@ -129,22 +165,30 @@ def make_content(channel: str, get: Any) -> dict[str, Any]:
         blocks["ios"]["ct_mediaUrl"] = get("image")
     if get("channel_id"):
         blocks["android"]["wzrk_cid"] = get("channel_id")
-    if kept := {name: block for name, block in blocks.items() if block}:
-        content["platform_specific"] = kept
-    return content
+    return blocks
+
+
+def _make_web_block(get: Any) -> dict[str, Any]:
+    block: dict[str, Any] = {key: get(field) for field, key in WEB_KEYS.items() if get(field)}
+    return block | ({"require_interaction": True} if get("stay") else {})
 
 
 def read_blocks(content: Content) -> dict[str, str]:
-    """Return the fields of the blocks of a push; none where they say more, or not the same for each platform."""
-    android, ios = content.platforms.get("android", {}), content.platforms.get("ios", {})
-    links = [block["deep_link"] for block in content.platforms.values() if block.get("deep_link")]
-    found = {
-        "deep_link": links[0] if links else "",
-        "image": android.get("background_image") or ios.get("ct_mediaUrl") or "",
-        "channel_id": android.get("wzrk_cid") or "",
-    }
-    fields = {name: str(value) for name, value in found.items()}
-    drawn = make_content("push", getter({name: [value] for name, value in fields.items()}))
+    """Return the fields of the blocks of a push or web push; none where they say more than the form has fields for."""
+    if content.channel == "webpush":
+        block = content.platforms.get(WEB_BLOCK, {})
+        fields = {field: str(block[key]) for field, key in WEB_KEYS.items() if block.get(key)}
+        fields |= {"stay": "1"} if block.get("require_interaction") is True else {}
+    else:
+        android, ios = content.platforms.get("android", {}), content.platforms.get("ios", {})
+        links = [block["deep_link"] for block in content.platforms.values() if block.get("deep_link")]
+        found = {
+            "deep_link": links[0] if links else "",
+            "image": android.get("background_image") or ios.get("ct_mediaUrl") or "",
+            "channel_id": android.get("wzrk_cid") or "",
+        }
+        fields = {name: str(value) for name, value in found.items()}
+    drawn = make_content(content.channel or "push", getter({name: [value] for name, value in fields.items()}))
     return fields if content.platforms == drawn.get("platform_specific", {}) else {}
 
 

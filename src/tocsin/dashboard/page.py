@@ -50,6 +50,8 @@ FORMS = {"Referrer-Policy": "same-origin"}
 PRIVATE = {"Cache-Control": "no-store"}  # numbers of an account stay out of caches
 HEADLINES = {403: "refused_role", 404: "refused_missing", 429: "refused_often", 500: "refused_bug"}
 TYPES = {".css": "text/css", ".js": "text/javascript"}
+# For whoever would pick a part of a page: what went wrong goes to a place of its own, and the page stays as it is.
+PLACE_OF_TROUBLE = {"HX-Retarget": "#trouble", "HX-Reselect": ".warn", "HX-Reswap": "innerHTML"}
 ASKS = "tocsin.asks"  # in a request's scope: how whoever is not logged in is asked to
 
 
@@ -164,6 +166,10 @@ def refuse_page(request: Request, problem: Problem) -> Response:
             response.headers["HX-Refresh"] = "true"  # the page around it then asks for the log-in
         elif asks == "passcode":
             response.headers.update(CHALLENGE)
+    elif fragment:
+        response = render("trouble.html", status, text=problem.error)
+        if request.headers.get("hx-request-type") == "full":  # a part is picked from it, which is not in here
+            response.headers.update(PLACE_OF_TROUBLE)
     else:
         headline = getattr(ENGLISH, HEADLINES.get(status, "refused_other"))
         response = render("refusal.html", status, headline=headline, text=problem.error)

@@ -9,25 +9,32 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from tocsin.account import Account
-from tocsin.audience.members import find_members
-from tocsin.audience.node import Query
-from tocsin.channels import PLATFORMS
+from tocsin.channels import CHANNELS, DEVICE_KINDS, PLATFORMS, AddressKind
 from tocsin.content import Addressing, Content, Unrenderable
 from tocsin.content.push import LIMITS
 from tocsin.content.renderer import compile_content
+from tocsin.content.sms_parts import SmsParts, count_parts
 from tocsin.content.template import ProfileValues
+from tocsin.dashboard.texts import ENGLISH
 from tocsin.delivery.recipients import load_people
 from tocsin.ingest.identity import find_users
+from tocsin.providers import web_push
+from tocsin.providers.aes128gcm import ROOM
 from tocsin.providers.contract import Address, Mail, Notice, Push
 from tocsin.providers.payload import measure_payload
 from tocsin.providers.toast import measure_toast
+from tocsin.providers.webhook import WEBPUSH_BYTES
 from tocsin.store import schema
-from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
+from tocsin.store.rows import among
 
 EXAMPLES = 5
 GMAIL_BYTES = 102_000  # of HTML; measured by others, Google does not say
-KINDS = {"android": "fcm", "ios": "apns", "windows": "wns", "email": "email", "sms": "sms", "webpush": "webpush"}
+# The kind of address that a platform's message goes to.
+KINDS: dict[str, AddressKind] = {
+    **{one.platform: one.kind for one in DEVICE_KINDS.values()},
+    **{platform: one.kind for one in CHANNELS.values() for platform in one.platforms if one.kind is not None},
+}
 
 
 class Example(msgspec.Struct, frozen=True):
@@ -42,7 +49,8 @@ class Example(msgspec.Struct, frozen=True):
 
 class Preview(msgspec.Struct, frozen=True):
     """A message for one person on one platform. trouble: why there is none. variant: "" where there are none.
-    size, limit: bytes of the message, and how many vendor takes; 0 where nobody says."""
+    size, limit: bytes of the message, and how many vendor takes; 0 where nobody says. refused: one that is
+    larger is not shortened. parts: of a text message. icon, buttons, stays: of a web push."""
 
     platform: str
     title: str = ""
@@ -54,12 +62,11 @@ class Preview(msgspec.Struct, frozen=True):
     size: int = 0
     limit: int = 0
     vendor: str = ""
-
-
-async def find_examples(ledger: Ledger, facts: Facts, account: Account, query: Query, now: float) -> list[Example]:
-    """Return a few people whom a question means, the first ones."""
-    users = await find_members(facts, account, query, now, EXAMPLES)
-    return await ledger.read(lambda connection: load_examples(connection, account.id, users))
+    parts: SmsParts | None = None
+    icon: str = ""
+    buttons: tuple[str, ...] = ()
+    stays: bool = False
+    refused: bool = False
 
 
 async def find_example(ledger: Ledger, account: Account, identity: str, kind: str = "identity") -> Example | None:
@@ -78,11 +85,11 @@ def load_examples(connection: Connection, account_id: str, users: Sequence[int])
     """Return what is shown of users."""
     people = load_people(connection, account_id, users)
     table = schema.identity
-    query = select(table.c.user_id, table.c.value).where(
-        table.c.account_id == account_id, table.c.user_id.in_(users), table.c.kind == "identity"
-    )
+    mine = (table.c.account_id == account_id, among(connection, table.c.user_id, users))
+    # Ordered here: SQLite would read everybody's identities in their order to save itself the sorting of these few.
+    rows = connection.execute(select(table.c.user_id, table.c.kind, table.c.value).where(*mine))
     names: dict[int, str] = {}
-    for user, value in connection.execute(query.order_by(table.c.value)):
+    for user, value in sorted((user, value) for user, kind, value in rows if kind == "identity"):
         names.setdefault(user, value)
     found = []
     for user in users:
@@ -94,18 +101,24 @@ def load_examples(connection: Connection, account_id: str, users: Sequence[int])
 
 
 def preview_contents(
-    contents: Sequence[tuple[str, Content]], platforms: Sequence[str], profile: Mapping[str, Any], now: float
+    contents: Sequence[tuple[str, Content]],
+    platforms: Sequence[str],
+    profile: Mapping[str, Any],
+    now: float,
+    *,
+    webhook: bool = False,
 ) -> list[Preview]:
-    """Return the message of each variant for each platform. Blocks for as long as templates may take."""
+    """Return the message of each variant for each platform. webhook: web pushes go to a receiver of the account's own.
+    Blocks for as long as templates may take."""
     return [
         msgspec.structs.replace(preview, variant=variant)
         for variant, content in contents
-        for preview in preview_content(content, platforms, profile, now)
+        for preview in preview_content(content, platforms, profile, now, webhook=webhook)
     ]
 
 
 def preview_content(
-    content: Content, platforms: Sequence[str], profile: Mapping[str, Any], now: float
+    content: Content, platforms: Sequence[str], profile: Mapping[str, Any], now: float, *, webhook: bool = False
 ) -> list[Preview]:
     """Return the message for each platform. Blocks for as long as templates may take."""
     previews = []
@@ -116,7 +129,7 @@ def preview_content(
             collapse="tocsin-2147483647",
             campaign="2147483647_20261231",
             push_id="p" * 27,
-            address=Address(KINDS[platform], ""),  # type: ignore[arg-type]  # the kinds of the platforms
+            address=Address(KINDS[platform], ""),
             expires_at=int(now) + 3600,
             unsubscribe="#",
         )
@@ -126,27 +139,41 @@ def preview_content(
             trouble = str(error)[:200] if isinstance(error, Unrenderable) else f"{type(error).__name__}: {error}"[:200]
             previews.append(Preview(platform, trouble=trouble))
             continue
-        match message:
-            case Push():
-                shown = Preview(platform, message.title, message.body, message.image)
-            case Mail():
-                shown = Preview(platform, message.subject, message.text[:2000], html=message.html)
-            case Notice():
-                title, body = (str(message.content.get(name, "")) for name in ("title", "body"))
-                shown = Preview(platform, title, body)
-        size, limit, vendor = _measure(platform, message)
-        previews.append(msgspec.structs.replace(shown, size=size, limit=limit, vendor=vendor))
+        previews.append(_show(platform, message, webhook=webhook))
     return previews
 
 
-def _measure(platform: str, message: Push | Mail | Notice) -> tuple[int, int, str]:
-    """Return the bytes of a message, how many are taken, and by whom."""
+def _show(platform: str, message: Push | Mail | Notice, *, webhook: bool) -> Preview:
+    """Return what is seen of a message, with its size and how much is taken."""
     match message:
         case Push():
             vendor, limit = LIMITS[platform]  # type: ignore[index]  # a push has one of these platforms
             size = measure_toast(message) if platform == "windows" else measure_payload(platform, message)  # type: ignore[arg-type]
-            return size, limit, vendor
+            shown = Preview(platform, message.title, message.body, message.image)
         case Mail():
-            return len(message.html.encode("utf-8", "replace")), GMAIL_BYTES, "Gmail"
+            vendor, limit, size = "Gmail", GMAIL_BYTES, len(message.html.encode("utf-8", "replace"))
+            shown = Preview(platform, message.subject, message.text[:2000], html=message.html)
+        case Notice() if platform == "webpush":
+            block = web_push.pick_block(message, "chrome")
+            vendor, limit, size = ENGLISH.platform_names[platform], ROOM, web_push.measure_payload(message, block)
+            if webhook:
+                limit, size = WEBPUSH_BYTES, len(msgspec.json.encode(message.content))
+            shown = msgspec.structs.replace(_show_web_push(message, block), refused=webhook)
         case Notice():
-            return (len(str(message.content.get("body", "")).encode("utf-8", "replace")), 0, "")
+            text = str(message.content.get("body", ""))
+            return Preview(platform, body=text, parts=count_parts(text))
+    return msgspec.structs.replace(shown, size=size, limit=limit, vendor=vendor)
+
+
+def _show_web_push(message: Notice, block: Mapping[str, Any]) -> Preview:
+    title, body = (str(message.content.get(name, "")) for name in ("title", "body"))
+    named = (f"cta_title{number}" for number in range(1, web_push.BUTTONS + 1))
+    return Preview(
+        "webpush",
+        title,
+        body,
+        str(block.get("image") or ""),
+        icon=str(block.get("icon") or ""),
+        buttons=tuple(str(block[key]) for key in named if block.get(key)),
+        stays=str(block.get("require_interaction", "")).lower() in ("true", "1"),
+    )

@@ -158,7 +158,7 @@ SETTINGS: dict[str, Any] = {
     "quiet_day_wrong": "Write it as 22:00-08:00, at most {most} of a day with commas between them.",
     "policy_saved": "Saved.",
     "no_such_policy": "There is no such policy here.",
-    "channel_names": {"push": "Push", "email": "E-mail", "sms": "Text message", "webpush": "Web push"},
+    "channel_names": {"push": "Push", "email": "E-mail", "sms": "Text message (SMS)", "webpush": "Web push"},
     "save": "Save",
     "take_back": "Back to the default",
     "client_apps": "Apps",
