@@ -366,6 +366,7 @@ ENGLISH = SimpleNamespace(
     outlook="What it would do now",
     outlook_without_script="Press Review to see whom it reaches.",
     messages_now="messages, if it were sent now",
+    message_now="message, if it were sent now",
     everybody="This is everybody.",
     nobody_there="None of these people has a device or address on this channel.",
     nobody="This reaches nobody. Leave out conditions one by one to see which.",
@@ -400,7 +401,9 @@ ENGLISH = SimpleNamespace(
     again="and again",
     own_clock="on each person's own clock",
     send_to="Send {count} messages now",
+    send_to_one="Send 1 message now",
     schedule_for="Schedule it, now {count} messages",
+    schedule_for_one="Schedule it, now 1 message",
     change="Change it",
     # segments
     segments="Segments",
