@@ -98,6 +98,7 @@ def _list_pages(newest: int, campaigns: int) -> dict[str, tuple[str, Mapping[str
         "what it would do": (f"{home}new/check", FORM),
         "review": (f"{home}new", {**FORM, "do": "review"}),
         "a person": (f"{home}people?identity=user-7", None),
+        "a person's time line": (f"{home}people/lately?identity=user-7", None),
         "settings": (f"{home}settings", None),
         "system": (f"{home}system", None),
     }

@@ -315,6 +315,7 @@ def test_from_log_in_to_report(
     page.get_by_label("Identity, e-mail, objectId").fill("user-2")
     page.get_by_role("button", name="Search").click()
     page.get_by_role("heading", name=VILLAIN).wait_for()
+    page.locator("li", has_text="first seen").wait_for()  # what happened follows by itself
     assert page.get_by_text(VILLAIN).count() > 1
     eye.look("people")
     page.get_by_role("link", name="Settings").click()

@@ -109,7 +109,13 @@ def test_the_story_of_a_campaign(sending: Caller, server: Server) -> None:
     page = browser.look(f"/dashboard/people?identity=ann&campaign={made}")[1]
     assert ("For Ann" in page, "the vendor took the message for email" in page) == (True, True)
     assert "Invalid campaign id" in browser.look("/dashboard/people?identity=ann&campaign=7")[1]
+    lately, whole = (
+        browser.look(f"/dashboard/people{one}")[1] for one in ("/lately?identity=ann", "?identity=ann&lately=1")
+    )
+    assert ("first seen" in page, "first seen" in lately, "first seen" in whole) == (False, True, True)
+    assert ("<html" in lately, browser.look("/dashboard/people/lately?identity=nobody")[0]) == (False, 404)
     viewer = join(server, sending, "viewer", unique("viewer", sending))
+    assert viewer.look("/dashboard/people/lately?identity=ann")[0] == 403
     assert viewer.look(f"/dashboard/campaigns/{made}/people")[0] == 403
 
 

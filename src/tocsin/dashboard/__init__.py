@@ -79,6 +79,7 @@ MEMBER_PAGES = [
     page("/dashboard/segments/delete", post=segments.delete),
     page("/dashboard/campaigns/{campaign_id}/people", outcomes.show_outcomes),
     page("/dashboard/people", people.show_people),
+    page("/dashboard/people/lately", people.show_lately),
     page("/dashboard/people/export", person_rights.download),
     page("/dashboard/people/delete", person_rights.ask_to_delete, person_rights.delete),
     page("/dashboard/settings", administration.show_settings),

@@ -15,7 +15,9 @@ from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.targets import read_id
 from tocsin.authenticator.audit import note
+from tocsin.dashboard.connection import while_connected
 from tocsin.dashboard.page import Frame, render
+from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import require_member
 from tocsin.delivery.recipients import load_people
 from tocsin.errors import Problem
@@ -44,8 +46,7 @@ class ShownDevice(msgspec.Struct, frozen=True):
 
 
 class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
-    """Somebody. where: the platforms a message would reach. moments: a page
-    of the time line. older: the cursor of the next one."""
+    """Somebody. where: the platforms a message would reach."""
 
     user: int
     identities: list[tuple[str, str]]
@@ -54,28 +55,39 @@ class ShownPerson(msgspec.Struct, frozen=True, kw_only=True):
     opted_out: list[str]
     groups_left: list[str]
     devices: list[ShownDevice]
-    moments: list[timeline.Moment] = []
-    older: str = ""
+
+
+class ShownLine(msgspec.Struct, frozen=True):
+    """A page of somebody's time line. older: the cursor of the next one; "" behind the last."""
+
+    moments: list[timeline.Moment]
+    older: str
 
 
 async def show_people(context: Context, request: Request) -> Response:
-    """Show the search, and who has the identity of `?identity=`."""
+    """Show the search, and who has the identity of `?identity=`. What happened to them follows by itself, or comes
+    with it (`?lately=1`)."""
     visitor, _ = await require_member(context, request, "marketer")
     account, now = visitor.account, context.clock()
-    asked = request.query_params.get("identity", "").strip().replace("\0", "")[:SEARCH_LETTERS]
+    asked = _read_identity(request)
     campaign = request.query_params.get("campaign", "").strip()[:CAMPAIGN_DIGITS]
+    cursor, whole = request.query_params.get("cursor", ""), "lately" in request.query_params
     found: ShownPerson | None = None
+    line: ShownLine | None = None
     why, refused = None, ""
     if asked:
         found = await context.ledger.read(lambda connection: find_person(connection, account.id, asked))
     if found is not None:
-        context.reads.take(account.id, request.scope[HELD])
-        found = await _add_time_line(context, account, found, request.query_params.get("cursor", ""), now)
+        if campaign or whole:
+            context.reads.take(account.id, request.scope[HELD])
+        if whole:
+            line = await _read_time_line(context, account, found.user, cursor, now)
         if campaign:
             why, refused = await _find_why(context, account, found.user, campaign, now)
         await context.ledger.write(lambda one: note(one, account.id, visitor.who, "person looked at", asked, now))
     deleted = "deleted" in request.query_params
     more: dict[str, Any] = {"deleted": deleted, "campaign": campaign, "why": why, "refused": refused}
+    more |= {"line": line, "cursor": cursor, "whole": whole}
     return render("people.html", frame=Frame(visitor, now, HERE), asked=asked, found=found, **more)
 
 
@@ -115,17 +127,35 @@ def find_person(connection: Connection, account_id: str, text: str) -> ShownPers
     )
 
 
-async def _add_time_line(context: Context, account: Account, found: ShownPerson, text: str, now: float) -> ShownPerson:
-    """Return somebody with a page of their time line. text: the cursor of an address; the first page without a good
-    one."""
-    cursor = timeline.begin_timeline(account, found.user, now)
+async def show_lately(context: Context, request: Request) -> Response:
+    """Show what happened to whoever has the identity of `?identity=`, as a part of their page."""
+    visitor, _ = await require_member(context, request, "marketer")
+    account, now = visitor.account, context.clock()
+    asked = _read_identity(request)
+    found = await context.ledger.read(lambda connection: find_person(connection, account.id, asked)) if asked else None
+    if found is None:
+        raise Problem(ENGLISH.nobody_found, code=404, status=404)
+    context.reads.take(account.id, request.scope[HELD])
+    cursor = request.query_params.get("cursor", "")
+    line = await while_connected(request, _read_time_line(context, account, found.user, cursor, now))
+    await context.ledger.write(lambda one: note(one, account.id, visitor.who, "time line looked at", asked, now))
+    return render("time_line.html", frame=Frame(visitor, now), asked=asked, line=line, whole=False)
+
+
+def _read_identity(request: Request) -> str:
+    return request.query_params.get("identity", "").strip().replace("\0", "")[:SEARCH_LETTERS]
+
+
+async def _read_time_line(context: Context, account: Account, user: int, text: str, now: float) -> ShownLine:
+    """Return a page of somebody's time line. text: the cursor of an address; the first page without a good one."""
+    cursor = timeline.begin_timeline(account, user, now)
     if text:
         with contextlib.suppress(Problem):
             given = await context.ledger.read(lambda one: unseal(one, text, "timeline", account.id, now))
-            cursor = given if given.last_user == found.user else cursor
+            cursor = given if given.last_user == user else cursor
     moments, following = await timeline.read_timeline(context.ledger, context.facts, account, cursor)
     older = "" if following is None else await context.ledger.read(lambda one: seal(one, following))
-    return msgspec.structs.replace(found, moments=moments, older=older)
+    return ShownLine(moments, older)
 
 
 async def _find_why(
