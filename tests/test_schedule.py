@@ -708,6 +708,20 @@ async def test_a_start_in_1970_is_one_run(days: Days) -> None:
     assert (result["sent"], result.get("missed", 0)) == (1, 0)
 
 
+async def test_own_clocks_are_late_one_by_one(days: Days) -> None:
+    """Down while the day began in the far east, for longer than a run may be late: whose time is to come loses nothing.
+    What is over on every clock is missed."""
+    await days.people(east="Asia/Tokyo", west="America/New_York", berlin="")
+    when = {"type": "recurring", "start_time": "20260329 08:00", "repeat_type": "day", "delivery_timezone": "user"}
+    campaign = await days.create(when | {"end_by_occurrences": 2})
+    assert await days.step(utc("2026-03-29T03:00")) == []  # nine hours after the first of all clocks, four after Tokyo
+    assert await days.step(utc("2026-03-29T06:00")) == ["berlin"]
+    assert await days.step(utc("2026-03-29T12:00")) == ["west"]
+    assert await days.step(utc("2026-03-30T20:31")) == []  # 08:31 at the last of all clocks
+    result = await days.result(campaign)
+    assert (result["sent"], result["suppressed"], result["missed"]) == (2, 1, 1)
+
+
 async def test_a_missed_run_is_reported(days: Days) -> None:
     """Down from the second day to the fourth: a run less than half an hour late is sent, the others are missed."""
     await days.people(berlin="")
