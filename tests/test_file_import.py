@@ -8,6 +8,7 @@ import functools
 import gzip
 import io
 import json
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -174,6 +175,25 @@ def test_files_that_cannot_be_understood(tmp_path: Path, content: bytes, options
     (tmp_path / "f.csv").write_bytes(content)
     with pytest.raises(Misconfigured, match=sentence):
         read(tmp_path / "f.csv", options)
+
+
+@pytest.mark.parametrize("zone", ["America/Vancouver", "Europe/Berlin", "Australia/Lord_Howe"])
+def test_a_clock_of_parquet_is_that_of_a_text(tmp_path: Path, zone: str) -> None:
+    """The times of a table without a zone are the account's, by the same law, in the hours that are left out and come
+    twice too."""
+    days = [
+        datetime(2026, 11, 1),
+        datetime(2026, 3, 29),
+        datetime(2026, 10, 25),
+        datetime(2026, 4, 5),
+        datetime(1960, 5, 1),
+    ]
+    clocks = [day + timedelta(minutes=10 * step) for day in days for step in range(24)]
+    columns = {"identity": ["u"] * len(clocks), "Seen": pa.array(clocks, pa.timestamp("s"))}
+    pa.parquet.write_table(pa.table(columns), tmp_path / "p.parquet")
+    found = read(tmp_path / "p.parquet", Options(kind="profile", zone=ZoneInfo(zone)))
+    seen = [record["profileData"]["Seen"] for record in found]
+    assert seen == [f"$D_{int(clock.replace(tzinfo=ZoneInfo(zone)).timestamp())}" for clock in clocks]
 
 
 def test_parquet_keeps_its_types(tmp_path: Path) -> None:

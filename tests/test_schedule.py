@@ -298,6 +298,50 @@ def test_start_in_the_past_leaves_the_rest_as_it_was(
         read_recurring(asked, f"{start:%Y%m%d %H:%M}", now, zone)
 
 
+LIVED_IN = (*ZONES, "Asia/Tokyo", "Pacific/Kiritimati", "Pacific/Pago_Pago", "America/Vancouver")
+
+
+@given(
+    when=st.sampled_from(
+        [
+            {"repeat_type": "day"},
+            {"repeat_type": "day", "end_by_occurrences": 1},
+            {"repeat_type": "week", "repeat_on_days_of_week": [1, 2, 5]},
+            {"repeat_type": "month"},
+            *({"days": days} for days in ([0], [0, 1], [0, 1, 3])),
+        ]
+    ),
+    wrap=st.booleans(),
+    now=st.datetimes(datetime(2026, 3, 1), datetime(2026, 11, 20)).map(moment_of_day),
+    ahead=st.integers(-2000, 3000),
+    account=st.sampled_from(LIVED_IN),
+)
+@settings(max_examples=80, deadline=None)
+def test_on_their_own_clock_each_time_comes_once(
+    when: dict[str, Any], wrap: bool, now: float, ahead: int, account: str
+) -> None:
+    """Whoever lives wherever: a time that is to come comes, none comes twice at once, and with the wrap everybody gets
+    something."""
+    start = (to_local(now, ZoneInfo(account)) + timedelta(minutes=ahead)).replace(second=0, microsecond=0)
+    asked: dict[str, Any] = {"type": "recurring", "start_time": f"{start:%Y%m%d %H:%M}"} | when
+    if "days" in when:
+        times = [f"{start + timedelta(days=day):%Y%m%d %H:%M}" for day in when["days"]]
+        asked = {"type": "later", "delivery_date_time": times}
+    asked |= {"delivery_timezone": "user", "user_timezone_wrap_around": wrap}
+    try:
+        found = read_schedule({"when": asked}, ZoneInfo(account), now)
+    except Problem:
+        return
+    runs = list_runs(found, 5) if found.repeat is not None else list(found.times)
+    for zone in map(ZoneInfo, LIVED_IN):
+        begun = {run: max(now, begins_at(run, found, ZoneInfo(account))) for run in runs}
+        got = [at for run in runs if (at := due_for(run, found, zone, begun[run])) is not None]
+        assert len({*got}) == len(got), zone
+        coming = {at for run in runs if (at := to_epoch(run, zone)) >= now}
+        assert coming <= {*got}, zone
+        assert got or not wrap, zone
+
+
 WRONG: list[tuple[Any, str]] = [
     ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_date": "20260228"}, "past"),
     ({"type": "recurring", "start_time": "20260101 10:00", "repeat_type": "day", "end_by_occurrences": 59}, "past"),
@@ -662,6 +706,20 @@ async def test_a_start_in_1970_is_one_run(days: Days) -> None:
     assert await days.step(utc("2026-03-28T08:00")) == ["berlin"]
     result = await days.result(campaign)
     assert (result["sent"], result.get("missed", 0)) == (1, 0)
+
+
+async def test_own_clocks_are_late_one_by_one(days: Days) -> None:
+    """Down while the day began in the far east, for longer than a run may be late: whose time is to come loses nothing.
+    What is over on every clock is missed."""
+    await days.people(east="Asia/Tokyo", west="America/New_York", berlin="")
+    when = {"type": "recurring", "start_time": "20260329 08:00", "repeat_type": "day", "delivery_timezone": "user"}
+    campaign = await days.create(when | {"end_by_occurrences": 2})
+    assert await days.step(utc("2026-03-29T03:00")) == []  # nine hours after the first of all clocks, four after Tokyo
+    assert await days.step(utc("2026-03-29T06:00")) == ["berlin"]
+    assert await days.step(utc("2026-03-29T12:00")) == ["west"]
+    assert await days.step(utc("2026-03-30T20:31")) == []  # 08:31 at the last of all clocks
+    result = await days.result(campaign)
+    assert (result["sent"], result["suppressed"], result["missed"]) == (2, 1, 1)
 
 
 async def test_a_missed_run_is_reported(days: Days) -> None:

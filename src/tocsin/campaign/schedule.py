@@ -167,17 +167,24 @@ def begins_at(local: datetime, when: When, zone: tzinfo) -> float:
     return to_epoch(local, EARLIEST if when.own_clock else zone)
 
 
+def over_at(local: datetime, when: When, zone: tzinfo) -> float:
+    """Return when a run with this wall-clock time has been due for everybody, in epoch seconds: on users' own clocks,
+    where the day begins last (UTC-12)."""
+    return to_epoch(local, LATEST if when.own_clock else zone)
+
+
 def due_for(local: datetime, when: When, user: tzinfo, began: float) -> float | None:
     """Return when a user of that zone is to be sent to, in epoch seconds. None: their time had passed when the run
-    began, and is not made up, or would be at the time of another run."""
+    began, and is not made up, or another run is due for them by then."""
     at = to_epoch(local, user)
     if at >= began - JUST_NOW:
         return at
     if not when.wrap:
         return None
     made_up = next_time(local.time(), began, user)
-    runs = (*when.times, next_local(when, local, 1))  # only a first run begins when somebody's time has passed
-    return None if any(run is not None and to_epoch(run, user) == made_up for run in runs) else made_up
+    others = (*when.times, next_local(when, local, 1))  # only a first run begins when somebody's time has passed
+    same = [run for run in others if run is not None and run > local and run.time() == local.time()]
+    return None if any(to_epoch(run, user) <= made_up for run in same) else made_up
 
 
 def cut_off_after(at: float, when: When, zone: tzinfo) -> float | None:
@@ -240,8 +247,7 @@ def _check_past(when: When, zone: tzinfo, now: float) -> When:
     if when.repeat is not None:
         return _skip_past(when, when.repeat, zone, now)
     for local in when.times:
-        last = to_epoch(local, LATEST if when.own_clock else zone)
-        if last < now - JUST_NOW:
+        if over_at(local, when, zone) < now - JUST_NOW:
             raise Problem(f"{local:%Y%m%d %H:%M} is in the past in {zone} (at $.when)")
     return when
 

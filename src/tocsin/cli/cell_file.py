@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
+from tocsin.cli.cell_time import read_clocks
 from tocsin.cli.csv_dialect import Dialect, find_dialect, read_declaration
 from tocsin.cli.line_source import Lines
 from tocsin.cli.record_file import BAD_ROW, FIELDS, Block, Options, Reading, Wrong, name_columns, rows_of, type_cell
@@ -236,7 +237,6 @@ def _make_column(column: Any, name: str, options: Options) -> Column:
 def _to_cells(column: Any, name: str, options: Options) -> Sequence[Any]:
     """Return an Arrow array as JSON values."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     kind = column.type
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -245,10 +245,9 @@ def _to_cells(column: Any, name: str, options: Options) -> Sequence[Any]:
         return NumberCells(column.cast(pa.int64()))
     if pa.types.is_timestamp(kind) or pa.types.is_date(kind):
         moment = column.cast(pa.timestamp("s"), safe=False) if pa.types.is_date(kind) or kind.tz is None else column
-        if moment.type.tz is None:
-            zone = str(options.zone)
-            moment = pc.assume_timezone(moment, zone, ambiguous="earliest", nonexistent="earliest")
-        seconds = moment.cast(pa.timestamp("s", "UTC"), safe=False).cast(pa.int64())
+        plain = moment.type.tz is None
+        seconds = moment.cast(pa.timestamp("s", None if plain else "UTC"), safe=False).cast(pa.int64())
+        seconds = read_clocks(seconds, options.zone) if plain else seconds
         if name == "ts":
             return list(seconds.to_pylist())
         return [None if one is None else f"$D_{one}" for one in seconds.to_pylist()]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import Any
 
 from tocsin.ingest.timestamp import FIRST_TS, LATEST_TS
 
 # Digits of a number of milliseconds, microseconds and nanoseconds since 1973, and how many make a second.
 FRACTIONS = ((10**17, 10**9), (10**14, 10**6), (10**11, 10**3))
+QUARTER = 900  # seconds; the offset of a zone never changes inside of one
 NUMBER = re.compile(r"-?\d+(\.\d*)?")
 ZONE_WORD = re.compile(r"\s*(UTC|GMT|Z)\Z", re.IGNORECASE)
 SPACED_OFFSET = re.compile(r"\s+([+-]\d\d:?\d\d)\Z")
@@ -43,6 +44,26 @@ def read_time(value: Any, zone: tzinfo) -> int:
     if NUMBER.fullmatch(text):
         return _read_number(text, zone)
     return _read_text(text, zone)
+
+
+def read_clocks(clocks: Any, zone: tzinfo) -> Any:
+    """Return the epoch seconds that wall-clock times are in a zone. Both are Arrow arrays of seconds. Arrow itself goes
+    by the system's time zones, of which Python may have newer ones."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    quarters = pc.divide(clocks, QUARTER).dictionary_encode()
+    offsets = [_find_offset(one * QUARTER, zone) for one in quarters.dictionary.to_pylist()]
+    return pc.subtract(clocks, pa.array(offsets, pa.int64()).take(quarters.indices))
+
+
+def _find_offset(clock: int, zone: tzinfo) -> int:
+    """Return how far a wall-clock time is ahead of UTC, in seconds."""
+    try:
+        local = datetime(1970, 1, 1) + timedelta(seconds=clock)
+        return clock - int((local.replace(tzinfo=zone) - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds())
+    except OverflowError:  # no year that Python knows
+        return 0
 
 
 def _read_number(text: str, zone: tzinfo) -> int:

@@ -25,7 +25,7 @@ from tocsin.campaign.runs import (
     postpone_run,
     read_stored_spec,
 )
-from tocsin.campaign.schedule import cut_off_after, due_for
+from tocsin.campaign.schedule import cut_off_after, due_for, over_at
 from tocsin.campaign.spec import Spec
 from tocsin.channels import CHANNELS
 from tocsin.delivery.recipients import find_zones
@@ -107,7 +107,7 @@ async def snapshot_due_runs(ledger: Ledger, facts: Facts, now: float, settings: 
 async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, settings: Settings) -> bool:
     spec = await ledger.read(lambda connection: read_stored_spec(connection, run.account_id, run.campaign_id))
     account = await ledger.read(lambda connection: Account.load(connection, run.account_id))
-    late = now > run.due_at + settings.late_minutes * 60
+    late = now > _last_due(run, spec, account) + settings.late_minutes * 60
     taken = await ledger.read(lambda connection: count_taken(connection, run.account_id, run.campaign_id, spec))
     planned = PlannedRun(run.campaign_id, run.local, taken)
     gather = functools.partial(gather_audience, ledger, facts, account, planned, spec, now, settings)
@@ -145,6 +145,14 @@ async def _snapshot(ledger: Ledger, facts: Facts, run: CampaignRow, now: float, 
     elif late:
         log.error("campaign missed: nothing could begin it in time", account=run.account_id, campaign=run.campaign_id)
     return begun
+
+
+def _last_due(run: CampaignRow, spec: Spec, account: Account) -> float:
+    """Return when a run is due, on users' own clocks for the last of them: whose time has passed meanwhile is left out
+    one by one."""
+    if spec.when is None or run.local is None or not spec.when.own_clock:
+        return float(run.due_at)
+    return max(float(run.due_at), over_at(datetime.fromisoformat(run.local), spec.when, account.zone))
 
 
 class PlannedRun(msgspec.Struct, frozen=True):
