@@ -131,6 +131,9 @@ VACATION = b"From: u@example.com\r\nTo: bounces+x@example.com\r\nAuto-Submitted:
         ("5.1.0", "smtp; 550 5.1.0 <news@example.com> sender rejected", "refused", "5.1.0"),
         ("", "550 relaying denied", "refused", "550"),
         ("", "550 your account was closed", "refused", "550"),
+        ("5.0.0", "Domain e.example has exceeded the max emails per hour (51/50 (102%)) allowed.", "refused", "5.0.0"),
+        ("5.0.0", "has exceeded the max defers and failures per hour (5/5 (100%)) allowed", "refused", "5.0.0"),
+        ("5.2.2", "smtp; 552 5.2.2 mailbox is over its daily quota", "soft", "5.2.2"),
         # Machines between us and the mailbox.
         ("5.4.4", "smtp; connection timed out", "soft", "5.4.4"),
         (

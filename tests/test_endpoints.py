@@ -129,7 +129,8 @@ async def test_a_channel_at_a_host_that_is_gone_holds_up_no_other(bench: Bench) 
     """A channel names its host, and one of a data centre that was closed stays with a device for a month: its messages
     wait, and the lane goes on."""
     gone, here = "https://gone.notify.windows.com/?token=1", "https://db3.notify.windows.com/?token=2"
-    async with FarTransport("gone.notify.windows.com") as transport:
+    transport = FarTransport("gone.notify.windows.com")
+    async with transport:
         settings = bench.settings("wns", endpoint="", token_endpoint="", tenant="contoso.example")
         provider = BY_NAME["wns"](settings, transport)
 

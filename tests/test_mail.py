@@ -28,7 +28,7 @@ from tocsin.content.mail import is_mailbox
 from tocsin.content.mail_body import Body
 from tocsin.content.plain_text import tidy, to_text
 from tocsin.content.template import ProfileValues, compile_template
-from tocsin.errors import Misconfigured
+from tocsin.errors import Misconfigured, Problem
 from tocsin.providers.contract import Address, Mail, Pieces
 from tocsin.providers.mail import mime
 from tocsin.providers.mail.dkim import DkimSigner
@@ -352,6 +352,21 @@ def test_mail_has_its_link_and_its_id() -> None:
     message = Renderer(read_content({"subject": "s", "body": "b"}, "email")).render("email", {}, envelope)
     assert isinstance(message, Mail)
     assert (message.unsubscribe, message.bounce) == (LINK, "p-_1")
+
+
+@pytest.mark.parametrize("tag", ["*|UNSUBSCRIBE|*", "*%7CUNSUBSCRIBE%7C*", "*%7cUNSUBSCRIBE%7c*"])
+def test_the_tag_of_the_link_may_be_escaped(tag: str) -> None:
+    """Editors of HTML escape what stands in an address; the link leads off the list all the same."""
+    envelope = Addressing(
+        id=ID, collapse="c", campaign="1", push_id="p", address=mail().address, expires_at=int(time.time()),
+        unsubscribe=LINK,
+    )  # fmt: skip
+    content = read_content({"subject": "s", "body": f'<a href="{tag}">Leave</a>'}, "email")
+    message = Renderer(content).render("email", {}, envelope)
+    assert isinstance(message, Mail)
+    assert (message.html, message.text) == (f'<a href="{LINK}">Leave</a>', f"{LINK} Leave")
+    with pytest.raises(Problem, match="needs a public address"):
+        read_content({"subject": "s", "body": tag}, "email", unsubscribe_link=False)
 
 
 def test_international_domain() -> None:

@@ -416,6 +416,39 @@ def test_smtp_row(line: str, expected: Row) -> None:
     assert came.outcome is ACCEPTED or came.code == " ".join(line.split()[: 2 if "." in line.split()[1] else 1])
 
 
+@pytest.mark.parametrize(
+    ("step", "line", "expected"),
+    [
+        (".", "454 Throttling failure: Maximum sending rate exceeded.", (THROTTLED, LANE, 10)),
+        (".", "454 Throttling failure: Daily message quota exceeded.", (THROTTLED, LANE, 600)),
+        ("RCPT", "550 5.4.5 Daily user sending limit exceeded.", (THROTTLED, LANE, 600)),
+        ("RCPT", "550 5.4.5 Daily SMTP relay sending limit exceeded for customer.", (THROTTLED, LANE, 600)),
+        (".", "550 5.1.90 you've reached your daily limit for message recipients", (THROTTLED, LANE, 600)),
+        (".", "554 5.2.0 STOREDRV.Submission.Exception:SubmissionQuotaExceededException", (THROTTLED, LANE, 600)),
+        ("RCPT", "451 You've exceeded your messaging limits", (THROTTLED, LANE, 600)),
+        ("RCPT", "550 Domain e.example has exceeded the max emails per hour (51/50 (102%))", (THROTTLED, LANE, 600)),
+        ("STARTTLS", "454 4.7.0 TLS not available", (UNAVAILABLE, LANE, 300)),
+        ("RCPT", "454 4.7.1 Relay access denied", (UNAVAILABLE, LANE, 300)),
+        ("RCPT", "552 5.2.2 The mailbox is over its daily quota", (REFUSED, MESSAGE, None)),
+        ("MAIL", "552 Message size exceeds maximum permitted", (REFUSED, CAMPAIGN, None)),
+        ("MAIL", "550 no", (REFUSED, MESSAGE, None)),
+        ("RCPT", "552 Mailbox full", (REFUSED, MESSAGE, None)),
+    ],
+)
+def test_smtp_limits_are_ours(step: str, line: str, expected: Row) -> None:
+    """What a relay lets us send in a second, an hour or a day stops the lane for a while, and loses nobody; a size is
+    the campaign's."""
+    assert row(smtp.receipt(VendorAnswer(status=int(line[:3]), replies=(line,), step=step))) == expected
+
+
+def test_a_sender_that_is_not_verified_stops_the_lane() -> None:
+    """As Amazon SES says it of every mail, without a code."""
+    words = (
+        "554 Message rejected: Email address is not verified. The following identities failed the check: n@e.example"
+    )
+    assert smtp.receipt(VendorAnswer(status=554, replies=(words,), step=".")).suspect
+
+
 def test_a_mailbox_that_exchange_does_not_know_is_no_policy() -> None:
     """Ten of these among two hundred must not stop the relay's lane, as a policy's refusals do."""
     words = "550 5.4.1 Recipient address rejected: Access denied. AS(201806281)"

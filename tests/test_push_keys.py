@@ -10,6 +10,7 @@ from urllib.parse import parse_qs
 from xml.etree import ElementTree as ET
 
 import pytest
+from msgspec.structs import replace
 
 from tocsin.content import Addressing, Renderer, read_content
 from tocsin.content import block as blocks
@@ -97,6 +98,17 @@ def test_android_carries_what_the_sdk_reads(block: dict[str, Any], more: dict[st
     assert message["data"] == LEAST | more
     assert set(message) == {"token", "android", "data"}
     assert message["android"] == {"collapse_key": "tocsin-7", "priority": "high", "ttl": "600s"}
+
+
+@pytest.mark.parametrize("style", ["sdk", "notification"])
+def test_messages_of_their_own_do_not_collapse(style: Any) -> None:
+    """FCM stores four collapse keys for a device that is away: what is no campaign's has none, and is stored beside the
+    others. A notification without one would have the app's name. On the screen a second copy replaces the first."""
+    alone = replace(push("android", {}), collapsible=False)
+    message = json.loads(make_fcm_payload(alone, NOW, style))["message"]
+    assert ("collapse_key" in message["android"]) is (style == "notification")
+    shown = message["data"]["wzrk_ck"] if style == "sdk" else message["android"]["notification"]["tag"]
+    assert shown == "tocsin-7"
 
 
 def test_android_can_be_shown_without_the_sdk() -> None:

@@ -101,6 +101,19 @@ def test_unavailable_waits_its_delay(receipt: Receipt, policy: RetryPolicy, chan
     assert decide(receipt, spent, NOW, NOW + wait / 2, lasting, chance) == Decision(State.EXPIRED, spent + 1)
 
 
+@pytest.mark.parametrize(
+    ("wait", "least"), [(None, 150), (10.0, 150), (30.0, 450), (300.0, 3600), (900.0, 2 * 3600), (7200.0, 5 * 3600)]
+)
+def test_five_tries_last_as_long_as_the_vendor_needs(wait: float | None, least: float) -> None:
+    """A relay that is full wants five minutes, and may be full for an hour: the tries do not end before."""
+    now, spent, policy = NOW, 0, RetryPolicy(10.0, 5)
+    answer = Receipt(outcome=Outcome.UNAVAILABLE, code="452", retry_after=wait)
+    while (step := decide(answer, spent, now, NOW + 86_400, policy, 0.5)).state is State.WAITING:
+        now, spent = step.not_before, step.tries
+    assert (step.state, step.tries) == (State.EXPIRED, 6)
+    assert least <= now - NOW <= 6 * LONGEST_WAIT
+
+
 @given(asked, tries, floors, random, st.floats(0, 200_000))
 def test_retry_delay_keeps_its_bounds(
     wanted: float | None, spent: int, floor: float, chance: float, left: float

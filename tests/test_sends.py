@@ -247,6 +247,7 @@ def test_push_is_personal(sending: Caller, sandbox: Sandbox) -> None:
         token("fcm", "user-1"): ("Hi Name 1", "we know you & <user-1@example.com>", "for NAME 1"),
         token("fcm", "nameless"): ("Hi you", "who are you? & <>", "for "),
     }
+    assert not any("collapse_key" in one["android"] for one in found.values()), "FCM keeps four for who is away"
 
 
 def test_email_is_multipart(sending: Caller, sandbox: Sandbox) -> None:

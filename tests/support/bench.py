@@ -72,7 +72,7 @@ class Bench:
         address = Address(BY_NAME[name].kind, value)
         given = {"id": str(uuid4()), "collapse": "1_20260101", "title": "Grüße", "body": "<&>", "address": address}
         data = {"wzrk_id": "1_20260101", "wzrk_pid": device}
-        return Push(**{**given, "data": data, "expires_at": int(time.time()) + 600, **changed})
+        return Push(**{**given, "data": data, "expires_at": int(time.time()) + 3600, **changed})
 
     def _notice(self, name: str, device: str, **changed: Any) -> Notice:
         value = f"+49{int(device, 16) % 10**11}" if name == "sms" else f"https://push.example/{device}"

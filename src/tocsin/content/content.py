@@ -29,7 +29,7 @@ class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     """What a message needs beside its content. `campaign` is the `wzrk_id`; `push_id` lets clicks come back;
     `unsubscribe` is the URL that takes a mailbox off the list, and `track_url` where browsers report views and clicks,
     both "" when this server has no public address; `reports`: the account's apps tell of views. `tracking` makes a
-    mail's links, None when they are not followed."""
+    mail's links, None when they are not followed. `collapsible` as in `Push`."""
 
     id: str
     collapse: str
@@ -42,6 +42,7 @@ class Addressing(msgspec.Struct, frozen=True, kw_only=True):
     reports: bool = False
     track_url: str = ""
     tracking: MailLinks | None = None
+    collapsible: bool = True
 
 
 class Unrenderable(Exception):  # noqa: N818 - one recipient's result, not a failure of ours

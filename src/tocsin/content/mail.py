@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from email.utils import getaddresses
 from html import escape
@@ -16,6 +17,7 @@ from tocsin.providers.contract import Mail
 from tocsin.providers.mail.mime import to_ascii
 
 MAIL_BYTES = 1024 * 1024
+_ESCAPED_TAG = re.compile(r"\*%7CUNSUBSCRIBE%7C\*", re.IGNORECASE)  # as editors of HTML write it in an address
 SUBJECT_BYTES = 900  # a header line may have 998
 
 
@@ -24,7 +26,7 @@ def read_mail(raw: Mapping[str, Any], unsubscribe_link: bool = True) -> Content:
     bcc, and for UNSUBSCRIBE without an `unsubscribe_link`."""
     content = Content(
         subject=read_text(raw, "subject"),
-        body=read_text(raw, "body"),
+        body=_ESCAPED_TAG.sub(UNSUBSCRIBE, read_text(raw, "body")),
         sender_name=read_text(raw, "sender_name", mandatory=False),
         reply_to=read_text(raw, "reply_to", mandatory=False),
     )

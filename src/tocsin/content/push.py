@@ -175,6 +175,7 @@ def _make_push(fields: _BlockFields, title: str, body: str, envelope: Addressing
     return Push(
         id=envelope.id,
         collapse=envelope.collapse,
+        collapsible=envelope.collapsible,
         address=envelope.address,
         title=title,
         body=body,

@@ -27,7 +27,8 @@ class PendingMessage(msgspec.Struct, frozen=True, array_like=True):
 
 class BatchContext(msgspec.Struct, frozen=True, array_like=True):
     """What all messages of a chunk share. content: `Content` as JSON. secret: makes and signs ids. sdk_id: what the
-    account's apps call it; "" where it has none. opens, clicks: whether those of a mail are counted."""
+    account's apps call it; "" where it has none. opens, clicks: whether those of a mail are counted.
+    collapsible: as in `Push`."""
 
     account_id: str
     chunk_id: int
@@ -40,6 +41,7 @@ class BatchContext(msgspec.Struct, frozen=True, array_like=True):
     sdk_id: str = ""
     opens: bool = False
     clicks: bool = False
+    collapsible: bool = True
 
     def __repr__(self) -> str:
         return f"BatchContext({self.chunk_id})"
@@ -85,6 +87,7 @@ def _addressing(context: BatchContext, pending: PendingMessage, now: float) -> A
     return Addressing(
         id=f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-8{digits[17:20]}-{digits[20:]}",  # a version 4 UUID
         collapse=context.collapse,
+        collapsible=context.collapsible,
         campaign=context.campaign,
         push_id=sign_push_id(signing, *place, "bounce" if mail else "track"),
         address=pending.address,

@@ -188,6 +188,7 @@ class Planner:
             sdk_id=self._sdk_id,
             opens=tracking.opens,
             clicks=tracking.clicks,
+            collapsible=chunk.run_id is not None or chunk.resend,
         )
         window = max(1, WINDOW_BYTES // (len(content) * 8 + 1))
         personal = b"{{" in content or b"{%" in content

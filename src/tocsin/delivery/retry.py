@@ -55,7 +55,7 @@ def decide(
         case Outcome.GONE:
             return Decision(State.GONE, tries + 1)
         case Outcome.UNKNOWN:
-            delay = retry_delay(receipt.retry_after, tries, policy.floor, random, expires_at - now)
+            delay = _back_off(receipt, tries, policy, random, expires_at - now)
             if resend and tries < policy.retries and now + delay < expires_at:
                 return Decision(State.WAITING, tries + 1, now + delay)
             return Decision(State.UNKNOWN, tries + 1)
@@ -67,10 +67,17 @@ def decide(
         case Outcome.UNAVAILABLE:
             if tries >= policy.retries:
                 return Decision(State.EXPIRED, tries + 1)
-            delay = retry_delay(receipt.retry_after, tries, policy.floor, random, expires_at - now)
+            delay = _back_off(receipt, tries, policy, random, expires_at - now)
             return _wait(now + delay, tries + 1, expires_at)
         case _:
             return Decision(State.REFUSED, tries + 1)
+
+
+def _back_off(receipt: Receipt, tries: int, policy: RetryPolicy, random: float, left: float) -> float:
+    """Return the seconds before a message's retry. What doubles is what the vendor wants: five tries, each five minutes
+    after the one before, would be over before a relay has room again."""
+    base = max(policy.floor, receipt.retry_after or 0.0)
+    return retry_delay(base, tries, base, random, left)
 
 
 def retry_delay(asked: float | None, tries: int, floor: float, random: float, left: float = math.inf) -> float:

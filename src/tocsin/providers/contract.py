@@ -45,6 +45,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     id: canonical lower-case UUID, the same on every attempt at this recipient and device (APNs `apns-id`).
     collapse: at most 64 bytes of [a-zA-Z0-9_-], the same for one campaign: a second copy replaces the first
         on the screen.
+    collapsible: another message of that campaign may take its place while it waits for the device.
     sound: a file name of the app, "default" for the platform's own, "" for none.
     data: the app's own keys, strings only; holds `wzrk_id` («campaign_yyyymmdd») and `wzrk_pid`.
     expires_at: epoch seconds after which the vendor should discard it.
@@ -65,6 +66,7 @@ class Push(msgspec.Struct, frozen=True, kw_only=True):
     channel: str = ""
     data: dict[str, str] = {}
     expires_at: int
+    collapsible: bool = True
 
 
 class Pieces(msgspec.Struct, frozen=True):

@@ -59,7 +59,11 @@ def measure_payload(platform: Platform, message: Push) -> int:
 
 def _build_fcm(message: Push, now: float, style: Style) -> _Built:
     ttl = min(max(int(message.expires_at - now), 0), FOUR_WEEKS)
-    android: dict[str, Any] = {"collapse_key": message.collapse, "priority": "high", "ttl": f"{ttl}s"}
+    android: dict[str, Any] = {"priority": "high", "ttl": f"{ttl}s"}
+    if message.collapsible or style == "notification":
+        # FCM keeps four keys for a device that is away, and drops the others: a code or a chat must have none. Without
+        # one a notification has the app's name, which is one for all.
+        android["collapse_key"] = message.collapse
     body: dict[str, Any] = {"token": message.address.value, "android": android}
     if style == "sdk":
         body["data"] = data = _make_sdk_data(message)

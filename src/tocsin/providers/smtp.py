@@ -25,11 +25,13 @@ from tocsin.providers.answer_table import (
 )
 from tocsin.providers.contract import NO_TLS, HandOver, Mail, Message, Receipt, Scope, unnoted
 from tocsin.providers.mail.dkim import DkimSigner
-from tocsin.providers.mail.judgement import is_policy, judge
+from tocsin.providers.mail.judgement import OUR_LIMIT, is_policy, judge
 from tocsin.providers.mail.mime import find_fault, to_ascii, write
 from tocsin.providers.transport import MailTransfer, Server, Transport, VendorAnswer
 
 LATER = 300.0  # seconds: greylisting and full queues; the usual first wait of a mail server
+RATE_WAIT = 10.0  # over a rate of mails a second; the slow start after it finds the relay's own
+LIMIT_WAIT = 600.0  # over what may be sent in an hour or a day; Amazon SES: «wait for an interval of up to 10 minutes»
 RELAY_WAIT = 60.0  # seconds: 421, the relay itself is going away
 ANSWER = 1000  # letters of a refusal that are judged
 LOCAL_BYTES = 64  # of an address before the @ (RFC 5321 4.5.3.1.1)
@@ -108,6 +110,8 @@ def receipt(answer: VendorAnswer) -> Receipt:
 
 
 def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
+    if limit := OUR_LIMIT.search(words[:ANSWER]):
+        return throttled(RATE_WAIT if limit[0].lower().endswith("rate") else LIMIT_WAIT, Scope.LANE)
     verdict = RELAY.get(status)
     if verdict is None and step == "AUTH":
         verdict = DENIED if status >= 500 else _AWAY
@@ -117,10 +121,10 @@ def _judge(status: int, enhanced: str, step: str, words: str) -> AnswerRule:
         return verdict
     if (verdict := ENHANCED.get(enhanced)) is not None:
         return verdict
+    if status == 552 and not enhanced and step != "RCPT":
+        return WRONG_TEMPLATE  # too large, by its SIZE at MAIL already; at RCPT a 552 means a full mailbox
     if step == "MAIL":
         return _POLICY if status >= 500 else _BUSY  # about the sender: no mailbox was named yet
-    if status == 552 and not enhanced and step != "RCPT":
-        return WRONG_TEMPLATE  # too large; at RCPT a 552 means a full mailbox
     if status < 500:
         return _BUSY
     said = f"{enhanced} {words[:ANSWER]}"

@@ -45,6 +45,12 @@ def _any(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns), re.IGNORECASE)
 
 
+# How much its sender may send in a second, an hour or a day: Amazon SES, Gmail, Exchange Online, SendGrid, cPanel.
+OUR_LIMIT = _any(
+    r"\bsending (?:\w+ ){0,2}(?:rate|limit|quota)|submission ?quota|message quota",
+    r"your (?:daily|hourly|monthly|messaging|sending) (?:\w+ )?limits?\b",
+    r"\bmax(?:imum)? (?:e-?mails|messages|defers and failures) per",
+)
 # Who sends, what is sent, or a policy: nothing about the address.
 POLICY_WORDS = _any(
     r"\bspam|junk ?mail|unsolicited|\bbulk\b|virus|malware|phishing|\babus(?:e|ive)\b|complain",
@@ -55,7 +61,7 @@ POLICY_WORDS = _any(
     r"(?:unable|not permitted|not allowed|cannot|not) (?:to )?relay",
     rf"sender{_GAP}(?:reject|refus|deni|deny|block|unknown|invalid|verif|not (?:allowed|found|exist|accept))",
     r"(?:reject|refus|deni)\w*:? (?:the )?sender",
-    r"(?:invalid|unknown|bad|forged) sender|accept(?:ing)? mail from",
+    r"(?:invalid|unknown|bad|forged) sender|accept(?:ing)? mail from|not verified",
     rf"\b(?:your|client|sending) (?:ip|host|server|domain)\b{_GAP}(?:reject|refus|deni|limit|listed)",
     r"your account",
     r"(?:\bfrom|return|envelope) (?:address|path)|prohibited",
@@ -168,8 +174,9 @@ def judge_words(words: str) -> Judgement:
 
 
 def is_policy(words: str) -> bool:
-    """Return whether a refusal is about who sends or what is sent."""
-    return POLICY_WORDS.search(_read_sentence(words)) is not None
+    """Return whether a refusal is about who sends, how much or what is sent."""
+    sentence = _read_sentence(words)
+    return POLICY_WORDS.search(sentence) is not None or OUR_LIMIT.search(sentence) is not None
 
 
 def _read_sentence(words: str) -> str:
