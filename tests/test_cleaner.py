@@ -6,7 +6,7 @@ import asyncio
 import functools
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -188,8 +188,13 @@ class Closed(msgspec.Struct):
     run_id: int | None
     tag_group: str
     states: bytes
-    account_id: str = "a"
+    account_id: str
+    campaign_id: int = 0
+    channel: str = "push"
     variant: str = ""
+    platforms: bytes = b"\1\1"
+    notes: Mapping[int, Any] = {}
+    started_at: float = NOW
 
 
 async def test_sums_of_two_processes(store: Ledger, open_again: Callable[[], Ledger]) -> None:
@@ -198,13 +203,17 @@ async def test_sums_of_two_processes(store: Ledger, open_again: Callable[[], Led
     async def close_all(ledger: Ledger, seed: int) -> None:
         for turn in range(20):
             numbers = random.Random(seed + turn).sample(range(24), 24)
-            closed = [Closed(one % 3 or None, f"t{one % 4}", bytes((State.ACCEPTED, 16 + one % 8))) for one in numbers]
+            closed = [
+                Closed(one % 3 or None, f"t{one % 4}", bytes((State.ACCEPTED, 16 + one % 8)), account)
+                for one in numbers
+            ]
             await ledger.write(functools.partial(add_closed, chunks=closed))
 
+    account = create_account(store, "two", "Asia/Kolkata", NOW)[0].id
     await asyncio.gather(close_all(store, 1), close_all(open_again(), 100))
-    tag, run = schema.tag_sum.c.recipients, schema.run_sum.c.recipients
-    sums = store.read_now(lambda c: [int(c.scalar(select(func.sum(column))) or 0) for column in (tag, run)])
-    assert sums == [2 * 20 * 8 * 2, 2 * 20 * 16 * 2]
+    columns = [table.c.recipients for table in (schema.tag_sum, schema.run_sum, schema.recipient_sum)]
+    sums = store.read_now(lambda c: [int(c.scalar(select(func.sum(column))) or 0) for column in columns])
+    assert sums == [2 * 20 * 8 * 2, 2 * 20 * 16 * 2, 2 * 20 * 24 * 2]
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from tocsin.errors import Problem
 from tocsin.feedback.interactions import SentMessage, record_sent
 from tocsin.ingest.leaving import remove_people
 from tocsin.outcome import Outcome, State
+from tocsin.repair.details import add_history, forget_details
 from tocsin.repair.drift import Drift, find_drift, measure_drift, mend_drift, reconcile
 from tocsin.stats.report.recipients import Cells, count_in_facts
 from tocsin.store import schema
@@ -184,6 +186,22 @@ async def test_what_is_planted_is_found_and_mended(stage: Stage) -> None:
         assert await look(stage) == [], name
         assert await stage.result(campaign) == before, name
         assert read_details(stage) == details, name
+
+
+async def test_sums_are_whole_or_facts_are_asked(stage: Stage) -> None:
+    """Sums that cannot be made of facts, because facts lack something, are not used; once facts have it they are."""
+    campaign = await begin(stage)
+    details = read_details(stage)
+    forget = functools.partial(forget_details, account_id=stage.account.id, campaign=campaign)
+    stage.ledger.write_now(forget)
+    forget_facts("outcome")(stage, campaign)
+    unsummed = select(schema.unsummed.c.campaign_id).where(schema.unsummed.c.account_id == stage.account.id)
+    await add_history(stage.ledger, stage.facts, stage.account)
+    assert stage.ledger.read_now(lambda c: c.scalars(unsummed).all()) == [campaign]
+    assert len(read_details(stage)) < len(details)
+    await mend_drift(stage.ledger, stage.facts, stage.account, await look(stage))
+    assert stage.ledger.read_now(lambda c: c.scalars(unsummed).all()) == []
+    assert read_details(stage) == details
 
 
 async def test_nothing_is_told_while_all_is_well(store: Ledger, facts: Facts) -> None:

@@ -47,6 +47,11 @@ STATE_OF = {
 }
 _UNSUMMED = -2
 
+
+class LackingError(Exception):
+    """Facts do not have every recipient that the sums of runs and tag groups have."""
+
+
 Place = tuple[int, str, int]  # campaign, tag group, state
 
 
@@ -105,16 +110,17 @@ async def add_all_history(ledger: Ledger, facts: Facts, stop: asyncio.Event) -> 
 
 
 async def add_history(ledger: Ledger, facts: Facts, account: Account, stop: asyncio.Event | None = None) -> None:
-    """Add what is missing of an account, the newest campaign first."""
+    """Add what is missing of an account, the newest campaign first. Where facts do not have all of it either, nothing
+    is added, and facts go on being asked."""
     table = schema.unsummed
     mine = select(table.c.campaign_id).where(table.c.account_id == account.id).order_by(table.c.campaign_id.desc())
-    campaigns = await ledger.read(lambda connection: connection.scalars(mine).all())
-    for campaign in campaigns:
+    for campaign in await ledger.read(lambda connection: connection.scalars(mine).all()):
         if stop is not None and stop.is_set():
             return
-        await _add_campaign(ledger, facts, account, campaign)
-    if campaigns:
-        log.info("history added to sums", account=account.id, campaigns=len(campaigns))
+        try:
+            await _add_campaign(ledger, facts, account, campaign)
+        except (LackingError, Problem) as error:
+            log.warning("sums lack what facts lack: `tocsin reconcile`", account=account.id, reason=str(error))
 
 
 async def _add_campaign(ledger: Ledger, facts: Facts, account: Account, campaign: int) -> None:
@@ -133,6 +139,8 @@ async def _add_campaign(ledger: Ledger, facts: Facts, account: Account, campaign
         mine = delete(table).where(table.c.account_id == account.id, table.c.campaign_id == campaign)
         if connection.execute(mine).rowcount:  # else another process has added it
             add_cells(connection, rows)
+            if differ := compare_details(connection, account.id, [campaign]):
+                raise LackingError(f"campaign {campaign}: {differ}")
 
     await ledger.write(add)
 

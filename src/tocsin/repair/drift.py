@@ -130,10 +130,10 @@ async def reconcile(
 
 
 async def reconcile_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], float], stop: asyncio.Event) -> None:
-    """Measure every EVERY_SECONDS until `stop` is set, the first time after as many; before that, add to the sums what
-    was closed before there were any."""
-    await add_all_history(ledger, facts, stop)
+    """Measure every EVERY_SECONDS until `stop` is set, the first time after as many; add to the sums what was closed
+    before there were any, the first time at once."""
     while not stop.is_set():
+        await add_all_history(ledger, facts, stop)
         await rest(stop, EVERY_SECONDS)
         if stop.is_set():
             return
