@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from sqlalchemy import Connection, insert, update
 
 from benchmarks.reading import Reading, print_progress
-from benchmarks.rows import ACCOUNT, fill_facts
+from benchmarks.rows import ACCOUNT, NOW, fill_facts
 from benchmarks.server import cpu_seconds, serving
 from tocsin.authenticator.members import add_member
 from tocsin.authenticator.password import hash_password
@@ -36,7 +36,14 @@ TIMES = 15  # each page, after once that does not count
 SPEC = {"name": "-", "target_mode": "push", "devices": ["android", "ios"], "where": {}, "when": "now"}
 SPEC |= {"content": {"title": "Hello", "body": "there"}, "labels": ["spring"]}
 GOLD = {"row-0-box": "all", "row-0-kind": "is", "row-0-name": "Customer Type", "row-0-op": "equals"}
-BOUGHT = {"row-1-box": "all", "row-1-kind": "did", "row-1-name": "Charged", "row-1-days": "30", "row-1-op": "equals"}
+BACK = 30 + int((time.time() - NOW) // 86_400)  # days, from today to a month before the end of what is filled in
+BOUGHT = {
+    "row-1-box": "all",
+    "row-1-kind": "did",
+    "row-1-name": "Charged",
+    "row-1-days": f"{BACK}",
+    "row-1-op": "equals",
+}
 FORM = {"channel": "push", "devices": "android", "name": "x", "title": "Hi", "body": "there", "when": "now", **BOUGHT}
 FORM |= {**GOLD, "row-0-value": "gold"}
 
