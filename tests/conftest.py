@@ -28,10 +28,14 @@ pytest.register_assert_rewrite("support")
 
 from support.commands import Command  # noqa: E402 - after the line above, which is about it
 
+# `make faults` and a nightly run look at more worlds than a submission has the time for.
+THOROUGH = bool(os.environ.get("THOROUGH"))
+EXAMPLES = 100 if THOROUGH else 25  # of a law that says no number of its own
+
 # A submission is judged on the same examples as the run before it; everybody else's run looks at new ones. No example
 # has a deadline: the workers of the suite share two cores with the servers they start.
-settings.register_profile("ci", derandomize=True, deadline=None)
-settings.register_profile("here", deadline=None)
+settings.register_profile("ci", derandomize=True, deadline=None, max_examples=EXAMPLES)
+settings.register_profile("here", deadline=None, max_examples=EXAMPLES)
 settings.load_profile("ci" if os.environ.get("CI") else "here")
 
 # The shared server reads providers' settings that were encrypted with it, and those that were not.
@@ -39,8 +43,6 @@ SERVER_KEY = "c2VydmVyLWtleS1zZXJ2ZXIta2V5LXNlcnZlci1rZXk="
 
 T = TypeVar("T")
 SMALL_WINDOW, SMALL_AT_ONCE = 50, 4
-# `make faults` and a nightly run look at more worlds than a submission has the time for.
-THOROUGH = bool(os.environ.get("THOROUGH"))
 
 READY_SECONDS = 60
 RESULT_SECONDS = 60

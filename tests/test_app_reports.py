@@ -294,7 +294,7 @@ async def test_any_order_is_the_same_history(ledger: Ledger, facts: Facts) -> No
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=50)
+@settings(max_examples=50 if THOROUGH else 15)
 def test_bytes_are_read_or_not(raw: bytes) -> None:
     """No body is a failure of ours."""
     from tocsin.ingest.sdk.mobile import Unreadable, read_mobile

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import Caller, Sandbox, Server, people
+from conftest import THOROUGH, Caller, Sandbox, Server, people
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.bounces import SECRET, Post, mail_all
@@ -408,7 +408,7 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if THOROUGH else 60, deadline=None)
 @given(
     st.one_of(st.binary(max_size=400), st.lists(st.one_of(PIECES, st.binary(max_size=8)), max_size=60).map(b"".join))
 )

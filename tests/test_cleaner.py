@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, create_engine, func, select, text, update
@@ -167,7 +168,7 @@ STEPS = ("add_requests", "add_campaign", "lease", "lease", "lease", "close", "cl
 
 
 @given(steps=st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 1000)), max_size=40))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25 if THOROUGH else 8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_sums_are_a_recount(store: Ledger, steps: list[tuple[str, int]]) -> None:
     """Whatever is closed and cleaned in whatever order, every number is what adding up all recipients would give."""
     store.write_now(lambda connection: connection.execute(update(schema.chunk).values(open=0)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import Caller, Sandbox, new_sqlite, people
+from conftest import THOROUGH, Caller, Sandbox, new_sqlite, people
 from conftest import token as address_of
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -271,7 +271,9 @@ class Model:
         return willing if willing and person not in self.unwilling else State.UNSUBSCRIBED
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40 if THOROUGH else 12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(STEPS, max_size=25), st.booleans())
 @example([("token", None, "d1", 1), ("token", None, "d1", 0), ("token", None, "d1", 1)], True)
 async def test_any_order_of_words(

@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from conftest import THOROUGH
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +62,7 @@ def test_escaped_names_never_meet(one: str, other: str) -> None:
     assert set(escape_key(one)) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789%_ ")
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15 if THOROUGH else 6, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(names, min_size=1, max_size=12, unique=True))
 @example(list(AWKWARD))
 def test_any_name_comes_back(facts: Facts, wanted: list[str]) -> None:

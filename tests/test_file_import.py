@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
-from conftest import Caller, Server
+from conftest import THOROUGH, Caller, Server
 from email_validator import EmailNotValidError, validate_email
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -415,7 +415,7 @@ def look_at_people(ledger: Ledger, facts: Facts, account: Account) -> list[Any]:
     return [people, sorted((named[user], *rest) for user, *rest in copies), said["known_name"]]
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12 if THOROUGH else 5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(PEOPLE, min_size=1, max_size=12), limits=st.sampled_from([ROOMY, ROOMY, NameLimits(2, 3, 0)]))
 def test_people_of_a_file_are_stored_as_uploaded(
     store: Ledger, facts: Facts, tmp_path: Path, rows: list[dict[str, str]], limits: NameLimits
@@ -465,7 +465,7 @@ CELLS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 if THOROUGH else 40, deadline=None)
 @given(st.text(max_size=6), CELLS)
 def test_cells_are_encoded_as_properties_are(key: str, value: Any) -> None:
     """What the encoder adds for a cell is what `upload` makes of the property."""
@@ -490,7 +490,7 @@ SPELLED = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 if THOROUGH else 30, deadline=None)
 @given(st.sampled_from(["a", "Customer Type", "é.b"]), st.lists(st.one_of(st.none(), SPELLED), min_size=1, max_size=12))
 def test_texts_are_encoded_at_once_as_one_by_one(key: str, texts: list[str | None]) -> None:
     """What a column of texts adds to `raw` and `props` is what its cells add."""
@@ -548,7 +548,7 @@ def look_up(found: PropertyColumn, place: int) -> dict[str, Any]:
 PIECES = st.lists(st.sampled_from(["a", "é", "\n", "\r\n", "€b"]), max_size=40).map("".join)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 if THOROUGH else 30, deadline=None)
 @given(PIECES, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "windows-1252"]), st.lists(st.integers(0, 3)))
 def test_lines_are_taken_as_bytes_or_as_texts(text: str, encoding: str, takes: list[int]) -> None:
     """Lines taken in blocks and one by one, in turns, are the lines of the file."""
@@ -561,7 +561,7 @@ def test_lines_are_taken_as_bytes_or_as_texts(text: str, encoding: str, takes: l
     assert found + "".join(lines) == text
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300 if THOROUGH else 60, deadline=None)
 @given(
     st.lists(st.lists(st.text("ab ;é\t\0\ufeff", max_size=3), min_size=2, max_size=2), min_size=1, max_size=4),
     st.sampled_from(["", *"\r\n\"'"]),
@@ -578,7 +578,7 @@ def test_plain_rows_are_read_as_others(rows: list[list[str]], odd: str, end: str
         assert odd or "" in [row[0] for row in rows] or text.startswith("\ufeff")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150 if THOROUGH else 40, deadline=None)
 @given(st.from_regex(r"[A-Za-z0-9._+-]{1,8}@([a-z0-9-]{1,5}\.){1,2}([a-z]{1,4}|test|local|invalid)", fullmatch=True))
 def test_plain_addresses_are_read_as_others(address: str) -> None:
     """The short way to an address says what the library says."""
@@ -589,7 +589,7 @@ def test_plain_addresses_are_read_as_others(address: str) -> None:
     assert read_email(address) == known
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400 if THOROUGH else 80, deadline=None)
 @given(
     st.one_of(
         st.sampled_from(sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE)).flatmap(

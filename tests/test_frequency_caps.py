@@ -100,7 +100,7 @@ STEP = st.tuples(
 
 @given(steps=st.lists(STEP, min_size=1, max_size=5), most=st.integers(1, 2), days=st.sampled_from([0.5, 1.0, 3.0]))
 @settings(
-    max_examples=25 if THOROUGH else 13, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=25 if THOROUGH else 6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 async def test_nobody_is_over_and_nothing_is_lost(
     own_ledger: Ledger, facts: Facts, steps: list[Any], most: int, days: float

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from conftest import THOROUGH
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from liquid import Environment
@@ -41,7 +42,7 @@ sources = st.lists(
 
 
 @given(sources)
-@settings(max_examples=400)
+@settings(max_examples=400 if THOROUGH else 80)
 @example("{% comment %}{{{% endcomment %}a")
 @example("{% raw -%} {{ }} {% endraw %} a")
 @example("{{-}}{{--}}{{ - }}{{}}}")
@@ -74,7 +75,7 @@ texts = st.text("ab<> &;é\n", max_size=12)
     args=st.lists(texts | st.integers(-3, 3), max_size=2),
     html=st.booleans(),
 )
-@settings(max_examples=300)
+@settings(max_examples=300 if THOROUGH else 60)
 def test_our_filters_say_what_python_liquids_say(kind: str, value: Any, args: list[Any], html: bool) -> None:
     """For what is no bomb, a filter of ours says what it says in python-liquid."""
     if kind == "strip_html":  # html.parser's own mistakes are not asked for

@@ -62,7 +62,7 @@ from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
 
-WORLDS = 32 if THOROUGH else 12
+WORLDS = 32 if THOROUGH else 6
 QUESTIONS = 65
 MATCHED = ("equals", "contains", *ORDERS, "between")
 Question = dict[str, Any]

@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
+from conftest import THOROUGH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, event, select, update
@@ -155,7 +156,7 @@ def moment_of_day(day: datetime) -> float:
 
 
 @given(zone=st.sampled_from(ZONES), day=st.sampled_from(CHANGES), shift=st.integers(-1, 1), clock=clocks)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60 if THOROUGH else 20, deadline=None)
 def test_a_local_time_against_walking(zone: str, day: str, shift: int, clock: time) -> None:
     there, date = ZoneInfo(zone), local(day) + timedelta(days=shift)
     at = to_epoch(datetime.combine(date, clock), there)
@@ -172,7 +173,7 @@ def test_a_local_time_against_walking(zone: str, day: str, shift: int, clock: ti
         st.sampled_from("1234567"), st.lists(st.builds(Window, clocks, clocks), max_size=2).map(tuple), max_size=4
     ),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40 if THOROUGH else 15, deadline=None)
 def test_quiet_hours_against_walking(
     zone: str, day: str, minute: int, windows: Mapping[str, tuple[Window, ...]]
 ) -> None:
@@ -283,7 +284,7 @@ def test_recurring_start_in_the_past(fields: dict[str, Any], start: str, days: l
     start=st.datetimes(datetime(2023, 1, 1), datetime(2026, 4, 1)),
     zone=st.sampled_from(ZONES),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 if THOROUGH else 30, deadline=None)
 def test_start_in_the_past_leaves_the_rest_as_it_was(
     fields: dict[str, Any], unit: dict[str, Any], own: str, start: datetime, zone: str
 ) -> None:

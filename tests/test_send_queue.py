@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from conftest import ROOMY, Caller, Server, people, token
+from conftest import ROOMY, THOROUGH, Caller, Server, people, token
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, Engine, event, func, select
@@ -94,7 +94,7 @@ async def test_who_cannot_deliver_keeps_nobody_waiting(own_ledger: Ledger) -> No
         st.tuples(st.integers(0, 30), st.sampled_from(["", "k1", "k2", "k3"]), st.sampled_from(["a", "b"])), max_size=60
     )
 )
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30 if THOROUGH else 10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 async def test_what_is_accepted_is_queued_once(store: Ledger, orders: list[tuple[int, str, str]]) -> None:
     """Whatever arrives together: without a key all of it, under a key the first; the first groups get their names."""
     account, send_queue = create_account(store, "law", "UTC", NOW)[0], SendQueue(store)

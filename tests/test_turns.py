@@ -10,7 +10,7 @@ from contextlib import closing
 
 import msgspec
 import pytest
-from conftest import Caller, Sandbox, Server, people, wait_for
+from conftest import THOROUGH, Caller, Sandbox, Server, people, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete, func, select, update
@@ -48,7 +48,9 @@ def lease(ledger: Ledger, limit: int, turns: dict[str, None], rooms: Mapping[str
     return Counter(chunk.account_id for chunk in found)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40 if THOROUGH else 12, deadline=None
+)
 @given(backlogs, st.integers(1, 10))
 def test_every_account_has_its_turn(store: Ledger, backlog: dict[str, int], limit: int) -> None:
     """However the backlogs are, each lease takes what it may; nobody waits for a second turn of somebody else, and all

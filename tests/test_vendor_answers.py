@@ -9,6 +9,7 @@ from collections import Counter
 import jwt
 import msgspec
 import pytest
+from conftest import THOROUGH
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
@@ -175,7 +176,7 @@ def apns_settings(bench_of_module: Bench) -> apns.ApnsSettings:
     return made
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=60 if THOROUGH else 20)
 @given(
     steps=st.lists(
         st.tuples(st.floats(0, 5000), st.sampled_from(["send", "expired", "too many"])), min_size=1, max_size=40

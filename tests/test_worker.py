@@ -377,7 +377,7 @@ SAME = {"ACCEPTED": "accepted", "GONE": "gone", "REFUSED": "refused", "UNKNOWN":
 
 
 @settings(
-    max_examples=12 if THOROUGH else 7, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12 if THOROUGH else 4, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     st.lists(ANSWERS, max_size=25),

@@ -17,9 +17,9 @@ from siege import UNSEEN, Siege
 
 pytest_plugins = ("engines",)
 
-KILLS = int(os.environ.get("FAULT_KILLS", "12"))
+KILLS = int(os.environ.get("FAULT_KILLS", "16"))
 SEED = os.environ.get("FAULT_SEED") or secrets.token_hex(4)
-SIZE = 1500 if THOROUGH else 1000  # people of each of the two accounts
+SIZE = 1500 if THOROUGH else 500  # people of each of the two accounts
 
 
 @pytest.mark.timeout(120 + 15 * KILLS)
@@ -47,7 +47,7 @@ def test_kills_lose_and_double_nobody(tmp_path: Path, ledger_url: str, sandbox: 
 
 def test_power_cut(tmp_path: Path, ledger_url: str, sandbox: Sandbox) -> None:
     """Notes of another boot count for nothing: who was claimed is unknown, nobody doubled, the rest goes out."""
-    with Siege(tmp_path, ledger_url, sandbox, random.Random(SEED), 1000) as siege:
+    with Siege(tmp_path, ledger_url, sandbox, random.Random(SEED), 500) as siege:
         siege.begin(faults=False)
         claimed = siege.cut_power()
         sums = siege.check(believed=False)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import Caller, Sandbox, people, wait_for
+from conftest import THOROUGH, Caller, Sandbox, people, wait_for
 from support.role_processes import SETTINGS, Cluster, Role, accepted
 from test_kill import KILLS, SEED
 from vendors import read_accepted
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ("engines",)
 
-PEOPLE = 800
+PEOPLE = 800 if THOROUGH else 400
 WINDOW = int(SETTINGS["TOCSIN_WINDOW"])
 CAPS = '{"push": {"most": 1, "days": 1}}'
 SOON = 70.0  # seconds, less those of the minute: then the first run of the stopped campaign would begin

@@ -133,6 +133,8 @@ def run(program: str, *arguments: str) -> NoReturn:
             runpy.run_path(program, run_name="__main__")
     except SystemExit as end:
         code = end.code
+        if isinstance(code, str):
+            print(code, file=sys.stderr)
     except BaseException:
         sys.excepthook(*sys.exc_info())
         code = 1

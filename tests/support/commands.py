@@ -91,7 +91,8 @@ def run_bytes(
     with tempfile.TemporaryFile() as stdin, tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
         stdin.write(given)
         stdin.seek(0)
-        command = Command(*arguments, environment=environment, folder=folder, stdin=stdin, stdout=stdout, stderr=stderr)
+        streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
+        command = Command(*arguments, environment=environment, folder=folder, program=program, **streams)
         try:
             code = command.wait(LONGEST_SECONDS)
         finally:
