@@ -19,6 +19,7 @@ from tocsin import metrics
 from tocsin.account import Right
 from tocsin.api.bodies import HELD
 from tocsin.api.context import RIGHT, Context
+from tocsin.api.floodgate import Floodgate
 from tocsin.api.held import Held
 from tocsin.api.http import PRIVATE, refuse
 from tocsin.errors import Problem
@@ -43,6 +44,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     on_problem: makes the answer of a Problem that a handler raises; `bug`: the Problem that stands for any other
         exception. A wrong method is answered in JSON everywhere.
     right: what a passcode must be allowed, where the handler authenticates a request.
+    floods: everybody's devices may call it at once; others go first.
     """
 
     path: str
@@ -50,6 +52,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     on_problem: OnProblem = refuse
     bug: Problem = BUG
     right: Right = "all"
+    floods: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -68,7 +71,10 @@ def post(path: str, handler: Handler, bug: Problem = BUG, right: Right = "all") 
 def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
     """Return the ASGI application of the endpoints. A path without parameters is looked up, and so is one whose last
     part is its only one; the others are compared in turn by Starlette's router, which takes 8 µs more."""
-    applications = {endpoint.path: _Application(context, endpoint) for endpoint in endpoints}
+    floodgate = Floodgate()
+    applications = {
+        endpoint.path: _Application(context, endpoint, floodgate if endpoint.floods else None) for endpoint in endpoints
+    }
     exact = {path: application for path, application in applications.items() if "{" not in path}
     last: dict[str, tuple[_Application, str]] = {}  # by what comes before the parameter, with its name
     for path, application in applications.items():
@@ -104,13 +110,16 @@ def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
 class _Application:
     """The ASGI application of one endpoint: a class, for Starlette wraps functions in handling of its own."""
 
-    def __init__(self, context: Context, endpoint: Endpoint):
+    def __init__(self, context: Context, endpoint: Endpoint, floodgate: Floodgate | None):
         self._context = context
         self._endpoint = endpoint
+        self._floodgate = floodgate
         self._allow = ", ".join([*endpoint.methods, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
+        if self._floodgate is not None:
+            await self._floodgate.enter()
         held = scope[HELD] = Held()
         try:
             response = await self._respond(Request(scope, receive))

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import functools
 from collections import Counter, OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -47,6 +47,7 @@ BLOCK = 2000  # reports that are stored together
 # gathers for as long as REST inserts take.
 MANY, REST, LONGEST_REST = 50, 2.0, 0.5
 PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
+ANSWERED_AT_ONCE = 64  # of a block, in one turn of the event loop: others have theirs in between
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
 OLD_WAITING = 256
@@ -295,6 +296,13 @@ class Reports:
             self._fail(block, error)
             return
         self._insert_seconds = loop.time() - began
+        for start in range(0, len(block), ANSWERED_AT_ONCE):
+            if start:
+                await asyncio.sleep(0)
+            self._answer(block[start : start + ANSWERED_AT_ONCE], first)
+
+    def _answer(self, block: Sequence[_Gathered], first: Mapping[Key, First]) -> None:
+        """Tell what became of reports that are stored, and remember them."""
         counts = Counter[tuple[Way, Result]]()
         for one in block:
             key = one.heard.key
