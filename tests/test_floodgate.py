@@ -46,4 +46,4 @@ async def test_alone_nobody_waits() -> None:
 def test_what_devices_call_by_themselves_floods() -> None:
     """What people and their devices do at once, when a campaign arrives."""
     floods = {endpoint.path for endpoint in ENDPOINTS if endpoint.floods}
-    assert floods == {"/track/{kind}", "/l/{mail_id}", "/o/{name}", "/a1", "/a"}
+    assert floods == {"/track/{kind}", "/l/{mail_id}", "/o/{name}", "/a1", "/a", "/sdk/report"}
