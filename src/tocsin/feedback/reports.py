@@ -45,7 +45,7 @@ COUNTED: tuple[Result, ...] = ("counted", "machine")
 BLOCK = 2000  # reports that are stored together
 # An insert into facts costs about the same for one row and for a thousand. So after a block of MANY the next one
 # gathers for as long as REST inserts take.
-MANY, REST, LONGEST_REST = 50, 2.0, 0.5
+MANY, REST, LONGEST_REST = 50, 3.0, 0.75
 PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
 ANSWERED_AT_ONCE = 64  # of a block, in one turn of the event loop: others have theirs in between
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
