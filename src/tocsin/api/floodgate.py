@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-SIZE = 32  # some 2 ms of a turn
+SIZE = 128  # some 10 ms of a turn; with fewer, turns cost more than what begins in them
 
 
 class Floodgate:

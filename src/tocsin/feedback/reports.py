@@ -47,7 +47,7 @@ BLOCK = 2000  # reports that are stored together
 # gathers for as long as REST inserts take.
 MANY, REST, LONGEST_REST = 50, 3.0, 0.75
 PLACES, SHARE = 32_768, 4  # reports that wait, of all accounts; of one of them a quarter
-ANSWERED_AT_ONCE = 64  # of a block, in one turn of the event loop: others have theirs in between
+ANSWERED_AT_ONCE = 128  # of a block, in one turn of the event loop: others have theirs in between
 REMEMBERED = 50_000  # reports that are stored, of which a repeat is known at once; some 10 MB
 OLD_AT_ONCE = 4  # reports about messages that the ledger has forgotten: each asks facts
 OLD_WAITING = 256
