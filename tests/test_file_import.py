@@ -495,7 +495,7 @@ ADDRESSES = st.one_of(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100 if THOROUGH else 30, deadline=None)
 @given(st.sampled_from(["Email", "Phone"]), st.lists(ADDRESSES, min_size=1, max_size=12), st.booleans())
 def test_addresses_are_read_at_once_as_one_by_one(key: str, texts: list[str | None], spelled: bool) -> None:
     """What a column of addresses adds, and who they name, is what its cells say."""

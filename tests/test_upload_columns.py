@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.both_stores import look, look_at_people
@@ -123,7 +124,9 @@ def compare(store: Ledger, facts: Facts, kind: str, records: list[Any], limits: 
     assert said[0] == said[1]
 
 
-EXAMPLES = settings(max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(
+    max_examples=20 if THOROUGH else 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 @EXAMPLES
