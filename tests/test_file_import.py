@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import csv
-import functools
 import gzip
 import io
 import json
@@ -16,6 +15,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 import phonenumbers
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
@@ -23,7 +23,7 @@ from conftest import THOROUGH, Caller, Server
 from email_validator import EmailNotValidError, validate_email
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, TextClause, text
+from support.both_stores import look, look_at_people
 
 from tocsin.account import Account, create_account
 from tocsin.cli import tocsin
@@ -36,12 +36,13 @@ from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_c
 from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
+from tocsin.ingest.address_column import read_addresses
 from tocsin.ingest.column import Column, NumberCells, Texts, fill
 from tocsin.ingest.event_columns import EventColumns
 from tocsin.ingest.event_encoder import WRONG, Encoder
 from tocsin.ingest.names import NameLimits
-from tocsin.ingest.phone_number import is_normal
-from tocsin.ingest.profile import to_facts
+from tocsin.ingest.phone_number import find_normal, is_normal
+from tocsin.ingest.profile import READERS, to_facts
 from tocsin.ingest.property_column import PropertyColumn
 from tocsin.ingest.record import read_email
 from tocsin.store.facts import Facts
@@ -267,32 +268,6 @@ class Opened:
         self.facts = facts
 
 
-def _select(sql: TextClause, account_id: str, connection: Connection) -> list[Any]:
-    return list(connection.execute(sql, {"id": account_id}).all())
-
-
-def look(ledger: Ledger, facts: Facts, account: Account) -> dict[str, Any]:
-    """All that both stores say about an account, without its own id, and how often a user was written."""
-    said: dict[str, Any] = {}
-    for table, columns in {
-        "user": "id, profile, created_at",
-        "identity": "kind, value, user_id",
-        "device": "user_id, object_id, kind, token",
-        "known_name": "kind, name",
-        "unsubscribed": "kind, address",
-    }.items():
-        sql = text(f'SELECT {columns} FROM "{table}" WHERE account_id = :id')
-        rows = ledger.read_now(functools.partial(_select, sql, account.id))
-        said[table] = sorted(map(tuple, rows))
-    for table, columns in {
-        "event": "name, day, user, at, id, toJSONString(props), raw",
-        "profile": "user, reach, toJSONString(props)",
-    }.items():
-        asked = f"SELECT {columns} FROM {table} FINAL WHERE account = {{id:String}}"
-        said[table] = sorted(facts.query_now(asked, {"id": account.id}))
-    return said
-
-
 def rows_of_many_kinds() -> list[list[str]]:
     """Rows of a CSV file that is right, wrong and odd in many ways; some of them twice, near and far."""
     rows = [
@@ -311,6 +286,8 @@ def rows_of_many_kinds() -> list[list[str]]:
         ["u5", "", "N" * 481, "1795000000", "1", "long", "", ""],
         ["u6@example.com", "", "Charged", "", "1", "no time", "", ""],
         ["+4915112345678", "", "Charged", "1795000000", "1", "İ ß \u1e9e", "\x1f", "\x1e"],
+        ["u1", "", "Charged", "1795000000", "", "", "", ""],
+        ["New@Example.com", "", "Charged", "1795000000", "", "", "", ""],
     ]
     many = [
         [f"m{n % 50}", "", "Seen", str(1_795_000_000 + n % 700), str(n % 3), "Desk lamp", "", ""] for n in range(1500)
@@ -403,18 +380,6 @@ PEOPLE = st.fixed_dictionaries(
 )
 
 
-def look_at_people(ledger: Ledger, facts: Facts, account: Account) -> list[Any]:
-    """What both stores say of everybody, by their names and not by their numbers."""
-    said = look(ledger, facts, account)
-    named: dict[int, list[tuple[str, str]]] = {}
-    for kind, value, user in said["identity"]:
-        named.setdefault(user, []).append((kind, value))
-    asked = "SELECT user, version, reach, toString(latitude), toString(longitude), zone, toJSONString(props) "
-    copies = facts.query_now(f"{asked}FROM profile FINAL WHERE account = {{id:String}}", {"id": account.id})
-    people = sorted((named[user], profile) for user, profile, _ in said["user"])
-    return [people, sorted((named[user], *rest) for user, *rest in copies), said["known_name"]]
-
-
 @settings(max_examples=12 if THOROUGH else 5, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(PEOPLE, min_size=1, max_size=12), limits=st.sampled_from([ROOMY, ROOMY, NameLimits(2, 3, 0)]))
 def test_people_of_a_file_are_stored_as_uploaded(
@@ -470,11 +435,9 @@ CELLS = st.one_of(
 def test_cells_are_encoded_as_properties_are(key: str, value: Any) -> None:
     """What the encoder adds for a cell is what `upload` makes of the property."""
     encoder = Encoder(NOW)
-    [found] = encoder.encode_cells(key, fill(value, 1), lambda cell: cell)
+    found = encoder.encode_cell(key, value)
     record = {"type": "event", "identity": "u", "evtName": "e", "evtData": {key: value}}
-    if value == "":
-        assert found == ("", "")
-    elif found is WRONG:
+    if found is WRONG:
         assert encoder.explain(record) is not None
     else:
         assert found == (encode_raw({key: value})[1:-1], encode_props(to_facts({key: value}))[1:-1])
@@ -502,12 +465,50 @@ def test_texts_are_encoded_at_once_as_one_by_one(key: str, texts: list[str | Non
         )
         encoded, wrong = encoder.encode(events)
         found = encoded.props[key]
-        for place, cell in enumerate(encoder.encode_cells(key, kept, read)):
-            assert (cell is WRONG) == (place in wrong)
-            if cell is not WRONG:
-                raw, props = cell
-                assert (found.raw[place].as_py() or "") == raw
-                assert look_up(found, place) == json.loads(f"{{{props}}}")
+        compare_cells([encoder.encode_cell(key, None if cell == "" else read(cell)) for cell in kept], found, wrong)
+
+
+def compare_cells(cells: list[tuple[str, str | None]], found: PropertyColumn, wrong: list[int]) -> None:
+    """Assert that a column says what its cells say, and that those of the places that are wrong are."""
+    for place, cell in enumerate(cells):
+        assert (cell is WRONG) == (place in wrong)
+        if cell is not WRONG:
+            raw, props = cell
+            assert (found.raw[place].as_py() or "") == raw
+            assert look_up(found, place) == json.loads(f"{{{props}}}")
+
+
+ADDRESSES = st.one_of(
+    st.builds(
+        "{}@{}.{}".format,
+        st.sampled_from(["a", "A.b+c", "1-2", "a..b", "a" * 64, "a" * 65, "ä", " x"]),
+        st.sampled_from(["b", "B-c", "b.b" * 60, "b" * 31, "-b", "x.test"]),
+        st.sampled_from(["de", "DE", "x", "Test", "local", "onion", "de "]),
+    ),
+    st.builds(
+        "{}{}{}".format,
+        st.sampled_from(["+", "+", "+", ""]),
+        st.sampled_from([*sorted(phonenumbers.COUNTRY_CODE_TO_REGION_CODE), 0, 999]),
+        st.text("0123456789", min_size=2, max_size=14),
+    ),
+    st.sampled_from([None, "", " ", "+", "+a", "1@zoë.de", "+4915112345678 ", "5", "ﬁ@x.de"]),
+)
+
+
+@settings(max_examples=100 if THOROUGH else 30, deadline=None)
+@given(st.sampled_from(["Email", "Phone"]), st.lists(ADDRESSES, min_size=1, max_size=12), st.booleans())
+def test_addresses_are_read_at_once_as_one_by_one(key: str, texts: list[str | None], spelled: bool) -> None:
+    """What a column of addresses adds, and who they name, is what its cells say."""
+    encoder = Encoder(NOW, "profile")
+    read = type_cell if spelled else (lambda cell: cell)
+    column = Column(Texts(pa.array(texts, pa.string())), pa.array(range(len(texts)), pa.int32()))
+    props, fine = encoder.encode_properties({key: column}, read)
+    right = [True] * len(texts) if isinstance(fine, pa.Scalar) else fine.to_pylist()
+    wrong = [place for place, one in enumerate(right) if not one]
+    compare_cells([encoder.encode_cell(key, read(cell)) for cell in texts], props[key], wrong)
+    assert read_addresses(key, column.values, read).to_pylist() == [READERS[key](read(cell)) or None for cell in texts]
+    normal = [text is not None and is_normal(text) for text in texts]
+    assert pc.fill_null(find_normal(column.values.array), False).to_pylist() == normal  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("kind", ["evtName", "identity"])

@@ -78,3 +78,28 @@ def test_lengths_of_texts_are_written_before_them() -> None:
         found = prefix_texts(texts).to_pylist()
         assert found[:3] == [b"\0", None, b"\x02\xc3\xa9"]
         assert found[3].endswith(b"x" * longest)
+
+
+async def test_blocks_of_a_moment_are_inserted_together(facts: Facts) -> None:
+    """Each with its own paths; and one that cannot be read is its caller's alone to know."""
+    blocks = [make_events(number, {f"a{number}": float(number)}) for number in range(5)]
+    blocks[3] = blocks[3][:-5]
+    found = await asyncio.gather(*(facts.insert_block("event", one) for one in blocks), return_exceptions=True)
+    assert [one is None for one in found] == [True, True, True, False, True]
+    rows = facts.query_now(ASKED, {"account": "together"})
+    assert {row[2]: json.loads(row[5]) for row in rows} == {n: {f"a{n}": float(n)} for n in (0, 1, 2, 4)}
+
+
+def make_events(user: int, row: dict[str, Any]) -> bytes:
+    """A block of one event."""
+    columns = [
+        encode_texts(pa.array(["together"])),
+        encode_texts(pa.array(["Seen"])),
+        encode_numbers(pa.array([DAY], pa.uint16()), "Date"),
+        encode_numbers(pa.array([user], pa.uint32()), "UInt32"),
+        encode_numbers(pa.array([AT], pa.uint32()), "DateTime('UTC')"),
+        encode_numbers(pa.array([1], pa.uint64()), "UInt64"),
+        encode_json({name: make_path([value]) for name, value in row.items()}),
+        encode_texts(pa.array([json.dumps(row)])),
+    ]
+    return encode_block(COLUMNS["event"], columns, 1)

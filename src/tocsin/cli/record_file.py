@@ -19,6 +19,7 @@ from tocsin.ingest.column import Column
 from tocsin.ingest.record import IDENTITY_KINDS, INTEGERS, RESERVED, TOKEN_TYPES
 
 ROWS = 50_000  # of a block of events; always thousands, see `event_columns.COPIES`
+PEOPLE_ROWS = 20_000  # of a block of profiles that lie in columns
 NAMED_ROWS = 5000  # of a block of others: so many uploads whose copies go into facts together
 TEXTS = (*IDENTITY_KINDS, "evtName")  # columns whose cells are texts, whatever they look like
 FIELDS = (*TEXTS, "ts")
@@ -92,7 +93,7 @@ def read_file(path: Path, options: Options) -> Reading:
 
 
 def rows_of(options: Options) -> int:
-    return ROWS if options.kind == "event" else NAMED_ROWS
+    return {"event": ROWS, "profile": PEOPLE_ROWS}.get(options.kind, NAMED_ROWS)
 
 
 def name_columns(header: Sequence[str], options: Options, file: str, notes: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,6 +16,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, mark_stored
+from tocsin.ingest.event_columns import Unusual
 from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.names import DEFAULT_LIMITS, KnownNames, NameLimits
 from tocsin.ingest.people import People
@@ -30,6 +32,7 @@ from tocsin.ingest.subscription import (
     take_back,
 )
 from tocsin.ingest.subscription_group import come_back
+from tocsin.ingest.upload_columns import MANY, store_columns
 from tocsin.providers.wns import is_allowed
 from tocsin.store import schema
 from tocsin.store.facts import Facts, Row
@@ -102,25 +105,32 @@ async def start_upload(
     """Do what `upload` does, but return when the ledger has the records, with a future that is done when facts has them
     too: a caller with more of them goes on meanwhile."""
     raws = _read_list(body)
-    copied: asyncio.Future[Any] = asyncio.gather()
-    records, skipped = await asyncio.to_thread(_read_records, ledger, account, raws, now, system)
-    if records and not dry_run:
-        good = list(records.values())
-        stored = await ledger.write(lambda connection: _store(connection, account, good, now, key, limits))
-        numbers = list(records)
-        skipped |= {numbers[place]: error for place, error in stored.refused.items()}
-        copied = asyncio.ensure_future(_copy(ledger, facts, account, stored))
+    left: Sequence[int] = range(len(raws))
+    skipped, copied = dict[int, Rejected](), list[asyncio.Future[Any]]()
+    if len(raws) >= MANY and not dry_run:
+        given = (ledger, facts, account, raws, now)
+        with suppress(Unusual):
+            left, skipped, stored = await store_columns(*given, system=system, key=key, limits=limits)
+            copied.append(stored)
+    if left:
+        numbered = {number: raws[number] for number in left}
+        records, refused = await asyncio.to_thread(_read_records, ledger, account, numbered, now, system)
+        if records and not dry_run:
+            good = list(records.values())
+            taken = await ledger.write(lambda connection: _store(connection, account, good, now, key, limits))
+            numbers = list(records)
+            refused |= {numbers[place]: error for place, error in taken.refused.items()}
+            copied.append(asyncio.ensure_future(_copy(ledger, facts, account, taken)))
+        skipped |= refused
     unprocessed = [_describe(raws[number], number, skipped[number]) for number in sorted(skipped)]
     processed = len(raws) - len(skipped)
     status = "success" if not skipped else "partial" if processed else "fail"
-    return UploadResult(status, processed, unprocessed, sorted(skipped)), copied
+    return UploadResult(status, processed, unprocessed, sorted(skipped)), asyncio.gather(*copied)
 
 
 async def _copy(ledger: Ledger, facts: Facts, account: Account, stored: _StoredUpload) -> None:
-    await asyncio.gather(
-        facts.insert("event", _event_rows(account, stored.records, stored.users)),
-        facts.insert("profile", stored.copies),
-    )
+    events = await asyncio.to_thread(_event_rows, account, stored.records, stored.users)
+    await asyncio.gather(facts.insert("event", events), facts.insert("profile", stored.copies))
     await refresh_sharers(ledger, facts, account.id, stored.changes)
 
 
@@ -155,13 +165,13 @@ def _read_list(body: Any) -> list[Any]:
 
 
 def _read_records(
-    ledger: Ledger, account: Account, raws: list[Any], now: float, system: bool
+    ledger: Ledger, account: Account, raws: Mapping[int, Any], now: float, system: bool
 ) -> tuple[dict[int, Record], dict[int, Rejected]]:
-    """Return the records that are right, and what is wrong with the others, by their number from 0."""
+    """Return the records that are right, and what is wrong with the others. All are by their number from 0."""
     records: dict[int, Record] = {}
     skipped: dict[int, Rejected] = {}
     origin: str | None = None
-    for number, raw in enumerate(raws):
+    for number, raw in raws.items():
         try:
             record = read_record(raw, now, system=system, place=f"$.d[{number}]")
             if isinstance(record, TokenRecord) and record.kind == "wns":

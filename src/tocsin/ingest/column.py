@@ -108,3 +108,20 @@ def fill(value: Any, count: int) -> Column:
     import pyarrow as pa
 
     return Column([value], pa.array([0] * count, pa.int32()))
+
+
+def put(array: Any, places: Sequence[int], values: Sequence[Any]) -> Any:
+    """Return an Arrow array with other values at some places, which ascend."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if len(places) == len(array):
+        return pa.array(values, array.type)
+    chosen = bytearray(len(array))
+    for place in places:
+        chosen[place] = 1
+    mask = pa.array(memoryview(chosen), pa.uint8()).cast(pa.bool_())
+    if pa.types.is_list(array.type):
+        given = dict(zip(places, values, strict=True))
+        return pc.if_else(mask, pa.array([given.get(place) for place in range(len(array))], array.type), array)
+    return pc.replace_with_mask(array, mask, pa.array(values, array.type))

@@ -1,4 +1,5 @@
-"""Events of a file, stored as columns: what `upload` does record by record, done once for each value that differs.
+"""Events of a file or of a large upload, stored as columns: what is done record by record elsewhere, once for each
+value that differs.
 
 Every value is checked and encoded by the functions of `upload`, so ledger and facts are the same. What cannot be done
 by columns (a name too many, an opt-out among the events, a store that reads no blocks) raises Unusual with nothing
@@ -8,6 +9,7 @@ stored: the caller uploads those records one by one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import struct
 from collections.abc import Callable, Collection, Sequence
 from datetime import UTC, datetime
@@ -18,13 +20,15 @@ import msgspec
 from sqlalchemy import Connection
 
 from tocsin.account import Account
+from tocsin.idempotency import IdempotencyKey, mark_stored
 from tocsin.ingest.column import Column
-from tocsin.ingest.event_people import resolve_users
+from tocsin.ingest.event_people import FoundUsers, resolve_users
 from tocsin.ingest.names import KnownNames, NameLimits
+from tocsin.ingest.newcomers import make_copies_block
 from tocsin.ingest.property_column import PropertyColumn
 from tocsin.ingest.record import PROPERTIES, EventRecord, Rejected
 from tocsin.ingest.subscription import UNSUBSCRIBED
-from tocsin.store.facts import COLUMNS, Facts, Row
+from tocsin.store.facts import COLUMNS, Facts
 from tocsin.store.ledger import Ledger
 from tocsin.store.lock import lock_account
 from tocsin.store.native_block import encode_block, encode_json, encode_numbers, encode_texts
@@ -53,13 +57,15 @@ class EventColumns(msgspec.Struct, frozen=True):
 
 
 class EncodedEvents(msgspec.Struct, frozen=True):
-    """Events whose cells were checked and encoded; else as `EventColumns`."""
+    """Events whose cells were checked and encoded; else as `EventColumns`. raws: an Arrow array of the properties of
+    each as JSON, None where they are in the order of the columns."""
 
     rows: Sequence[int]
     keys: dict[str, Column]
     at: Any
     names: Column
     props: dict[str, PropertyColumn]
+    raws: Any = None
 
     def leave_out(self, places: Collection[int]) -> EncodedEvents:
         """Return the events but those at these places."""
@@ -69,45 +75,62 @@ class EncodedEvents(msgspec.Struct, frozen=True):
         left = pa.array([place for place in range(len(self.rows)) if place not in places], pa.int64())
         keys = {kind: column.select(left) for kind, column in self.keys.items()}
         props = {key: column.select(left) for key, column in self.props.items()}
-        return EncodedEvents(rows, keys, self.at.take(left), self.names.select(left), props)
-
-
-class StoredEvents(msgspec.Struct, frozen=True):
-    """What the ledger took: the user of each event, an Arrow array, and rows of facts' `profile`."""
-
-    users: Any
-    copies: list[Row]
+        raws = None if self.raws is None else self.raws.take(left)
+        return EncodedEvents(rows, keys, self.at.take(left), self.names.select(left), props, raws)
 
 
 async def store_events(
-    ledger: Ledger, facts: Facts, account: Account, events: EncodedEvents, limits: NameLimits, now: float
+    ledger: Ledger,
+    facts: Facts,
+    account: Account,
+    events: EncodedEvents,
+    limits: NameLimits,
+    now: float,
+    key: IdempotencyKey | None = None,
 ) -> asyncio.Future[Any]:
     """Store events that an `Encoder` encoded and did not refuse; return when the ledger has them, with a future that is
-    done when facts has them too. Raises Unusual, with nothing stored."""
-    if not facts.takes_blocks or len(events.props) > PROPERTIES or UNSUBSCRIBED in events.names.values:
+    done when facts has them too. key: of the request that they are. Raises Unusual, with nothing stored."""
+    if (
+        not facts.takes_blocks
+        or not len(events.rows)
+        or len(events.props) > PROPERTIES
+        or UNSUBSCRIBED in events.names.values
+    ):
         raise Unusual
-    stored = await ledger.write(lambda connection: _store(connection, account, events, limits, now))
+    stored = await ledger.write(lambda connection: _store(connection, account, events, limits, now, key))
     return asyncio.ensure_future(_copy(facts, account, events, stored))
 
 
-async def _copy(facts: Facts, account: Account, events: EncodedEvents, stored: StoredEvents) -> None:
-    copied = asyncio.ensure_future(facts.insert("profile", stored.copies))
+async def _copy(facts: Facts, account: Account, events: EncodedEvents, found: FoundUsers) -> None:
+    copied = asyncio.ensure_future(_copy_people(facts, account, found))
     try:
-        await facts.insert_block("event", await asyncio.to_thread(make_block, account, events, stored.users))
+        await facts.insert_block("event", await asyncio.to_thread(make_block, account, events, found.users))
     finally:
         await copied
 
 
+async def _copy_people(facts: Facts, account: Account, found: FoundUsers) -> None:
+    if found.new:
+        await facts.insert_block("profile", make_copies_block(account.id, found.new))
+    await facts.insert("profile", found.moved)
+
+
 def _store(
-    connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits, now: float
-) -> StoredEvents:
+    connection: Connection,
+    account: Account,
+    events: EncodedEvents,
+    limits: NameLimits,
+    now: float,
+    key: IdempotencyKey | None,
+) -> FoundUsers:
+    if key is not None:
+        mark_stored(connection, key)  # no event counts again
     lock_account(connection, account.id)  # nobody who is known leaves meanwhile
     _admit_names(connection, account, events, limits)
     try:
-        users, copies = resolve_users(connection, account.id, events.keys, now)
+        return resolve_users(connection, account.id, events.keys, now)
     except Rejected:
         raise Unusual from None
-    return StoredEvents(users, copies)
 
 
 def _admit_names(connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits) -> None:
@@ -128,7 +151,9 @@ def make_block(account: Account, events: EncodedEvents, users: Any) -> bytes:
     import pyarrow as pa
 
     count = len(users)
-    raws = join_pieces([column.spread() for column in events.props.values()], count)
+    raws = events.raws
+    if raws is None:
+        raws = join_pieces([column.spread() for column in events.props.values()], count)
     names = events.names.spread(events.names.values, pa.string())
     ids = make_ids(events, users, raws)
     paths = {name: path for column in events.props.values() for name, path in column.paths.items()}
@@ -152,7 +177,11 @@ def join_pieces(pieces: Sequence[Any], count: int) -> Any:
 
     if not pieces:
         return pa.array(["{}"] * count, pa.string())
-    inside = pc.binary_join_element_wise(*pieces, ",", null_handling="skip")
+    some = functools.reduce(pc.or_, (one.is_valid() for one in pieces))
+    first = pc.if_else(
+        some, pieces[0], pa.scalar("", pa.string())
+    )  # a row of nothing but null would get no text at all
+    inside = pc.binary_join_element_wise(first, *pieces[1:], ",", null_handling="skip")
     return pc.binary_join_element_wise("{", inside, "}", "")
 
 

@@ -9,10 +9,10 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from tocsin.ingest.column import Column
-from tocsin.ingest.identity import find_users
+from tocsin.ingest.identity import address_keys, find_users
 from tocsin.ingest.newcomers import insert_newcomers
 from tocsin.ingest.people import People
-from tocsin.ingest.profile_copy import copy_profiles, make_empty_copies
+from tocsin.ingest.profile_copy import copy_profiles
 from tocsin.ingest.record import IDENTITY_KINDS, EventRecord
 from tocsin.store.facts import Row
 from tocsin.store.rows import pack_values
@@ -32,31 +32,48 @@ FIND = {
 Keys = tuple[tuple[str, str], ...]  # a record's identities with their kinds
 
 
-def resolve_users(
-    connection: Connection, account_id: str, keys: Mapping[str, Column], now: float
-) -> tuple[Any, list[Row]]:
-    """Return the user of each row, an Arrow array, and the rows of facts' `profile` of those who are new or whose
-    devices moved. The caller has locked the account. Raises Rejected for what cannot be."""
+class FoundUsers(msgspec.Struct, frozen=True):
+    """The user of each row, an Arrow array; those who are new, with nothing in their profiles and without devices that
+    moved; and the rows of facts' `profile` of those whose devices did."""
+
+    users: Any
+    new: Sequence[int] = ()
+    moved: Sequence[Row] = ()
+
+
+def resolve_users(connection: Connection, account_id: str, keys: Mapping[str, Column], now: float) -> FoundUsers:
+    """Find or create the user of each row. The caller has locked the account. Raises Rejected for what cannot be."""
     import pyarrow as pa
 
     if len(keys) > 1:
-        users, copies = _resolve_several(connection, account_id, keys, now)
-        return pa.array(users, pa.uint32()), copies
+        return _resolve_several(connection, account_id, keys, now)
     [(kind, column)] = keys.items()
     names = list(column.values)
     found = _find_in_order(connection, account_id, kind, names)
-    new = list(dict.fromkeys([name for name, user in zip(names, found, strict=True) if user is None]))
-    if not new:
-        return column.spread(found, pa.uint32()), []
-    if kind == "identity" and any("@" in name or name[0] == "+" for name in new):  # somebody's address
-        records = [EventRecord(keys={kind: name}, at=0, name="", props={}) for name in new]
-        users, copies = _apply(connection, account_id, records, now)
-    else:
-        users = insert_newcomers(connection, account_id, ["{}"] * len(new), [[(kind, name)] for name in new], now)
-        copies = make_empty_copies(account_id, users)
-    known = dict(zip(new, users, strict=True))
+    unknown = list(dict.fromkeys([name for name, user in zip(names, found, strict=True) if user is None]))
+    if not unknown:
+        return FoundUsers(column.spread(found, pa.uint32()))
+    known, moved = _find_by_address(connection, account_id, unknown, now) if kind == "identity" else ({}, [])
+    others = [name for name in unknown if name not in known]
+    new = insert_newcomers(connection, account_id, ["{}"] * len(others), {kind: others}, now) if others else ()
+    known |= dict(zip(others, new, strict=True))
     numbers = [known[name] if user is None else user for name, user in zip(names, found, strict=True)]
-    return column.spread(numbers, pa.uint32()), copies
+    return FoundUsers(column.spread(numbers, pa.uint32()), new, moved)
+
+
+def _find_by_address(
+    connection: Connection, account_id: str, names: Sequence[str], now: float
+) -> tuple[dict[str, int], Sequence[Row]]:
+    """Link those identities that are an address of somebody to that person; return whose they are, with the rows of
+    facts' `profile` of those whose devices moved."""
+    addresses = {name: list(address_keys(name)) for name in names if "@" in name or name[0] == "+"}
+    known = find_users(connection, account_id, {key for keys in addresses.values() for key in keys})
+    meant = [name for name, keys in addresses.items() if not known.keys().isdisjoint(keys)]
+    if not meant:
+        return {}, []
+    records = [EventRecord(keys={"identity": name}, at=0, name="", props={}) for name in meant]
+    users, _, moved = _apply(connection, account_id, records, now)
+    return dict(zip(meant, users, strict=True)), moved
 
 
 def _find_in_order(connection: Connection, account_id: str, kind: str, names: Sequence[str]) -> list[int | None]:
@@ -67,11 +84,11 @@ def _find_in_order(connection: Connection, account_id: str, kind: str, names: Se
     return msgspec.json.decode(found) if isinstance(found, str) else found
 
 
-def _resolve_several(
-    connection: Connection, account_id: str, keys: Mapping[str, Column], now: float
-) -> tuple[Sequence[int], list[Row]]:
+def _resolve_several(connection: Connection, account_id: str, keys: Mapping[str, Column], now: float) -> FoundUsers:
     """Resolve rows with several identities: where anybody is new a row may give a device to somebody else, so all of
     them are applied in their order."""
+    import pyarrow as pa
+
     kinds = [kind for kind in IDENTITY_KINDS if kind in keys]
     rows: list[Keys] = [
         tuple((kind, value) for kind, value in zip(kinds, values, strict=True) if value is not None)
@@ -79,9 +96,10 @@ def _resolve_several(
     ]
     known = _find_known(connection, account_id, rows)
     if len(known) == len({*rows}):
-        return [known[row] for row in rows], []
+        return FoundUsers(pa.array([known[row] for row in rows], pa.uint32()))
     records = [EventRecord(keys=dict(row), at=0, name="", props={}) for row in rows]
-    return _apply(connection, account_id, records, now)
+    users, new, moved = _apply(connection, account_id, records, now)
+    return FoundUsers(pa.array(users, pa.uint32()), new, moved)
 
 
 def _find_known(connection: Connection, account_id: str, rows: Collection[Keys]) -> dict[Keys, int]:
@@ -96,10 +114,12 @@ def _find_known(connection: Connection, account_id: str, rows: Collection[Keys])
 
 def _apply(
     connection: Connection, account_id: str, records: Sequence[EventRecord], now: float
-) -> tuple[list[int], list[Row]]:
+) -> tuple[list[int], list[int], list[Row]]:
+    """Apply records; return their users, those who are new and have no device that moved, and the rows of facts'
+    `profile` of those whose devices did."""
     people = People(connection, account_id, now)
     people.load(records)
     users = [people.apply(record) for record in records]
     people.save(sorted(people.created))
     copies = copy_profiles(connection, account_id, sorted(people.moved))
-    return users, [*copies, *make_empty_copies(account_id, sorted(people.created - people.moved))]
+    return users, sorted(people.created - people.moved), copies

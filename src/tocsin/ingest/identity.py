@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from sqlalchemy import Connection, Select, bindparam, select
@@ -23,10 +23,14 @@ def find_users(connection: Connection, account_id: str, keys: Iterable[IdentityK
         values[kind].append(value)
     found: dict[IdentityKey, int] = {}
     for kind, wanted in values.items():
-        asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, wanted)}
-        rows = connection.execute(_select_users(connection.dialect.name), asked).all()
-        found.update({(kind, value): user for value, user in rows})
+        found.update({(kind, value): user for value, user in find_names(connection, account_id, kind, wanted).items()})
     return found
+
+
+def find_names(connection: Connection, account_id: str, kind: str, values: Collection[str]) -> dict[str, int]:
+    """Return the user of each identity of one kind that is known."""
+    asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, values)}
+    return dict(map(tuple, connection.execute(_select_users(connection.dialect.name), asked)))
 
 
 @functools.cache

@@ -56,19 +56,17 @@ def copy_profiles(
                 mine, among(connection, table.c.id, rest)
             )
             people += [(user, version, msgspec.json.decode(text)) for user, version, text in connection.execute(query)]
-        rows += make_copies(connection, account_id, people, devices)
+        rows += _make_copies(connection, account_id, people, devices)
     return rows
 
 
-def make_copies(
+def _make_copies(
     connection: Connection,
     account_id: str,
     people: Sequence[tuple[int, int, Mapping[str, Any]]],
     devices: Mapping[int, list[tuple[str, bool]]],
-    encoded: Mapping[int, str] | None = None,
 ) -> list[Row]:
-    """Return the rows of these people: (user, version, profile). devices: as `find_reach` takes them, by user. encoded:
-    the profiles as facts has them, where the caller knows; then those of `people` need what has a column only."""
+    """Return the rows of these people: (user, version, profile). devices: as `find_reach` takes them, by user."""
     suppressed: set[str] = set()
     groups = find_groups_left(connection, account_id, {read_address(profile, EMAIL) for *_, profile in people} - {""})
     for channel in ADDRESS_CHANNELS:
@@ -77,7 +75,7 @@ def make_copies(
     rows: list[Row] = []
     for user, version, profile in people:
         reach = find_reach(profile, devices.get(user, ()), suppressed)
-        props = encode_props(to_facts(profile)) if encoded is None else encoded[user]
+        props = encode_props(to_facts(profile))
         if groups and (left := groups.get(read_address(profile, EMAIL))):
             props = _add_groups(props, [*list_groups_left(profile), *left])
         place = (*find_coordinates(profile), find_zone_name(profile))
@@ -89,13 +87,6 @@ def _add_groups(props: str, groups: Sequence[str]) -> str:
     """Return encoded properties with the groups that somebody left, and the mailbox of theirs."""
     left = encode_props({LEFT: {"email": list({fold(one): one for one in groups}.values())}})
     return msgspec.json.encode(msgspec.json.decode(props) | msgspec.json.decode(left)).decode()
-
-
-def make_empty_copies(account_id: str, users: Sequence[int]) -> list[Row]:
-    """Return the rows of users who were just created, with nothing in their profiles and without devices."""
-    reach = find_reach({}, ())
-    place = (*find_coordinates({}), find_zone_name({}))
-    return [(account_id, user, 1, *reach.values(), *place, "{}") for user in users]
 
 
 def bump_versions(connection: Connection, account_id: str, users: Sequence[int]) -> None:

@@ -74,9 +74,11 @@ CHOICES: dict[str, tuple[tuple[str, ...], int, str, dict[Any, str]]] = {
 SKIPPED = frozenset(("Email", "Phone", *CHOICES, "Age", LEFT, BACK))
 # By the type of a record: the code and the start of the sentence for what no store keeps.
 FLAWED = {"event": (512, "Event data is incorrect."), "token": (535, "Token data is incorrect.")}
-# An address that is right beyond doubt, as most are: no need to take it apart.
+# An address that is right beyond doubt, as most are: no need to take it apart. The domain is its one group.
+SIMPLE_ADDRESS = r"[A-Za-z0-9]+(?:[._+-][A-Za-z0-9]+)*@((?:[A-Za-z0-9]{1,30}(?:-[A-Za-z0-9]{1,30})?\.)+[A-Za-z]{2,30})"
+LOCAL_LETTERS, DOMAIN_LETTERS = 64, (4, 180)  # of such an address: the most, and the least and the most
 PLAIN_ADDRESS = re.compile(
-    r"(?=[^@]{1,64}@.{4,180}\Z)[A-Za-z0-9]+(?:[._+-][A-Za-z0-9]+)*@((?:[A-Za-z0-9]{1,30}(?:-[A-Za-z0-9]{1,30})?\.)+[A-Za-z]{2,30})"
+    rf"(?=[^@]{{1,{LOCAL_LETTERS}}}@.{{{DOMAIN_LETTERS[0]},{DOMAIN_LETTERS[1]}}}\Z){SIMPLE_ADDRESS}"
 )
 SPECIAL_DOMAINS = tuple(f".{name}" for name in SPECIAL_USE_DOMAIN_NAMES)
 PHONE_START = re.compile(r"^\+?\d")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import re
 import secrets
@@ -15,7 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
 from tocsin.channels import PLATFORMS
@@ -37,6 +38,7 @@ THREADS = max((os.cpu_count() or 2) - 1, 1)  # of one question: a core is left f
 QUERY_SECONDS = 30.0
 QUERY_MEGABYTES = 2048
 INSERT_SECONDS = 60  # for the answer to one block
+BLOCKS_BYTES = 32 * 1024 * 1024  # of blocks that are inserted together
 # ClickHouse must not merge a condition into the subquery it filters, where it would be computed for every row.
 IN_STAGES = {"query_plan_merge_filters": 0, "query_plan_filter_push_down": 0}
 STATEMENT_BYTES = 4_000_000  # a question of the most parts and conditions is under 1 MB
@@ -74,7 +76,8 @@ FEED_VIEW = re.compile(r"\s*CREATE MATERIALIZED VIEW IF NOT EXISTS \w+ TO feed\b
 OTHER_EVENTS = "other_event_to_feed"  # the one for those who need every event
 
 Row = tuple[Any, ...]
-Part = tuple[Sequence[Row], asyncio.Future[None]]  # one caller's rows, and the future it awaits
+Part = tuple[Sequence[Row] | bytes, asyncio.Future[None]]  # one caller's rows, and the future it awaits
+Line = tuple[str, Literal["rows", "block"]]  # a table, and how rows of it come
 
 
 class Facts:
@@ -100,8 +103,8 @@ class Facts:
         self._checks = FactsLine(url, "check", CHECKS)
         self._turns = Turns(QUESTIONS, EACH, WAITING)
         self._types: dict[str, Sequence[Any]] = {}  # of COLUMNS, once they were asked for
-        self._waiting: dict[str, list[Part]] = defaultdict(list)
-        self._inserting: dict[str, asyncio.Task[None]] = {}
+        self._waiting: dict[Line, list[Part]] = defaultdict(list)
+        self._inserting: dict[Line, asyncio.Task[None]] = {}
         self._paces: dict[str, InsertPace] = defaultdict(lambda: InsertPace(insert_tries))
 
     def bound(self, query_seconds: float = QUERY_SECONDS, query_megabytes: int = QUERY_MEGABYTES) -> None:
@@ -228,13 +231,8 @@ class Facts:
         Rows that come while an insert is under way go together as the next block: an insert costs the store about the
         same for one row and for a thousand.
         """
-        if not rows:
-            return
-        done = asyncio.get_running_loop().create_future()
-        self._waiting[table].append((rows, done))
-        if table not in self._inserting:
-            self._inserting[table] = asyncio.create_task(self._insert_waiting(table))
-        await done
+        if rows:
+            await self._wait_for((table, "rows"), rows)
 
     async def insert_columns(self, table: str, columns: Sequence[Sequence[Any]]) -> None:
         """Store rows given as the columns of COLUMNS[table]; they are stored when this returns."""
@@ -257,34 +255,44 @@ class Facts:
         await self._store("event", 1, lambda client, _start, _stop: client.command(sql, parameters=asked))
 
     async def insert_block(self, table: str, block: bytes) -> None:
-        """Store a block of `native_block` with the columns of COLUMNS[table]; it is stored when this returns."""
-        await self._store(
-            table, 1, lambda client, _start, _stop: client.raw_insert(table, COLUMNS[table], block, fmt="Native")
-        )
+        """Store a block of `native_block` with the columns of COLUMNS[table]; it is stored when this returns. Blocks
+        that come while an insert is under way go together, as rows do."""
+        await self._wait_for((table, "block"), block)
 
-    async def _insert_waiting(self, table: str) -> None:
+    async def _wait_for(self, line: Line, part: Sequence[Row] | bytes) -> None:
+        done = asyncio.get_running_loop().create_future()
+        self._waiting[line].append((part, done))
+        if line not in self._inserting:
+            self._inserting[line] = asyncio.create_task(self._insert_waiting(line))
+        await done
+
+    async def _insert_waiting(self, line: Line) -> None:
         try:
-            while batch := self._waiting.pop(table, None):
+            while waiting := self._waiting.pop(line, None):
+                count = len(waiting) if line[1] == "rows" else _count_together([len(block) for block, _ in waiting])
+                batch, later = waiting[:count], waiting[count:]
+                if later:
+                    self._waiting[line] = later
                 try:
-                    await self._insert_rows(table, [row for part, _ in batch for row in part])
+                    await self._insert_parts(line, [part for part, _ in batch])
                 except Exception as error:
-                    await self._insert_apart(table, batch, error)
+                    await self._insert_apart(line, batch, error)
                     continue
                 for _, done in batch:
                     if not done.done():
                         done.set_result(None)
         finally:
-            del self._inserting[table]
+            del self._inserting[line]
 
-    async def _insert_apart(self, table: str, batch: list[Part], error: Exception) -> None:
-        """Insert each caller's rows alone, after their block failed: only the caller of a bad row gets the error. When
-        it is the store that fails, all do."""
+    async def _insert_apart(self, line: Line, batch: list[Part], error: Exception) -> None:
+        """Insert each caller's rows alone, after they failed together: only the caller of a bad row gets the error.
+        When it is the store that fails, all do."""
         apart = len(batch) > 1 and find_trouble(error) is None
-        for rows, done in batch:
+        for part, done in batch:
             failure: Exception | None = error
             if apart:
                 try:
-                    await self._insert_rows(table, rows)
+                    await self._insert_parts(line, [part])
                     failure = None
                 except Exception as its_own:
                     failure = its_own
@@ -295,11 +303,18 @@ class Facts:
             else:
                 done.set_exception(failure)
 
-    async def _insert_rows(self, table: str, rows: Sequence[Row]) -> None:
-        def write(client: Any, start: int, stop: int) -> None:
-            self._write(client, table, rows[start:stop])
+    async def _insert_parts(self, line: Line, parts: Sequence[Any]) -> None:
+        table, kind = line
+        rows = [row for part in parts for row in part] if kind == "rows" else []
+        blocks = b"".join(parts) if kind == "block" else b""
 
-        await self._store(table, len(rows), write)
+        def write(client: Any, start: int, stop: int) -> None:
+            if rows:
+                self._write(client, table, rows[start:stop])
+            else:
+                client.raw_insert(table, COLUMNS[table], blocks, fmt="Native")
+
+        await self._store(table, len(rows) or 1, write)
 
     def _write(self, client: Any, table: str, data: Sequence[Any], *, by_columns: bool = False) -> None:
         """Insert one block. The client would ask for the types of its columns each time."""
@@ -338,6 +353,11 @@ class Facts:
                         raise self._too_long() from None
                     raise Problem(f"The question needs more than {bound}; ask for less", code=503, status=503) from None
             raise
+
+
+def _count_together(sizes: Sequence[int]) -> int:
+    """Return how many of these blocks, from the first on, are inserted together."""
+    return max(1, sum(total <= BLOCKS_BYTES for total in itertools.accumulate(sizes)))
 
 
 def open_facts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     Dialect,
+    Insert,
     Text,
     bindparam,
     column,
@@ -73,6 +74,38 @@ def insert_rows(connection: Connection, table: Any, rows: list[dict[str, Any]]) 
     text, order = _compile_insert(connection.dialect, table, tuple(rows[0]))
     pick = itemgetter(*order) if len(order) > 1 else None
     connection.exec_driver_sql(text, [pick(row) for row in rows] if pick else rows)
+
+
+def insert_numbered(
+    connection: Connection,
+    table: Any,
+    common: Mapping[str, Any],
+    values: tuple[str, Sequence[str | None]],
+    number: tuple[str, int],
+) -> None:
+    """Insert a row for each text of a list that is not None. values: its column, and the texts. number: a column, and
+    what it holds for the first text, one more for each that comes after. common: what all other columns hold.
+
+    One statement, whose list is one value, costs SQLite half of what a statement a row does.
+    """
+    name, texts = values
+    statement = _compile_numbered(connection.dialect.name, table, tuple(common), name, number[0])
+    asked = {**common, "texts": pack_values(connection, texts), "first": number[1]}
+    connection.execute(statement, asked)
+
+
+@functools.lru_cache(maxsize=64)
+def _compile_numbered(dialect: str, table: Any, common: tuple[str, ...], name: str, number: str) -> Insert:
+    first: Any = bindparam("first", type_=table.c[number].type)
+    if dialect == "postgresql":
+        rows = func.unnest(bindparam("texts", type_=ARRAY(table.c[name].type)))
+        each: Any = rows.table_valued("value", with_ordinality="key").render_derived()
+        first = first - 1
+    else:
+        each = func.json_each(bindparam("texts", type_=Text)).table_valued(column("key"), column("value"))
+    given = [bindparam(one, type_=table.c[one].type) for one in common]
+    chosen = select(*given, each.c.value, first + each.c.key).where(each.c.value.is_not(None))
+    return table.insert().from_select([*common, name, number], chosen)  # type: ignore[no-any-return]
 
 
 # SQLAlchemy's own way with many rows costs 5 µs a row for their parameters, as much as SQLite for the row itself.
