@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -368,6 +368,22 @@ class SenderPool:
         if lane is None or lane.credential != credential:
             lane = self._lanes[name] = Lane(credential, self._senders, self._clock, self._rules)
         return lane
+
+    def list_lanes(self, account_id: str, platforms: Collection[str]) -> list[Lane]:
+        """Return the lanes of an account to some platforms, as far as they were made."""
+        names = [name for name, one in BY_NAME.items() if one.platform in platforms]
+        return [lane for name in names if (lane := self._lanes.get(f"{account_id}/{name}")) is not None]
+
+    def find_current(self, credentials: Sequence[Credential]) -> Mapping[str, Lane] | None:
+        """Return an account's lanes as `lanes_of` does, when they are there and their rows have not changed; else None.
+        From any thread."""
+        lanes: dict[str, Lane] = {}
+        for one in credentials:
+            lane = self._lanes.get(name_lane(one))
+            if lane is None or lane.credential != one:
+                return None
+            lanes[BY_NAME[one.name].platform] = lane
+        return lanes
 
     @property
     def settled(self) -> bool:
