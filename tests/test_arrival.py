@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event, select
@@ -104,7 +105,9 @@ ASKED = st.fixed_dictionaries(
 
 
 @given(batches=st.lists(st.lists(ASKED, min_size=1, max_size=5), min_size=1, max_size=3))
-@settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=12 if THOROUGH else 3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 async def test_the_two_ways_agree(new_ledger: NewLedger, facts: Facts, batches: list[list[dict[str, Any]]]) -> None:
     """Whoever is named, whatever caps, consent and devices say: the same states, messages and numbers. (A message that
     is refused gives its place under a cap back, so there it counts who came when.)"""
@@ -166,7 +169,7 @@ async def test_who_waits_is_not_overtaken(store: Ledger, facts: Facts) -> None:
     async with stage.running():
         for number in range(3):
             await stage.send({"Identity": [f"u{number}"]})
-            await wait_for(lambda: not stage.open_worker.busy)
+            await wait_for(lambda: list_chunks(stage)[-1][1] == ["WAITING"])
         assert [one is None for one in stage.offers] == [False, True, True]
     assert [states for _, states, _, _ in list_chunks(stage)] == [["ACCEPTED"], *[["WAITING"]] * 3]
     stage.now += 31
@@ -174,10 +177,33 @@ async def test_who_waits_is_not_overtaken(store: Ledger, facts: Facts) -> None:
     assert Counter(vendor.tokens) == {"u0-fcm-0": 2, "u1-fcm-0": 1, "u2-fcm-0": 1, "u4-fcm-0": 1}
 
 
+async def test_a_campaign_leaves_room_for_requests(own_ledger: Ledger, facts: Facts) -> None:
+    """While a campaign has all the room of a lane that it gets, a request is claimed as it is inserted."""
+    answered = asyncio.Event()
+
+    async def hang(_: Message) -> Outcome:
+        await answered.wait()
+        return Outcome.ACCEPTED
+
+    vendor = Vendor(Outcome.ACCEPTED, *[hang] * 999)
+    stage = OpenStage(own_ledger, facts, {"android": vendor}, OPTIONS)
+    await stage.people(300)
+    async with stage.running():
+        [lane] = stage.lanes.lanes_of(()).values()
+        await stage.campaign()
+        stage.open_worker._wakeup.notify()
+        await wait_for(lambda: lane.look(stage.now).room == 0)
+        await stage.send({"Identity": ["u0"]})
+        assert stage.offers[-1] is not None
+        answered.set()
+    assert (await stage.states())[-1] == "ACCEPTED"
+
+
 def make_entry(stage: Stage) -> QueuedSend:
     body = msgspec.json.encode({"to": {"Identity": ["u0"]}, "content": CONTENT}).decode()
-    now, mine = stage.now, {"account_id": stage.account.id, "channel": "push", "tag_group": ""}
-    return QueuedSend(NewRequest(**mine, request=body, expires_at=now + 600, now=now))
+    account, end = stage.account.id, stage.now + 600
+    asked = NewRequest(account_id=account, channel="push", tag_group="", request=body, expires_at=end, now=stage.now)
+    return QueuedSend(asked)
 
 
 async def commit(stage: OpenStage) -> Arrival:

@@ -89,7 +89,8 @@ class Arrival:
         """Return the chunk of each request all of whose messages may go now, which are claimed; None for others."""
         self._departures = []  # an earlier run of this transaction was broken off
         chunks: list[Chunk | None] = [None] * len(requests)
-        for destination, opened in self._destinations.items():
+        for destination in sorted(self._destinations):  # in one order: each may lock its account's caps
+            opened = self._destinations[destination]
             places = [place for place, one in enumerate(requests) if (one.account_id, one.channel) == destination]
             made = queue.open_requests(connection, [requests[place] for place in places], self._owner, self._clock())
             try:

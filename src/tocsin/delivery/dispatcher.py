@@ -281,7 +281,7 @@ class Dispatcher:
 
     def _select(self, lanes: Mapping[str, Lane], now: float) -> list[tuple[HeldChunk, list[int]]]:
         """Return the positions that are due and have room, by chunk. Note who waits for room, and who for a time."""
-        views = {platform: lane.look(now) for platform, lane in lanes.items()}
+        views = {platform: lane.look(now, urgent=self._urgent) for platform, lane in lanes.items()}
         left, blocked = self._d.settings.window, Counter[str]()
         self._due = float("inf")
         selected: list[tuple[HeldChunk, list[int]]] = []
@@ -383,7 +383,10 @@ class Dispatcher:
                     several = Counter(message.position for message in messages)
                     held.missing |= {position: count for position, count in several.items() if count > 1}
         # Every note is there before the first message goes: nobody's devices may be known by half.
-        divided = [(lanes[platform], lanes[platform].divide(messages)) for platform, messages in by_lane.items()]
+        divided = [
+            (lanes[platform], lanes[platform].divide(messages, urgent=self._urgent))
+            for platform, messages in by_lane.items()
+        ]
         for lane, parts in divided:
             lane.send(parts, urgent=self._urgent)
 
@@ -439,7 +442,7 @@ class Dispatcher:
         if self._answers:
             pauses.append(self._first_answer + SETTLE_SECONDS - time)
         for lane, count in self._blocked:
-            room = lane.look(now).room
+            room = lane.look(now, urgent=self._urgent).room
             if not self._stopping and room >= min(count, max(window // 2, 1) if lane.steady else 1):
                 return 0.0
             if (turn := lane.next_turn()) is not None:

@@ -233,7 +233,7 @@ class Worker:
         if dispatcher is not None and (dispatcher.blocked or dispatcher.count >= HELD // 2):
             return None
         lanes = self._senders.list_lanes(account_id, CHANNELS[channel].platforms)
-        opened = [lane for lane in lanes if lane.steady and lane.look(now).room >= count]
+        opened = [lane for lane in lanes if lane.steady and lane.look(now, urgent=True).room >= count]
         if lanes and not opened:
             return None  # where no lane was made yet, the look-up tells whether there is none
         return OpenDestination(opened, count, dispatcher.account if dispatcher is not None else None)
@@ -284,6 +284,8 @@ class Worker:
             return found
         account_id, channel, urgent = key
         dispatcher = self._dispatchers[key] = Dispatcher(self._delivery, account_id, channel, urgent=urgent)
+        if self._stopping:
+            dispatcher.stop()
         task = asyncio.create_task(self._run_dispatcher(key, dispatcher))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
