@@ -175,6 +175,7 @@ APART = Setting("PostgreSQL on another machine", False, 1, 1, apart=True)
         (SQLITE, "rescue before the locks", "handed over twice"),
         (SQLITE, "slots freed early", "handed over twice"),
         (SQLITE, "claim not durable", "handed over twice"),
+        (SQLITE, "arrival not durable", "handed over twice"),
         (ONE_MACHINE, "rescue before the locks", "handed over twice"),
         (APART, "settlement not durable", "handed over twice"),
         (SQLITE, "no note is unknown", "unknown, and never handed over"),

@@ -217,20 +217,3 @@ async def test_what_comes_alone_is_leased_as_it_is_inserted(own_ledger: Ledger, 
     await send_to(stage, sends, "u2")
     assert notified == [stage.account.id] * 2, "a stopped worker leases nothing"
     assert len(vendor.got) == 3
-
-
-async def test_a_stop_between_insert_and_delivery(own_ledger: Ledger, facts: Facts) -> None:
-    """What was leased for a worker that stops meanwhile is free again, for the next one."""
-    stage = Stage(own_ledger, facts, {"android": Vendor()})
-    await stage.people(1)
-    worker = stage.worker
-    worker.ready.set()
-    worker.owner = "stopping"
-    lease = worker.offer([stage.account.id])
-    assert lease is not None
-    await stage.send({"Identity": ["u0"]})
-    chunks = await own_ledger.write(lease)
-    assert len(chunks) == 1
-    worker.stop()
-    await worker.take(chunks)
-    assert await stage.lease("another") is not None

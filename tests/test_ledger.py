@@ -225,6 +225,18 @@ async def test_writes_side_by_side_share_commits(store: Ledger, commits: Counter
     assert 1 <= commits["commits"] <= 5
 
 
+@pytest.mark.parametrize("ledger_url", ["sqlite"], indirect=True)
+async def test_a_durable_commit_waits_for_the_disk(store: Ledger) -> None:
+    """Whatever the commit before it did; one that need not be durable waits for none."""
+
+    def look(connection: Connection) -> Any:
+        return connection.exec_driver_sql("PRAGMA synchronous").scalar()
+
+    asked = (True, True, False, False, True, False, True)
+    full, normal = 2, 1
+    assert [await store.write(look, durable=one) for one in asked] == [full if one else normal for one in asked]
+
+
 def test_close_waits_for_accepted_writes(store: Ledger, open_again: Callable[[], Ledger]) -> None:
     """What was queued before `close` is there for whoever opens the ledger next."""
     other = open_again()

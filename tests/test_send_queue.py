@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection
 from pathlib import Path
@@ -30,7 +30,7 @@ from tocsin.errors import Problem
 from tocsin.idempotency import KEPT_SECONDS, forget_old, keep, read_key
 from tocsin.ingest import upload
 from tocsin.policy import set_policy
-from tocsin.queue import TRANSACTIONAL, Chunk, NewRequest, lease_in_turns
+from tocsin.queue import Chunk, NewRequest, lease_due
 from tocsin.store import schema
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger, open_ledger
@@ -56,37 +56,63 @@ def stored(ledger: Ledger, account: Account) -> list[tuple[str, str]]:
     return [(text, tag) for text, tag in ledger.read_now(lambda connection: connection.execute(query).all())]
 
 
-class LastTaker:
-    """Leases the last request of a batch, and fails before it is delivered."""
+class LastOffer:
+    """Claims the last request of each batch, or all of them, and fails to hand them over."""
 
-    def offer(self, _: Collection[str]) -> Callable[[Connection], list[Chunk]]:
-        def lease(connection: Connection) -> list[Chunk]:
-            chunk = queue.load(connection, int(connection.scalar(select(func.max(schema.chunk.c.id))) or 0))
-            return [] if chunk is None else [chunk]
+    lease_seconds = 60.0
 
-        return lease
+    def __init__(self, count: int | None = 1) -> None:
+        self._count = count
+        self.ended = 0
 
-    async def take(self, _: Sequence[Chunk]) -> None:
-        raise OSError("the ledger went away")
+    def offer(self, _: Sequence[QueuedSend]) -> LastOffer:
+        return self
+
+    def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> list[Chunk | None]:
+        count = self._count or len(requests)
+        claimed = queue.open_requests(connection, requests[-count:], "last", NOW)
+        return [*([None] * (len(requests) - count)), *claimed]
+
+    def hand_over(self) -> None:
+        raise OSError("the senders went away")
+
+    def end(self) -> None:
+        self.ended += 1
 
 
-async def test_what_is_not_leased_at_once_is_looked_for(own_ledger: Ledger) -> None:
-    """Where there is room for some requests of a batch only, whoever delivers is told of the others."""
+async def test_what_is_not_claimed_at_once_is_looked_for(store: Ledger) -> None:
+    """Where there is room for some requests of a batch only, whoever delivers is told of the others. All of them keep
+    their tag groups, and no two have one id."""
     told: list[str] = []
-    account = create_account(own_ledger, "some", "UTC", NOW)[0]
-    send_queue = SendQueue(own_ledger, LastTaker(), told.append)
-    assert await send_queue.put(QueuedSend(request(account)))
+    account = create_account(store, "some", "UTC", NOW)[0]
+    send_queue = SendQueue(store, LastOffer(), told.append)
+    assert await send_queue.put(QueuedSend(request(account, "one")))
     assert told == []
-    await asyncio.gather(*(send_queue.put(QueuedSend(request(account))) for _ in range(3)))
+    await asyncio.gather(*(send_queue.put(QueuedSend(request(account, tag))) for tag in ("a", "b", "a")))
     assert told == [account.id]
+    assert sorted(tag for _, tag in stored(store, account)) == ["a", "a", "b", "one"]
+    leased = store.read_now(lambda connection: lease_due(connection, "other", NOW, 60.0, limit=9))
+    assert len(leased) == 2
 
 
-async def test_who_cannot_deliver_keeps_nobody_waiting(own_ledger: Ledger) -> None:
-    """What is committed is answered, and what comes after it too, though the worker in this process failed."""
-    account, send_queue = create_account(own_ledger, "broken", "UTC", NOW)[0], SendQueue(own_ledger, LastTaker())
-    async with asyncio.timeout(10):
-        assert [await send_queue.put(QueuedSend(request(account))) for _ in range(2)] == [True, True]
-    assert len(stored(own_ledger, account)) == 2
+async def test_what_cannot_be_handed_over_is_answered(store: Ledger) -> None:
+    """A request that is committed is answered, and so are those behind it, though the worker in this process failed;
+    what it kept ready is given back."""
+    account, taker = create_account(store, "taker", "UTC", NOW)[0], LastOffer(None)
+    send_queue = SendQueue(store, taker)
+    for number in range(2):
+        async with asyncio.timeout(5):
+            assert await send_queue.put(QueuedSend(request(account, text=str(number))))
+    assert (taker.ended, len(stored(store, account))) == (2, 2)
+
+
+async def test_a_failed_commit_gives_back_what_was_kept_ready(store: Ledger) -> None:
+    """Nothing is handed over of requests that are not in the ledger."""
+    account, taker = create_account(store, "lost", "UTC", NOW)[0], LastOffer(None)
+    wrong = msgspec.structs.replace(request(account), expires_at={})
+    with pytest.raises(Exception, match=r"bind|adapt"):
+        await SendQueue(store, taker).put(QueuedSend(wrong))
+    assert (taker.ended, stored(store, account)) == (1, [])
 
 
 @given(
@@ -142,32 +168,6 @@ async def test_a_failing_ledger_refuses_and_recovers(store: Ledger) -> None:
     assert all(isinstance(result, Exception) for result in results)
     assert await send_queue.put(QueuedSend(request(account)))
     assert len(stored(store, account)) == 1
-
-
-class FailingTaker:
-    """Leases what is inserted, and cannot take it."""
-
-    def __init__(self) -> None:
-        self.offered = 0
-
-    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]]:
-        self.offered += 1
-        return lambda connection: lease_in_turns(
-            connection, "failing", NOW, 60.0, priority=TRANSACTIONAL, limit=10, rooms={}, turns={}
-        )
-
-    async def take(self, chunks: Sequence[Chunk]) -> None:
-        raise RuntimeError(f"{len(chunks)} leased, and the ledger is closed")
-
-
-async def test_what_cannot_be_taken_is_answered(store: Ledger) -> None:
-    """A request that is committed is answered, and so are those behind it, when delivery cannot take it at once."""
-    account, taker = create_account(store, "taker", "UTC", NOW)[0], FailingTaker()
-    send_queue = SendQueue(store, taker)
-    for number in range(2):
-        async with asyncio.timeout(5):
-            assert await send_queue.put(QueuedSend(request(account, text=str(number))))
-    assert (taker.offered, len(stored(store, account))) == (2, 2)
 
 
 @pytest.mark.parametrize(

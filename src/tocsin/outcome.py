@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from enum import Enum, IntEnum
 
@@ -70,6 +71,7 @@ NUMBERS: Mapping[str, frozenset[State]] = {
     "failed": frozenset((State.GONE, State.REFUSED, State.EXPIRED)),
     "suppressed": SUPPRESSED,
 }
+FEW = 4  # recipients of a request, whose numbers are remembered: counting takes 6 µs, twice a message
 # The same by the word that facts have.
 NUMBER_OF_OUTCOME: Mapping[str, str] = {
     OUTCOME_OF[state].value: name for name, states in NUMBERS.items() for state in states
@@ -78,7 +80,14 @@ NUMBER_OF_OUTCOME: Mapping[str, str] = {
 
 def count_numbers(states: bytes) -> dict[str, int]:
     """Return the recipients of a chunk by the names of `result.json`; those that are not final count in none."""
+    return dict(_count_few(states)) if len(states) <= FEW else _count(states)
+
+
+def _count(states: bytes) -> dict[str, int]:
     return {name: sum(states.count(state) for state in members) for name, members in NUMBERS.items()}
+
+
+_count_few = functools.lru_cache(maxsize=1024)(_count)
 
 
 def reason_of(state: int) -> str:

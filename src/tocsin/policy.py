@@ -3,6 +3,7 @@ its conversion, its retention, whom its apps may name, what its mails report, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -154,7 +155,11 @@ _OF_ACCOUNT = select(schema.policy.c.name, schema.policy.c.value).where(
 
 def load_policy(connection: Connection, account_id: str) -> Policy:
     """Return what the account has set; the defaults elsewhere."""
-    rows = connection.execute(_OF_ACCOUNT, {"account": account_id})
+    return read_policy((name, value) for name, value in connection.execute(_OF_ACCOUNT, {"account": account_id}))
+
+
+def read_policy(rows: Iterable[tuple[str, str]]) -> Policy:
+    """Return the policies of these names and values, as they are stored."""
     return Policy(**{name: _DECODERS[name].decode(value) for name, value in rows if name in KINDS})
 
 

@@ -37,7 +37,7 @@ from tocsin.store import schema
 from tocsin.store.clock import ledger_now
 from tocsin.store.lock import lock_runs
 from tocsin.store.notification import notify
-from tocsin.store.rows import among
+from tocsin.store.rows import among, among_named, pack_values
 from tocsin.store.sums import add_closed
 
 SIZE = 1000
@@ -291,6 +291,61 @@ def insert_requests(connection: Connection, requests: Sequence[NewRequest]) -> N
     notify(connection)
 
 
+def open_requests(connection: Connection, requests: Sequence[NewRequest], owner: str, now: float) -> list[Chunk]:
+    """Return the chunks that requests become when `owner` leases them as they are inserted, by `insert_leased`; their
+    ids are theirs alone."""
+    lease = _name_lease(owner)
+    return [
+        Chunk(
+            id=number,
+            account_id=one.account_id,
+            run_id=None,
+            campaign_id=0,
+            channel=one.channel,
+            tag_group=one.tag_group,
+            expires_at=one.expires_at,
+            started_at=now,
+            request=one.request,
+            users=array.array("I"),
+            platforms=b"",
+            states=bytearray(),
+            notes={},
+            created_at=one.now,
+            resend=one.resend,
+            lease=lease,
+        )
+        for number, one in zip(_reserve_ids(connection, len(requests)), requests, strict=True)
+    ]
+
+
+def _reserve_ids(connection: Connection, count: int) -> Iterable[int]:
+    if connection.dialect.name == "postgresql":
+        asked = "SELECT nextval(pg_get_serial_sequence('chunk', 'id')) FROM generate_series(1, :count)"
+        return connection.scalars(text(asked), {"count": count}).all()
+    last = connection.exec_driver_sql("SELECT max(id) FROM chunk").scalar() or 0  # the only writer is this one
+    return range(last + 1, last + 1 + count)
+
+
+def insert_leased(connection: Connection, chunks: Sequence[Chunk], now: float, lease_seconds: float) -> None:
+    """Insert the chunks of `open_requests`, with the recipients they have by now, and the states of these."""
+    if not chunks:
+        return
+    until = _lease_value(connection, now, lease_seconds)
+    rows = []
+    for chunk in chunks:
+        row = _new_row(chunk.account_id, chunk.channel, chunk.tag_group, chunk.expires_at, chunk.created_at)
+        row |= {"id": chunk.id, "priority": TRANSACTIONAL, "request": chunk.request, "resend": int(chunk.resend)}
+        row |= {"users": pack_users(chunk.users[:]), "platforms": chunk.platforms, "size": len(chunk.platforms)}
+        row |= dict(zip(_STATE_COLUMNS, _values(chunk), strict=True))
+        row |= {"started_at": chunk.started_at, "lease_owner": chunk.lease, "lease_until": until}
+        rows.append(row)
+    names = list(rows[0])
+    mark = "%s" if connection.dialect.name == "postgresql" else "?"
+    marks = ", ".join(_lease_until(connection).format(mark) if name == "lease_until" else mark for name in names)
+    sql = f"INSERT INTO chunk ({', '.join(names)}) VALUES ({marks})"  # noqa: S608 - our own columns
+    connection.exec_driver_sql(sql, [tuple(row.values()) for row in rows])
+
+
 def lease_due(
     connection: Connection, owner: str, now: float, lease_seconds: float, *, priority: int | None = None, limit: int = 1
 ) -> list[Chunk]:
@@ -358,7 +413,7 @@ def _find_free(connection: Connection, priority: int, now: float, limit: int) ->
 def _lease(connection: Connection, chunks: Sequence[Chunk], owner: str, now: float, lease_seconds: float) -> None:
     if not chunks:
         return
-    lease = f"{owner}.{secrets.token_hex(8)}"
+    lease = _name_lease(owner)
     for chunk in chunks:
         chunk.started_at = chunk.started_at or now
         chunk.lease = lease
@@ -368,6 +423,10 @@ def _lease(connection: Connection, chunks: Sequence[Chunk], owner: str, now: flo
         f"lease_owner = {{}}, lease_until = {until}, started_at = {{}} WHERE id = {{}}",
         [(lease, _lease_value(connection, now, lease_seconds), chunk.started_at, chunk.id) for chunk in chunks],
     )
+
+
+def _name_lease(owner: str) -> str:
+    return f"{owner}.{secrets.token_hex(8)}"
 
 
 # The due chunks of a priority that nobody holds: one range of the index `chunk_due`, in its order.
@@ -587,7 +646,8 @@ def _new_row(account_id: str, channel: str, tag_group: str, expires_at: float, n
     }
 
 
-_STATES = "states = {}, notes = {}, sent = {}, unknown = {}, failed = {}, suppressed = {}"
+_STATE_COLUMNS = ("states", "notes", "sent", "unknown", "failed", "suppressed")
+_STATES = ", ".join(f"{name} = {{}}" for name in _STATE_COLUMNS)
 
 
 def _values(chunk: Chunk) -> tuple[Any, ...]:
@@ -608,14 +668,15 @@ def _update(connection: Connection, assignments: str, rows: Sequence[tuple[Any, 
 
 
 def _find_lost(connection: Connection, chunks: Sequence[Chunk]) -> set[int]:
-    found = connection.execute(
-        select(table.c.id, table.c.lease_owner)
-        .where(table.c.id.in_([chunk.id for chunk in chunks]))
-        .order_by(table.c.id)
-        .with_for_update()
-    )
-    leases = {row.id: row.lease_owner for row in found}
+    asked = {"ids": pack_values(connection, [chunk.id for chunk in chunks])}
+    leases = dict(map(tuple, connection.execute(_select_leases(connection.dialect.name), asked)))
     return {chunk.id for chunk in chunks if leases.get(chunk.id) != chunk.lease}
+
+
+@functools.cache
+def _select_leases(dialect: str) -> Select[Any]:
+    some = among_named(dialect, table.c.id, "ids")
+    return select(table.c.id, table.c.lease_owner).where(some).order_by(table.c.id).with_for_update()
 
 
 def _unpack(row: Any) -> Chunk:

@@ -184,6 +184,7 @@ def list_worker_steps(world: World, place: int, owner: Owner, setting: Setting) 
     if row.lease is None and any(state not in FINAL for state in row.states):
         leased = commit(world, row._replace(lease=place, silent=False), durable=False)
         yield "lease", change(leased, place, held=row.states)
+        yield from list_arrivals(world, place, owner, setting)
     if row.lease is not None and (row.silent or (setting.embedded and row.lease != place)):
         yield "rescue", rescue(world, place, setting)
     if owner.held is not None:
@@ -199,6 +200,21 @@ def list_worker_steps(world: World, place: int, owner: Owner, setting: Setting) 
             yield "free the slot", move(world, place, position, NOTHING, "")
         elif stage == ANSWERED and setting.fault == "slots freed early" and owner.notes[position]:
             yield "free the slot", move(world, place, position, (ANSWERED, receipt), "")
+
+
+def list_arrivals(world: World, place: int, owner: Owner, setting: Setting) -> Iterator[tuple[str, World]]:
+    """Lease the chunk and claim whoever waits in one transaction, as of a request that is being inserted: one that is
+    not in the ledger yet differs from one that waits there in that nobody was promised it."""
+    waiting = tuple(position for position in TWO if world.row.states[position] == State.WAITING)
+    if not waiting or any(message != NOTHING for message in owner.messages):
+        return
+    states = decide_claim(world.row.states, waiting)
+    durable = is_durable(claims=True, settles=False, embedded=setting.embedded)
+    if setting.fault == "arrival not durable":
+        durable = False
+    after = commit(world, Row(states, place), durable=durable)
+    messages = tuple((CLAIMED, "") if position in waiting else NOTHING for position in TWO)
+    yield "arrive", change(after, place, held=states, messages=messages)
 
 
 def waits_for_answer(owner: Owner, position: int) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -99,6 +99,12 @@ class Script(SenderPool):
 
     def lanes_of(self, credentials: Sequence[Credential]) -> Mapping[str, Lane]:
         return {platform: self.find_lane(Credential("any", platform, "{}", 1.0)) for platform in self._platforms}
+
+    def list_lanes(self, account_id: str, platforms: Collection[str]) -> list[Lane]:
+        return [lane for platform, lane in self.lanes_of(()).items() if platform in platforms]
+
+    def find_current(self, credentials: Sequence[Credential]) -> Mapping[str, Lane] | None:
+        return self.lanes_of(credentials)
 
 
 class UntilIdle(Wakeup):

@@ -10,6 +10,7 @@ from tocsin.delivery.load_shedding import HEAVY
 from tocsin.errors import Problem
 from tocsin.policy import load_policy
 from tocsin.store.ledger import Ledger
+from tocsin.store.recent import Recent
 
 CACHE_SECONDS = 1.0  # after which a policy that was changed holds
 
@@ -21,24 +22,22 @@ class SendRates:
         self._ledger = ledger
         self._default = default
         self._heavy = heavy
-        self._known: dict[str, tuple[float, SendRate]] = {}
+        self._known = Recent(self._read, CACHE_SECONDS)
         self._due: dict[str, Due] = {}
         self._second = self._total = 0
         self._now = Counter[str]()
         self._before = Counter[str]()
 
     async def find(self, account_id: str, now: float) -> SendRate:
-        """Return an account's rate. It is read once a second, not once a request."""
-        known = self._known.get(account_id)
-        if known is not None and 0 <= now - known[0] < CACHE_SECONDS:
-            return known[1]
+        """Return an account's rate. It is read for all of a second's requests, not for each."""
+        return await self._known.find(account_id, now) or self._default
+
+    async def _read(self, account_id: str) -> SendRate:
         own = (await self._ledger.read(lambda connection: load_policy(connection, account_id))).limits
-        rate = SendRate(
+        return SendRate(
             requests=own.send_requests_per_second or self._default.requests,
             people=own.send_people_per_second or self._default.people,
         )
-        self._known[account_id] = now, rate
-        return rate
 
     def admit(self, account_id: str, rate: SendRate, people: int, now: float) -> None:
         """Count a request that names so many people. Raise Problem 429 beyond the rate, or beyond the account's share

@@ -18,6 +18,7 @@ from tocsin.authenticator.refused_logins import RefusedLogins
 from tocsin.errors import Problem
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger
+from tocsin.store.recent import Recent
 
 CACHE_SECONDS = 1.0  # for so long a revoked passcode may still be accepted
 REFUSED_A_MINUTE = 20
@@ -30,9 +31,8 @@ class _Passcode(msgspec.Struct, frozen=True):
 
 
 class _Known(msgspec.Struct, frozen=True):
-    """An account as it was read at a time."""
+    """An account as it was read."""
 
-    read_at: float
     account: Account
     passcodes: Sequence[_Passcode]
 
@@ -43,7 +43,7 @@ class Authenticator:
     def __init__(self, ledger: Ledger, refused_a_minute: int = REFUSED_A_MINUTE):
         self._ledger = ledger
         self._refused = RefusedLogins(refused_a_minute)
-        self._cache: dict[str, _Known] = {}
+        self._known = Recent(self._load, CACHE_SECONDS)
         self._ids: tuple[float, frozenset[str]] = (float("-inf"), frozenset())
 
     async def authenticate(
@@ -93,18 +93,17 @@ class Authenticator:
         return _slow_down(seconds)
 
     async def _find(self, account_id: str, address: str, now: float) -> _Known | None:
-        cached = self._cache.get(account_id)
-        if cached is not None and 0 <= now - cached.read_at < CACHE_SECONDS:
-            return cached
-        if cached is None and self._refused.slow_down("", address, now) is not None:
+        if (known := self._known.get(account_id, now)) is not None:
+            return known
+        if account_id not in self._known and self._refused.slow_down("", address, now) is not None:
             # Whoever makes up ids costs one question a second, and a new account is known a second after it was made.
             if not 0 <= now - self._ids[0] < CACHE_SECONDS:
                 self._ids = now, frozenset(await self._ledger.read(_read_ids))
             if account_id not in self._ids[1]:
                 return None
-        return await self._load(account_id, now)
+        return await self._known.find(account_id, now)
 
-    async def _load(self, account_id: str, now: float) -> _Known | None:
+    async def _load(self, account_id: str) -> _Known | None:
         accounts, passcodes = schema.account, schema.passcode
 
         def read(connection: Connection) -> _Known | None:
@@ -112,17 +111,15 @@ class Authenticator:
                 select(accounts.c.id, accounts.c.name, accounts.c.timezone).where(accounts.c.id == account_id)
             ).first()
             if row is None:
-                return None
+                return None  # not kept: requests with made-up account ids must not fill the memory
             columns = (passcodes.c.digest, passcodes.c.rights, passcodes.c.expires_at)
             mine = (passcodes.c.account_id == account_id, passcodes.c.revoked_at.is_(None))
             rows = connection.execute(select(*columns).where(*mine))
-            found = [_Passcode(bytes(digest), rights.split(","), ends) for digest, rights, ends in rows]
-            return _Known(now, Account(*row), found)
+            return _Known(
+                Account(*row), [_Passcode(bytes(digest), rights.split(","), ends) for digest, rights, ends in rows]
+            )
 
-        found = await self._ledger.read(read)
-        if found is not None:  # else not cached: requests with made-up account ids must not fill the memory
-            self._cache[account_id] = found
-        return found
+        return await self._ledger.read(read)
 
 
 def _slow_down(seconds: int) -> Problem:

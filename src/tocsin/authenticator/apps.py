@@ -87,12 +87,6 @@ def remove_app(ledger: Ledger, account_id: str, name: str) -> None:
         raise Misconfigured(f"{account_id} has no app {name!r}; `tocsin app list` shows them.")
 
 
-def find_sdk_id(connection: Connection, account_id: str) -> str:
-    """Return the id that the account's apps have; "" when it has none."""
-    table = schema.app
-    return connection.scalar(select(table.c.sdk_id).where(table.c.account_id == account_id).limit(1)) or ""
-
-
 def _list_apps(connection: Connection, account_id: str) -> list[ClientApp]:
     table = schema.app
     columns = [table.c[name] for name in ClientApp.__struct_fields__]

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections import Counter, deque
-from collections.abc import Callable, Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -42,14 +42,27 @@ class QueuedSend(msgspec.Struct, frozen=True):
     people: int = 0
 
 
+class Offer(Protocol):
+    """What may be sent of a batch as soon as it is committed. lease_seconds: of the leases of its chunks."""
+
+    lease_seconds: float
+
+    def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> Sequence[Chunk | None]:
+        """Return the chunk of each request that is claimed, to be inserted by `queue.insert_leased`; None for those
+        that wait in the queue. Called within the transaction that inserts them, which may be run again."""
+
+    def hand_over(self) -> None:
+        """Send what was claimed: the transaction is committed."""
+
+    def end(self) -> None:
+        """Give back what was kept ready, whatever became of the transaction."""
+
+
 class Taker(Protocol):
-    """Who delivers in this process, and may lease requests as they are inserted."""
+    """Who delivers in this process."""
 
-    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]] | None:
-        """Return what leases them in the transaction that inserts them; None when that should wait for a turn."""
-
-    async def take(self, chunks: Sequence[Chunk]) -> None:
-        """Deliver what was leased so."""
+    def offer(self, entries: Sequence[QueuedSend]) -> Offer | None:
+        """Return what claims requests in the transaction that inserts them; None when all of them are to wait."""
 
 
 class SendQueue:
@@ -76,21 +89,7 @@ class SendQueue:
     async def _write(self) -> None:
         while self._waiting:
             batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), REQUESTS_A_COMMIT))]
-            entries, tags = [entry for entry, _ in batch], set[tuple[str, str]]()
-            accounts = {entry.request.account_id for entry in entries}
-            lease = self._taker.offer(accounts) if self._taker is not None else None
-            insert = functools.partial(self._insert, entries=entries, tags=tags, lease=lease)
-            results: Sequence[bool | Exception]
-            try:
-                results, leased = await self._ledger.write(insert)
-                self._tags |= tags
-            except Exception as error:
-                results, leased = [error] * len(batch), []
-            if leased and self._taker is not None:
-                await self._pass_on(self._taker, leased)
-            inserted = Counter(one.request.account_id for one, new in zip(entries, results, strict=True) if new is True)
-            for account in inserted - Counter(chunk.account_id for chunk in leased):
-                self._notify(account)
+            results = await self._commit([entry for entry, _ in batch])
             for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue  # its caller was cancelled
@@ -100,48 +99,91 @@ class SendQueue:
                     done.set_result(result)
         self._writing = None
 
-    async def _pass_on(self, taker: Taker, leased: Sequence[Chunk]) -> None:
-        """Have what was leased delivered. The requests are committed, so a failure is none of their callers': whoever
-        looks next has them when the lease is over."""
+    async def _commit(self, entries: Sequence[QueuedSend]) -> Sequence[bool | Exception]:
+        """Insert requests in one transaction, and have those delivered that were claimed in it. Return for each whether
+        it was inserted, or why not."""
+        offer, tags = self._find_offer(entries), set[tuple[str, str]]()
         try:
-            await taker.take(leased)
+            insert = functools.partial(self._insert, entries=entries, tags=tags, offer=offer)
+            results, waiting = await self._ledger.write(insert)
+            self._tags |= tags
+            if offer is not None:
+                _hand_over(offer)
+        except Exception as error:
+            return [error] * len(entries)
+        finally:
+            if offer is not None:
+                offer.end()
+        for account_id in waiting:
+            self._notify(account_id)
+        return results
+
+    def _find_offer(self, entries: Sequence[QueuedSend]) -> Offer | None:
+        try:
+            return None if self._taker is None else self._taker.offer(entries)
         except Exception:
-            log.exception("requests wait for the end of their lease", chunks=len(leased))
+            log.exception("requests wait in the queue", requests=len(entries))
+            return None
 
     def _insert(
         self,
         connection: Connection,
         entries: Sequence[QueuedSend],
         tags: set[tuple[str, str]],
-        lease: Callable[[Connection], list[Chunk]] | None,
-    ) -> tuple[list[bool | Exception], list[Chunk]]:
+        offer: Offer | None,
+    ) -> tuple[list[bool | Exception], set[str]]:
         """Insert the requests that were not queued before, and add their tag groups to `tags`. Return for each whether
-        it was inserted, or its Problem; and what was leased."""
+        it was inserted, or its Problem; and the accounts of which some wait to be leased."""
         tags.clear()  # an earlier run of this transaction was broken off
+        results = self._admit(connection, entries)
+        new = [entry.request for entry, result in zip(entries, results, strict=True) if result is True]
+        claimed: Sequence[Chunk | None] = [None] * len(new)
+        if offer is not None and new:
+            claimed = offer.claim(connection, new)
+        waiting, leased = list[NewRequest](), list[Chunk]()
+        for request, chunk in zip(new, claimed, strict=True):
+            tag = self._find_tag(connection, request, tags)
+            if chunk is not None:
+                chunk.tag_group = tag
+                leased.append(chunk)
+            else:
+                waiting.append(msgspec.structs.replace(request, tag_group=tag))
+        if offer is not None and leased:  # first: their ids are the next ones
+            queue.insert_leased(connection, leased, leased[0].started_at, offer.lease_seconds)
+        queue.insert_requests(connection, waiting)
+        return results, {request.account_id for request in waiting}
+
+    def _admit(self, connection: Connection, entries: Sequence[QueuedSend]) -> list[bool | Exception]:
+        """Return for each request whether it is to be inserted: False when it was queued before; or its Problem."""
         results: list[bool | Exception] = []
-        new: list[NewRequest] = []
         early = [] if self._ledger.embedded else _find_early(connection, entries)
         for number, entry in enumerate(entries):
-            request = entry.request
             try:
                 if early and (problem := early[number]) is not None:
                     raise problem
-                if entry.key is not None and keep(connection, entry.key, "", request.now) is not None:
-                    results.append(False)
-                    continue
+                results.append(entry.key is None or keep(connection, entry.key, "", entry.request.now) is None)
             except Problem as refused:
                 results.append(refused)
-                continue
-            tag = request.tag_group
-            if tag and (request.account_id, tag) not in self._tags | tags:
-                if _add_tag_group(connection, request.account_id, tag, request.now):
-                    tags.add((request.account_id, tag))
-                else:
-                    request = msgspec.structs.replace(request, tag_group="")
-            new.append(request)
-            results.append(True)
-        queue.insert_requests(connection, new)
-        return results, lease(connection) if lease is not None and new else []
+        return results
+
+    def _find_tag(self, connection: Connection, request: NewRequest, tags: set[tuple[str, str]]) -> str:
+        """Return the tag group that a request is counted under, which is inserted and added to `tags` if it is new."""
+        tag = request.tag_group
+        if not tag or (request.account_id, tag) in self._tags or (request.account_id, tag) in tags:
+            return tag
+        if not _add_tag_group(connection, request.account_id, tag, request.now):
+            return ""
+        tags.add((request.account_id, tag))
+        return tag
+
+
+def _hand_over(offer: Offer) -> None:
+    """Have what was claimed sent. The requests are committed, so a failure is none of their callers': what becomes of
+    them is settled when their lease is over."""
+    try:
+        offer.hand_over()
+    except Exception:
+        log.exception("requests wait for the end of their lease")
 
 
 def _find_early(connection: Connection, entries: Sequence[QueuedSend]) -> Sequence[Problem | None]:

@@ -132,7 +132,8 @@ class PushForm:
         self._title = compile_template("title", content.title)
         self._body = compile_template("body", content.body)
         self._blocks: dict[str, _CompiledBlock] = {
-            name: _CompiledBlock(name, content.platforms.get(name, {})) for name in PUSH_PLATFORMS
+            name: _CompiledBlock(name, block) if (block := content.platforms.get(name)) else _EMPTY[name]
+            for name in PUSH_PLATFORMS
         }
 
     def templates(self) -> Iterator[CompiledTemplate]:
@@ -245,3 +246,7 @@ def as_text(value: Any) -> str:
 
 def _is_true(value: Any) -> bool:
     return value is True or (isinstance(value, str) and value.lower() == "true") or value == 1
+
+
+# Most pushes have no block, and a request of its own has a content of its own: its form is made to be used once.
+_EMPTY = {name: _CompiledBlock(name, {}) for name in PUSH_PLATFORMS}

@@ -10,12 +10,13 @@ from datetime import tzinfo
 
 import msgspec
 
+from tocsin.account import Account
 from tocsin.campaign.quiet_hours import Quiet, quiet_until
 from tocsin.channels import PLATFORM_CODES
 from tocsin.delivery.batch import PendingMessage
 from tocsin.delivery.frequency_cap import CapDecision, Claim
 from tocsin.delivery.plan import DeliveryPlan
-from tocsin.delivery.recipients import Person, find_addresses
+from tocsin.delivery.recipients import Person, find_addresses, read_zones
 from tocsin.ingest.profile import allows_tracking
 from tocsin.outcome import State
 from tocsin.queue import Chunk
@@ -100,6 +101,24 @@ def hold_in_quiet_hours(
         else:
             chunk.put_off(position, end)
     return rest
+
+
+def find_window(
+    chunk: Chunk,
+    positions: Sequence[int],
+    plan: DeliveryPlan,
+    people: Mapping[int, Person],
+    account: Account,
+    now: float,
+) -> Window:
+    """Return the messages of selected positions by platform. Recipients for whom it is quiet wait or get nothing; those
+    without an address, or opted out, become final."""
+    if plan.quiet is not None:
+        zones = dict[int, tzinfo]()
+        if plan.quiet.zone == "user":
+            zones = read_zones(people, account, {chunk.users[position] for position in positions})
+        positions = hold_in_quiet_hours(chunk, positions, plan.quiet, zones, account.zone, now)
+    return address_window(chunk, positions, plan, people, now)
 
 
 def address_window(

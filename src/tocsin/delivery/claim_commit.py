@@ -4,7 +4,7 @@ allow."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from sqlalchemy import Connection, Row
@@ -13,8 +13,10 @@ from tocsin import queue
 from tocsin.delivery.claim import Window, apply_caps, find_claims
 from tocsin.delivery.frequency_cap import give_back, reserve
 from tocsin.delivery.held_chunk import HeldChunk, Settlement
+from tocsin.delivery.plan import DeliveryPlan
 from tocsin.delivery.recipients import mark_gone
 from tocsin.outcome import State
+from tocsin.queue import Chunk
 
 
 class Claimed(msgspec.Struct, frozen=True):
@@ -65,10 +67,7 @@ class ClaimCommit:
             if held.chunk.run_id in stopped:
                 held.chunk.finish_all(held.chunk.waiting(float("inf")), State.STOPPED, now)
         windows = [(held, window) for held, window in self._windows if held.chunk.run_id not in stopped]
-        windows = _apply_caps(connection, windows, now)
-        for held, window in windows:
-            positions = {message.position for messages in window.values() for message in messages}
-            held.chunk.move_all(positions, State.CLAIMED)
+        windows = claim_windows(connection, windows, now)
         removed: list[Row[Any]] = []
         for held, gone in self._settlement.gone:
             removed += mark_gone(connection, self._account_id, gone, now, held.chunk.campaign_id)
@@ -86,17 +85,37 @@ def is_durable(*, claims: bool, settles: bool, embedded: bool) -> bool:
     return claims or (settles and not embedded)
 
 
-def _apply_caps(
-    connection: Connection, windows: Sequence[tuple[HeldChunk, Window]], now: float
-) -> list[tuple[HeldChunk, Window]]:
+class Planned(Protocol):
+    """A chunk with its plan."""
+
+    @property
+    def chunk(self) -> Chunk: ...
+
+    @property
+    def plan(self) -> DeliveryPlan: ...
+
+
+P = TypeVar("P", bound=Planned)
+
+
+def claim_windows(connection: Connection, windows: Sequence[tuple[P, Window]], now: float) -> list[tuple[P, Window]]:
+    """Claim what the caps leave of windows, and return it; the others are final, or wait."""
+    claimed = _apply_caps(connection, windows, now)
+    for one, window in claimed:
+        positions = {message.position for messages in window.values() for message in messages}
+        one.chunk.move_all(positions, State.CLAIMED)
+    return claimed
+
+
+def _apply_caps(connection: Connection, windows: Sequence[tuple[P, Window]], now: float) -> list[tuple[P, Window]]:
     """Return what the caps leave of windows."""
     capped = [
-        (held.plan.rule, find_claims(held.chunk, window, now)) for held, window in windows if held.plan.rule is not None
+        (one.plan.rule, find_claims(one.chunk, window, now)) for one, window in windows if one.plan.rule is not None
     ]
     if not capped:
         return list(windows)
     decisions = iter(reserve(connection, capped, now))
     return [
-        (held, window if held.plan.rule is None else apply_caps(held.chunk, window, next(decisions), now))
-        for held, window in windows
+        (one, window if one.plan.rule is None else apply_caps(one.chunk, window, next(decisions), now))
+        for one, window in windows
     ]

@@ -13,7 +13,6 @@ import functools
 import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from datetime import tzinfo
 from typing import Any
 
 import msgspec
@@ -21,19 +20,18 @@ import structlog
 from sqlalchemy import Connection, Row
 from sqlalchemy.exc import OperationalError
 
-from tocsin import metrics, queue
+from tocsin import metrics
 from tocsin.account import Account
-from tocsin.campaign.send import StoredRequest
 from tocsin.channels import CHANNELS, PLATFORM_CODES
 from tocsin.delivery import traces
+from tocsin.delivery.arrival import ClaimedRequest
 from tocsin.delivery.chunk_trace import follow
 from tocsin.delivery.claim import (
     OpenLane,
     Window,
-    address_window,
     drop_late,
     find_claims,
-    hold_in_quiet_hours,
+    find_window,
     select_window,
 )
 from tocsin.delivery.claim_commit import ClaimCommit, Claimed, is_durable
@@ -41,9 +39,9 @@ from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.held_chunk import Answer, HeldChunk, Settlement, free_slots
 from tocsin.delivery.lane import Lane, Outgoing
-from tocsin.delivery.plan import LookUp, Planner
+from tocsin.delivery.plan import DeliveryPlan, LookUp, Planner
 from tocsin.delivery.push_id import Secrets
-from tocsin.delivery.recipients import Person, load_people, read_zones
+from tocsin.delivery.recipients import Person, load_people
 from tocsin.delivery.recorder import record_uninstalled
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
@@ -109,7 +107,22 @@ class Dispatcher:
         """How many chunks it holds, and how many of them can be sent from now: what waits for a full lane and what only
         waits for answers keeps nobody from leasing more."""
         ready = sum(held.waiting and not held.parked_since for held in self._held.values())
-        return len(self._held) + len(self._new), ready + len(self._new)
+        return self.count, ready + len(self._new)
+
+    @property
+    def count(self) -> int:
+        """How many chunks it holds."""
+        return len(self._held) + len(self._new)
+
+    @property
+    def blocked(self) -> bool:
+        """Whether somebody waits for room in a lane."""
+        return bool(self._blocked)
+
+    @property
+    def account(self) -> Account | None:
+        """The account, once it was read."""
+        return self._account
 
     def list_chunks(self) -> list[Chunk]:
         """Return the chunks that it holds."""
@@ -119,6 +132,11 @@ class Dispatcher:
         """Take leased chunks."""
         self._new.extend(chunks)
         self._changed.set()
+
+    def adopt(self, claimed: Sequence[ClaimedRequest], account: Account, lanes: Mapping[str, Lane], at: float) -> None:
+        """Take requests that were claimed as they were inserted, and hand them over."""
+        self._account = self._account or account
+        self._hand_over([(self._hold(one.chunk, one.plan), one.window) for one in claimed], lanes, at)
 
     def stop(self) -> None:
         """Claim nothing more; what is with a vendor is waited for and settled."""
@@ -194,14 +212,16 @@ class Dispatcher:
             raise
         self._account = found.account
         for chunk, plan in found.plans:
-            if (pairs := found.named.get(chunk.id)) is not None:
-                queue.name_recipients(chunk, pairs, self._d.clock())
-                chunk.request = msgspec.json.decode(chunk.request or "", type=StoredRequest).without_names()
-            trace = None if traces.active is None else follow(chunk)
-            if trace is not None:
-                trace.note_look(chunk, self._d.clock())
-            self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer, trace)
+            found.name(chunk, self._d.clock())
+            self._hold(chunk, plan)
         return self._d.senders.lanes_of(found.credentials), found.people
+
+    def _hold(self, chunk: Chunk, plan: DeliveryPlan) -> HeldChunk:
+        trace = None if traces.active is None else follow(chunk)
+        if trace is not None:
+            trace.note_look(chunk, self._d.clock())
+        held = self._held[chunk.id] = HeldChunk(chunk, plan, self._note_answer, trace)
+        return held
 
     def _note_answer(self, held: HeldChunk) -> None:
         if not self._answers:
@@ -255,19 +275,13 @@ class Dispatcher:
         assert self._account is not None
         windows: list[tuple[HeldChunk, Window]] = []
         for held, positions in selected:
-            heard = positions
-            if held.plan.quiet is not None:
-                zone, zones = self._account.zone, dict[int, tzinfo]()
-                if held.plan.quiet.zone == "user":
-                    zones = read_zones(people, self._account, {held.chunk.users[position] for position in positions})
-                heard = hold_in_quiet_hours(held.chunk, positions, held.plan.quiet, zones, zone, now)
-            if window := address_window(held.chunk, heard, held.plan, people, now):
+            if window := find_window(held.chunk, positions, held.plan, people, self._account, now):
                 windows.append((held, window))
         return windows
 
     def _select(self, lanes: Mapping[str, Lane], now: float) -> list[tuple[HeldChunk, list[int]]]:
         """Return the positions that are due and have room, by chunk. Note who waits for room, and who for a time."""
-        views = {platform: lane.look(now) for platform, lane in lanes.items()}
+        views = {platform: lane.look(now, urgent=self._urgent) for platform, lane in lanes.items()}
         left, blocked = self._d.settings.window, Counter[str]()
         self._due = float("inf")
         selected: list[tuple[HeldChunk, list[int]]] = []
@@ -369,7 +383,10 @@ class Dispatcher:
                     several = Counter(message.position for message in messages)
                     held.missing |= {position: count for position, count in several.items() if count > 1}
         # Every note is there before the first message goes: nobody's devices may be known by half.
-        divided = [(lanes[platform], lanes[platform].divide(messages)) for platform, messages in by_lane.items()]
+        divided = [
+            (lanes[platform], lanes[platform].divide(messages, urgent=self._urgent))
+            for platform, messages in by_lane.items()
+        ]
         for lane, parts in divided:
             lane.send(parts, urgent=self._urgent)
 
@@ -425,7 +442,7 @@ class Dispatcher:
         if self._answers:
             pauses.append(self._first_answer + SETTLE_SECONDS - time)
         for lane, count in self._blocked:
-            room = lane.look(now).room
+            room = lane.look(now, urgent=self._urgent).room
             if not self._stopping and room >= min(count, max(window // 2, 1) if lane.steady else 1):
                 return 0.0
             if (turn := lane.next_turn()) is not None:

@@ -106,7 +106,9 @@ def _decide_all(connection: Connection, asked: Sequence[tuple[CapRule, Sequence[
             if rule.account is not None or rule.campaign is not None:
                 counted = rule.account is not None
                 rows.append(_key(rule, claim) | {"campaign_id": rule.campaign_id, "at": now, "counted": int(counted)})
-                before.setdefault(claim.user, []).append(_Before(now, rule.campaign_id, counted, rule.message))
+                mine = before.setdefault(claim.user, [])
+                if all(one.message != rule.message for one in mine):  # else on another platform
+                    mine.append(_Before(now, rule.campaign_id, counted, rule.message))
         decisions.append(CapDecision(dropped, later))
     return _Reserved(decisions, rows, used)
 

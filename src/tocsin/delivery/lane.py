@@ -63,8 +63,8 @@ class Sender(Protocol):
     @property
     def up(self) -> bool: ...
 
-    def room(self, credential: Credential) -> int:
-        """Return how many more messages of a lane it can take now; 0 until it is up."""
+    def room(self, credential: Credential, *, urgent: bool) -> int:
+        """Return how many more messages of a lane it can take now; 0 until it is up. urgent: those of requests."""
         ...
 
     def claim(self, messages: Sequence[Outgoing]) -> None:
@@ -108,11 +108,11 @@ class Lane:
         self._stops: set[str] = set()  # why it pauses now: each reason is logged once a pause
         self._braking = False
 
-    def look(self, now: float) -> OpenLane:
-        """Return what a claim has to know."""
+    def look(self, now: float, *, urgent: bool = False) -> OpenLane:
+        """Return what a claim has to know. urgent: it is one of requests."""
         if self.paused_until > now:
             return OpenLane(self.paused_until, 0)
-        room = sum(sender.room(self.credential) for sender in self._senders)
+        room = sum(sender.room(self.credential, urgent=urgent) for sender in self._senders)
         if not self._proven:
             room = min(room, 1 - self.in_flight)
         elif self._slow_start.climbing:
@@ -128,16 +128,19 @@ class Lane:
         """Return when a lane that climbs after a pause has room again; None when only answers make room."""
         return self._slow_start.next_turn() if self._proven and self._slow_start.climbing else None
 
-    def divide(self, messages: Sequence[Outgoing]) -> list[tuple[Sender | None, Sequence[Outgoing]]]:
+    def divide(
+        self, messages: Sequence[Outgoing], *, urgent: bool = False
+    ) -> list[tuple[Sender | None, Sequence[Outgoing]]]:
         """Choose a sender for each claimed message, the one with the most room first, and take the slots of their
         notes. None: for messages whose sender has just died."""
-        up = sorted((one for one in self._senders if one.up), key=lambda one: -one.room(self.credential))
-        if not up:
+        rooms = [(one.room(self.credential, urgent=urgent), one) for one in self._senders if one.up]
+        if not rooms:
             return [(None, messages)]
+        rooms.sort(key=lambda one: -one[0])
         parts: list[tuple[Sender | None, Sequence[Outgoing]]] = []
         start = 0
-        for sender in up:
-            stop = len(messages) if sender is up[-1] else start + sender.room(self.credential)
+        for room, sender in rooms:
+            stop = len(messages) if sender is rooms[-1][1] else start + room
             if part := messages[start:stop]:
                 sender.claim(part)
                 parts.append((sender, part))

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -35,6 +35,7 @@ HANG_SECONDS = 900.0  # for one message; a sender that needs longer hangs, and i
 SILENT_SECONDS = 15.0  # of a sender that has messages and says nothing: it hangs in the rendering of one
 CHECK_SECONDS = 3.0
 READY_SECONDS = 30.0
+URGENT_SHARE = 4  # what waits in a sender may be so much more for requests: a campaign fills all it is given
 SPARE_SLOTS = 2048  # for recipients with more devices than there is room for
 TROUBLE_SECONDS = 1.0  # before a sender that ended is started again
 # Of a worker's environment. Proxies have names in small letters too; the last is of the tests that measure coverage.
@@ -57,10 +58,11 @@ class MessagesUnderWay:
         self._in_flight: Counter[str] = Counter()  # by lane
         self._at_once: dict[str, int] = {}
 
-    def room(self, credential: Credential) -> int:
-        """Return how many more messages of a lane may be claimed."""
+    def room(self, credential: Credential, *, urgent: bool) -> int:
+        """Return how many more messages of a lane may be claimed. Campaigns leave some room to what is urgent."""
         name = name_lane(credential)
-        free = self._at_once.get(name, LEAST_AT_ONCE) + self._ahead - self._in_flight[name]
+        ahead = self._ahead + (self._ahead // URGENT_SHARE if urgent else 0)
+        free = self._at_once.get(name, LEAST_AT_ONCE) + ahead - self._in_flight[name]
         return max(0, min(free, self.notes.room - SPARE_SLOTS))
 
     def claim(self, messages: Sequence[Outgoing]) -> None:
@@ -172,8 +174,8 @@ class SenderProcess:
     def up(self) -> bool:
         return self._under_way is not None
 
-    def room(self, credential: Credential) -> int:
-        return 0 if self._under_way is None else self._under_way.room(credential)
+    def room(self, credential: Credential, *, urgent: bool) -> int:
+        return 0 if self._under_way is None else self._under_way.room(credential, urgent=urgent)
 
     def claim(self, messages: Sequence[Outgoing]) -> None:
         assert self._under_way is not None
@@ -290,8 +292,8 @@ class LocalSender:
     def settled(self) -> bool:
         return self._notes.unused
 
-    def room(self, credential: Credential) -> int:
-        return self._under_way.room(credential)
+    def room(self, credential: Credential, *, urgent: bool) -> int:
+        return self._under_way.room(credential, urgent=urgent)
 
     def claim(self, messages: Sequence[Outgoing]) -> None:
         self._under_way.claim(messages)
@@ -368,6 +370,22 @@ class SenderPool:
         if lane is None or lane.credential != credential:
             lane = self._lanes[name] = Lane(credential, self._senders, self._clock, self._rules)
         return lane
+
+    def list_lanes(self, account_id: str, platforms: Collection[str]) -> list[Lane]:
+        """Return the lanes of an account to some platforms, as far as they were made."""
+        names = [name for name, one in BY_NAME.items() if one.platform in platforms]
+        return [lane for name in names if (lane := self._lanes.get(f"{account_id}/{name}")) is not None]
+
+    def find_current(self, credentials: Sequence[Credential]) -> Mapping[str, Lane] | None:
+        """Return an account's lanes as `lanes_of` does, when they are there and their rows have not changed; else None.
+        From any thread."""
+        lanes: dict[str, Lane] = {}
+        for one in credentials:
+            lane = self._lanes.get(name_lane(one))
+            if lane is None or lane.credential != one:
+                return None
+            lanes[BY_NAME[one.name].platform] = lane
+        return lanes
 
     @property
     def settled(self) -> bool:

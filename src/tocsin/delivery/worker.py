@@ -9,14 +9,17 @@ import random
 import time
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
 from sqlalchemy import Connection, func, select
 
 from tocsin import queue
-from tocsin.delivery.completer import Completer
+from tocsin.campaign.send_queue import QueuedSend
+from tocsin.channels import CHANNELS
+from tocsin.delivery.arrival import Arrival, Departure, Destination, OpenDestination
+from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.dispatcher import Delivery, Dispatcher
 from tocsin.delivery.handover import HandoverFolder
@@ -39,6 +42,8 @@ POLL_SECONDS = 0.5  # what another process put into the queue is found after so 
 LONGEST_POLL_SECONDS = 5.0  # where no other process does
 TROUBLE_SECONDS = 0.5
 REQUESTS = 256  # leased at once, and of one account not yet claimed
+ARRIVING = 256  # people of requests that are claimed as they are inserted, in one transaction
+DESTINATIONS = 8  # accounts' channels of them: each takes some questions of its own
 HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only; of one account half of them
 REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
@@ -74,9 +79,10 @@ class Worker:
         self._stopping = False
         self._released, self._next_due = True, 0.0
         self._full = False  # something may be due that there was no room for
+        self._backlog = False  # the same of requests
         self._turns: dict[int, dict[str, None]] = {TRANSACTIONAL: {}, CAMPAIGN: {}}
         self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Future[None]] = set()  # of dispatchers, and of requests that are being inserted
         self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), self._note_release)
         self._delivery = Delivery(
             ledger,
@@ -122,10 +128,12 @@ class Worker:
                 await completer
                 keeper.cancel()
         finally:
+            self.ready.clear()
+            clean = not self._tasks  # else it was cancelled, and a commit under way may claim more
             for task in (*self._tasks,):
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            settled = self._senders.settled  # else it was cancelled
+            settled = clean and self._senders.settled
             await self._senders.stop()  # nothing may be handed over once the notes are let go
             notes.close(settled=settled)
 
@@ -166,60 +174,79 @@ class Worker:
         rooms, held = self._find_rooms(most)
         self._full = True
         if held >= HELD or self._completer.behind:
+            self._backlog = True
             return 0
         # Losing a lease in a power cut loses nothing: the chunk is leased again.
-        found = await self._ledger.write(self._make_lease(now, most, rooms), durable=False)
+        lease = functools.partial(self._lease, now=now, most=most, rooms=rooms)
+        found = await self._ledger.write(lease, durable=False)
         none_left = all(len(found[priority]) < limit for priority, limit in most.items())
         self._full = not none_left or any(room <= 0 for one in rooms.values() for room in one.values())
+        left = len(found[TRANSACTIONAL]) == most[TRANSACTIONAL]
+        self._backlog = left or any(room <= 0 for room in rooms[TRANSACTIONAL].values())
         chunks = [chunk for some in found.values() for chunk in some]
         self._pass_on(chunks)
         return len(chunks)
 
-    def _make_lease(
-        self, now: float, most: Mapping[int, int], rooms: Mapping[int, dict[str, int]]
-    ) -> Callable[[Connection], dict[int, list[Chunk]]]:
-        """Return what leases in a transaction, at most so many of each priority."""
+    def _lease(
+        self, connection: Connection, now: float, most: Mapping[int, int], rooms: Mapping[int, dict[str, int]]
+    ) -> dict[int, list[Chunk]]:
+        """Lease at most so many chunks of each priority, and return them."""
+        seconds, found = self._settings.lease_seconds, dict[int, list[Chunk]]()
+        for priority, limit in most.items():
+            found[priority] = queue.lease_in_turns(
+                connection,
+                self.owner,
+                now,
+                seconds,
+                priority=priority,
+                limit=limit,
+                rooms=rooms[priority],
+                turns=self._turns[priority],
+            )
+        return found
 
-        def lease(connection: Connection) -> dict[int, list[Chunk]]:
-            seconds, found = self._settings.lease_seconds, dict[int, list[Chunk]]()
-            for priority, limit in most.items():
-                found[priority] = queue.lease_in_turns(
-                    connection,
-                    self.owner,
-                    now,
-                    seconds,
-                    priority=priority,
-                    limit=limit,
-                    rooms=rooms[priority],
-                    turns=self._turns[priority],
-                )
-            return found
-
-        return lease
-
-    def offer(self, accounts: Collection[str]) -> Callable[[Connection], list[Chunk]] | None:
-        """Return what leases new requests of these accounts in the transaction that inserts them: what waits alone is
-        spared a second one. None when they are to be leased in a turn, as when there is much to do."""
+    def offer(self, entries: Sequence[QueuedSend]) -> Arrival | None:
+        """Return what claims these requests as they are inserted, where a lane is open and nothing waits before them.
+        None when all of them are to be leased in a turn, as when there is much to do."""
         now = self._clock()
-        most = {TRANSACTIONAL: REQUESTS}
-        rooms, held = self._find_rooms(most | {CAMPAIGN: 1})
-        working = self._find_working()
-        full = self._full or held >= HELD or self._completer.behind or self._load.is_heavy(now)
-        if self._stopping or not self.ready.is_set() or full:
+        people = Counter[Destination]()
+        for one in entries:
+            people[one.request.account_id, one.request.channel] += max(one.people, 1)
+        behind = self._backlog or self._completer.behind or self._load.is_heavy(now)
+        if self._stopping or not self.ready.is_set() or behind:
             return None
-        if any(account in working or rooms[TRANSACTIONAL].get(account, 1) <= 0 for account in accounts):
+        held = sum(dispatcher.count for dispatcher in self._dispatchers.values())
+        if people.total() > min(ARRIVING, self._settings.window) or len(people) > DESTINATIONS or held >= HELD:
             return None
-        lease = self._make_lease(now, most, rooms)
-        return lambda connection: lease(connection)[TRANSACTIONAL]
+        found = {one: self._find_open(*one, count, now) for one, count in people.items()}
+        if not (opened := {one: lanes for one, lanes in found.items() if lanes is not None}):
+            return None
+        arrival = Arrival(
+            *(opened, self._senders, self._settings, self._delivery.secret, self.owner, self._clock, self._deliver)
+        )
+        self._tasks.add(arrival.ended)
+        arrival.ended.add_done_callback(self._tasks.discard)
+        return arrival
 
-    async def take(self, chunks: Sequence[Chunk]) -> None:
-        """Deliver what was leased by an offer."""
-        if self._stopping:
-            await self._ledger.write(functools.partial(queue.set_free, chunks=chunks), durable=False)
-            return
-        self._pass_on(chunks)
-        if len(chunks) == REQUESTS:
-            self._wakeup.notify()  # more may be due
+    def _find_open(self, account_id: str, channel: str, count: int, now: float) -> OpenDestination | None:
+        dispatcher = self._dispatchers.get((account_id, channel, True))
+        if dispatcher is not None and (dispatcher.blocked or dispatcher.count >= HELD // 2):
+            return None
+        lanes = self._senders.list_lanes(account_id, CHANNELS[channel].platforms)
+        opened = [lane for lane in lanes if lane.steady and lane.look(now, urgent=True).room >= count]
+        if lanes and not opened:
+            return None  # where no lane was made yet, the look-up tells whether there is none
+        return OpenDestination(opened, count, dispatcher.account if dispatcher is not None else None)
+
+    def _deliver(self, departure: Departure) -> None:
+        """Take what was claimed as it was inserted: its messages go, and what has none is recorded."""
+        going = [one for one in departure.requests if one.window]
+        for one in departure.requests:
+            if not one.window:
+                self._completer.put(DeliveredChunk(departure.account, one.chunk))
+        if going:
+            dispatcher = self._find_dispatcher((*departure.destination, True))
+            dispatcher.adopt(going, departure.account, departure.lanes, departure.at)
 
     def _find_rooms(self, most: Mapping[int, int]) -> tuple[dict[int, dict[str, int]], int]:
         """Return how many more chunks there is room for, by priority and account, for the accounts that have some; and
@@ -248,15 +275,21 @@ class Worker:
         for chunk in chunks:
             groups[chunk.account_id, chunk.channel, chunk.request is not None].append(chunk)
         for key, group in groups.items():
-            if (dispatcher := self._dispatchers.get(key)) is not None:
-                dispatcher.put(group)
-                continue
-            account_id, channel, urgent = key
-            dispatcher = self._dispatchers[key] = Dispatcher(self._delivery, account_id, channel, urgent=urgent)
-            dispatcher.put(group)
-            task = asyncio.create_task(self._run_dispatcher(key, dispatcher))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._find_dispatcher(key).put(group)
+
+    def _find_dispatcher(self, key: tuple[str, str, bool]) -> Dispatcher:
+        """Return the dispatcher of an account's channel; one that is new begins in the loop's next turn, with what it
+        was given by then."""
+        if (found := self._dispatchers.get(key)) is not None:
+            return found
+        account_id, channel, urgent = key
+        dispatcher = self._dispatchers[key] = Dispatcher(self._delivery, account_id, channel, urgent=urgent)
+        if self._stopping:
+            dispatcher.stop()
+        task = asyncio.create_task(self._run_dispatcher(key, dispatcher))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return dispatcher
 
     async def _run_dispatcher(self, key: tuple[str, str, bool], dispatcher: Dispatcher) -> None:
         await dispatcher.run()

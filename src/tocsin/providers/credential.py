@@ -66,10 +66,16 @@ _OF_ACCOUNT = select(
 def read_credentials(connection: Connection, account_id: str, secret_key: str = "") -> list[Credential]:
     """Return all credentials of an account. secret_key: of the settings; what it does not decrypt works for nobody."""
     rows = connection.execute(_OF_ACCOUNT, {"account": account_id})
-    return [
-        Credential(account_id, name, open_settings(secret_key, account_id, name, settings), at, bool(trusted))
-        for name, settings, at, trusted in rows
-    ]
+    return [open_credential(account_id, *row, secret_key) for row in rows]
+
+
+def open_credential(
+    account_id: str, name: str, settings: str, changed_at: float, trusted: int, secret_key: str
+) -> Credential:
+    """Return one credential as it is stored, its settings decrypted."""
+    return Credential(
+        account_id, name, open_settings(secret_key, account_id, name, settings), changed_at, bool(trusted)
+    )
 
 
 def find_settings(connection: Connection, account_id: str, name: str, secret_key: str) -> str | None:

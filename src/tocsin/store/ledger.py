@@ -324,8 +324,10 @@ def _engine(url: str, *, writing: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        if writing:  # FULL: an acknowledged write survives a power cut
-            connection.exec_driver_sql(f"PRAGMA synchronous = {'FULL' if _is_durable(connection) else 'NORMAL'}")
+        level = "FULL" if _is_durable(connection) else "NORMAL"  # FULL: an acknowledged write survives a power cut
+        if writing and connection.info.get("synchronous") != level:
+            connection.exec_driver_sql(f"PRAGMA synchronous = {level}")
+            connection.info["synchronous"] = level
         # IMMEDIATE: a writer that starts as a reader and upgrades would fail with «database is locked» at once.
         with nullcontext() if line is None else line.wait():
             connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")

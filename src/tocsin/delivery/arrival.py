@@ -1,0 +1,156 @@
+"""Arrival: requests to `/1/send` that are claimed in the transaction that inserts them.
+
+What comes for an open lane, and has nothing waiting before it, is spared the queue: one commit accepts and claims it,
+where the lease, the look-up and the claim would be three turns of their own. The promise is the same. Nothing is handed
+over before the commit, and what a crash leaves claimed without a hand-over note was never handed over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+import structlog
+from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
+
+from tocsin import queue
+from tocsin.account import Account
+from tocsin.delivery.claim import OpenLane, Window, drop_late, find_window, select_window
+from tocsin.delivery.claim_commit import claim_windows
+from tocsin.delivery.lane import Lane
+from tocsin.delivery.plan import DeliveryPlan, LookUp, Planner
+from tocsin.delivery.push_id import Secrets
+from tocsin.delivery.sender_pool import SenderPool
+from tocsin.outcome import State
+from tocsin.queue import Chunk, NewRequest
+from tocsin.settings import Settings
+
+log = structlog.get_logger()
+
+Destination = tuple[str, str]  # account and channel
+
+
+class OpenDestination(msgspec.Struct, frozen=True, eq=False):
+    """An account's channel that takes messages at once. lanes: of it, those with room for `count` messages, which is
+    kept for them. account: None when it has not been read yet."""
+
+    lanes: Sequence[Lane]
+    count: int
+    account: Account | None = None
+
+
+class ClaimedRequest(msgspec.Struct, frozen=True):
+    """A request whose people are known. window: its messages, all of them claimed; empty when there is none."""
+
+    chunk: Chunk
+    plan: DeliveryPlan
+    window: Window
+
+
+class Departure(msgspec.Struct, frozen=True):
+    """What was claimed of one account's channel. lanes: by platform."""
+
+    destination: Destination
+    account: Account
+    lanes: Mapping[str, Lane]
+    requests: Sequence[ClaimedRequest]
+    at: float
+
+
+class Arrival:
+    """One batch of requests, from before its transaction to after it. owner: in whose name they are leased. deliver:
+    takes what was claimed and committed. ended: set at the end; cancelled when the worker is gone by then."""
+
+    def __init__(
+        self,
+        destinations: Mapping[Destination, OpenDestination],
+        senders: SenderPool,
+        settings: Settings,
+        secret: Secrets,
+        owner: str,
+        clock: Callable[[], float],
+        deliver: Callable[[Departure], None],
+    ) -> None:
+        self.lease_seconds = settings.lease_seconds
+        self.ended = asyncio.get_running_loop().create_future()
+        self._destinations = destinations
+        self._senders = senders
+        self._settings = settings
+        self._secret = secret
+        self._owner = owner
+        self._clock = clock
+        self._deliver = deliver
+        self._departures: list[Departure] = []
+        self._keep_room(1)
+
+    def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> Sequence[Chunk | None]:
+        """Return the chunk of each request all of whose messages may go now, which are claimed; None for others."""
+        self._departures = []  # an earlier run of this transaction was broken off
+        chunks: list[Chunk | None] = [None] * len(requests)
+        for destination in sorted(self._destinations):  # in one order: each may lock its account's caps
+            opened = self._destinations[destination]
+            places = [place for place, one in enumerate(requests) if (one.account_id, one.channel) == destination]
+            made = queue.open_requests(connection, [requests[place] for place in places], self._owner, self._clock())
+            try:
+                claimed = self._claim_some(connection, destination, opened, made) if made else set[int]()
+            except DBAPIError:
+                raise
+            except Exception:  # a bug; whoever leases them meets it again, and the callers need not know
+                log.exception("requests wait in the queue", account=destination[0], requests=len(made))
+                continue
+            for place, chunk in zip(places, made, strict=True):
+                chunks[place] = chunk if chunk.id in claimed else None
+        return chunks
+
+    def hand_over(self) -> None:
+        """Deliver what was claimed. Nothing when the worker is gone: whoever comes next finds no note of it."""
+        if not self.ended.done():
+            for departure in self._departures:
+                self._deliver(departure)
+
+    def end(self) -> None:
+        """Give the kept room back, and let the worker go."""
+        self._keep_room(-1)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def _keep_room(self, sign: int) -> None:
+        for opened in self._destinations.values():
+            for lane in opened.lanes:
+                lane.reserved += sign * opened.count
+
+    def _claim_some(
+        self, connection: Connection, destination: Destination, opened: OpenDestination, made: Sequence[Chunk]
+    ) -> set[int]:
+        """Look up the people of an account's requests and claim what may go. Return the ids of these chunks."""
+        account_id, channel = destination
+        now = made[0].started_at
+        found = Planner(connection, account_id, self._settings, self._secret).look_up(made, channel, opened.account)
+        if (lanes := self._senders.find_current(found.credentials)) is None:
+            return set()
+        views = {
+            platform: OpenLane(room=opened.count if lane in opened.lanes else 0) for platform, lane in lanes.items()
+        }
+        selected = [
+            (one, one.window) for one in (self._select(found, *planned, views, now) for planned in found.plans) if one
+        ]
+        windows = claim_windows(connection, selected, now)
+        requests = [ClaimedRequest(one.chunk, one.plan, window) for one, window in windows]
+        self._departures.append(Departure(destination, found.account, lanes, requests, now))
+        for one in requests:
+            one.chunk.new = one.chunk.changed = False  # they are inserted as they are now
+        return {one.chunk.id for one in requests}
+
+    def _select(
+        self, found: LookUp, chunk: Chunk, plan: DeliveryPlan, views: Mapping[str, OpenLane], now: float
+    ) -> ClaimedRequest | None:
+        """Return a request with the messages that may go; None when somebody would have to wait."""
+        found.name(chunk, now)
+        drop_late(chunk, now)
+        size = min(plan.window, self._settings.window)
+        positions = select_window(chunk, views, lambda _: False, size, now)
+        window = find_window(chunk, positions, plan, found.people, found.account, now)
+        going = {message.position for messages in window.values() for message in messages}
+        return ClaimedRequest(chunk, plan, window) if chunk.states.count(State.WAITING) == len(going) else None
