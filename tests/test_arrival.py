@@ -223,8 +223,8 @@ async def test_a_worker_that_stops_waits_for_what_is_being_inserted(store: Ledge
     async with stage.running() as task:
         arrival = await commit(stage)
         stage.open_worker.stop()
-        await asyncio.sleep(0)
-        assert not task.done()
+        done, _ = await asyncio.wait([task], timeout=0.5)
+        assert not done
         arrival.hand_over()
         arrival.end()
         await task
@@ -243,6 +243,7 @@ async def test_what_a_dead_worker_had_claimed_is_sent_by_the_next(store: Ledger,
         await asyncio.wait([task])
         arrival.hand_over()
         arrival.end()
+        assert not stage.open_worker.busy
     assert await stage.states() == ["ACCEPTED", "CLAIMED"]
     stage.now += SETTINGS.lease_seconds + 1
     await stage.deliver_all()
