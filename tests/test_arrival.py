@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sqlalchemy import event, select
 from support.stage import CONTENT, SETTINGS, Stage, Vendor, held, token
 
+from tocsin.account import Account, create_account
 from tocsin.campaign.send_queue import QueuedSend, SendQueue
 from tocsin.delivery.arrival import Arrival
 from tocsin.delivery.push_id import Secrets
@@ -161,6 +162,22 @@ async def test_one_commit_accepts_and_claims(store: Ledger, facts: Facts) -> Non
     assert vendor.tokens == ["u4-fcm-0", "u0-fcm-0"]
 
 
+async def test_accounts_and_channels_in_one_batch(store: Ledger, facts: Facts) -> None:
+    """Requests of two accounts that come together are both claimed at once, under ids of their own."""
+    vendor = Vendor()
+    stage = OpenStage(store, facts, {"android": vendor}, OPTIONS)
+    await stage.people(5)
+    async with stage.running():
+        first, stage.account = stage.account, create_account(store, "other", "UTC", stage.now)[0]
+        await stage.people(6)
+        other, stage.account = stage.account, first
+        entries = [make_entry(stage, account, name) for account in (first, other) for name in ("u0", "u5")]
+        assert await asyncio.gather(*map(stage.send_queue.put, entries)) == [True] * 4
+        assert [one is None for one in stage.offers] == [False]
+    assert [states for _, states, _, _ in list_chunks(stage)[1:]].count(["ACCEPTED"]) == 3
+    assert Counter(vendor.tokens) == {"u4-fcm-0": 1, "u0-fcm-0": 2, "u5-fcm-0": 1}
+
+
 async def test_who_waits_is_not_overtaken(store: Ledger, facts: Facts) -> None:
     """While a lane is paused its requests wait in the queue; afterwards all of them are sent."""
     vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 30.0))
@@ -199,10 +216,10 @@ async def test_a_campaign_leaves_room_for_requests(own_ledger: Ledger, facts: Fa
     assert (await stage.states())[-1] == "ACCEPTED"
 
 
-def make_entry(stage: Stage) -> QueuedSend:
-    body = msgspec.json.encode({"to": {"Identity": ["u0"]}, "content": CONTENT}).decode()
-    account, end = stage.account.id, stage.now + 600
-    asked = NewRequest(account_id=account, channel="push", tag_group="", request=body, expires_at=end, now=stage.now)
+def make_entry(stage: Stage, account: Account | None = None, name: str = "u0") -> QueuedSend:
+    body = msgspec.json.encode({"to": {"Identity": [name]}, "content": CONTENT}).decode()
+    account_id, end = (account or stage.account).id, stage.now + 600
+    asked = NewRequest(account_id=account_id, channel="push", tag_group="", request=body, expires_at=end, now=stage.now)
     return QueuedSend(asked)
 
 

@@ -88,20 +88,21 @@ class Arrival:
     def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> Sequence[Chunk | None]:
         """Return the chunk of each request all of whose messages may go now, which are claimed; None for others."""
         self._departures = []  # an earlier run of this transaction was broken off
-        chunks: list[Chunk | None] = [None] * len(requests)
+        known = [place for place, one in enumerate(requests) if (one.account_id, one.channel) in self._destinations]
+        # At once: until they are inserted, SQLite would give the same ids again.
+        opened = queue.open_requests(connection, [requests[place] for place in known], self._owner, self._clock())
+        claimed = set[int]()
         for destination in sorted(self._destinations):  # in one order: each may lock its account's caps
-            opened = self._destinations[destination]
-            places = [place for place, one in enumerate(requests) if (one.account_id, one.channel) == destination]
-            made = queue.open_requests(connection, [requests[place] for place in places], self._owner, self._clock())
+            made = [one for one in opened if (one.account_id, one.channel) == destination]
             try:
-                claimed = self._claim_some(connection, destination, opened, made) if made else set[int]()
+                claimed |= self._claim_some(connection, destination, made) if made else set()
             except DBAPIError:
                 raise
             except Exception:  # a bug; whoever leases them meets it again, and the callers need not know
                 log.exception("requests wait in the queue", account=destination[0], requests=len(made))
-                continue
-            for place, chunk in zip(places, made, strict=True):
-                chunks[place] = chunk if chunk.id in claimed else None
+        chunks: list[Chunk | None] = [None] * len(requests)
+        for place, chunk in zip(known, opened, strict=True):
+            chunks[place] = chunk if chunk.id in claimed else None
         return chunks
 
     def hand_over(self) -> None:
@@ -121,11 +122,9 @@ class Arrival:
             for lane in opened.lanes:
                 lane.reserved += sign * opened.count
 
-    def _claim_some(
-        self, connection: Connection, destination: Destination, opened: OpenDestination, made: Sequence[Chunk]
-    ) -> set[int]:
+    def _claim_some(self, connection: Connection, destination: Destination, made: Sequence[Chunk]) -> set[int]:
         """Look up the people of an account's requests and claim what may go. Return the ids of these chunks."""
-        account_id, channel = destination
+        (account_id, channel), opened = destination, self._destinations[destination]
         now = made[0].started_at
         found = Planner(connection, account_id, self._settings, self._secret).look_up(made, channel, opened.account)
         if (lanes := self._senders.find_current(found.credentials)) is None:
