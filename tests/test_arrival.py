@@ -9,10 +9,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select
+from sqlalchemy import Connection, event, select
+from sqlalchemy.exc import OperationalError
 from support.stage import CONTENT, SETTINGS, Stage, Vendor, held, token
 
 from tocsin.account import Account, create_account
@@ -266,6 +268,46 @@ async def test_what_a_dead_worker_had_claimed_is_sent_by_the_next(store: Ledger,
     await stage.deliver_all()
     assert await stage.states() == ["ACCEPTED"] * 2
     assert vendor.tokens == ["u4-fcm-0", "u0-fcm-0"]
+
+
+async def test_a_commit_whose_answer_got_lost(store: Ledger, facts: Facts) -> None:
+    """Whoever called hears of a failure; what is in the ledger all the same is sent, once, and has one place under its
+    cap. What is not in it is not sent."""
+    lost: list[str] = []
+    inserting = set[Connection]()
+
+    def note(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO chunk"):
+            inserting.add(connection)
+
+    def lose(connection: Connection) -> None:
+        if not lost or connection not in inserting:
+            return
+        found = connection.connection.dbapi_connection
+        assert found is not None
+        if lost.pop() == "after":
+            found.commit()
+        raise OperationalError("COMMIT", None, Exception("the connection went away"))
+
+    vendor = Vendor()
+    stage = OpenStage(store, facts, {"android": vendor}, OPTIONS)
+    await stage.people(5)
+    caps = '{"push": {"most": 1, "days": 1}}'
+    store.write_now(lambda connection: set_policy(connection, stage.account.id, "caps", caps, stage.now))
+    async with stage.running():
+        event.listen(store._writer, "before_cursor_execute", note)
+        event.listen(store._writer, "commit", lose)
+        for moment, name in (("before", "u0"), ("after", "u1")):
+            lost.append(moment)
+            with pytest.raises(OperationalError):
+                await stage.send({"Identity": [name]})
+        await wait_for(lambda: len(vendor.got) == 2)
+        [lane] = stage.lanes.lanes_of(()).values()
+        assert lane.reserved == 0
+    assert await stage.states() == ["ACCEPTED"] * 2
+    assert vendor.tokens == ["u4-fcm-0", "u1-fcm-0"]
+    places = select(schema.reservation.c.message)
+    assert len(store.read_now(lambda connection: connection.execute(places).all())) == 1
 
 
 def test_lanes_of_changed_credentials_are_not_current() -> None:

@@ -61,7 +61,8 @@ class Departure(msgspec.Struct, frozen=True):
 
 class Arrival:
     """One batch of requests, from before its transaction to after it. owner: in whose name they are leased. deliver:
-    takes what was claimed and committed. ended: set at the end; cancelled when the worker is gone by then."""
+    takes what was claimed and committed; release: what may have been. ended: set at the end; cancelled when the worker
+    is gone by then."""
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Arrival:
         owner: str,
         clock: Callable[[], float],
         deliver: Callable[[Departure], None],
+        release: Callable[[Sequence[Chunk]], None],
     ) -> None:
         self.lease_seconds = settings.lease_seconds
         self.ended = asyncio.get_running_loop().create_future()
@@ -82,6 +84,7 @@ class Arrival:
         self._owner = owner
         self._clock = clock
         self._deliver = deliver
+        self._release = release
         self._departures: list[Departure] = []
         self._keep_room(1)
 
@@ -110,6 +113,12 @@ class Arrival:
         if not self.ended.done():
             for departure in self._departures:
                 self._deliver(departure)
+
+    def give_up(self) -> None:
+        """Hand nothing over: the transaction failed, or was committed and the answer got lost."""
+        chunks = [one.chunk for departure in self._departures for one in departure.requests]
+        if chunks and not self.ended.done():
+            self._release(chunks)
 
     def end(self) -> None:
         """Give the kept room back, and let the worker go."""
