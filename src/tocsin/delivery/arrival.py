@@ -49,7 +49,7 @@ class ClaimedRequest(msgspec.Struct, frozen=True):
     window: Window
 
 
-class Departure(msgspec.Struct, frozen=True):
+class ClaimedBatch(msgspec.Struct, frozen=True):
     """What was claimed of one account's channel. lanes: by platform."""
 
     destination: Destination
@@ -72,7 +72,7 @@ class Arrival:
         secret: Secrets,
         owner: str,
         clock: Callable[[], float],
-        deliver: Callable[[Departure], None],
+        deliver: Callable[[ClaimedBatch], None],
         release: Callable[[Sequence[Chunk]], None],
     ) -> None:
         self.lease_seconds = settings.lease_seconds
@@ -85,12 +85,12 @@ class Arrival:
         self._clock = clock
         self._deliver = deliver
         self._release = release
-        self._departures: list[Departure] = []
+        self._claimed: list[ClaimedBatch] = []
         self._keep_room(1)
 
     def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> Sequence[Chunk | None]:
         """Return the chunk of each request all of whose messages may go now, which are claimed; None for others."""
-        self._departures = []  # an earlier run of this transaction was broken off
+        self._claimed = []  # an earlier run of this transaction was broken off
         known = [place for place, one in enumerate(requests) if (one.account_id, one.channel) in self._destinations]
         # At once: until they are inserted, SQLite would give the same ids again.
         opened = queue.open_requests(connection, [requests[place] for place in known], self._owner, self._clock())
@@ -111,12 +111,12 @@ class Arrival:
     def hand_over(self) -> None:
         """Deliver what was claimed. Nothing when the worker is gone: whoever comes next finds no note of it."""
         if not self.ended.done():
-            for departure in self._departures:
-                self._deliver(departure)
+            for batch in self._claimed:
+                self._deliver(batch)
 
     def give_up(self) -> None:
         """Hand nothing over: the transaction failed, or was committed and the answer got lost."""
-        chunks = [one.chunk for departure in self._departures for one in departure.requests]
+        chunks = [one.chunk for batch in self._claimed for one in batch.requests]
         if chunks and not self.ended.done():
             self._release(chunks)
 
@@ -146,7 +146,7 @@ class Arrival:
         ]
         windows = claim_windows(connection, selected, now)
         requests = [ClaimedRequest(one.chunk, one.plan, window) for one, window in windows]
-        self._departures.append(Departure(destination, found.account, lanes, requests, now))
+        self._claimed.append(ClaimedBatch(destination, found.account, lanes, requests, now))
         for one in requests:
             one.chunk.new = one.chunk.changed = False  # they are inserted as they are now
         return {one.chunk.id for one in requests}

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select
 from tocsin import queue
 from tocsin.campaign.send_queue import QueuedSend
 from tocsin.channels import CHANNELS
-from tocsin.delivery.arrival import Arrival, Departure, Destination, OpenDestination
+from tocsin.delivery.arrival import Arrival, ClaimedBatch, Destination, OpenDestination
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.dispatcher import Delivery, Dispatcher
@@ -240,15 +240,15 @@ class Worker:
             return None  # where no lane was made yet, the look-up tells whether there is none
         return OpenDestination(opened, count, dispatcher.account if dispatcher is not None else None)
 
-    def _deliver(self, departure: Departure) -> None:
+    def _deliver(self, batch: ClaimedBatch) -> None:
         """Take what was claimed as it was inserted: its messages go, and what has none is recorded."""
-        going = [one for one in departure.requests if one.window]
-        for one in departure.requests:
+        going = [one for one in batch.requests if one.window]
+        for one in batch.requests:
             if not one.window:
-                self._completer.put(DeliveredChunk(departure.account, one.chunk))
+                self._completer.put(DeliveredChunk(batch.account, one.chunk))
         if going:
-            dispatcher = self._find_dispatcher((*departure.destination, True))
-            dispatcher.adopt(going, departure.account, departure.lanes, departure.at)
+            dispatcher = self._find_dispatcher((*batch.destination, True))
+            dispatcher.adopt(going, batch.account, batch.lanes, batch.at)
 
     def _release(self, chunks: Sequence[Chunk]) -> None:
         """Take what was claimed as it was inserted, and may not be in the ledger: if it is, it waits again."""
