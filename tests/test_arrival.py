@@ -164,7 +164,7 @@ async def test_one_commit_accepts_and_claims(store: Ledger, facts: Facts) -> Non
     assert vendor.tokens == ["u4-fcm-0", "u0-fcm-0"]
 
 
-async def test_accounts_and_channels_in_one_batch(store: Ledger, facts: Facts) -> None:
+async def test_accounts_that_come_together(store: Ledger, facts: Facts) -> None:
     """Requests of two accounts that come together are both claimed at once, under ids of their own."""
     vendor = Vendor()
     stage = OpenStage(store, facts, {"android": vendor}, OPTIONS)
