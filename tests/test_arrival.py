@@ -9,12 +9,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 from conftest import THOROUGH
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import event, select
+from sqlalchemy import Connection, event, select
+from sqlalchemy.exc import OperationalError
 from support.stage import CONTENT, SETTINGS, Stage, Vendor, held, token
 
+from tocsin.account import Account, create_account
 from tocsin.campaign.send_queue import QueuedSend, SendQueue
 from tocsin.delivery.arrival import Arrival
 from tocsin.delivery.push_id import Secrets
@@ -161,6 +164,22 @@ async def test_one_commit_accepts_and_claims(store: Ledger, facts: Facts) -> Non
     assert vendor.tokens == ["u4-fcm-0", "u0-fcm-0"]
 
 
+async def test_accounts_that_come_together(store: Ledger, facts: Facts) -> None:
+    """Requests of two accounts that come together are both claimed at once, under ids of their own."""
+    vendor = Vendor()
+    stage = OpenStage(store, facts, {"android": vendor}, OPTIONS)
+    await stage.people(5)
+    async with stage.running():
+        first, stage.account = stage.account, create_account(store, "other", "UTC", stage.now)[0]
+        await stage.people(6)
+        other, stage.account = stage.account, first
+        entries = [make_entry(stage, account, name) for account in (first, other) for name in ("u0", "u5")]
+        assert await asyncio.gather(*map(stage.send_queue.put, entries)) == [True] * 4
+        assert [one is None for one in stage.offers] == [False]
+    assert [states for _, states, _, _ in list_chunks(stage)[1:]].count(["ACCEPTED"]) == 3
+    assert Counter(vendor.tokens) == {"u4-fcm-0": 1, "u0-fcm-0": 2, "u5-fcm-0": 1}
+
+
 async def test_who_waits_is_not_overtaken(store: Ledger, facts: Facts) -> None:
     """While a lane is paused its requests wait in the queue; afterwards all of them are sent."""
     vendor = Vendor(Outcome.ACCEPTED, held(Outcome.THROTTLED, 30.0))
@@ -199,10 +218,10 @@ async def test_a_campaign_leaves_room_for_requests(own_ledger: Ledger, facts: Fa
     assert (await stage.states())[-1] == "ACCEPTED"
 
 
-def make_entry(stage: Stage) -> QueuedSend:
-    body = msgspec.json.encode({"to": {"Identity": ["u0"]}, "content": CONTENT}).decode()
-    account, end = stage.account.id, stage.now + 600
-    asked = NewRequest(account_id=account, channel="push", tag_group="", request=body, expires_at=end, now=stage.now)
+def make_entry(stage: Stage, account: Account | None = None, name: str = "u0") -> QueuedSend:
+    body = msgspec.json.encode({"to": {"Identity": [name]}, "content": CONTENT}).decode()
+    account_id, end = (account or stage.account).id, stage.now + 600
+    asked = NewRequest(account_id=account_id, channel="push", tag_group="", request=body, expires_at=end, now=stage.now)
     return QueuedSend(asked)
 
 
@@ -249,6 +268,46 @@ async def test_what_a_dead_worker_had_claimed_is_sent_by_the_next(store: Ledger,
     await stage.deliver_all()
     assert await stage.states() == ["ACCEPTED"] * 2
     assert vendor.tokens == ["u4-fcm-0", "u0-fcm-0"]
+
+
+async def test_a_commit_whose_answer_got_lost(store: Ledger, facts: Facts) -> None:
+    """Whoever called hears of a failure; what is in the ledger all the same is sent, once, and has one place under its
+    cap. What is not in it is not sent."""
+    lost: list[str] = []
+    inserting = set[Connection]()
+
+    def note(connection: Connection, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO chunk"):
+            inserting.add(connection)
+
+    def lose(connection: Connection) -> None:
+        if not lost or connection not in inserting:
+            return
+        found = connection.connection.dbapi_connection
+        assert found is not None
+        if lost.pop() == "after":
+            found.commit()
+        raise OperationalError("COMMIT", None, Exception("the connection went away"))
+
+    vendor = Vendor()
+    stage = OpenStage(store, facts, {"android": vendor}, OPTIONS)
+    await stage.people(5)
+    caps = '{"push": {"most": 1, "days": 1}}'
+    store.write_now(lambda connection: set_policy(connection, stage.account.id, "caps", caps, stage.now))
+    async with stage.running():
+        event.listen(store._writer, "before_cursor_execute", note)
+        event.listen(store._writer, "commit", lose)
+        for moment, name in (("before", "u0"), ("after", "u1")):
+            lost.append(moment)
+            with pytest.raises(OperationalError):
+                await stage.send({"Identity": [name]})
+        await wait_for(lambda: len(vendor.got) == 2)
+        [lane] = stage.lanes.lanes_of(()).values()
+        assert lane.reserved == 0
+    assert await stage.states() == ["ACCEPTED"] * 2
+    assert vendor.tokens == ["u4-fcm-0", "u1-fcm-0"]
+    places = select(schema.reservation.c.message)
+    assert len(store.read_now(lambda connection: connection.execute(places).all())) == 1
 
 
 def test_lanes_of_changed_credentials_are_not_current() -> None:

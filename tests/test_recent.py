@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -10,6 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tocsin.store.recent import Recent
+
+
+class Failure(Exception):  # noqa: N818 - one that can be referred to weakly
+    """The ledger's."""
 
 
 @given(st.lists(st.tuples(st.floats(-2, 3), st.integers(0, 3)), max_size=40))
@@ -76,3 +83,24 @@ async def test_a_failed_reading_is_met_by_who_needs_it() -> None:
     await asyncio.sleep(0)
     with pytest.raises(OSError, match="away"):
         await recent.find("a", 1.0)
+
+
+async def test_what_is_not_found_leaves_nothing() -> None:
+    """Made-up ids fill no memory, whether they are answered or the ledger is away."""
+    asked: list[weakref.ref[Failure]] = []
+
+    async def read(_: str) -> str | None:
+        error = Failure("the ledger is away")
+        asked.append(weakref.ref(error))
+        if len(asked) <= 50:
+            raise error
+        return None
+
+    recent = Recent(read, 1.0)
+    for number in range(100):
+        with contextlib.suppress(Failure):
+            assert await recent.find(f"made-up {number}", 0.0) is None
+    await asyncio.sleep(0)
+    gc.collect()
+    assert len(asked) == 100
+    assert [error for error in asked if error() is not None] == []

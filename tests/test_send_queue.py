@@ -63,7 +63,7 @@ class LastOffer:
 
     def __init__(self, count: int | None = 1) -> None:
         self._count = count
-        self.ended = 0
+        self.ended = self.given_up = 0
 
     def offer(self, _: Sequence[QueuedSend]) -> LastOffer:
         return self
@@ -75,6 +75,9 @@ class LastOffer:
 
     def hand_over(self) -> None:
         raise OSError("the senders went away")
+
+    def give_up(self) -> None:
+        self.given_up += 1
 
     def end(self) -> None:
         self.ended += 1
@@ -103,7 +106,7 @@ async def test_what_cannot_be_handed_over_is_answered(store: Ledger) -> None:
     for number in range(2):
         async with asyncio.timeout(5):
             assert await send_queue.put(QueuedSend(request(account, text=str(number))))
-    assert (taker.ended, len(stored(store, account))) == (2, 2)
+    assert (taker.given_up, taker.ended, len(stored(store, account))) == (0, 2, 2)
 
 
 async def test_a_failed_commit_gives_back_what_was_kept_ready(store: Ledger) -> None:
@@ -112,7 +115,7 @@ async def test_a_failed_commit_gives_back_what_was_kept_ready(store: Ledger) -> 
     wrong = msgspec.structs.replace(request(account), expires_at={})
     with pytest.raises(Exception, match=r"bind|adapt"):
         await SendQueue(store, taker).put(QueuedSend(wrong))
-    assert (taker.ended, stored(store, account)) == (1, [])
+    assert (taker.given_up, taker.ended, stored(store, account)) == (1, 1, [])
 
 
 @given(

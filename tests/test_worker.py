@@ -18,6 +18,7 @@ from support.stage import BODY, CONTENT, NOW, SETTINGS, Script, Stage, StageWork
 from tocsin import queue
 from tocsin.campaign.runs import insert_campaign, stop_campaign
 from tocsin.campaign.spec import read_spec
+from tocsin.delivery import handover, sender_pool
 from tocsin.delivery.recorder import record_outcomes
 from tocsin.delivery.snapshot import snapshot_due_runs
 from tocsin.outcome import FINAL, Outcome, State
@@ -37,6 +38,11 @@ pytest_plugins = ("engines",)
 def own_ledger(store: Ledger) -> Ledger:
     """A ledger of its own for one test, on each engine in turn."""
     return store
+
+
+def device(user: str, number: int) -> list[dict[str, object]]:
+    name = f"{user}-fcm-{number}"
+    return [{"type": "profile", "identity": user, "objectId": name, "profileData": {}}, token(name, "fcm")]
 
 
 SLOW_DEVICE = Receipt(outcome=Outcome.THROTTLED, code="429", retry_after=60.0, scope=Scope.DEVICE)
@@ -334,6 +340,22 @@ async def test_all_devices_count_once(own_ledger: Ledger, facts: Facts) -> None:
     await stage.send({"Identity": ["u0"]})
     await stage.deliver_all()
     assert vendor.tokens == ["u0-fcm-1"]
+
+
+async def test_more_devices_than_notes(own_ledger: Ledger, facts: Facts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where people have more devices than a sender has hand-over notes, they come one after the other, each with all of
+    their devices; of somebody who has more of them alone, as many get it as there are notes."""
+    monkeypatch.setattr(handover, "SLOTS", 16)
+    monkeypatch.setattr(sender_pool, "SPARE_SLOTS", 10)
+    vendor = Vendor()
+    stage = Stage(own_ledger, facts, {"android": vendor})
+    await stage.people(3, devices=12)
+    await stage.upload(*(record for number in range(12, 20) for record in device("u2", number)))
+    await stage.campaign(send_to_all_devices=True)
+    await stage.deliver_all()
+    assert Counter(await stage.states()) == {"ACCEPTED": 3}
+    assert Counter(one.partition("-")[0] for one in vendor.tokens) == {"u0": 12, "u1": 12, "u2": 16}
+    assert set(vendor.accepted.values()) == {1}
 
 
 @pytest.mark.parametrize("other", [Outcome.UNAVAILABLE, Outcome.UNKNOWN, SLOW_DEVICE, Outcome.REFUSED])

@@ -22,6 +22,7 @@ from sqlalchemy import (
     Float,
     Integer,
     Select,
+    and_,
     bindparam,
     insert,
     or_,
@@ -483,6 +484,14 @@ def is_holding(connection: Connection, owner: str) -> bool:
     """Return whether a worker, dead or alive, holds chunks."""
     held = (table.c.lease_owner.is_not(None), table.c.lease_owner.startswith(owner))
     return connection.scalar(select(table.c.id).where(*held).limit(1)) is not None
+
+
+def find_held(connection: Connection, chunks: Sequence[Chunk]) -> list[Chunk]:
+    """Return these chunks as the ledger has them, without those that are not there or are held no longer, and lock
+    them."""
+    held = or_(*(and_(table.c.id == chunk.id, table.c.lease_owner == chunk.lease) for chunk in chunks))
+    found = connection.execute(select(table).where(held).order_by(table.c.id).with_for_update())
+    return [_unpack(row) for row in found]
 
 
 def set_free(connection: Connection, chunks: Sequence[Chunk]) -> None:

@@ -220,8 +220,8 @@ def refuse_page(_: Request, problem: Problem) -> Response:
 
 
 ENDPOINTS = [
-    Endpoint("/a1", {"POST": take_mobile}, floods=True),
-    Endpoint("/a", {"GET": take_web, "HEAD": take_web, "OPTIONS": allow_pages}, on_problem=refuse_page, floods=True),
+    Endpoint("/a1", {"POST": take_mobile}, paced=True),
+    Endpoint("/a", {"GET": take_web, "HEAD": take_web, "OPTIONS": allow_pages}, on_problem=refuse_page, paced=True),
     Endpoint("/hello", {"GET": say_hello, "HEAD": say_hello}),
     Endpoint("/inbox/v2/{action}", {"POST": refuse_inbox}),
 ]

@@ -19,9 +19,9 @@ from tocsin import metrics
 from tocsin.account import Right
 from tocsin.api.bodies import HELD
 from tocsin.api.context import RIGHT, Context
-from tocsin.api.floodgate import Floodgate
 from tocsin.api.held import Held
 from tocsin.api.http import PRIVATE, refuse
+from tocsin.api.pacing import Pacer
 from tocsin.errors import Problem
 from tocsin.store.deadline import begin_deadline
 
@@ -44,7 +44,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     on_problem: makes the answer of a Problem that a handler raises; `bug`: the Problem that stands for any other
         exception. A wrong method is answered in JSON everywhere.
     right: what a passcode must be allowed, where the handler authenticates a request.
-    floods: everybody's devices may call it at once; others go first.
+    paced: everybody's devices may call it at once; others go first.
     """
 
     path: str
@@ -52,7 +52,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     on_problem: OnProblem = refuse
     bug: Problem = BUG
     right: Right = "all"
-    floods: bool = False
+    paced: bool = False
 
     @property
     def methods(self) -> list[str]:
@@ -71,9 +71,9 @@ def post(path: str, handler: Handler, bug: Problem = BUG, right: Right = "all") 
 def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
     """Return the ASGI application of the endpoints. A path without parameters is looked up, and so is one whose last
     part is its only one; the others are compared in turn by Starlette's router, which takes 8 µs more."""
-    floodgate = Floodgate()
+    pacer = Pacer()
     applications = {
-        endpoint.path: _Application(context, endpoint, floodgate if endpoint.floods else None) for endpoint in endpoints
+        endpoint.path: _Application(context, endpoint, pacer if endpoint.paced else None) for endpoint in endpoints
     }
     exact = {path: application for path, application in applications.items() if "{" not in path}
     last: dict[str, tuple[_Application, str]] = {}  # by what comes before the parameter, with its name
@@ -110,16 +110,16 @@ def build_router(context: Context, endpoints: Sequence[Endpoint]) -> ASGIApp:
 class _Application:
     """The ASGI application of one endpoint: a class, for Starlette wraps functions in handling of its own."""
 
-    def __init__(self, context: Context, endpoint: Endpoint, floodgate: Floodgate | None):
+    def __init__(self, context: Context, endpoint: Endpoint, pacer: Pacer | None):
         self._context = context
         self._endpoint = endpoint
-        self._floodgate = floodgate
+        self._pacer = pacer
         self._allow = ", ".join([*endpoint.methods, "OPTIONS"])
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        if self._floodgate is not None:
-            await self._floodgate.enter()
+        if self._pacer is not None:
+            await self._pacer.enter()
         held = scope[HELD] = Held()
         try:
             response = await self._respond(Request(scope, receive))

@@ -87,6 +87,6 @@ async def _record(context: Context, way: Way, kind: str, mail: MailId, now: floa
 
 
 ENDPOINTS = [
-    Endpoint(f"{LINK_PATH}{{mail_id}}", {"GET": follow, "HEAD": follow}, on_problem=refuse_visitor, floods=True),
-    Endpoint(f"{PIXEL_PATH}{{name}}", {"GET": show_pixel, "HEAD": show_pixel}, floods=True),
+    Endpoint(f"{LINK_PATH}{{mail_id}}", {"GET": follow, "HEAD": follow}, on_problem=refuse_visitor, paced=True),
+    Endpoint(f"{PIXEL_PATH}{{name}}", {"GET": show_pixel, "HEAD": show_pixel}, paced=True),
 ]

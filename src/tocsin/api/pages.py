@@ -144,6 +144,6 @@ def refuse_page(request: Request, problem: Problem) -> Response:
 
 
 ENDPOINTS = [
-    Endpoint("/sdk/report", {"POST": take_report}, refuse_page, floods=True),
+    Endpoint("/sdk/report", {"POST": take_report}, refuse_page, paced=True),
     get("/sdk/{name}", show_script),
 ]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 
-class _Waiting(selectors.DefaultSelector):
+class _Selector(selectors.DefaultSelector):
     """A selector that says whether the loop sleeps in it."""
 
     asleep = False
@@ -34,11 +34,11 @@ class ServerLoop(asyncio.SelectorEventLoop):
     """An event loop that is woken once for all that comes while it sleeps, and not while it runs."""
 
     def __init__(self) -> None:
-        self._waiting = _Waiting()
-        super().__init__(self._waiting)
-        self._waiting.ready = self._ready  # type: ignore[attr-defined]
+        self._own_selector = _Selector()
+        super().__init__(self._own_selector)
+        self._own_selector.ready = self._ready  # type: ignore[attr-defined]
 
     def _write_to_self(self) -> None:
-        if self._waiting.asleep:
-            self._waiting.asleep = False
+        if self._own_selector.asleep:
+            self._own_selector.asleep = False
             super()._write_to_self()  # type: ignore[misc]

@@ -40,4 +40,4 @@ async def track(context: Context, request: Request) -> Response:
 
 
 # GET is how the service worker of a browser reports.
-ENDPOINTS = [Endpoint("/track/{kind}", {"POST": track, "GET": track, "HEAD": track}, floods=True)]
+ENDPOINTS = [Endpoint("/track/{kind}", {"POST": track, "GET": track, "HEAD": track}, paced=True)]

@@ -54,6 +54,9 @@ class Offer(Protocol):
     def hand_over(self) -> None:
         """Send what was claimed: the transaction is committed."""
 
+    def give_up(self) -> None:
+        """Send nothing: the transaction failed, or nobody knows what became of it."""
+
     def end(self) -> None:
         """Give back what was kept ready, whatever became of the transaction."""
 
@@ -110,6 +113,8 @@ class SendQueue:
             if offer is not None:
                 _hand_over(offer)
         except Exception as error:
+            if offer is not None:
+                offer.give_up()
             return [error] * len(entries)
         finally:
             if offer is not None:

@@ -49,7 +49,7 @@ class ClaimedRequest(msgspec.Struct, frozen=True):
     window: Window
 
 
-class Departure(msgspec.Struct, frozen=True):
+class ClaimedBatch(msgspec.Struct, frozen=True):
     """What was claimed of one account's channel. lanes: by platform."""
 
     destination: Destination
@@ -61,7 +61,8 @@ class Departure(msgspec.Struct, frozen=True):
 
 class Arrival:
     """One batch of requests, from before its transaction to after it. owner: in whose name they are leased. deliver:
-    takes what was claimed and committed. ended: set at the end; cancelled when the worker is gone by then."""
+    takes what was claimed and committed; release: what may have been. ended: set at the end; cancelled when the worker
+    is gone by then."""
 
     def __init__(
         self,
@@ -71,7 +72,8 @@ class Arrival:
         secret: Secrets,
         owner: str,
         clock: Callable[[], float],
-        deliver: Callable[[Departure], None],
+        deliver: Callable[[ClaimedBatch], None],
+        release: Callable[[Sequence[Chunk]], None],
     ) -> None:
         self.lease_seconds = settings.lease_seconds
         self.ended = asyncio.get_running_loop().create_future()
@@ -82,33 +84,41 @@ class Arrival:
         self._owner = owner
         self._clock = clock
         self._deliver = deliver
-        self._departures: list[Departure] = []
+        self._release = release
+        self._claimed: list[ClaimedBatch] = []
         self._keep_room(1)
 
     def claim(self, connection: Connection, requests: Sequence[NewRequest]) -> Sequence[Chunk | None]:
         """Return the chunk of each request all of whose messages may go now, which are claimed; None for others."""
-        self._departures = []  # an earlier run of this transaction was broken off
-        chunks: list[Chunk | None] = [None] * len(requests)
+        self._claimed = []  # an earlier run of this transaction was broken off
+        known = [place for place, one in enumerate(requests) if (one.account_id, one.channel) in self._destinations]
+        # At once: until they are inserted, SQLite would give the same ids again.
+        opened = queue.open_requests(connection, [requests[place] for place in known], self._owner, self._clock())
+        claimed = set[int]()
         for destination in sorted(self._destinations):  # in one order: each may lock its account's caps
-            opened = self._destinations[destination]
-            places = [place for place, one in enumerate(requests) if (one.account_id, one.channel) == destination]
-            made = queue.open_requests(connection, [requests[place] for place in places], self._owner, self._clock())
+            made = [one for one in opened if (one.account_id, one.channel) == destination]
             try:
-                claimed = self._claim_some(connection, destination, opened, made) if made else set[int]()
+                claimed |= self._claim_some(connection, destination, made) if made else set()
             except DBAPIError:
                 raise
             except Exception:  # a bug; whoever leases them meets it again, and the callers need not know
                 log.exception("requests wait in the queue", account=destination[0], requests=len(made))
-                continue
-            for place, chunk in zip(places, made, strict=True):
-                chunks[place] = chunk if chunk.id in claimed else None
+        chunks: list[Chunk | None] = [None] * len(requests)
+        for place, chunk in zip(known, opened, strict=True):
+            chunks[place] = chunk if chunk.id in claimed else None
         return chunks
 
     def hand_over(self) -> None:
         """Deliver what was claimed. Nothing when the worker is gone: whoever comes next finds no note of it."""
         if not self.ended.done():
-            for departure in self._departures:
-                self._deliver(departure)
+            for batch in self._claimed:
+                self._deliver(batch)
+
+    def give_up(self) -> None:
+        """Hand nothing over: the transaction failed, or was committed and the answer got lost."""
+        chunks = [one.chunk for batch in self._claimed for one in batch.requests]
+        if chunks and not self.ended.done():
+            self._release(chunks)
 
     def end(self) -> None:
         """Give the kept room back, and let the worker go."""
@@ -121,11 +131,9 @@ class Arrival:
             for lane in opened.lanes:
                 lane.reserved += sign * opened.count
 
-    def _claim_some(
-        self, connection: Connection, destination: Destination, opened: OpenDestination, made: Sequence[Chunk]
-    ) -> set[int]:
+    def _claim_some(self, connection: Connection, destination: Destination, made: Sequence[Chunk]) -> set[int]:
         """Look up the people of an account's requests and claim what may go. Return the ids of these chunks."""
-        account_id, channel = destination
+        (account_id, channel), opened = destination, self._destinations[destination]
         now = made[0].started_at
         found = Planner(connection, account_id, self._settings, self._secret).look_up(made, channel, opened.account)
         if (lanes := self._senders.find_current(found.credentials)) is None:
@@ -138,7 +146,7 @@ class Arrival:
         ]
         windows = claim_windows(connection, selected, now)
         requests = [ClaimedRequest(one.chunk, one.plan, window) for one, window in windows]
-        self._departures.append(Departure(destination, found.account, lanes, requests, now))
+        self._claimed.append(ClaimedBatch(destination, found.account, lanes, requests, now))
         for one in requests:
             one.chunk.new = one.chunk.changed = False  # they are inserted as they are now
         return {one.chunk.id for one in requests}

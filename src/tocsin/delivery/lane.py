@@ -67,6 +67,11 @@ class Sender(Protocol):
         """Return how many more messages of a lane it can take now; 0 until it is up. urgent: those of requests."""
         ...
 
+    @property
+    def slots(self) -> int:
+        """How many hand-over notes it has room for."""
+        ...
+
     def claim(self, messages: Sequence[Outgoing]) -> None:
         """Take a slot for the hand-over note of each message."""
         ...
@@ -132,7 +137,8 @@ class Lane:
         self, messages: Sequence[Outgoing], *, urgent: bool = False
     ) -> list[tuple[Sender | None, Sequence[Outgoing]]]:
         """Choose a sender for each claimed message, the one with the most room first, and take the slots of their
-        notes. None: for messages whose sender has just died."""
+        notes. None: for messages whose sender has just died, or whose recipients have more devices than there are
+        slots."""
         rooms = [(one.room(self.credential, urgent=urgent), one) for one in self._senders if one.up]
         if not rooms:
             return [(None, messages)]
@@ -140,12 +146,14 @@ class Lane:
         parts: list[tuple[Sender | None, Sequence[Outgoing]]] = []
         start = 0
         for room, sender in rooms:
-            stop = len(messages) if sender is rooms[-1][1] else start + room
+            stop = len(messages) if sender is rooms[-1][1] else min(start + room, len(messages))
+            if stop > start + sender.slots:
+                stop = _find_end(messages, start, start + sender.slots)
             if part := messages[start:stop]:
                 sender.claim(part)
                 parts.append((sender, part))
             start = stop
-        return parts
+        return [*parts, (None, messages[start:])] if start < len(messages) else parts
 
     def send(self, parts: Iterable[tuple[Sender | None, Sequence[Outgoing]]], *, urgent: bool) -> None:
         """Hand divided messages to their senders."""
@@ -234,3 +242,16 @@ class Lane:
             detail=receipt.detail,
             todo=ADVICE.get(receipt.code, ADVICE.get(reason, "nothing, it goes on by itself")).format(name=name),
         )
+
+
+def _find_end(messages: Sequence[Outgoing], start: int, stop: int) -> int:
+    """Return where the last recipient ends of whom all messages are before `stop`; `stop` where even the first has
+    more."""
+    end = stop
+    while end > start and _name_recipient(messages[end - 1]) == _name_recipient(messages[end]):
+        end -= 1
+    return end if end > start else stop
+
+
+def _name_recipient(message: Outgoing) -> tuple[int, int]:
+    return message.context.chunk_id, message.message.position

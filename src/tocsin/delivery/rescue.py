@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import structlog
@@ -13,7 +13,9 @@ from tocsin import queue
 from tocsin.delivery.frequency_cap import free_places, name_message
 from tocsin.delivery.handover import Evidence, forget, list_owners, read_evidence
 from tocsin.delivery.settle import SettleRules, rescue
+from tocsin.queue import Chunk
 from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_caps
 
 log = structlog.get_logger()
 
@@ -33,6 +35,17 @@ def rescue_abandoned(ledger: Ledger, folder: Path, owner: str, rules: SettleRule
     for other in list_owners(folder):
         if other != owner and not ledger.read_now(lambda connection: queue.is_holding(connection, other)):  # noqa: B023
             forget(folder, other)
+
+
+def release_unsent(connection: Connection, chunks: Sequence[Chunk], rules: SettleRules, now: float) -> None:
+    """Let chunks wait again that were claimed, of which nothing was handed over, and nobody knows whether they were
+    committed."""
+    for account_id in sorted({chunk.account_id for chunk in chunks}):
+        lock_caps(connection, account_id)
+    found = queue.find_held(connection, chunks)
+    for chunk in found:
+        free_places(connection, chunk.account_id, chunk.channel, name_message(chunk), rescue(chunk, {}, rules, now))
+    queue.set_free(connection, found)
 
 
 def rescue_from(

@@ -177,6 +177,10 @@ class SenderProcess:
     def room(self, credential: Credential, *, urgent: bool) -> int:
         return 0 if self._under_way is None else self._under_way.room(credential, urgent=urgent)
 
+    @property
+    def slots(self) -> int:
+        return 0 if self._under_way is None else self._under_way.notes.room
+
     def claim(self, messages: Sequence[Outgoing]) -> None:
         assert self._under_way is not None
         self._under_way.claim(messages)
@@ -294,6 +298,10 @@ class LocalSender:
 
     def room(self, credential: Credential, *, urgent: bool) -> int:
         return self._under_way.room(credential, urgent=urgent)
+
+    @property
+    def slots(self) -> int:
+        return self._notes.room
 
     def claim(self, messages: Sequence[Outgoing]) -> None:
         self._under_way.claim(messages)

@@ -18,14 +18,14 @@ from sqlalchemy import Connection, func, select
 from tocsin import queue
 from tocsin.campaign.send_queue import QueuedSend
 from tocsin.channels import CHANNELS
-from tocsin.delivery.arrival import Arrival, Departure, Destination, OpenDestination
+from tocsin.delivery.arrival import Arrival, ClaimedBatch, Destination, OpenDestination
 from tocsin.delivery.completer import Completer, DeliveredChunk
 from tocsin.delivery.content_breaker import ContentBreaker
 from tocsin.delivery.dispatcher import Delivery, Dispatcher
 from tocsin.delivery.handover import HandoverFolder
 from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.delivery.push_id import Secrets
-from tocsin.delivery.rescue import rescue_abandoned
+from tocsin.delivery.rescue import release_unsent, rescue_abandoned
 from tocsin.delivery.retry import RetryPolicy
 from tocsin.delivery.sender_pool import SenderPool
 from tocsin.delivery.settle import SettleRules
@@ -82,6 +82,7 @@ class Worker:
         self._backlog = False  # the same of requests
         self._turns: dict[int, dict[str, None]] = {TRANSACTIONAL: {}, CAMPAIGN: {}}
         self._dispatchers: dict[tuple[str, str, bool], Dispatcher] = {}
+        self._doubtful: list[Chunk] = []  # claimed as they were inserted; it may be that they were not
         self._tasks: set[asyncio.Future[None]] = set()  # of dispatchers, and of requests that are being inserted
         self._completer = Completer(ledger, facts, clock, lambda: bool(self._dispatchers), self._note_release)
         self._delivery = Delivery(
@@ -222,7 +223,8 @@ class Worker:
         if not (opened := {one: lanes for one, lanes in found.items() if lanes is not None}):
             return None
         arrival = Arrival(
-            *(opened, self._senders, self._settings, self._delivery.secret, self.owner, self._clock, self._deliver)
+            *(opened, self._senders, self._settings, self._delivery.secret, self.owner, self._clock),
+            *(self._deliver, self._release),
         )
         self._tasks.add(arrival.ended)
         arrival.ended.add_done_callback(self._tasks.discard)
@@ -238,15 +240,34 @@ class Worker:
             return None  # where no lane was made yet, the look-up tells whether there is none
         return OpenDestination(opened, count, dispatcher.account if dispatcher is not None else None)
 
-    def _deliver(self, departure: Departure) -> None:
+    def _deliver(self, batch: ClaimedBatch) -> None:
         """Take what was claimed as it was inserted: its messages go, and what has none is recorded."""
-        going = [one for one in departure.requests if one.window]
-        for one in departure.requests:
+        going = [one for one in batch.requests if one.window]
+        for one in batch.requests:
             if not one.window:
-                self._completer.put(DeliveredChunk(departure.account, one.chunk))
+                self._completer.put(DeliveredChunk(batch.account, one.chunk))
         if going:
-            dispatcher = self._find_dispatcher((*departure.destination, True))
-            dispatcher.adopt(going, departure.account, departure.lanes, departure.at)
+            dispatcher = self._find_dispatcher((*batch.destination, True))
+            dispatcher.adopt(going, batch.account, batch.lanes, batch.at)
+
+    def _release(self, chunks: Sequence[Chunk]) -> None:
+        """Take what was claimed as it was inserted, and may not be in the ledger: if it is, it waits again."""
+        self._doubtful += chunks
+        task = asyncio.create_task(self._release_unsent(chunks))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _release_unsent(self, chunks: Sequence[Chunk]) -> None:
+        while True:
+            try:
+                release = functools.partial(release_unsent, chunks=chunks, rules=self._rules, now=self._clock())
+                await self._ledger.write(release)
+                break
+            except Exception:
+                log.exception("requests wait for the ledger", chunks=len(chunks))
+                await asyncio.sleep(TROUBLE_SECONDS)
+        self._doubtful = [one for one in self._doubtful if all(one is not chunk for chunk in chunks)]
+        self._note_release()
 
     def _find_rooms(self, most: Mapping[int, int]) -> tuple[dict[int, dict[str, int]], int]:
         """Return how many more chunks there is room for, by priority and account, for the accounts that have some; and
@@ -318,7 +339,7 @@ class Worker:
         while True:
             await asyncio.sleep(self._settings.lease_seconds / 3)
             chunks = [chunk for one in self._dispatchers.values() for chunk in one.list_chunks()]
-            chunks += self._completer.list_chunks()
+            chunks += [*self._completer.list_chunks(), *self._doubtful]
             try:
                 renew = functools.partial(
                     queue.renew, chunks=chunks, now=self._clock(), lease_seconds=self._settings.lease_seconds

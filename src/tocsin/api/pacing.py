@@ -1,4 +1,4 @@
-"""Requests that come in floods begin a few in each turn of the event loop.
+"""Pacing: requests that come by the thousand begin a few in each turn of the event loop.
 
 A turn runs everything that is ready. With a thousand reports ready it takes a tenth of a second, and a request that
 waits for a body, a passcode and a commit, a turn each, takes a second: so the others go first.
@@ -12,7 +12,7 @@ from collections import deque
 SIZE = 128  # some 10 ms of a turn; with fewer, turns cost more than what begins in them
 
 
-class Floodgate:
+class Pacer:
     """Lets `size` requests begin in each turn of the loop, in the order in which they came."""
 
     def __init__(self, size: int = SIZE):

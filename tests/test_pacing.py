@@ -6,17 +6,17 @@ import asyncio
 
 import pytest
 
-from tocsin.api.floodgate import Floodgate
+from tocsin.api.pacing import Pacer
 from tocsin.app import ENDPOINTS
 
 
 async def test_others_go_first() -> None:
     """While a thousand want to begin, ten turns are over before the eleventh handful has begun. They begin in the order
     in which they came, and whoever went away meanwhile takes nobody's place."""
-    floodgate, begun = Floodgate(7), list[int]()
+    pacer, begun = Pacer(7), list[int]()
 
     async def begin(number: int) -> None:
-        await floodgate.enter()
+        await pacer.enter()
         begun.append(number)
 
     flood = [asyncio.create_task(begin(number)) for number in range(1000)]
@@ -31,19 +31,19 @@ async def test_others_go_first() -> None:
 
 async def test_alone_nobody_waits() -> None:
     """Not for a turn of the loop either; and whoever comes later neither."""
-    floodgate = Floodgate(2)
+    pacer = Pacer(2)
     for _ in range(3):
         for _ in range(2):
             with pytest.raises(StopIteration):
-                floodgate.enter().send(None)
-        third = floodgate.enter()
+                pacer.enter().send(None)
+        third = pacer.enter()
         assert third.send(None) is not None, "it waits"
         third.close()
         for _ in range(5):
             await asyncio.sleep(0)
 
 
-def test_what_devices_call_by_themselves_floods() -> None:
+def test_what_devices_call_by_themselves_is_paced() -> None:
     """What people and their devices do at once, when a campaign arrives."""
-    floods = {endpoint.path for endpoint in ENDPOINTS if endpoint.floods}
-    assert floods == {"/track/{kind}", "/l/{mail_id}", "/o/{name}", "/a1", "/a", "/sdk/report"}
+    paced = {endpoint.path for endpoint in ENDPOINTS if endpoint.paced}
+    assert paced == {"/track/{kind}", "/l/{mail_id}", "/o/{name}", "/a1", "/a", "/sdk/report"}
