@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections import Counter
 
 import pytest
@@ -76,3 +78,25 @@ async def test_a_failed_reading_is_met_by_who_needs_it() -> None:
     await asyncio.sleep(0)
     with pytest.raises(OSError, match="away"):
         await recent.find("a", 1.0)
+
+
+async def test_nothing_is_kept_of_what_could_not_be_read() -> None:
+    """Callers choose keys, also while the ledger is away."""
+
+    class AwayError(OSError):
+        pass
+
+    failures = list[weakref.ref[AwayError]]()
+
+    async def read(_: str) -> str:
+        failure = AwayError()
+        failures.append(weakref.ref(failure))
+        raise failure
+
+    recent = Recent(read, 1.0)
+    for number in range(20):
+        with pytest.raises(AwayError):
+            await recent.find(f"key {number}", 0.0)
+    await asyncio.sleep(0)
+    gc.collect()
+    assert [one for one in failures if one() is not None] == []

@@ -51,11 +51,13 @@ class Recent(Generic[T]):
         return task
 
     async def _keep(self, key: str, now: float) -> T | None:
-        value = await self._read(key)
-        if self._reading.get(key, (now, None))[1] is asyncio.current_task():  # else a later one is under way
-            del self._reading[key]
-            if value is not None:
-                self._kept[key] = now, value
+        try:
+            value = await self._read(key)
+        finally:  # anybody may ask for any key: of one that could not be read nothing is kept either
+            if newest := self._reading.get(key, (now, None))[1] is asyncio.current_task():
+                del self._reading[key]
+        if newest and value is not None:  # else a later one is under way
+            self._kept[key] = now, value
         return value
 
 
