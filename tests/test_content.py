@@ -219,6 +219,23 @@ def test_an_odd_value_is_one_recipients_result(expression: str) -> None:
             continue
 
 
+def why_not(profile: dict[str, Any], body: str) -> str:
+    try:
+        push(profile, body=body)
+    except Unrenderable as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("name", ["compact", "uniq", "map", "where", "sum", "slice", "truncate", "find"])
+def test_why_a_template_failed_holds_no_value(name: str) -> None:
+    """It becomes the outcome's code, which outlasts the person."""
+    for value in ("secret", 'it\'s "secret"', "'\nsecret"):
+        for one in (value, [value, 1]):
+            said = why_not({"V": one, "W": value}, "x{{ Profile.V | " + name + ": Profile.W }}")
+            assert "secret" not in said
+
+
 def test_deep_templates_are_refused() -> None:
     """A template nested beyond all reason is no crash: it is refused, or nobody gets it."""
     with pytest.raises((Problem, Unrenderable)):

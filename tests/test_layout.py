@@ -43,6 +43,18 @@ def test_a_class_name_leads_to_one_module() -> None:
     assert {name: sorted(places) for name, places in homes.items() if len(places) > 1} == {}
 
 
+def test_no_failure_is_raised_twice() -> None:
+    """An exception keeps the frames of everybody who ever raised it: one that is made once, for all, never lets go of
+    a request."""
+    kept = [
+        f"{path.relative_to(SOURCE)}:{node.lineno}"
+        for path in SOURCE.glob("**/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name) and node.exc.id.isupper()
+    ]
+    assert kept == []
+
+
 ARCHITECTURE = (SOURCE.parent.parent / "ARCHITECTURE.md").read_text()
 
 

@@ -158,3 +158,21 @@ def test_what_a_key_stored_is_marked(store: Ledger, facts: Facts) -> None:
 
 def profile_of(name: str, **data: Any) -> dict[str, Any]:
     return {"type": "profile", "identity": name, "profileData": data}
+
+
+def test_an_identity_that_no_store_keeps_is_refused_alone(store: Ledger, facts: Facts) -> None:
+    account, _ = create_account(store, "x", "UTC", NOW)
+    records = [profile_of("a\0b"), *FILLING["profile"], profile_of("\ud800")]
+    answer = asyncio.run(upload(store, facts, account, {"d": records}, NOW))
+    assert answer.numbers == [0, MANY + 1]
+    assert len(look_at_people(store, facts, account)[0]) == MANY
+
+
+def test_a_property_that_nobody_has_is_no_name(store: Ledger, facts: Facts) -> None:
+    """`null` says that there is none: a name of it would count to the account's limit for ever."""
+    account, _ = create_account(store, "x", "UTC", NOW)
+    for kind, field in (("event", "evtData"), ("profile", "profileData")):
+        records = [{**one, field: {**one[field], "none": None}} for one in FILLING[kind]]
+        asyncio.run(upload(store, facts, account, {"d": records}, NOW))
+    names = look(store, facts, account)["known_name"]
+    assert names == [("event_names", "Seen"), ("event_properties", "a")]

@@ -323,6 +323,8 @@ def test_credentials_that_may_not_write_are_told(objects: Objects, monkeypatch: 
     [
         ("ftp://bucket/a", "", "ftp:// is none of s3, gs, az"),
         ("s3:///a", "", "TOCSIN_EXPORT_FOLDER: "),
+        ("s3://known:secret@a/b", "", "TOCSIN_EXPORT_FOLDER is a bucket and a prefix; credentials of s3:// "),
+        ("az://a/b?sig=secret", "", "TOCSIN_EXPORT_FOLDER is a bucket and a prefix; credentials of az:// "),
         ("s3://bucket", "minio:9000", "has to be a URL"),
         ("s3://bucket", "https://me:word@minio", "not 'https://me:…@minio'"),
         ("gs://bucket", "https://minio", "is of an s3://"),

@@ -47,7 +47,13 @@ OPEN_TO_PAGES = PRIVATE | {
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
 UNTOLD = ("internal", "push id")  # what each SDK asks; what has a line of its own
-REFUSED_ENCRYPTION = Problem("Not encrypted as an SDK does it; send it in clear text", code=402, status=402)
+
+
+class RefusedEncryption(Problem):
+    """What an SDK sent cannot be decrypted; it sends it in clear text then."""
+
+    def __init__(self) -> None:
+        super().__init__("Not encrypted as an SDK does it; send it in clear text", code=402, status=402)
 
 
 async def take_mobile(context: Context, request: Request) -> Response:
@@ -70,7 +76,7 @@ async def take_mobile(context: Context, request: Request) -> Response:
         try:
             body, key = unseal(body)
         except Undecryptable:
-            raise REFUSED_ENCRYPTION from None
+            raise RefusedEncryption from None
     try:
         large = len(body) > LARGE
         meta, batch = await asyncio.to_thread(read_mobile, body, now) if large else read_mobile(body, now)
@@ -90,7 +96,7 @@ async def take_web(context: Context, request: Request) -> Response:
         large = len(request.url.query) > LARGE
         found = await asyncio.to_thread(read_web, *asked) if large else read_web(*asked)
     except Undecryptable:
-        raise REFUSED_ENCRYPTION from None
+        raise RefusedEncryption from None
     except Unreadable:
         _count(context, {"unreadable": 1}, now)
         return Response(b"", 200, OPEN_TO_PAGES, JAVASCRIPT)

@@ -3,12 +3,14 @@ another year than the one that days and schedules are made with: what is asked o
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, time, timedelta
+from bisect import bisect_right
+from datetime import UTC, date, datetime, time
 from functools import lru_cache
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 DAY = 86_400
+LAST = 2**32 - 1  # the last second that facts' `at` can hold
 
 
 class Offsets(NamedTuple):
@@ -19,18 +21,23 @@ class Offsets(NamedTuple):
     seconds: tuple[int, ...]
 
 
-@lru_cache(maxsize=256)
 def find_offsets(zone: ZoneInfo, first: date, last: date) -> Offsets:
     """Return the offsets of a zone over the days from the first to the last."""
     start, end = (int(datetime.combine(day, time(), UTC).timestamp()) for day in (first, last))
-    at, changes = start - DAY, list[int]()
-    seconds = [_offset_at(at, zone)]
-    while at < end + 2 * DAY:
-        after = at + DAY
-        if _offset_at(after, zone) != seconds[-1]:
-            changes.append(_find_change(at, after, zone))
-            seconds.append(_offset_at(after, zone))
-        at = after
+    every = list_offsets(zone)
+    before, past = bisect_right(every.changes, start - DAY), bisect_right(every.changes, end + 2 * DAY)
+    return Offsets(every.changes[before:past], every.seconds[before : max(before, past) + 1])
+
+
+@lru_cache(maxsize=1024)  # 50 ms each, and callers choose days
+def list_offsets(zone: ZoneInfo) -> Offsets:
+    """Return all offsets of a zone that an event can meet."""
+    before, changes, seconds = 0, list[int](), [_offset_at(0, zone)]
+    for at in (*range(DAY, LAST, DAY), LAST):
+        if (offset := _offset_at(at, zone)) != seconds[-1]:
+            changes.append(_find_change(before, at, zone))
+            seconds.append(offset)
+        before = at
     return Offsets(tuple(changes), tuple(seconds))
 
 
@@ -44,6 +51,6 @@ def _find_change(before: int, after: int, zone: ZoneInfo) -> int:
 
 
 def _offset_at(at: int, zone: ZoneInfo) -> int:
-    offset = (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=at)).astimezone(zone).utcoffset()
+    offset = datetime.fromtimestamp(at, zone).utcoffset()
     assert offset is not None
     return int(offset.total_seconds())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -16,6 +17,7 @@ from tocsin.content.sms_webpush import NoticeForm
 from tocsin.content.template import CompiledTemplate, ProfileValues, explain
 from tocsin.providers.contract import Message
 
+QUOTED = re.compile(r"(?<!\w)['\"].*", re.DOTALL)  # where an error begins to quote, to its end: a value may have quotes
 COMPILED_BYTES = 32 * 1024 * 1024  # of all compiled contents of a process
 
 
@@ -94,4 +96,5 @@ class Renderer:
         except Unrenderable:
             raise
         except Exception as error:  # a limit, or an error inside a filter, which python-liquid does not wrap
-            raise Unrenderable(explain(error)[:200]) from error
+            # Kept as the outcome's code, which stays when somebody is deleted: no value of theirs may be in it.
+            raise Unrenderable(QUOTED.sub("…", explain(error))[:200]) from error

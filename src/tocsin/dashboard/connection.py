@@ -11,7 +11,6 @@ from starlette.requests import Request
 from tocsin.errors import Problem
 
 T = TypeVar("T")
-GONE = Problem("The connection was closed before there was an answer", code=499, status=499)  # nobody reads it
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
@@ -21,7 +20,7 @@ async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
     try:
         await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
-            raise GONE
+            raise Problem("The connection was closed before there was an answer", code=499, status=499)
         return working.result()
     finally:
         working.cancel()

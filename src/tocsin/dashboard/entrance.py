@@ -16,8 +16,8 @@ from tocsin.dashboard.page import redirect, render
 from tocsin.dashboard.texts import ENGLISH
 from tocsin.dashboard.visitor import (
     COOKIE,
-    NOT_LOGGED_IN,
     SECURE_COOKIE,
+    NotLoggedIn,
     address_of,
     find_visitor,
     find_ways_in,
@@ -40,7 +40,7 @@ async def show_log_in(context: Context, request: Request) -> Response:
         return redirect(HOME)
     if request.query_params.get("with") == "passcode":
         if "authorization" not in request.headers:
-            raise NOT_LOGGED_IN
+            raise NotLoggedIn
         await log_in(context, request)
         return redirect(HOME)
     return render("login.html", asks=find_ways_in(context), email="", error="", next=HOME)

@@ -98,10 +98,10 @@ async def look_ahead(context: Context, request: Request, visitor: Visitor, form:
         return load_examples(connection, account.id, some), _list_providers(connection, account.id)
 
     examples, names = await context.ledger.read(read)
-    seer = chosen or (examples[0] if examples else None)
+    person = chosen or (examples[0] if examples else None)
     previews: list[Preview] = []
     if found.worded:
-        work = partial(preview_contents, spec.contents, spec.platforms, seer.profile if seer else {}, now)
+        work = partial(preview_contents, spec.contents, spec.platforms, person.profile if person else {}, now)
         previews = await context.compile_pool.run(account.id, partial(work, webhook="webpush" in names))
     reached = {BY_NAME[name].platform for name in names if name in BY_NAME}
     return Outlook(
@@ -112,7 +112,7 @@ async def look_ahead(context: Context, request: Request, visitor: Visitor, form:
         previews=previews,
         without=[platform for platform in spec.platforms if platform not in reached],
         body=found.body,
-        seen_by=(seer.name or seer.identity) if seer else "",
+        seen_by=(person.name or person.identity) if person else "",
     )
 
 

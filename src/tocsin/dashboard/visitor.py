@@ -21,7 +21,13 @@ COOKIE = "tocsin_session"
 SECURE_COOKIE = "__Host-tocsin_session"
 FIELDS = 2000  # of one form
 FORM_TYPE = "application/x-www-form-urlencoded"
-NOT_LOGGED_IN = Problem("Log in first.", code=401, status=401)
+
+
+class NotLoggedIn(Problem):
+    """Nobody is logged in."""
+
+    def __init__(self) -> None:
+        super().__init__("Log in first.", code=401, status=401)
 
 
 class FormFields(dict[str, list[str]]):
@@ -47,7 +53,7 @@ async def log_in(context: Context, request: Request, role: Role = "viewer") -> V
         members = await context.ledger.read(has_members)
         if members and request.headers.get("sec-fetch-mode", "navigate" if _is_browser(request) else "") == "navigate":
             request.scope[ASKS] = find_ways_in(context)  # a page with a form, instead of the browser's own question
-        raise NOT_LOGGED_IN
+        raise NotLoggedIn
     if not visitor.may(role):
         raise Problem(ENGLISH.needs_role.format(role=getattr(ENGLISH, f"role_{role}")), code=403, status=403)
     return visitor
@@ -65,7 +71,7 @@ async def require_member(context: Context, request: Request, role: Role) -> tupl
     session = await find_visitor(context, request)
     if session is None:
         request.scope[ASKS] = find_ways_in(context)
-        raise NOT_LOGGED_IN
+        raise NotLoggedIn
     return await log_in(context, request, role), session
 
 

@@ -20,6 +20,7 @@ from tocsin.ingest.address_column import read_addresses
 from tocsin.ingest.column import Column, Texts
 from tocsin.ingest.event_columns import NOTHING, Unusual, join_pieces
 from tocsin.ingest.event_encoder import PLAIN_NAME, Encoder
+from tocsin.ingest.flaw import find_flaw
 from tocsin.ingest.identity import find_names
 from tocsin.ingest.names import KnownNames, NameLimits
 from tocsin.ingest.newcomers import NewCopies, insert_newcomers, make_copies_block
@@ -81,7 +82,7 @@ async def store_newcomers(
 ) -> tuple[list[int], asyncio.Future[Any]]:
     """Store the profiles of people who are new; return the places of all others when the ledger has them, with a future
     that is done when facts has them too. Raises Unusual, with nothing stored, where columns are not worth it."""
-    some = [one for one in profiles.identities.values[:SAMPLE] if isinstance(one, str)]
+    some = [one for one in profiles.identities.values[:SAMPLE] if isinstance(one, str) and not find_flaw(one)]
     known = await ledger.read(lambda connection: find_names(connection, account.id, "identity", some))
     if len(known) * 2 > len(some) or not facts.takes_blocks:
         raise Unusual

@@ -119,7 +119,8 @@ def make_column(values: list[Any], *, mixed: bool = False) -> Column:
                 break
             return Column(cells(found), codes)
     if kinds <= {bool}:
-        return Column([None, False, True], pa.array([0 if one is None else 1 + one for one in values], pa.int32()))
+        found, codes = fold(pa.array(values, pa.bool_()))
+        return Column(found.to_pylist(), codes)
     return Column(values, pa.array(range(len(values)), pa.int32()))
 
 

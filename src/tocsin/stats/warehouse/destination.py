@@ -124,6 +124,11 @@ def open_destination(settings: Settings) -> Destination | None:
         return Folder(Path(target)) if target else None
     if scheme not in BUCKETS:
         raise Misconfigured(f"TOCSIN_EXPORT_FOLDER: {scheme}:// is none of {', '.join(BUCKETS)}.")
+    parts = urlsplit(target)
+    if "@" in parts.netloc or parts.query or parts.fragment:  # which nothing uses, and logs would show
+        raise Misconfigured(
+            f"TOCSIN_EXPORT_FOLDER is a bucket and a prefix; credentials of {scheme}:// have variables."
+        )
     if not find_spec("obstore"):
         raise Misconfigured("TOCSIN_EXPORT_FOLDER is a bucket: `pip install 'tocsin[object-store]'`, or name a folder.")
     return Bucket(target, _open_bucket(target, endpoint))
