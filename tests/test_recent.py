@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-<<<<<<< HEAD
 import contextlib
-=======
->>>>>>> review2
 import gc
 import weakref
 from collections import Counter
@@ -88,7 +85,6 @@ async def test_a_failed_reading_is_met_by_who_needs_it() -> None:
         await recent.find("a", 1.0)
 
 
-<<<<<<< HEAD
 async def test_what_is_not_found_leaves_nothing() -> None:
     """Made-up ids fill no memory, whether they are answered or the ledger is away."""
     asked: list[weakref.ref[Failure]] = []
@@ -108,25 +104,3 @@ async def test_what_is_not_found_leaves_nothing() -> None:
     gc.collect()
     assert len(asked) == 100
     assert [error for error in asked if error() is not None] == []
-=======
-async def test_nothing_is_kept_of_what_could_not_be_read() -> None:
-    """Callers choose keys, also while the ledger is away."""
-
-    class AwayError(OSError):
-        pass
-
-    failures = list[weakref.ref[AwayError]]()
-
-    async def read(_: str) -> str:
-        failure = AwayError()
-        failures.append(weakref.ref(failure))
-        raise failure
-
-    recent = Recent(read, 1.0)
-    for number in range(20):
-        with pytest.raises(AwayError):
-            await recent.find(f"key {number}", 0.0)
-    await asyncio.sleep(0)
-    gc.collect()
-    assert [one for one in failures if one() is not None] == []
->>>>>>> review2

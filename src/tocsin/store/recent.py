@@ -53,17 +53,10 @@ class Recent(Generic[T]):
     async def _keep(self, key: str, now: float) -> T | None:
         try:
             value = await self._read(key)
-<<<<<<< HEAD
         finally:
             if latest := self._reading.get(key, (now, None))[1] is asyncio.current_task():  # else one came later
                 del self._reading[key]
         if latest and value is not None:
-=======
-        finally:  # anybody may ask for any key: of one that could not be read nothing is kept either
-            if newest := self._reading.get(key, (now, None))[1] is asyncio.current_task():
-                del self._reading[key]
-        if newest and value is not None:  # else a later one is under way
->>>>>>> review2
             self._kept[key] = now, value
         return value
 
