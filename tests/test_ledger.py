@@ -72,10 +72,17 @@ def sum_run(store: Ledger, run_id: int) -> dict[str, int]:
     return store.read_now(read)
 
 
+def insert_owner(connection: Connection) -> None:
+    """The account whose campaigns and requests these are."""
+    owner = {"id": "a", "name": "a", "timezone": "UTC", "created_at": NOW, "last_user": 0}
+    upsert_rows(connection, schema.account, [owner], keys=("id",))
+
+
 def add_run(store: Ledger, sizes: Sequence[int] = (3,), now: float = NOW) -> int:
     """A running campaign with a chunk of each of these sizes; the run's id."""
 
     def write(connection: Connection) -> int:
+        insert_owner(connection)
         run_id = run_of(connection, insert_campaign(connection, "a", SPEC, now))
         assert move_run(connection, run_id, "running", frozen_at=now, audience=sum(sizes))
         for size in sizes:
@@ -97,6 +104,7 @@ def add_request(store: Ledger, now: float = NOW) -> int:
     request = NewRequest(account_id="a", channel="push", tag_group="t", request="{}", expires_at=now + 3600, now=now)
 
     def write(connection: Connection) -> int:
+        insert_owner(connection)
         queue.insert_requests(connection, [request])
         return connection.scalar(select(func.max(schema.chunk.c.id))) or 0
 

@@ -27,6 +27,7 @@ from tocsin.outcome import State
 from tocsin.queue import Chunk, Recipients, Share
 from tocsin.store import schema
 from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.rows import upsert_rows
 
 if TYPE_CHECKING:
     from engines import Postgres
@@ -90,6 +91,8 @@ def add_run(connection: Connection) -> None:
     """A running campaign of CHUNKS chunks of SIZE recipients."""
     now = time.time()
     spec = Spec(name="n", channel="push", where=Everybody(), content=Content(), platforms=("android",), due_at=now)
+    owner = {"id": "a", "name": "a", "timezone": "UTC", "created_at": now, "last_user": 0}
+    upsert_rows(connection, schema.account, [owner], keys=("id",))
     campaign = insert_campaign(connection, "a", spec, now)
     run_id = int(connection.scalar(select(func.max(schema.run.c.id))) or 0)
     assert move_run(connection, run_id, "running", frozen_at=now, audience=CHUNKS * SIZE)

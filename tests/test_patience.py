@@ -29,16 +29,22 @@ async def test_what_has_not_ended_is_given_up() -> None:
 
 async def test_who_waits_is_not_looked_at() -> None:
     """Giving up on one costs the same, however many others wait."""
-    patience, done, later = Patience(0.4), asyncio.Event(), asyncio.Event()
+    taken = [await measure_giving_up() for _ in range(2)]
+    assert min(taken) < 700_000  # a copy of them is 1.3 MB; of the coverage's probes, which go in between, as much
+
+
+async def measure_giving_up() -> int:
+    """The bytes that it takes to give up on one, with 20,000 others who wait."""
+    patience, done, later = Patience(0.8), asyncio.Event(), asyncio.Event()
     patience.begin(done.set)
-    Patience(0.3).begin(later.set)
+    Patience(0.6).begin(later.set)
     await later.wait()
     numbers = [patience.begin(done.clear) for _ in range(20_000)]
     tracemalloc.start()
     try:
         await asyncio.wait_for(done.wait(), 10)
-        assert tracemalloc.get_traced_memory()[1] < 700_000  # a copy of them is 1.3 MB
+        return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    for number in numbers:
-        patience.end(number)
+        for number in numbers:
+            patience.end(number)

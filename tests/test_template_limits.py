@@ -370,14 +370,16 @@ def test_the_bytes_of_a_compiled_content_are_not_underestimated() -> None:
         "x" * 500_000 + "{{ a | upcase }}",
     ):
         content = read_content({"subject": "s", "body": body}, "email")
-        kept = CompiledContents(10**9)
-        tracemalloc.start()
-        try:
-            Renderer(content, kept).render("email", {}, ENVELOPE)
-            taken = tracemalloc.get_traced_memory()[0]
-        finally:
-            tracemalloc.stop()
-        assert taken < 1.2 * kept.bytes + 50_000
+        taken = []
+        for _ in range(2):  # the lesser: in one of them the coverage's probes may be taken out, which makes new code
+            kept = CompiledContents(10**9)
+            tracemalloc.start()
+            try:
+                Renderer(content, kept).render("email", {}, ENVELOPE)
+                taken.append(tracemalloc.get_traced_memory()[0])
+            finally:
+                tracemalloc.stop()
+        assert min(taken) < 1.2 * kept.bytes + 50_000
 
 
 def test_a_template_says_the_same_everywhere() -> None:

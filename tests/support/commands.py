@@ -74,9 +74,12 @@ class Command:
         self.send_signal(signal.SIGKILL)
 
     def _read_end(self, seconds: float | None) -> int | None:
-        if self.returncode is None and select.select([self._told], [], [], seconds)[0]:
-            self.returncode = int(self._told.readline())
-            self._told.close()
+        if self.returncode is None:
+            waiting = select.poll()  # `select.select` takes no descriptor above 1,023
+            waiting.register(self._told, select.POLLIN)
+            if waiting.poll(None if seconds is None else 1000 * seconds):
+                self.returncode = int(self._told.readline())
+                self._told.close()
         return self.returncode
 
 
