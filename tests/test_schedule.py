@@ -415,6 +415,14 @@ def test_now_is_now_on_every_clock() -> None:
     assert read_schedule({"when": asked}, ZoneInfo("UTC"), utc("2026-03-01T00:00")).own_clock is False
 
 
+@given(st.floats(1.7e9, 2e9))
+def test_now_is_not_after_now(now: float) -> None:
+    """What is due now is due at this moment, however finely it is told."""
+    zone = ZoneInfo("Asia/Kolkata")
+    when = read_schedule({"when": "now"}, zone, now)
+    assert begins_at(when.times[0], when, zone) <= now
+
+
 @pytest.mark.parametrize(
     ("name", "hours"),
     [

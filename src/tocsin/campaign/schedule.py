@@ -148,7 +148,8 @@ def read_schedule(body: Mapping[str, Any], zone: tzinfo, now: float) -> When:
     if isinstance(given, str):
         given = NowJson() if given == "now" else LaterJson(delivery_date_time=given)
     repeat = given.repeat if isinstance(given, RecurringJson) else None
-    times = (to_local(now, zone),) if isinstance(given, NowJson) else given.times
+    # A datetime has microseconds and may round a moment up: to after it, when the run would not be due yet.
+    times = (to_local(int(now), zone),) if isinstance(given, NowJson) else given.times
     quiet, cut_off = given.dnd or asked.dnd, given.campaign_cutoff or asked.campaign_cutoff
     found = When(
         times=times,
