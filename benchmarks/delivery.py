@@ -19,7 +19,7 @@ from sqlalchemy import insert, select, update
 
 from benchmarks.load import press
 from benchmarks.reading import Reading, print_progress
-from benchmarks.server import cpu_seconds, family, make_caller, peak_mib, serving
+from benchmarks.server import OFTEN, cpu_seconds, family, make_caller, peak_mib, serving
 from benchmarks.sink import CONNECTIONS, STREAMS, Sink, open_mail_sink, open_sink, press_with_h2load
 from tocsin.account import Account
 from tocsin.demo import free_port
@@ -96,7 +96,7 @@ def measure_dispatch(folder: Path, audience: int) -> list[Reading]:
     with open_sink(folder / "sink") as sink:
         print_progress(f"{audience:,} people are made; the sink is {sink.name}")
         caller, port = make_people(folder, audience, {"fcm": sink.fcm}), free_port(18_300, 1)
-        with serving(folder, port) as pid:
+        with serving(folder, port, OFTEN) as pid:
             deliver(folder, port, pid, caller, {"content": PLAIN, "users_limit_overall": 2000})  # warm
             plain = deliver(folder, port, pid, caller, {"content": PLAIN})
             personal = deliver(folder, port, pid, caller, {"content": PERSONAL})
@@ -128,7 +128,7 @@ def measure_mail(folder: Path, audience: int) -> list[Reading]:
     with open_mail_sink(folder / "sink") as (name, settings):
         print_progress(f"{audience:,} people are made; the sink is {name}")
         caller, port = make_people(folder, audience, {"smtp": settings}), free_port(18_300, 1)
-        with serving(folder, port, {"TOCSIN_PUBLIC_URL": "https://bench.example"}) as pid:
+        with serving(folder, port, OFTEN | {"TOCSIN_PUBLIC_URL": "https://bench.example"}) as pid:
             mail = {"target_mode": "email", "content": PLAIN_MAIL}
             deliver(folder, port, pid, caller, {**mail, "users_limit_overall": 1000})  # warm
             plain = deliver(folder, port, pid, caller, mail)
@@ -161,7 +161,7 @@ def measure_webpush(folder: Path, audience: int) -> list[Reading]:
         vapid = {key: sink.fcm[key] for key in ("endpoint", "ca")}
         vapid |= {"key": make_key(), "subject": "mailto:bench@bench.example"}
         caller, port = make_people(folder, audience, {"vapid": vapid}, "webpush"), free_port(18_300, 1)
-        with serving(folder, port) as pid:
+        with serving(folder, port, OFTEN) as pid:
             push = {"target_mode": "webpush", "content": PLAIN}
             deliver(folder, port, pid, caller, {**push, "users_limit_overall": 1000})  # warm
             plain = deliver(folder, port, pid, caller, push)
