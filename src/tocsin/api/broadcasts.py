@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 import structlog
@@ -36,13 +36,13 @@ class Broadcasts:
         self._tasks: dict[Any, asyncio.Task[None]] = {}
         self._shared: dict[Any, tuple[float, asyncio.Task[Any]]] = {}
 
-    async def share(self, key: Any, read: Callable[[], Awaitable[T]], seconds: float) -> T:
+    async def share(self, key: Any, read: Callable[[], Coroutine[Any, Any, T]], seconds: float) -> T:
         """Return what was read for a key at most so many seconds ago, or is being read; else read it. Raises what
         reading raises, to all who wait for it."""
         now = time.monotonic()
         self._shared = {one: kept for one, kept in self._shared.items() if now < kept[0] or not kept[1].done()}
         if key not in self._shared:
-            self._shared[key] = (now + seconds, asyncio.create_task(_await(read)))
+            self._shared[key] = (now + seconds, asyncio.create_task(read()))
         found: T = await asyncio.shield(self._shared[key][1])
         return found
 
@@ -102,7 +102,3 @@ class Broadcasts:
         self._latest.pop(key, None)
         if (task := self._tasks.pop(key, None)) is not None and task is not asyncio.current_task():
             task.cancel()
-
-
-async def _await(read: Callable[[], Awaitable[T]]) -> T:
-    return await read()

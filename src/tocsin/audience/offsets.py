@@ -29,7 +29,7 @@ def find_offsets(zone: ZoneInfo, first: date, last: date) -> Offsets:
     return Offsets(every.changes[before:past], every.seconds[before : max(before, past) + 1])
 
 
-@lru_cache(maxsize=1024)  # 50 ms each, and callers choose days
+@lru_cache(maxsize=1024)  # 50 ms each, and there are some 600 zones
 def list_offsets(zone: ZoneInfo) -> Offsets:
     """Return all offsets of a zone that an event can meet."""
     before, changes, seconds = 0, list[int](), [_offset_at(0, zone)]

@@ -13,12 +13,8 @@ from tocsin.store.rows import among
 KEPT_SECONDS = 400 * 86_400.0
 MOST = 100_000  # of one account
 DETAIL_LETTERS = 300
-ABOUT_A_PERSON = (
-    "person looked at",
-    "time line looked at",
-    "person exported",
-    "test sent",
-)  # their detail is somebody's name
+# Their detail is somebody's name.
+ABOUT_A_PERSON = ("person looked at", "time line looked at", "person exported", "test sent")
 NAMELESS = "(deleted)"
 LINES_AT_ONCE = 1000  # that are read between two other pieces of work
 

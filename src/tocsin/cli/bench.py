@@ -35,9 +35,8 @@ def bench() -> None:
 
     Example: tocsin bench accept --seconds 5
     """
-    signal.signal(
-        signal.SIGTERM, lambda *_: sys.exit(143)
-    )  # its exits stop servers and sinks; 143 is the shell's number
+    # An exit stops servers and sinks, which no signal reaches; 143 is what a shell makes of SIGTERM.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 
 
 @bench.command()

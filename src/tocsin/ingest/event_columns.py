@@ -178,9 +178,8 @@ def join_pieces(pieces: Sequence[Any], count: int) -> Any:
     if not pieces:
         return pa.array(["{}"] * count, pa.string())
     some = functools.reduce(pc.or_, (one.is_valid() for one in pieces))
-    first = pc.if_else(
-        some, pieces[0], pa.scalar("", pa.string())
-    )  # a row of nothing but null would get no text at all
+    # A row of nothing but null would get no text at all.
+    first = pc.if_else(some, pieces[0], pa.scalar("", pa.string()))
     inside = pc.binary_join_element_wise(first, *pieces[1:], ",", null_handling="skip")
     return pc.binary_join_element_wise("{", inside, "}", "")
 

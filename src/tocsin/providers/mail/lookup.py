@@ -13,9 +13,7 @@ from typing import TypeAlias
 from tocsin.providers.public_address import is_allowed
 
 THREADS = 256  # names that are looked up at one time; each holds one, however many connections wait for it
-SLOW_THREADS = (
-    32  # of these for names whose last answer took long, or never came: whoever has many waits for themselves
-)
+SLOW_THREADS = 32  # of these for names whose last answer took long, or never came
 SLOW_SECONDS = 2.0
 NAMES = 1000  # slow ones that are remembered
 
