@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from starlette.requests import Request
 from starlette.responses import Response
 
+from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import note
 from tocsin.campaign.runs import stop_campaign
@@ -121,7 +122,7 @@ def _render_lists(name: str, request: Request, frame: Frame, lists: Lists, **val
 async def show_campaign(context: Context, request: Request) -> Response:
     """Show one campaign: what was asked, its numbers, what the vendors said."""
     visitor, now = await log_in(context, request), context.clock()
-    found = await find_detail(context, visitor.account.id, request, now)
+    found = await find_detail(context, visitor.account, request, now)
     frame = Frame(visitor, now, LIST, BUSY_SECONDS if found.line.busy else CALM_SECONDS)
     asked = request.query_params.get("in_flight", "")
     in_flight = int(asked) if asked.isascii() and asked.isdigit() and len(asked) < 10 else None
@@ -131,7 +132,7 @@ async def show_campaign(context: Context, request: Request) -> Response:
 async def _ask(context: Context, request: Request, template: str) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     now = context.clock()
-    found = await find_detail(context, visitor.account.id, request, now)
+    found = await find_detail(context, visitor.account, request, now)
     return render(template, frame=Frame(visitor, now, LIST), found=found)
 
 
@@ -145,7 +146,7 @@ async def stop(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     await read_signed_form(context, request, visitor)
     now, account_id = context.clock(), visitor.account.id
-    found = await find_detail(context, account_id, request, now)
+    found = await find_detail(context, visitor.account, request, now)
     campaign_id = found.line.id
 
     def stop_now(connection: Connection) -> int:
@@ -168,7 +169,7 @@ async def resume(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     await read_signed_form(context, request, visitor)
     now, account_id = context.clock(), visitor.account.id
-    found = await find_detail(context, account_id, request, now)
+    found = await find_detail(context, visitor.account, request, now)
     campaign_id = found.line.id
 
     def resume_now(connection: Connection) -> None:
@@ -199,10 +200,10 @@ async def settle_held(context: Context, request: Request) -> Response:
     return redirect("/dashboard/tag-groups")
 
 
-async def find_detail(context: Context, account_id: str, request: Request, now: float) -> Detail:
+async def find_detail(context: Context, account: Account, request: Request, now: float) -> Detail:
     """Return the campaign of an address. Raises Problem 404, also for another account's, which nobody else may tell
     apart."""
-    found = await read_detail(context.ledger, context.facts, account_id, find_id(request), now)
+    found = await read_detail(context.ledger, context.facts, account, find_id(request), now)
     if found is None:
         raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
     return found

@@ -10,6 +10,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from tocsin.account import Account
 from tocsin.api.broadcasts import Read
 from tocsin.api.context import Context
 from tocsin.api.held import Held
@@ -46,7 +47,7 @@ async def _send_events(
     context: Context, visitor: Visitor, session: MemberSession, campaign_id: int
 ) -> AsyncIterator[str]:
     account_id, last = visitor.account.id, ""
-    watched = context.broadcasts.watch((account_id, campaign_id), _read_again(context, account_id, campaign_id))
+    watched = context.broadcasts.watch((account_id, campaign_id), _read_again(context, visitor.account, campaign_id))
     with contextlib.closing(Held()) as held:
         try:
             context.broadcasts.places.take(account_id, held)
@@ -68,13 +69,13 @@ async def _send_events(
                     return
 
 
-def _read_again(context: Context, account_id: str, campaign_id: int) -> Read:
+def _read_again(context: Context, account: Account, campaign_id: int) -> Read:
     """Return what reads a campaign, with the rate since the last few readings."""
     before: deque[tuple[float, int]] = deque(maxlen=REMEMBERED)
 
     async def read() -> tuple[Detail, float]:
         now = context.clock()
-        found = await read_detail(context.ledger, context.facts, account_id, campaign_id, now)
+        found = await read_detail(context.ledger, context.facts, account, campaign_id, now)
         if found is None:
             raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
         before.append((now, found.line.figures.final))

@@ -22,7 +22,7 @@ async def show_outcomes(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     account, now = visitor.account, context.clock()
     context.reads.take(account.id, request.scope[HELD])
-    found = await find_detail(context, account.id, request, now)
+    found = await find_detail(context, account, request, now)
     campaign_id = found.line.id
     outcomes = await sample_outcomes(context.ledger, context.facts, account, campaign_id)
     run = await context.ledger.read(lambda connection: find_coming(connection, account.id, campaign_id))

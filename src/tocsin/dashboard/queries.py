@@ -1,8 +1,9 @@
-"""What the pages ask: the same numbers as the API, by the same functions, and the vendors' codes from facts."""
+"""What the pages ask: the same numbers as the API, by the same functions."""
 
 from __future__ import annotations
 
 import asyncio
+import heapq
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -10,6 +11,7 @@ from urllib.parse import urlencode
 import msgspec
 from sqlalchemy import ColumnElement, Connection, Select, and_, false, func, select
 
+from tocsin.account import Account
 from tocsin.campaign.runs import (
     PRECEDENCE,
     CampaignSummary,
@@ -22,9 +24,11 @@ from tocsin.campaign.send_queue import NOT_TAGGED
 from tocsin.campaign.spec import LATEST_ID, Spec
 from tocsin.dashboard.chart import Chart, choose_step, draw_chart
 from tocsin.errors import Problem
-from tocsin.outcome import NUMBER_OF_OUTCOME
+from tocsin.outcome import NUMBER_OF_OUTCOME, Outcome
 from tocsin.stats import counts
 from tocsin.stats.comparison import Comparison, compare_groups
+from tocsin.stats.report.recipients import UNDER_WAY, count_recipients
+from tocsin.stats.report.scope import ReportScope
 from tocsin.stats.results import (
     count_converted,
     count_interactions,
@@ -39,7 +43,6 @@ from tocsin.store.ledger import Ledger
 SHOWN = 100  # campaigns on a page
 STATES = (*PRECEDENCE, "held")  # that a list may be of
 REASONS = 50  # rows of vendors' codes
-SUMS = 100  # rows of a platform and an outcome, at most
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -251,8 +254,9 @@ async def read_groups(ledger: Ledger, facts: Facts, account_id: str) -> Groups:
     return Groups(rows, Figures.total(figures for _, figures in named))
 
 
-async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id: int, now: float) -> Detail | None:
-    """One campaign of the account; None when it has none of that id."""
+async def read_detail(ledger: Ledger, facts: Facts, account: Account, campaign_id: int, now: float) -> Detail | None:
+    """Return one campaign of the account; None when it has none of that id."""
+    account_id = account.id
 
     def read(connection: Connection) -> tuple[CampaignSummary, Spec, dict[str, int]] | None:
         try:
@@ -268,7 +272,7 @@ async def read_detail(ledger: Ledger, facts: Facts, account_id: str, campaign_id
     found, spec, numbers = answer
     interactions, outcomes, converted = await asyncio.gather(
         count_interactions(facts, account_id, [campaign_id]),
-        _read_outcomes(facts, account_id, campaign_id),
+        _read_outcomes(ledger, facts, account, campaign_id),
         count_converted(ledger, facts, account_id, campaign_id, spec),
     )
     goal = spec.conversion_goal
@@ -299,44 +303,52 @@ async def read_spec_of(ledger: Ledger, account_id: str, campaign_id: int) -> Spe
 
 
 class Outcomes(msgspec.Struct, frozen=True):
-    """The recorded outcomes of a campaign. reasons: of recipients who were not simply sent to, the most frequent first,
-    one more than is shown. Facts are written after the ledger, so while a campaign runs these may lag behind it."""
+    """What came of a campaign's recipients. reasons: of those who were not simply sent to, the most frequent first, one
+    more than is shown. chart: by facts, which are written after the ledger and may lag behind it while it runs."""
 
     reasons: list[Reason]
     by_platform: list[tuple[str, Figures]]
     chart: Chart | None
 
 
-async def _read_outcomes(facts: Facts, account_id: str, campaign_id: int) -> Outcomes:
-    mine = "FROM outcome FINAL WHERE account = {account:String} AND campaign = {campaign:UInt32}"
-    of_campaign = {"account": account_id, "campaign": campaign_id}
-    # Each scan of millions of recipients costs: one counts by platform and, without the vendors' codes, in sum.
-    rows = await facts.query(
-        "SELECT grouping(code) AS whole, platform, outcome, code, count() AS recipients, toUnixTimestamp(min(at)), "
-        f"toUnixTimestamp(max(at)) {mine} GROUP BY GROUPING SETS ((platform, outcome), (platform, outcome, code)) "
-        "HAVING whole OR outcome != 'accepted' ORDER BY whole DESC, recipients DESC, platform, outcome, code "
-        "LIMIT {limit:UInt32}",
-        {**of_campaign, "limit": REASONS + 1 + SUMS},
+async def _read_outcomes(ledger: Ledger, facts: Facts, account: Account, campaign_id: int) -> Outcomes:
+    scope = ReportScope(account=account, by=("platform", "outcome", "code"), campaigns=(campaign_id,))
+    cells, chart = await asyncio.gather(
+        count_recipients(ledger, facts, scope), _read_chart(facts, account.id, campaign_id)
     )
-    sums = [row for row in rows if row[0]]
-    reasons = [Reason(str(row[1]), str(row[2]), str(row[3]), int(row[4])) for row in rows if not row[0]]
-    found: dict[str, dict[str, int]] = {}
-    for _, platform, outcome, _, count, *_ in sums:
-        numbers = found.setdefault(str(platform), {"audience": 0})
-        numbers["audience"] += int(count)
-        _add(numbers, str(outcome), int(count))
-    by_platform = [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())]
-    if not sums:
-        return Outcomes([], [], None)
-    step = choose_step(max(int(row[6]) for row in sums) - min(int(row[5]) for row in sums))
-    over_time = await facts.query(
-        f"SELECT intDiv(toUnixTimestamp(at), {{step:UInt32}}) AS slot, outcome, count() {mine} GROUP BY slot, outcome",
-        {**of_campaign, "step": step},
+    reasons, found = list[Reason](), dict[str, dict[str, int]]()
+    for ((platform, outcome, code), _), count in cells.items():
+        if outcome == UNDER_WAY:
+            continue
+        if outcome != Outcome.ACCEPTED:
+            reasons.append(Reason(platform, outcome, code, count))
+        numbers = found.setdefault(platform, {"audience": 0})
+        numbers["audience"] += count
+        _add(numbers, outcome, count)
+    most = heapq.nsmallest(REASONS + 1, reasons, key=lambda one: (-one.count, one.platform, one.outcome, one.code))
+    return Outcomes(most, [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())], chart)
+
+
+async def _read_chart(facts: Facts, account_id: str, campaign_id: int) -> Chart | None:
+    """Return when its recipients were sent to; None before any was."""
+    merged, unmerged = "FROM outcome FINAL", "FROM outcome"
+    mine = "WHERE account = {account:String} AND campaign = {campaign:UInt32}"
+    values: dict[str, Any] = {"account": account_id, "campaign": campaign_id}
+    # A row that is there twice has the same time twice, so the ends are read without the merge of FINAL.
+    ends = f"SELECT count(), toUnixTimestamp(min(at)), toUnixTimestamp(max(at)) {unmerged} {mine}"
+    ((count, first, last),) = await facts.query(ends, values)
+    if not count:
+        return None
+    step = choose_step(int(last) - int(first))
+    rows = await facts.query(
+        "SELECT intDiv(toUnixTimestamp(at), {step:UInt32}) AS slot, outcome, count() "
+        f"{merged} {mine} GROUP BY slot, outcome",
+        {**values, "step": step},
     )
     slots: dict[int, dict[str, int]] = {}
-    for slot, outcome, count in over_time:
-        _add(slots.setdefault(int(slot), {}), str(outcome), int(count))
-    return Outcomes(reasons[: REASONS + 1], by_platform, draw_chart(slots, step))
+    for slot, outcome, recipients in rows:
+        _add(slots.setdefault(int(slot), {}), str(outcome), int(recipients))
+    return draw_chart(slots, step)
 
 
 def _add(numbers: dict[str, int], outcome: str, count: int) -> None:

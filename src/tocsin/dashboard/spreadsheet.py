@@ -25,7 +25,7 @@ Line = tuple[str, str, str, float]
 async def show_campaign_csv(context: Context, request: Request) -> Response:
     """Answer with the numbers of a campaign's page."""
     visitor = await log_in(context, request)
-    found = await find_detail(context, visitor.account.id, request, context.clock())
+    found = await find_detail(context, visitor.account, request, context.clock())
     return _answer(_list_numbers(found), f"campaign-{found.line.id}")
 
 
