@@ -189,6 +189,16 @@ async def test_nobody_listens(sandbox: Sandbox) -> None:
     assert (found.outcome, found.scope) == (Outcome.UNAVAILABLE, Scope.LANE)
 
 
+async def test_a_form_s_receiver_is_in_no_private_network(sandbox: Sandbox) -> None:
+    """An account's admin may not post into the operator's network, whatever a name leads to when it is connected to."""
+    found = await hand_over(sandbox, "sms", network="public")
+    assert (found.outcome, "127.0.0.1 is an address that is not posted to" in found.detail) == (
+        Outcome.UNAVAILABLE,
+        True,
+    )
+    assert sandbox.messages("webhook") == []
+
+
 async def test_a_message_of_another_kind_is_refused() -> None:
     async with Transport() as transport:
         provider = BY_NAME["sms"](WebhookSettings(url="http://127.0.0.1:1/", secret=SECRET), transport)

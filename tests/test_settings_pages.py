@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import html
 import json
+import re
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -87,6 +88,12 @@ APNS = {"key_id": "ABCDEFGHIJ", "team_id": "KLMNOPQRST", "topic": "a.b", "endpoi
         ("smtp", SMTP | {"sender": VILLAIN}, "sender", "sender has to be an address"),
         ("smtp", SMTP | {"tls": "none", "username": "u", "password": "p"}, "tls", "show the password"),
         ("vapid", {"subject": "ops@example.com"}, "subject", "mailto:"),
+        ("sms", {"url": "ftp://8.8.8.8/", "secret": ""}, "url", "url has to be an https URL"),
+        ("sms", {"url": "https://10.0.0.1/sms", "secret": ""}, "url", "in the server's own network"),
+        ("sms", {"url": "http://127.0.0.1:1/sms", "secret": ""}, "url", "in the server's own network"),
+        ("webpush", {"url": "https://[::ffff:7f00:1]/", "secret": ""}, "url", "in the server's own network"),
+        ("webpush", {"url": "https://nobody.invalid/", "secret": ""}, "url", "No such host"),
+        ("sms", {"url": "https://8.8.8.8/", "secret": "whsec_c2hvcnQ="}, "secret", "base64 of 24 to 64 bytes"),
     ],
 )
 def test_what_is_wrong_stands_beside_its_field(
@@ -101,7 +108,7 @@ def test_what_is_wrong_stands_beside_its_field(
     assert says in html.unescape(page)
     assert "<script>alert" not in page
     for key, value in fields.items():
-        if key in ("service_account", "key", "client_secret", "password"):
+        if key in ("service_account", "key", "client_secret", "password", "secret"):
             assert not value or len(value) < 4 or value not in page
         elif key not in ("style", "endpoint", "tls", "topic"):
             assert f'value="{html.escape(value).replace("&quot;", "&#34;")}"' in page, key
@@ -157,6 +164,21 @@ def test_a_key_for_browsers_is_made(admin: Browser, caller: Caller) -> None:
     assert public in again
 
 
+@pytest.mark.parametrize("name", ["sms", "webpush"])
+def test_a_receiver_gets_a_secret_once(server: Server, caller: Caller, admin: Browser, name: str) -> None:
+    """It is made where none is typed, shown once, and stays when the URL changes; no private network is posted to."""
+    status, page = save(admin, name, {"url": "https://8.8.8.8/send", "secret": ""})
+    assert (status, "Saved." in page) == (200, True)
+    secret = re.findall(r"whsec_[A-Za-z0-9+/=]{44}", html.unescape(page))[0]
+    assert secret not in html.unescape(admin.look(f"{PROVIDERS}/{name}")[1])
+    assert "whsec_" not in save(admin, name, {"url": "https://8.8.4.4/send", "secret": ""})[1].replace("whsec_ and", "")
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        stored = ledger.read_now(lambda one: find_settings(one, caller.account_id, name, SERVER_KEY))
+    assert json.loads(stored or "") == json.loads(stored or "") | {
+        "url": "https://8.8.4.4/send", "secret": secret, "network": "public"
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("role", ["viewer", "marketer"])
 def test_only_admins(server: Server, caller: Caller, role: Any) -> None:
     browser = join(server, caller, role, unique("vic", caller))
@@ -171,7 +193,7 @@ def test_forms_of_others_change_nothing(server: Server, caller: Caller, admin: B
     assert admin.send(f"{PROVIDERS}/smtp", SMTP)[0] == 403
     token = admin.token()
     assert admin.send(f"{PROVIDERS}/smtp", SMTP | {"token": token}, **{"Sec-Fetch-Site": "cross-site"})[0] == 403
-    for name in ("sms", "nothing", VILLAIN.replace("/", "")):
+    for name in ("anything", "nothing", VILLAIN.replace("/", "")):
         status, page = admin.look(f"{PROVIDERS}/{quote(name)}")
         assert (status, "<script>" in page) == (404, False)
     assert json.dumps("set on") not in admin.look("/dashboard/settings")[1]

@@ -29,6 +29,7 @@ from tocsin.providers.keyring import keep_providers, read_given
 from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.public_address import is_allowed
 from tocsin.providers.vapid_key import make_key
+from tocsin.providers.webhook import make_secret
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -37,9 +38,12 @@ FIELDS = {
     "wns": ("client_id", "client_secret", "tenant", "endpoint"),
     "smtp": ("host", "port", "tls", "username", "password", "sender", "bounce"),
     "vapid": ("subject", "endpoint"),
+    "sms": ("url", "secret"),
+    "webpush": ("url", "secret"),
 }
+WEBHOOKS = ("sms", "webpush")
 FILES = ("service_account", "key")
-SECRETS = (*FILES, "client_secret", "password")
+SECRETS = (*FILES, "client_secret", "password", "secret")
 # Whoever is an admin of an account may not make this server call whatever they like: these, and what is stored.
 ENDPOINTS = {
     "fcm": ("https://fcm.googleapis.com",),
@@ -92,6 +96,8 @@ async def _save(
         raise FormMistake.naming(str(error), FIELDS[name]) from None
     if name == "smtp" and _place(given) != _place(stored or {}):
         await check_relay(given["host"], given["port"])
+    if name in WEBHOOKS and _place(given) != _place(stored or {}):
+        await _check_host("url", urlsplit(given["url"]).hostname or "")
     found = None if form.one("unasked") else await _ask(context, visitor, name, settings)
     if found is not None and found.verdict == "refused":
         secret = next(field for field in FIELDS[name] if field in SECRETS)
@@ -104,10 +110,11 @@ async def _save(
         return replaced
 
     replaced = await context.ledger.write(write)
+    made = given["secret"] if name in WEBHOOKS and not (stored or form.one("secret")) else ""
     said = ENGLISH.provider_saved + (ENGLISH.provider_replaced.format(names=", ".join(replaced)) if replaced else "")
     kept = msgspec.json.decode(settings)
     shown = _entries(name, kept, FormFields(_values(name, kept)))
-    return _show(context, visitor, name, kept, shown, said=said, found=found)
+    return _show(context, visitor, name, kept, shown, said=said, found=found, made=made)
 
 
 async def _ask(context: Context, visitor: Visitor, name: str, settings: str) -> CredentialCheck:
@@ -133,9 +140,11 @@ def _show(
     mistake: FormMistake | None = None,
     said: str = "",
     found: CredentialCheck | None = None,
+    made: str = "",
 ) -> Response:
+    """made: a secret, which is shown this once."""
     frame = Frame(visitor, context.clock(), "settings")
-    values = {"provider": name, "entries": entries, "mistake": mistake, "said": said, "found": found}
+    values = {"provider": name, "entries": entries, "mistake": mistake, "said": said, "found": found, "made": made}
     public_key = str((stored or {}).get("public_key", "")).partition(" ")[0]
     status = 422 if mistake else 200
     return render("provider.html", status, frame=frame, stored=bool(stored), public_key=public_key, **values)
@@ -185,7 +194,7 @@ def _entries(name: str, stored: dict[str, Any] | None, form: FormFields) -> list
                 value="" if secret else form.one(field.name, default),
                 given=form.one(field.name),
                 options=options,
-                required=field.required and not kept,
+                required=field.required and not kept and not (secret and name in WEBHOOKS),
                 kept=kept,
             )
         )
@@ -202,7 +211,7 @@ def _options(name: str, field: msgspec.structs.FieldInfo, stored: dict[str, Any]
 
 
 def _place(settings: dict[str, Any]) -> tuple[Any, ...]:
-    return settings.get("host"), settings.get("port"), settings.get("endpoint")
+    return tuple(settings.get(one) for one in ("host", "port", "endpoint", "url"))
 
 
 def _merge(name: str, stored: dict[str, Any], typed: dict[str, str]) -> dict[str, Any]:
@@ -223,7 +232,9 @@ def _merge(name: str, stored: dict[str, Any], typed: dict[str, str]) -> dict[str
             given[one] = stored[one]
     if name == "vapid":
         given.setdefault("key", make_key())
-    if name == "smtp" and _place(given) != _place(stored):
+    if name in WEBHOOKS:
+        given.setdefault("secret", make_secret())
+    if name in ("smtp", *WEBHOOKS) and _place(given) != _place(stored):
         given["network"] = "public"
     if stored and _place(given) != _place(stored):
         given = {one: value for one, value in given.items() if one not in ("ca", "token_endpoint")}
@@ -246,12 +257,17 @@ def _check_token_uri(account: str) -> None:
 
 
 async def check_relay(host: str, port: int) -> None:
-    """Raise FormMistake for a relay that only the operator may name: one of this machine or network."""
+    """Raise FormMistake for a relay that only the operator may name: on a port or in a network of their own."""
     if port not in SMTP_PORTS:
         raise FormMistake("port", ENGLISH.odd_port.format(ports=", ".join(map(str, SMTP_PORTS))))
+    await _check_host("host", host)
+
+
+async def _check_host(field: str, host: str) -> None:
+    """Raise FormMistake for a host of this machine or of the operator's network."""
     try:
         found = await asyncio.wait_for(find_addresses(host.strip("[]"), public=False), RESOLVE_SECONDS)
     except (OSError, UnicodeError, TimeoutError):
-        raise FormMistake("host", ENGLISH.no_such_host) from None
+        raise FormMistake(field, ENGLISH.no_such_host) from None
     if not all(is_allowed(one, ()) for one in found):
-        raise FormMistake("host", ENGLISH.inner_host)
+        raise FormMistake(field, ENGLISH.inner_host)

@@ -22,6 +22,10 @@ SETTINGS: dict[str, Any] = {
         "wns": "In the Azure portal: the app's registration, its client id, tenant, and a client secret's value.",
         "smtp": "Any relay that takes mail by SMTP. 587 goes with starttls, 465 with tls.",
         "vapid": "Browsers need no account: a key is made here. Your pages subscribe with its public half.",
+        "sms": "A gateway, or a few lines in front of one: each message is posted to it, signed as Standard Webhooks "
+        "says. What it is sent and may answer is in docs/reference.md.",
+        "webpush": "A receiver that hands messages on to browsers, where you have one: each is posted to it, signed as "
+        "Standard Webhooks says. Without one, the other form for web push needs no receiver.",
     },
     "provider_fields": {
         "service_account": "Service account (JSON)",
@@ -42,6 +46,8 @@ SETTINGS: dict[str, Any] = {
         "sender": "Sender",
         "bounce": "Bounces go to",
         "subject": "Where push services reach you",
+        "url": "URL",
+        "secret": "Secret",
     },
     "provider_hints": {
         "fcm.service_account": "Pick the file, or paste what is in it.",
@@ -56,6 +62,10 @@ SETTINGS: dict[str, Any] = {
         "smtp.sender": "Such as news@example.com",
         "smtp.bounce": "Such as bounces@example.com; empty: to the sender.",
         "vapid.subject": "mailto:ops@example.com, or an https address.",
+        "sms.url": "Such as https://sms.example.com/tocsin",
+        "webpush.url": "Such as https://push.example.com/tocsin",
+        "sms.secret": "whsec_ and base64, which the receiver checks signatures with; empty: one is made.",
+        "webpush.secret": "whsec_ and base64, which the receiver checks signatures with; empty: one is made.",
     },
     "provider_choices": {"sdk": "the app, with CleverTap's SDK", "notification": "Android itself"},
     "endpoints": {
@@ -64,6 +74,7 @@ SETTINGS: dict[str, Any] = {
         "https://api.push.apple.com": "production",
         "https://api.sandbox.push.apple.com": "Apple's sandbox",
     },
+    "secret_once": "This is the secret, for the receiver. It is shown once; nobody can look it up later.",
     "role": "Role",
     "invite": "Send the invitation",
     "invite_somebody": "Invite somebody",
@@ -203,6 +214,6 @@ SETTINGS: dict[str, Any] = {
     "odd_port": "A port of a mail relay is one of {ports}. Another one is set by whoever runs the server: tocsin "
     "provider set smtp",
     "no_such_host": "No such host is known: check how it is spelled.",
-    "inner_host": "This relay is in the server's own network: only whoever runs the server may set it, with tocsin "
-    "provider set smtp",
+    "inner_host": "This is in the server's own network: only whoever runs the server may set it, with tocsin "
+    "provider set",
 }

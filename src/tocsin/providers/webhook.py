@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import hashlib
 import hmac
+import secrets
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta
@@ -36,6 +38,7 @@ from tocsin.providers.answer_table import (
     wrong_kind,
 )
 from tocsin.providers.contract import HandOver, Message, Notice, Receipt, Scope, unnoted
+from tocsin.providers.public_address import is_allowed
 from tocsin.providers.transport import HttpPost, PoolLimits, Transport, VendorAnswer
 from tocsin.settings import hide_passwords
 
@@ -43,6 +46,7 @@ WAIT = 30.0  # seconds before a 5xx is tried again
 TOO_FAST = 60.0  # after a 429 that names no time
 LEAST_SECRET = 24  # bytes; Standard Webhooks: 24 to 64
 MOST_SECRET = 64
+SECRET_BYTES = 32  # of one that is made here
 WEBPUSH_BYTES = 3072  # before encryption: push services must take 4,096 bytes encrypted (RFC 8030)
 
 
@@ -57,6 +61,10 @@ class WebhookSettings(msgspec.Struct, frozen=True, kw_only=True):
     ca: Annotated[str, Meta(description="PEM file of the authorities to trust", extra={"file": True})] = ""
     connections: Annotated[int, Meta(description="connections at one time", ge=1, le=200)] = 20
     timeout: Annotated[float, Meta(description="seconds to wait for an answer")] = 30.0
+    network: Annotated[
+        Literal["any", "public"],
+        Meta(description="public: no address of the operator's own network is connected to; so a dashboard sets it"),
+    ] = "any"
 
     def __repr__(self) -> str:
         return f"WebhookSettings(url={hide_passwords(self.url)!r})"
@@ -122,6 +130,11 @@ def sign(secret: bytes, message_id: str, timestamp: int, body: bytes) -> str:
     return "v1," + base64.b64encode(digest).decode()
 
 
+def make_secret() -> str:
+    """Return a new secret."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+
+
 def read_secret(text: str) -> bytes:
     """Return the key of a `whsec_…`. Raises Misconfigured when it is no base64 of 24 to 64 bytes."""
     try:
@@ -147,7 +160,8 @@ class Webhook:
         self._secret = read_secret(settings.secret)
         self._timeout = settings.timeout
         count = settings.connections
-        limits = PoolLimits(connections=count, streams=1, in_flight=count, idle=60)
+        allows = functools.partial(is_allowed, networks=()) if settings.network == "public" else None
+        limits = PoolLimits(connections=count, streams=1, in_flight=count, idle=60, allows=allows)
         self._pool = transport.pool(ca=check_ca(settings.ca), limits=limits)
 
     def __repr__(self) -> str:

@@ -6,7 +6,6 @@ the row names.
 
 from __future__ import annotations
 
-import base64
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
@@ -20,7 +19,7 @@ from tocsin.errors import Misconfigured, Problem
 from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.encryption import decrypt, encrypt, read_keys
 from tocsin.providers.public_address import is_allowed, read_networks
-from tocsin.providers.webhook import read_secret
+from tocsin.providers.webhook import make_secret, read_secret
 from tocsin.stats.webhooks.feed import KEPT_DAYS, FeedWindow, Place
 from tocsin.store import schema
 from tocsin.store.clock import ledger_now
@@ -42,7 +41,6 @@ CONVERTED = "conversion.converted"
 EVENT_TYPES: tuple[EventType, ...] = get_args(EventType)
 ENDPOINTS_AN_ACCOUNT = 10
 URL_LETTERS = 2048
-SECRET_BYTES = 32
 ROTATION_SECONDS = 86_400.0  # the secret before signs as well for so long
 LEASE_SECONDS = 60.0
 DAY = 86_400.0
@@ -138,7 +136,7 @@ def create(
     count = connection.scalar(select(func.count()).select_from(table).where(table.c.account_id == account_id))
     if (count or 0) >= ENDPOINTS_AN_ACCOUNT:
         raise Problem(f"An account has at most {ENDPOINTS_AN_ACCOUNT} webhooks; remove one first")
-    webhook_id, made = f"wh_{secrets.token_hex(6)}", WebhookSecrets(_new_secret())
+    webhook_id, made = f"wh_{secrets.token_hex(6)}", WebhookSecrets(make_secret())
     chosen = [one for one in EVENT_TYPES if one in events]
     row = {"account_id": account_id, "id": webhook_id, "url": url, "events": ",".join(chosen), "created_at": now}
     stored = _seal(secret_key, account_id, webhook_id, made)
@@ -151,7 +149,7 @@ def rotate(connection: Connection, account_id: str, webhook_id: str, secret_key:
     """Give an endpoint a new secret and return it; the one before signs as well for ROTATION_SECONDS."""
     lock_account(connection, account_id)
     before = find(connection, account_id, webhook_id).read_secrets(secret_key)
-    made = WebhookSecrets(_new_secret(), before.secret, now + ROTATION_SECONDS)
+    made = WebhookSecrets(make_secret(), before.secret, now + ROTATION_SECONDS)
     _set(connection, account_id, webhook_id, settings=_seal(secret_key, account_id, webhook_id, made))
     note(connection, account_id, who, "webhook secret rotated", webhook_id, now)
     return made.secret
@@ -258,7 +256,3 @@ def _write(window: FeedWindow) -> str:
 
 def _seal(secret_key: str, account_id: str, webhook_id: str, made: WebhookSecrets) -> str:
     return encrypt(read_keys(secret_key), account_id, webhook_id, msgspec.json.encode(made).decode())
-
-
-def _new_secret() -> str:
-    return "whsec_" + base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
