@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import msgspec
 from starlette.requests import Request
@@ -16,10 +17,15 @@ from tocsin.api.http import PRIVATE, answer
 from tocsin.api.reports import answer_report
 from tocsin.api.segments import explain_where
 from tocsin.api.upload import upload_as
-from tocsin.errors import Misconfigured, Problem
+from tocsin.errors import Misconfigured, Problem, read_struct
+from tocsin.ingest.column import Unusual
+from tocsin.ingest.event_people import EventPeople, admit_people
+from tocsin.ingest.names import read_limits
 from tocsin.repair import copy_all_profiles, record_again
 from tocsin.repair.drift import reconcile
 from tocsin.store.backup import freeze_stores
+
+FOUND_SECONDS = 600.0  # less than `leavers.SETTLE_SECONDS`
 
 
 async def check_health(context: Context, request: Request) -> Response:
@@ -43,6 +49,29 @@ async def show_metrics(context: Context, _: Request) -> Response:
 
 async def upload_locally(context: Context, request: Request) -> Response:
     return await upload_as(context, request, await context.authenticate_locally(request), system=True)
+
+
+async def find_people(context: Context, request: Request) -> Response:
+    """Find or create those whose events a command brings as blocks. `users` is null where these cannot be a block."""
+    account = await context.authenticate_locally(request)
+    asked = read_struct(await context.read_json(request, account.id), EventPeople)
+    now, users = context.clock(), None
+    with contextlib.suppress(Unusual):
+        users = await admit_people(context.ledger, context.facts, account, asked, read_limits(context.settings), now)
+    return answer({"status": "success", "users": users, "found": now})
+
+
+async def take_events(context: Context, request: Request) -> Response:
+    """Store a block of events. Raises Problem 408 when their people were found long ago: those who left since would not
+    be erased a second time."""
+    account = await context.authenticate_locally(request)
+    found, records = (float(request.query_params.get(name, "0")) for name in ("found", "records"))
+    block = await context.read_body(request, account.id)
+    if context.clock() - found > FOUND_SECONDS:
+        raise Problem("These events come too long after their people were found; begin again", code=408, status=408)
+    await context.facts.insert_block("event", block)
+    metrics.RECORDS.labels(result="processed").inc(records)
+    return answer({"status": "success"})
 
 
 async def repair(context: Context, request: Request) -> Response:
@@ -99,6 +128,8 @@ HEALTH = get("/healthz", check_health)
 METRICS = get("/metrics", show_metrics)
 LOCAL = [
     post("/local/upload", upload_locally),
+    post("/local/people", find_people),
+    post("/local/events", take_events),
     post("/local/repair", repair),
     post("/local/explain", explain_locally),
     post("/local/person", show_person),

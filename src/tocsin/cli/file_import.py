@@ -7,6 +7,7 @@ import gc
 import os
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -18,6 +19,8 @@ from tocsin.errors import Misconfigured
 from tocsin.store.data_folder import find_running
 
 OBJECTS = 5_000_000  # made before Python looks for cycles: rows are many and have none, and looking is half of reading
+
+THREADS = 4  # that read files, make blocks and wait for the server
 
 
 @click.command("import")
@@ -103,7 +106,8 @@ def _read_mapping(given: Sequence[str]) -> dict[str, str]:
 def _import(paths: Sequence[Path], options: Any, account: Any, data: Path, *, restart: bool) -> tuple[int, int]:
     """Import files one after the other; return how many rows were processed and how many refused."""
     from tocsin.cli.import_run import run_import
-    from tocsin.cli.record_store import ServerStore, StoresStore
+    from tocsin.cli.record_store import StoresStore
+    from tocsin.cli.server_store import ServerStore, step_back
     from tocsin.ingest.names import read_limits
     from tocsin.settings import read_settings
     from tocsin.store.stores import open_stores
@@ -111,7 +115,13 @@ def _import(paths: Sequence[Path], options: Any, account: Any, data: Path, *, re
     running = find_running(data)
     if running is not None:
         store = ServerStore(running, account, options)
-        return asyncio.run(run_import(paths, options, account, data, store, restart=restart))
+
+        async def import_beside() -> tuple[int, int]:
+            loop, threads = asyncio.get_running_loop(), ThreadPoolExecutor(THREADS, initializer=step_back)
+            loop.set_default_executor(threads)
+            return await run_import(paths, options, account, data, store, restart=restart)
+
+        return asyncio.run(import_beside())
     limits = read_limits(read_settings(os.environ, data))
     with open_stores(data) as stores:
         direct = StoresStore(stores, account, options, limits)

@@ -20,12 +20,12 @@ def ask(
     running: RunningServer,
     path: str,
     account_id: str,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | bytes,
     seconds: float = 600,
     key: str | None = None,
 ) -> dict[str, Any]:
-    """POST JSON to one of the server's `/local/…` routes and return its answer. key: an `Idempotency-Key`. Raises
-    Misconfigured as `fetch` does."""
+    """POST JSON, or bytes, to one of the server's `/local/…` routes and return its answer. key: an
+    `Idempotency-Key`. Raises Misconfigured as `fetch` does."""
     answer: dict[str, Any] = msgspec.json.decode(fetch(running, path, account_id, body, seconds, key))
     return answer
 
@@ -34,7 +34,7 @@ def fetch(
     running: RunningServer,
     path: str,
     account_id: str,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | bytes,
     seconds: float = 600,
     key: str | None = None,
 ) -> bytes:
@@ -60,15 +60,15 @@ def _post(
     running: RunningServer,
     path: str,
     account_id: str,
-    body: Mapping[str, Any],
+    body: Mapping[str, Any] | bytes,
     seconds: float,
     headers: Mapping[str, str],
 ) -> bytes:
     request = Request(  # noqa: S310 - the address comes from the data folder
         running.url + path,
-        msgspec.json.encode(body),
+        body if isinstance(body, bytes) else msgspec.json.encode(body),
         {
-            "Content-Type": "application/json",
+            "Content-Type": "application/octet-stream" if isinstance(body, bytes) else "application/json",
             "X-Tocsin-Local": running.token,
             "X-CleverTap-Account-Id": account_id,
             **headers,

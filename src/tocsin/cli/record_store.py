@@ -1,4 +1,4 @@
-"""Where `tocsin import` brings the rows it read: the stores, or the server that has them open."""
+"""Where `tocsin import` brings the rows it read where no server runs: the stores, opened by this process."""
 
 from __future__ import annotations
 
@@ -12,22 +12,19 @@ import msgspec
 from tocsin import idempotency
 from tocsin.account import Account
 from tocsin.cli.cell_time import UnreadTime, read_time
-from tocsin.cli.local_server import ask
-from tocsin.cli.record_file import BAD_ROW, Block, Options, Wrong, bad_time, to_records
+from tocsin.cli.record_file import Block, Options, Wrong, bad_time, to_records
 from tocsin.idempotency import IdempotencyKey
 from tocsin.ingest import RECORDS, start_upload
-from tocsin.ingest.column import Cells, Column, NumberCells, Texts, fill, match
-from tocsin.ingest.event_columns import EncodedEvents, EventColumns, Unusual, store_events
+from tocsin.ingest.column import Cells, Column, NumberCells, Texts, Unusual, fill, match
+from tocsin.ingest.event_columns import EncodedEvents, EventColumns, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
 from tocsin.ingest.profile_columns import ProfileColumns, store_newcomers
 from tocsin.ingest.record import IDENTITY_KINDS
-from tocsin.store.data_folder import RunningServer
 from tocsin.store.stores import Stores
 
 BODY_BYTES = 2 * 1024 * 1024  # of one request: below the default limit of a body
 SECONDS = r"\A[1-3][0-9]{9}\z"  # in RE2; since 2001, which are no date and no other unit
-REQUESTS = 4  # of events, at a time
 PLACE = re.compile(r" \(at \$[^()]*\)(?=\.?$)")
 Refused = dict[int, Wrong]  # by the row's place in its block
 
@@ -48,7 +45,7 @@ class Store(Protocol):
         ...
 
 
-class _Batch(msgspec.Struct, frozen=True):
+class UploadBatch(msgspec.Struct, frozen=True):
     """Records of one upload, the places of their rows in the block, and the key where they may not count twice."""
 
     places: list[int]
@@ -56,10 +53,10 @@ class _Batch(msgspec.Struct, frozen=True):
     key: str | None
 
 
-def make_batches(block: Block, first: int, run: Run, options: Options) -> tuple[list[_Batch], Refused]:
+def make_batches(block: Block, first: int, run: Run, options: Options) -> tuple[list[UploadBatch], Refused]:
     """Return the uploads that a block is, each of a thousand rows or fewer, and the rows that are wrong already."""
     records = to_records(block, options)
-    batches: list[_Batch] = []
+    batches: list[UploadBatch] = []
     for start in range(0, len(records), RECORDS):
         places = [one for one in range(start, min(start + RECORDS, len(records))) if one not in block.wrong]
         chosen = [records[place] for place in places]
@@ -84,52 +81,16 @@ def forget_place(sentence: str) -> str:
     return PLACE.sub("", sentence.strip())
 
 
-def _split(places: list[int], records: list[Any], key: str | None) -> list[_Batch]:
+def _split(places: list[int], records: list[Any], key: str | None) -> list[UploadBatch]:
     """Return batches whose bodies are not too long."""
     total = len(msgspec.json.encode(records))
     if total <= BODY_BYTES or len(records) < 2:
-        return [_Batch(places, records, key)] if records else []
+        return [UploadBatch(places, records, key)] if records else []
     middle = len(records) // 2
     return [
         *_split(places[:middle], records[:middle], key and f"{key}-0"),
         *_split(places[middle:], records[middle:], key and f"{key}-1"),
     ]
-
-
-class ServerStore:
-    """The server that runs on the folder; it takes a thousand records at a time."""
-
-    def __init__(self, running: RunningServer, account: Account, options: Options):
-        self._running = running
-        self._account = account
-        self._options = options
-        self._room = asyncio.Semaphore(REQUESTS if options.kind == "event" else 1)
-
-    async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
-        """See `Store`."""
-        batches, refused = await asyncio.to_thread(make_batches, block, first, run, self._options)
-        # Where a row names a person twice, the order of rows says whose a device is.
-        named = sum(name in IDENTITY_KINDS for name in block.names)
-        if self._options.kind == "event" and named == 1:
-            return asyncio.ensure_future(self._send_all(batches, refused))
-        for batch in batches:
-            refused |= await self._send(batch)
-        return _done(refused)
-
-    async def _send_all(self, batches: list[_Batch], refused: Refused) -> Refused:
-        for answer in await asyncio.gather(*map(self._send, batches)):
-            refused |= answer
-        return refused
-
-    async def _send(self, batch: _Batch) -> Refused:
-        async with self._room:
-            given = (self._running, "/local/upload", self._account.id, {"d": batch.records}, 600, batch.key)
-            answer = await asyncio.to_thread(ask, *given)
-        refused: Refused = {}
-        for one in answer["unprocessed"]:
-            sentence, _, number = one["error"].rpartition("Skipped record number : ")
-            refused[batch.places[int(number) - 1]] = Wrong(one["code"], forget_place(sentence))
-        return refused
 
 
 class StoresStore:
@@ -176,29 +137,11 @@ class StoresStore:
 
     async def _take_columns(self, block: Block, run: Run) -> Awaitable[Refused]:
         stores = (self._stores.ledger, self._stores.facts, self._account)
-        events, refused = await asyncio.to_thread(self._check_columns, block, run)
+        events, refused = await asyncio.to_thread(check_columns, block, self._options, run)
         copied = await store_events(*stores, events, self._limits, run.now)
         return asyncio.ensure_future(_wait([copied], refused))
 
-    def _check_columns(self, block: Block, run: Run) -> tuple[EncodedEvents, Refused]:
-        """Return the events of a block that are right, encoded, and why the others are refused."""
-        refused: Refused = {}
-        encoder = Encoder(run.now)
-        events, doubtful = encoder.encode(to_columns(block, self._options, run, refused))
-        wrong = sorted({*doubtful, *block.wrong, *refused})
-        if not wrong:
-            return events, {}
-        some = select_rows(block, wrong)
-        for number, record in enumerate(to_records(some, self._options)):
-            reason = some.wrong.get(number) or encoder.explain(record)
-            if reason is None:
-                raise Unusual
-            refused[wrong[number]] = (
-                reason if isinstance(reason, Wrong) else Wrong(reason.code, forget_place(reason.error))
-            )
-        return events.leave_out({*wrong}), refused
-
-    async def _upload(self, batch: _Batch, run: Run) -> tuple[Refused, asyncio.Future[Any] | None]:
+    async def _upload(self, batch: UploadBatch, run: Run) -> tuple[Refused, asyncio.Future[Any] | None]:
         """Upload a batch, once under its key; what a run before this one stored is not stored again."""
         ledger, facts = self._stores.ledger, self._stores.facts
         key = IdempotencyKey(self._account.id, batch.key, b"import") if batch.key else None
@@ -217,6 +160,23 @@ class StoresStore:
             text = msgspec.json.encode(refused).decode()
             await ledger.write(lambda connection: idempotency.complete(connection, key, text))
         return refused, copied
+
+
+def check_columns(block: Block, options: Options, run: Run) -> tuple[EncodedEvents, Refused]:
+    """Return the events of a block that are right, encoded, and why the others are refused. Raises Unusual."""
+    refused: Refused = {}
+    encoder = Encoder(run.now)
+    events, doubtful = encoder.encode(to_columns(block, options, run, refused))
+    wrong = sorted({*doubtful, *block.wrong, *refused})
+    if not wrong:
+        return events, {}
+    some = select_rows(block, wrong)
+    for number, record in enumerate(to_records(some, options)):
+        reason = some.wrong.get(number) or encoder.explain(record)
+        if reason is None:
+            raise Unusual
+        refused[wrong[number]] = reason if isinstance(reason, Wrong) else Wrong(reason.code, forget_place(reason.error))
+    return events.leave_out({*wrong}), refused
 
 
 def select_rows(block: Block, rows: Sequence[int]) -> Block:
@@ -297,15 +257,6 @@ def _read_times(column: Column, options: Options, run: Run, refused: Refused) ->
     return at
 
 
-def _done(refused: Refused) -> asyncio.Future[Refused]:
-    future: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
-    future.set_result(refused)
-    return future
-
-
 async def _wait(copies: list[asyncio.Future[Any]], refused: Refused) -> Refused:
     await asyncio.gather(*copies)
     return refused
-
-
-__all__ = ["BAD_ROW", "Refused", "Run", "ServerStore", "Store", "StoresStore"]

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.errors import Problem
 from tocsin.idempotency import IdempotencyKey, mark_stored
-from tocsin.ingest.event_columns import Unusual
+from tocsin.ingest.column import Unusual
 from tocsin.ingest.flaw import to_shown
 from tocsin.ingest.names import DEFAULT_LIMITS, KnownNames, NameLimits
 from tocsin.ingest.people import People

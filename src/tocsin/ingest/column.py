@@ -8,6 +8,10 @@ from typing import Any
 import msgspec
 
 
+class Unusual(Exception):  # noqa: N818 - no failure: these events go record by record
+    """A block cannot be stored as columns."""
+
+
 class Cells(Sequence[Any]):
     """An Arrow array as a sequence of what it holds, which is made when it is asked for."""
 

@@ -21,12 +21,11 @@ from sqlalchemy import Connection
 
 from tocsin.account import Account
 from tocsin.idempotency import IdempotencyKey, mark_stored
-from tocsin.ingest.column import Column
-from tocsin.ingest.event_people import FoundUsers, resolve_users
-from tocsin.ingest.names import KnownNames, NameLimits
-from tocsin.ingest.newcomers import make_copies_block
+from tocsin.ingest.column import Column, Unusual
+from tocsin.ingest.event_people import FoundUsers, admit_names, copy_people, resolve_users
+from tocsin.ingest.names import NameLimits
 from tocsin.ingest.property_column import PropertyColumn
-from tocsin.ingest.record import PROPERTIES, EventRecord, Rejected
+from tocsin.ingest.record import PROPERTIES
 from tocsin.ingest.subscription import UNSUBSCRIBED
 from tocsin.store.facts import COLUMNS, Facts
 from tocsin.store.ledger import Ledger
@@ -37,10 +36,6 @@ COPIES = 1000  # rows among which an event that is there twice is two, as in one
 UNESCAPED = r"\A[ -&(-\[\]-~]*\z"  # in RE2; what `repr` writes as it is
 NOTHING = (None, "")  # cells of a row that has no such property
 QUARTER = 900  # seconds; the offset of a zone never changes inside of one
-
-
-class Unusual(Exception):  # noqa: N818 - no failure: these events go record by record
-    """A block cannot be stored as columns."""
 
 
 class EventColumns(msgspec.Struct, frozen=True):
@@ -102,17 +97,11 @@ async def store_events(
 
 
 async def _copy(facts: Facts, account: Account, events: EncodedEvents, found: FoundUsers) -> None:
-    copied = asyncio.ensure_future(_copy_people(facts, account, found))
+    copied = asyncio.ensure_future(copy_people(facts, account, found))
     try:
         await facts.insert_block("event", await asyncio.to_thread(make_block, account, events, found.users))
     finally:
         await copied
-
-
-async def _copy_people(facts: Facts, account: Account, found: FoundUsers) -> None:
-    if found.new:
-        await facts.insert_block("profile", make_copies_block(account.id, found.new))
-    await facts.insert("profile", found.moved)
 
 
 def _store(
@@ -126,24 +115,13 @@ def _store(
     if key is not None:
         mark_stored(connection, key)  # no event counts again
     lock_account(connection, account.id)  # nobody who is known leaves meanwhile
-    _admit_names(connection, account, events, limits)
-    try:
-        return resolve_users(connection, account.id, events.keys, now)
-    except Rejected:
-        raise Unusual from None
+    admit_names(connection, account.id, events.names.values, list_properties(events), limits)
+    return resolve_users(connection, account.id, events.keys, now)
 
 
-def _admit_names(connection: Connection, account: Account, events: EncodedEvents, limits: NameLimits) -> None:
-    """Insert the new names of the events. Raises Unusual when there would be too many of them."""
-    present = {key: 0 for key, column in events.props.items() if column.raw.null_count < len(column.raw)}
-    records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(events.names.values)]
-    names = KnownNames(connection, account.id, records, limits)
-    try:
-        for place in range(len(records)):
-            names.admit(place)
-    except Rejected:
-        raise Unusual from None
-    names.save()
+def list_properties(events: EncodedEvents) -> list[str]:
+    """Return the properties that any of the events has."""
+    return [key for key, column in events.props.items() if column.raw.null_count < len(column.raw)]
 
 
 def make_block(account: Account, events: EncodedEvents, users: Any) -> bytes:

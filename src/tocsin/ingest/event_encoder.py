@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from tocsin.ingest.column import Column, Texts
-from tocsin.ingest.event_columns import NOTHING, EncodedEvents, EventColumns, Unusual
+from tocsin.ingest.column import Column, Texts, Unusual
+from tocsin.ingest.event_columns import NOTHING, EncodedEvents, EventColumns
 from tocsin.ingest.profile import READERS, to_facts
 from tocsin.ingest.property_column import Cell, PropertyColumn, encode_property
 from tocsin.ingest.record import CHOICES, Rejected, read_record

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, text
 
-from tocsin.ingest.column import Column
+from tocsin.account import Account
+from tocsin.ingest.column import Column, Unusual
 from tocsin.ingest.identity import address_keys, find_users
-from tocsin.ingest.newcomers import insert_newcomers
+from tocsin.ingest.names import KnownNames, NameLimits
+from tocsin.ingest.newcomers import insert_newcomers, make_copies_block
 from tocsin.ingest.people import People
 from tocsin.ingest.profile_copy import copy_profiles
-from tocsin.ingest.record import IDENTITY_KINDS, EventRecord
-from tocsin.store.facts import Row
+from tocsin.ingest.record import IDENTITY_KINDS, EventRecord, IdentityKind, Rejected
+from tocsin.ingest.subscription import UNSUBSCRIBED
+from tocsin.store.facts import Facts, Row
+from tocsin.store.ledger import Ledger
+from tocsin.store.lock import lock_account
 from tocsin.store.rows import pack_values
 
 FIND = {
@@ -29,6 +35,8 @@ FIND = {
     ),
 }
 
+PEOPLE = 500  # new ones of one transaction, when somebody waits for another
+
 Keys = tuple[tuple[str, str], ...]  # a record's identities with their kinds
 
 
@@ -41,15 +49,91 @@ class FoundUsers(msgspec.Struct, frozen=True):
     moved: Sequence[Row] = ()
 
 
+class EventPeople(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose some events are, and how they are called. values: their names of one kind. names, properties: of events, as
+    far as they may be new."""
+
+    kind: IdentityKind
+    values: list[str]
+    names: list[str] = []
+    properties: list[str] = []
+
+
+async def admit_people(
+    ledger: Ledger, facts: Facts, account: Account, asked: EventPeople, limits: NameLimits, now: float
+) -> list[int]:
+    """Find or create those whose events somebody else stores, as a block of `make_block`; return their numbers in the
+    order of `values`. New people are created a few at a time: others wait for the ledger. Raises Unusual; people may
+    have been created then, who are found when their events come in another way."""
+    if not facts.takes_blocks or UNSUBSCRIBED in asked.names:
+        raise Unusual
+    if asked.names:
+        await ledger.write(lambda one: _admit(one, account.id, asked, limits))
+    users = await ledger.read(lambda one: find_in_order(one, account.id, asked.kind, asked.values))
+    unknown = [place for place, user in enumerate(users) if user is None]
+    for start in range(0, len(unknown), PEOPLE):
+        places = unknown[start : start + PEOPLE]
+        found = await ledger.write(functools.partial(_create, account, asked, places, now))
+        await copy_people(facts, account, found)
+        for place, user in zip(places, found.users.to_pylist(), strict=True):
+            users[place] = user
+    return [user for user in users if user is not None]
+
+
+def _admit(connection: Connection, account_id: str, asked: EventPeople, limits: NameLimits) -> None:
+    lock_account(connection, account_id)
+    admit_names(connection, account_id, asked.names, asked.properties, limits)
+
+
+def _create(
+    account: Account, asked: EventPeople, places: Sequence[int], now: float, connection: Connection
+) -> FoundUsers:
+    import pyarrow as pa
+
+    column = Column([asked.values[place] for place in places], pa.array(range(len(places)), pa.int32()))
+    lock_account(connection, account.id)
+    return resolve_users(connection, account.id, {asked.kind: column}, now)
+
+
+def admit_names(
+    connection: Connection, account_id: str, called: Sequence[str], properties: Sequence[str], limits: NameLimits
+) -> None:
+    """Insert the new names of events. Raises Unusual when there would be too many of them. The caller has locked
+    the account."""
+    present = dict.fromkeys(properties, 0)
+    records = [EventRecord(keys={}, at=0, name=name, props=present) for name in dict.fromkeys(called)]
+    names = KnownNames(connection, account_id, records, limits)
+    try:
+        for place in range(len(records)):
+            names.admit(place)
+    except Rejected:
+        raise Unusual from None
+    names.save()
+
+
+async def copy_people(facts: Facts, account: Account, found: FoundUsers) -> None:
+    """Copy those who are new, and those whose devices moved, to the facts store."""
+    if found.new:
+        await facts.insert_block("profile", make_copies_block(account.id, found.new))
+    await facts.insert("profile", found.moved)
+
+
 def resolve_users(connection: Connection, account_id: str, keys: Mapping[str, Column], now: float) -> FoundUsers:
-    """Find or create the user of each row. The caller has locked the account. Raises Rejected for what cannot be."""
+    """Find or create the user of each row. The caller has locked the account. Raises Unusual for what cannot be."""
+    try:
+        return _resolve(connection, account_id, keys, now)
+    except Rejected:
+        raise Unusual from None
+
+
+def _resolve(connection: Connection, account_id: str, keys: Mapping[str, Column], now: float) -> FoundUsers:
     import pyarrow as pa
 
     if len(keys) > 1:
         return _resolve_several(connection, account_id, keys, now)
     [(kind, column)] = keys.items()
     names = list(column.values)
-    found = _find_in_order(connection, account_id, kind, names)
+    found = find_in_order(connection, account_id, kind, names)
     unknown = list(dict.fromkeys([name for name, user in zip(names, found, strict=True) if user is None]))
     if not unknown:
         return FoundUsers(column.spread(found, pa.uint32()))
@@ -76,7 +160,7 @@ def _find_by_address(
     return dict(zip(meant, users, strict=True)), moved
 
 
-def _find_in_order(connection: Connection, account_id: str, kind: str, names: Sequence[str]) -> list[int | None]:
+def find_in_order(connection: Connection, account_id: str, kind: str, names: Sequence[str]) -> list[int | None]:
     """Return the user of each name, None for one that nobody has; as one value, for a row each costs Python more than
     the look-up costs the ledger."""
     asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, names)}

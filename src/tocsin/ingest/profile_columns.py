@@ -17,8 +17,8 @@ from sqlalchemy import Connection
 from tocsin.account import Account
 from tocsin.channels import ADDRESS_CHANNELS
 from tocsin.ingest.address_column import read_addresses
-from tocsin.ingest.column import Column, Texts
-from tocsin.ingest.event_columns import NOTHING, Unusual, join_pieces
+from tocsin.ingest.column import Column, Texts, Unusual
+from tocsin.ingest.event_columns import NOTHING, join_pieces
 from tocsin.ingest.event_encoder import PLAIN_NAME, Encoder
 from tocsin.ingest.flaw import find_flaw
 from tocsin.ingest.identity import find_names

@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import msgspec
 import phonenumbers
@@ -23,7 +23,8 @@ from tocsin.ingest.push_service import encode_subscription, find_endpoint, is_pu
 from tocsin.ingest.timestamp import read_timestamp
 from tocsin.store.props import fold
 
-IDENTITY_KINDS = ("identity", "objectId", "FBID", "GPID")
+IdentityKind = Literal["identity", "objectId", "FBID", "GPID"]
+IDENTITY_KINDS: tuple[str, ...] = get_args(IdentityKind)
 # Of the kinds, as they are met: CleverTap's SDKs write «Identity».
 SPELLINGS = {
     spelling: kind

@@ -13,8 +13,8 @@ from typing import Any
 
 from tocsin.account import Account
 from tocsin.idempotency import IdempotencyKey
-from tocsin.ingest.column import Column, NumberCells, Texts, fold
-from tocsin.ingest.event_columns import EncodedEvents, EventColumns, Unusual, store_events
+from tocsin.ingest.column import Column, NumberCells, Texts, Unusual, fold
+from tocsin.ingest.event_columns import EncodedEvents, EventColumns, store_events
 from tocsin.ingest.event_encoder import Encoder
 from tocsin.ingest.names import NameLimits
 from tocsin.ingest.profile import READERS
