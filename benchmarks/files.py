@@ -5,20 +5,27 @@ from __future__ import annotations
 import csv
 import importlib.util
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.neighbours import two_accounts
 from benchmarks.reading import Reading, print_progress
+from benchmarks.trial import pick
 
 PEOPLE = 50_000  # of events
 FIRST = 1_767_225_600
 EVENT = ("identity", "evtName", "ts", "Product", "Price", "Order")
 PERSON = ("identity", "Name", "Email", "Phone", "Plan", "Age")
 ONCE = "import sys, time, {module}\nstarted = time.perf_counter()\n{work}\nprint(time.perf_counter() - started)"
+PEAK = (
+    *(sys.executable, "-c"),
+    "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode; "
+    "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)",
+)  # in between: what a process held before it became another one counts, and here that is little
+ALONE_SECONDS = 5.0
 READERS = {
     "DuckDB": ("duckdb", "duckdb.connect(sys.argv[2]).execute(f\"CREATE TABLE t AS SELECT * FROM '{sys.argv[1]}'\")"),
     "chDB": (
@@ -56,18 +63,45 @@ def _import(kind: str, file: Path, data: Path, rows: int) -> tuple[float, float]
     )
     account = json.loads(made.stdout)["account_id"]
     started = time.perf_counter()
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [*tocsin, "import", kind, file, "--account", account, "--data", data],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+    done = subprocess.run(  # noqa: S603 - our own command
+        [*PEAK, *tocsin, "import", kind, file, "--account", account, "--data", data], check=False, capture_output=True
     )
-    output = process.stdout.read() if process.stdout else b""
-    _, _, usage = os.wait4(process.pid, 0)
     seconds = time.perf_counter() - started
-    process.returncode = 0
-    if json.loads(output) != {"processed": rows, "unprocessed": 0}:
-        raise RuntimeError(f"{rows} rows, but the import said {output.decode()}")
-    return seconds, usage.ru_maxrss / 1024
+    output, _, memory = done.stdout.decode().strip().rpartition("\n")
+    _check(output, rows)
+    return seconds, int(memory) / 1024
+
+
+def _check(output: str, rows: int) -> None:
+    if not output or json.loads(output) != {"processed": rows, "unprocessed": 0}:
+        raise RuntimeError(f"{rows} rows, but the import said {output}")
+
+
+def measure_beside(folder: Path, records: int) -> list[Reading]:
+    """Measure `/1/send` of one account, alone and while another one's events of a CSV file are imported."""
+    file = write_csv(folder / "beside.csv", EVENT, _events(records))
+    with two_accounts() as both:
+        end = time.monotonic() + ALONE_SECONDS
+        alone = both.measure_while(lambda: time.monotonic() < end, ["send"])["send"]
+        account = both.loud["X-CleverTap-Account-Id"]
+        started = time.monotonic()
+        with subprocess.Popen(  # noqa: S603 - our own command
+            [sys.executable, "-m", "tocsin", "import", "events", file, "--account", account, "--data", both.data],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            beside = both.measure_while(lambda: process.poll() is None, ["send"])["send"]
+            seconds = time.monotonic() - started
+            _check(process.stdout.read() if process.stdout else "", records)
+        if both.refused:
+            raise RuntimeError(f"{both.refused} sends were refused")
+    rate = records / seconds
+    readings = [Reading("events of a CSV file, beside a server that sends", rate, "records/s")]
+    for name, share in (("p50", 0.5), ("p99", 0.99)):
+        took, before = pick(beside, share) * 1000, pick(alone, share) * 1000
+        readings.append(Reading(f"/1/send while it is imported, {name}", took, "ms", "alone", took / before))
+    return readings
 
 
 def _read(reader: str, file: Path, place: Path) -> float:

@@ -8,7 +8,7 @@ from contextlib import closing
 
 import msgspec
 
-from benchmarks.files import measure_files
+from benchmarks.files import measure_beside, measure_files
 from benchmarks.load import press
 from benchmarks.reading import Reading
 from benchmarks.server import make_caller, new_folder, peak_mib, serving
@@ -39,7 +39,7 @@ def measure_ingest(records: int) -> list[Reading]:
         facts.insert_now("event", rows)
         bare = len(rows) / (time.monotonic() - started)
         facts.close()
-        files = measure_files(data, records)
+        files = measure_files(data, records) + measure_beside(data, records)
     if len(rows) != records:
         raise RuntimeError(f"{records} events were taken, {len(rows)} are stored")
     return [

@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -27,9 +27,10 @@ ROOMY = {"TOCSIN_CREATE_PER_SECOND": "1000", "TOCSIN_CREATE_AT_ONCE": "8"}
 
 
 class Neighbours:
-    """One server with two accounts. quiet: the one that is timed. loud: the headers of the other."""
+    """One server on a folder, with two accounts. quiet: the one that is timed. loud: the headers of the other."""
 
-    def __init__(self, port: int, quiet: Visitor, loud: dict[str, str]):
+    def __init__(self, data: Path, port: int, quiet: Visitor, loud: dict[str, str]):
+        self.data = data
         self.port = port
         self.quiet = quiet
         self.loud = loud
@@ -40,10 +41,14 @@ class Neighbours:
     def measure(self, seconds: float) -> dict[str, list[float]]:
         """Return the seconds of each of the quiet account's calls, sorted, over so many seconds; `refused` counts those
         that were refused."""
-        found: dict[str, list[float]] = {name: [] for name in CALLS}
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            for name in CALLS:
+        return self.measure_while(lambda: time.monotonic() < end)
+
+    def measure_while(self, going: Callable[[], bool], calls: Sequence[str] = CALLS) -> dict[str, list[float]]:
+        """Return the same of some calls, for as long as `going` says."""
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        while going():
+            for name in calls:
                 started = time.monotonic()
                 status = self._call(name)
                 self.refused += status != 200
@@ -102,7 +107,7 @@ def two_accounts() -> Iterator[Neighbours]:
             with closing(Visitor(port, mine)) as visitor:
                 with closing(Visitor(port, theirs)) as other:
                     _fill(visitor, other)
-                yield Neighbours(port, visitor, theirs)
+                yield Neighbours(data, port, visitor, theirs)
 
 
 def _use_sandbox(data: Path, account_id: str, port: int) -> None:

@@ -245,6 +245,7 @@ def test_page_of_a_campaign(sending: Caller, sandbox: Sandbox) -> None:
 
     assert '<span class="pill completed">completed</span>' in page
     assert "android · gone · UNREGISTERED · <b>3</b>" in page
+    assert "· accepted ·" not in page, "who got it is no reason"
     assert "Hi {{ Profile.Name }}" in page
     assert "x://y" in page
     assert "spring" in page

@@ -40,11 +40,17 @@ class Opened(NamedTuple):
     facts: Facts
 
 
-@pytest.fixture
-def file(tmp_path: Path) -> Path:
-    """Events, some of them twice and some of them wrong; the last piece has a name that columns do not take."""
+@pytest.fixture(params=["", "letters" * 50], ids=["narrow", "wide"])
+def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Events, some of them twice and some of them wrong. Wide ones are too large for a body to hold a piece."""
     rows = [
-        [f"m{n % 700}", ("Seen", "Charged")[n % 3 == 0], str(1_795_000_000 + n % 900), f"{n % 7}.5", "Zoë’s «lamp»"]
+        [
+            f"m{n % 700}",
+            ("Seen", "Charged")[n % 3 == 0],
+            str(1_795_000_000 + n % 900),
+            f"{n % 7}.5",
+            f"Zoë’s «lamp» {request.param}",
+        ]
         for n in range(ROWS)
     ]
     rows[40:40] = [list(one) for one in WRONG]
@@ -114,10 +120,14 @@ def test_blocks_come_soon_after_their_people(server: Server) -> None:
     running = find_running(server.data)
     assert running is not None
     asked: dict[str, Any] = {"kind": "identity", "values": ["a", "b", "a"], "names": ["Seen"], "properties": ["p"]}
+    about = "processed=0&unprocessed=0"
     found = ask(running, "/local/people", account.id, asked)
     assert (found["users"], time.time() - found["found"] < 60) == ([1, 2, 1], True)
     with pytest.raises(Misconfigured, match="too long after their people were found"):
-        ask(running, f"/local/events?found={found['found'] - 700}&records=0", account.id, b"no block at all")
+        ask(running, f"/local/events?found={found['found'] - 700}&{about}", account.id, b"no block at all")
+    for wrong in ("nan", "soon", ""):
+        with pytest.raises(Misconfigured, match=r"too long after|parameters of a block"):
+            ask(running, f"/local/events?found={wrong}&{about}", account.id, b"no block at all")
 
 
 def test_what_columns_cannot_hold_is_said(server: Server) -> None:

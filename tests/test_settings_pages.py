@@ -172,11 +172,51 @@ def test_a_receiver_gets_a_secret_once(server: Server, caller: Caller, admin: Br
     secret = re.findall(r"whsec_[A-Za-z0-9+/=]{44}", html.unescape(page))[0]
     assert secret not in html.unescape(admin.look(f"{PROVIDERS}/{name}")[1])
     assert "whsec_" not in save(admin, name, {"url": "https://8.8.4.4/send", "secret": ""})[1].replace("whsec_ and", "")
-    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
-        stored = ledger.read_now(lambda one: find_settings(one, caller.account_id, name, SERVER_KEY))
-    assert json.loads(stored or "") == json.loads(stored or "") | {
+    stored = read_stored(server, caller, name)
+    assert stored == stored | {
         "url": "https://8.8.4.4/send", "secret": secret, "network": "public"
     }  # fmt: skip
+
+
+def test_a_secret_is_made_anew(server: Server, caller: Caller, admin: Browser) -> None:
+    """By a button. A token in the URL is not shown, and stays when what is shown comes back."""
+    save(admin, "sms", {"url": "https://8.8.8.8/a?token=s3cret-word", "secret": ""})
+    status, page, _ = admin.send(f"{PROVIDERS}/sms", {"token": admin.token(), "do": "renew"})
+    assert (status, len(re.findall(r"whsec_[A-Za-z0-9+/=]{44}", html.unescape(page)))) == (200, 1)
+    shown = html.unescape(admin.look(f"{PROVIDERS}/sms")[1])
+    [typed] = re.findall(r'value="(https://8\.8\.8\.8/[^"]*)"', shown)
+    assert "s3cret-word" not in shown
+    assert save(admin, "sms", {"url": typed, "secret": ""})[0] == 200
+    assert read_stored(server, caller, "sms")["url"].endswith("?token=s3cret-word")
+
+
+def test_the_sandbox_s_secret_signs_for_no_receiver(server: Server, sending: Caller, sandbox: Sandbox) -> None:
+    """The sandbox tells it to whoever asks."""
+    browser = join(server, sending, "admin", unique("sam", sending))
+    save(browser, "sms", {"url": "https://8.8.8.8/send", "secret": ""})
+    assert read_stored(server, sending, "sms")["secret"] != given_by(sandbox)["sms"]["secret"]
+
+
+def test_browsers_are_not_lost_unsaid(admin: Browser) -> None:
+    """A receiver replaces the key that browsers subscribed by: that is said before it is done."""
+    save(admin, "vapid", {"subject": "mailto:ops@example.com"})
+    status, page = save(admin, "webpush", {"url": "https://8.8.8.8/send", "secret": "", "unasked": ""})
+    assert (status, "every browser that subscribed by it is lost" in page, 'name="unasked"' in page) == (
+        422,
+        True,
+        True,
+    )
+    assert "applicationServerKey" in admin.look(f"{PROVIDERS}/vapid")[1]
+    assert save(admin, "webpush", {"url": "https://8.8.8.8/send", "secret": ""})[0] == 200
+    assert "applicationServerKey" not in admin.look(f"{PROVIDERS}/vapid")[1]
+
+
+def read_stored(server: Server, caller: Caller, name: str) -> dict[str, Any]:
+    """A provider's settings as they are kept."""
+    with contextlib.closing(open_ledger(server.ledger_url)) as ledger:
+        stored = ledger.read_now(lambda one: find_settings(one, caller.account_id, name, SERVER_KEY))
+    settings: dict[str, Any] = json.loads(stored or "{}")
+    return settings
 
 
 @pytest.mark.parametrize("role", ["viewer", "marketer"])

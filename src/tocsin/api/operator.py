@@ -51,6 +51,15 @@ async def upload_locally(context: Context, request: Request) -> Response:
     return await upload_as(context, request, await context.authenticate_locally(request), system=True)
 
 
+class BlockOfEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a command says of a block. found: when the server told it the users, in epoch seconds. processed,
+    unprocessed: how many events it has, and how many more were refused."""
+
+    found: float
+    processed: int
+    unprocessed: int
+
+
 async def find_people(context: Context, request: Request) -> Response:
     """Find or create those whose events a command brings as blocks. `users` is null where these cannot be a block."""
     account = await context.authenticate_locally(request)
@@ -65,12 +74,17 @@ async def take_events(context: Context, request: Request) -> Response:
     """Store a block of events. Raises Problem 408 when their people were found long ago: those who left since would not
     be erased a second time."""
     account = await context.authenticate_locally(request)
-    found, records = (float(request.query_params.get(name, "0")) for name in ("found", "records"))
+    try:
+        about = msgspec.convert(dict(request.query_params), BlockOfEvents, strict=False)
+    except msgspec.ValidationError as error:
+        raise Problem(f"The parameters of a block are wrong: {error}") from None
     block = await context.read_body(request, account.id)
-    if context.clock() - found > FOUND_SECONDS:
-        raise Problem("These events come too long after their people were found; begin again", code=408, status=408)
+    if not context.clock() - about.found <= FOUND_SECONDS:
+        sentence = "These events come too long after their people were found: run the command again, it goes on"
+        raise Problem(sentence, code=408, status=408)
     await context.facts.insert_block("event", block)
-    metrics.RECORDS.labels(result="processed").inc(records)
+    for result in ("processed", "unprocessed"):
+        metrics.RECORDS.labels(result=result).inc(getattr(about, result))
     return answer({"status": "success"})
 
 

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from tocsin.account import Account
 from tocsin.api.context import Context
 from tocsin.authenticator.audit import note
-from tocsin.campaign.runs import stop_campaign
+from tocsin.campaign.runs import list_campaigns, stop_campaign
 from tocsin.campaign.spec import LATEST_ID
 from tocsin.dashboard.drafts import DRAFTS, KeptDraft, list_drafts
 from tocsin.dashboard.page import Frame, redirect, render
@@ -146,12 +146,11 @@ async def stop(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     await read_signed_form(context, request, visitor)
     now, account_id = context.clock(), visitor.account.id
-    found = await find_detail(context, visitor.account, request, now)
-    campaign_id = found.line.id
+    campaign_id, name = await _find_name(context, account_id, request)
 
     def stop_now(connection: Connection) -> int:
         state = stop_campaign(connection, account_id, campaign_id, now)
-        note(connection, account_id, visitor.who, "campaign stopped", f"{campaign_id} {found.line.name}", now)
+        note(connection, account_id, visitor.who, "campaign stopped", f"{campaign_id} {name}", now)
         return count_in_flight(connection, campaign_id) if state == "running" else 0
 
     in_flight = await context.ledger.write(stop_now)
@@ -169,12 +168,11 @@ async def resume(context: Context, request: Request) -> Response:
     visitor, _ = await require_member(context, request, "marketer")
     await read_signed_form(context, request, visitor)
     now, account_id = context.clock(), visitor.account.id
-    found = await find_detail(context, visitor.account, request, now)
-    campaign_id = found.line.id
+    campaign_id, name = await _find_name(context, account_id, request)
 
     def resume_now(connection: Connection) -> None:
         if hold.resume(connection, account_id, campaign_id):
-            note(connection, account_id, visitor.who, "campaign resumed", f"{campaign_id} {found.line.name}", now)
+            note(connection, account_id, visitor.who, "campaign resumed", f"{campaign_id} {name}", now)
 
     await context.ledger.write(resume_now)
     context.wakeups.notify_all()
@@ -207,6 +205,15 @@ async def find_detail(context: Context, account: Account, request: Request, now:
     if found is None:
         raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
     return found
+
+
+async def _find_name(context: Context, account_id: str, request: Request) -> tuple[int, str]:
+    """Return the id and the name of the campaign of an address, as `find_detail` does, without its numbers."""
+    campaign_id = find_id(request)
+    found = await context.ledger.read(lambda one: list_campaigns(one, account_id, campaign_ids=[campaign_id]))
+    for one in found:
+        return one.id, one.name
+    raise Problem(ENGLISH.no_such_campaign, code=404, status=404)
 
 
 def find_id(request: Request) -> int:

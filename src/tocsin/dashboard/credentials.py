@@ -30,6 +30,7 @@ from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.public_address import is_allowed
 from tocsin.providers.vapid_key import make_key
 from tocsin.providers.webhook import make_secret
+from tocsin.settings import LOOPBACK, hide_passwords
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -75,6 +76,9 @@ async def take_provider(context: Context, request: Request) -> Response:
     form = await read_signed_form(context, request, visitor)
     stored = await _find(context, visitor, name)
     try:
+        if form.one("do") == "renew" and name in WEBHOOKS and stored:
+            made = make_secret()
+            return await _keep(context, visitor, name, stored | {"secret": made}, made=made)
         if form.one("do") == "check":
             form = FormFields(_values(name, stored))
             found = await _ask(context, visitor, name, msgspec.json.encode(stored).decode()) if stored else None
@@ -94,6 +98,8 @@ async def _save(
         settings = await asyncio.to_thread(read_given, name, given)
     except Misconfigured as error:
         raise FormMistake.naming(str(error), FIELDS[name]) from None
+    if name == "webpush" and not form.one("unasked") and await _find(context, visitor, "vapid"):
+        raise FormMistake("", ENGLISH.loses_browsers, refused=True)
     if name == "smtp" and _place(given) != _place(stored or {}):
         await check_relay(given["host"], given["port"])
     if name in WEBHOOKS and _place(given) != _place(stored or {}):
@@ -102,6 +108,21 @@ async def _save(
     if found is not None and found.verdict == "refused":
         secret = next(field for field in FIELDS[name] if field in SECRETS)
         raise FormMistake(secret, ENGLISH.not_saved.format(sentence=found.sentence, code=found.code), refused=True)
+    made = given["secret"] if name in WEBHOOKS and given["secret"] not in (stored or {}).values() else ""
+    return await _keep(context, visitor, name, given, made="" if form.one("secret") else made, found=found)
+
+
+async def _keep(
+    context: Context,
+    visitor: Visitor,
+    name: str,
+    given: dict[str, Any],
+    *,
+    made: str = "",
+    found: CredentialCheck | None = None,
+) -> Response:
+    """Keep the settings of a provider, and show its form. made: a secret that is shown this once."""
+    settings = await asyncio.to_thread(read_given, name, given)
     now, keys = context.clock(), read_keys(context.settings.secret_key)
 
     def write(connection: Connection) -> list[str]:
@@ -110,7 +131,6 @@ async def _save(
         return replaced
 
     replaced = await context.ledger.write(write)
-    made = given["secret"] if name in WEBHOOKS and not (stored or form.one("secret")) else ""
     said = ENGLISH.provider_saved + (ENGLISH.provider_replaced.format(names=", ".join(replaced)) if replaced else "")
     kept = msgspec.json.decode(settings)
     shown = _entries(name, kept, FormFields(_values(name, kept)))
@@ -144,7 +164,8 @@ def _show(
 ) -> Response:
     """made: a secret, which is shown this once."""
     frame = Frame(visitor, context.clock(), "settings")
-    values = {"provider": name, "entries": entries, "mistake": mistake, "said": said, "found": found, "made": made}
+    values: dict[str, Any] = {"provider": name, "entries": entries, "mistake": mistake, "said": said, "found": found}
+    values |= {"made": made, "receiver": name in WEBHOOKS}
     public_key = str((stored or {}).get("public_key", "")).partition(" ")[0]
     status = 422 if mistake else 200
     return render("provider.html", status, frame=frame, stored=bool(stored), public_key=public_key, **values)
@@ -169,6 +190,8 @@ async def _find(context: Context, visitor: Visitor, name: str) -> dict[str, Any]
 def _values(name: str, stored: dict[str, Any] | None) -> dict[str, list[str]]:
     """Return what a form begins with: what is stored, but for secrets, and for addresses of the sandbox."""
     shown = {one: str(value) for one, value in (stored or {}).items() if one in FIELDS[name] and one not in SECRETS}
+    if "url" in shown:
+        shown["url"] = hide_passwords(shown["url"])  # a token may be in it
     if is_loopback(shown.get("endpoint", "")):
         del shown["endpoint"]
     return {one: [value] for one, value in shown.items()}
@@ -219,11 +242,15 @@ def _merge(name: str, stored: dict[str, Any], typed: dict[str, str]) -> dict[str
     relay."""
     given: dict[str, Any] = {one: value for one, value in stored.items() if one not in FIELDS[name]}
     given |= {one: value for one, value in typed.items() if value}
+    if given.get("url") == hide_passwords(stored.get("url", "")):
+        given["url"] = stored["url"]
+    before = str(stored.get("url", ""))
+    sandbox = urlsplit(before).hostname in LOOPBACK and given.get("url") != before  # which tells its secret to anybody
     if "port" in given and str(given["port"]).isdecimal():
         given["port"] = int(given["port"])
     if "endpoint" not in typed and name in ENDPOINTS:
         given["endpoint"] = ENDPOINTS[name][0]
-    for one in (one for one in SECRETS if one in FIELDS[name] and one not in given and stored.get(one)):
+    for one in (one for one in SECRETS if one in FIELDS[name] and one not in given and stored.get(one) and not sandbox):
         if name == "smtp" and given.get("username"):
             if _place(given | {"endpoint": None}) != _place(stored):
                 raise FormMistake(one, ENGLISH.type_again)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -27,7 +28,7 @@ from tocsin.errors import Problem
 from tocsin.outcome import NUMBER_OF_OUTCOME, Outcome
 from tocsin.stats import counts
 from tocsin.stats.comparison import Comparison, compare_groups
-from tocsin.stats.report.recipients import UNDER_WAY, count_recipients
+from tocsin.stats.report.recipients import UNDER_WAY, Cells, count_recipients
 from tocsin.stats.report.scope import ReportScope
 from tocsin.stats.results import (
     count_converted,
@@ -312,21 +313,29 @@ class Outcomes(msgspec.Struct, frozen=True):
 
 
 async def _read_outcomes(ledger: Ledger, facts: Facts, account: Account, campaign_id: int) -> Outcomes:
-    scope = ReportScope(account=account, by=("platform", "outcome", "code"), campaigns=(campaign_id,))
     cells, chart = await asyncio.gather(
-        count_recipients(ledger, facts, scope), _read_chart(facts, account.id, campaign_id)
+        _count_by_code(ledger, facts, account, campaign_id), _read_chart(facts, account.id, campaign_id)
     )
     reasons, found = list[Reason](), dict[str, dict[str, int]]()
     for ((platform, outcome, code), _), count in cells.items():
         if outcome == UNDER_WAY:
             continue
-        if outcome != Outcome.ACCEPTED:
+        if outcome != Outcome.ACCEPTED.value:
             reasons.append(Reason(platform, outcome, code, count))
         numbers = found.setdefault(platform, {"audience": 0})
         numbers["audience"] += count
         _add(numbers, outcome, count)
     most = heapq.nsmallest(REASONS + 1, reasons, key=lambda one: (-one.count, one.platform, one.outcome, one.code))
     return Outcomes(most, [(platform, _figures(numbers)) for platform, numbers in sorted(found.items())], chart)
+
+
+async def _count_by_code(ledger: Ledger, facts: Facts, account: Account, campaign_id: int) -> Cells:
+    """Return the recipients by platform, outcome and code; nothing where these are more than a report adds up."""
+    scope = ReportScope(account=account, by=("platform", "outcome", "code"), campaigns=(campaign_id,))
+    try:
+        return await count_recipients(ledger, facts, scope)
+    except Problem:
+        return Counter()
 
 
 async def _read_chart(facts: Facts, account_id: str, campaign_id: int) -> Chart | None:

@@ -194,9 +194,15 @@ SETTINGS: dict[str, Any] = {
     "secret_kept": "Set. Empty: it stays.",
     "secrets_stay": "Secrets are never shown again. Before it is kept, the vendor is asked whether it takes it; nobody "
     "gets a message.",
+    "receiver_unasked": "Secrets are never shown again. A receiver cannot be asked without a message: send yourself a "
+    "test.",
     "check_and_save": "Check and save",
     "check_stored": "Check what is stored",
     "save_unasked": "Save it all the same, without asking the vendor",
+    "renew_secret": "Make a new secret",
+    "save_all_the_same": "Set it all the same",
+    "loses_browsers": "This account has a key of its own for web push. It is deleted when a receiver is set, and with "
+    "it every browser that subscribed by it is lost. Nothing was changed.",
     "provider_saved": "Saved. It holds from the next message on.",
     "provider_replaced": " No longer set, for it reached the same people: {names}.",
     "not_saved": "{sentence} Nothing was changed. The vendor said: {code}",

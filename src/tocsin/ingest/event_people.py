@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -71,12 +72,16 @@ async def admit_people(
         await ledger.write(lambda one: _admit(one, account.id, asked, limits))
     users = await ledger.read(lambda one: find_in_order(one, account.id, asked.kind, asked.values))
     unknown = [place for place, user in enumerate(users) if user is None]
-    for start in range(0, len(unknown), PEOPLE):
-        places = unknown[start : start + PEOPLE]
-        found = await ledger.write(functools.partial(_create, account, asked, places, now))
-        await copy_people(facts, account, found)
-        for place, user in zip(places, found.users.to_pylist(), strict=True):
-            users[place] = user
+    copies: list[asyncio.Task[None]] = []
+    try:
+        for start in range(0, len(unknown), PEOPLE):
+            places = unknown[start : start + PEOPLE]
+            found = await ledger.write(functools.partial(_create, account, asked, places, now))
+            copies.append(asyncio.create_task(copy_people(facts, account, found)))
+            for place, user in zip(places, found.users.to_pylist(), strict=True):
+                users[place] = user
+    finally:
+        await asyncio.gather(*copies)
     return [user for user in users if user is not None]
 
 

@@ -119,7 +119,7 @@ def check_endpoint(option: str, url: str) -> str:
         _ = parts.port
     except ValueError:  # a bracket that is not closed, a port that is no number
         raise Misconfigured(f"{option} has to be an https URL, not {hide_passwords(url)!r}.") from None
-    if not parts.hostname or parts.username or (parts.scheme != "https" and not is_loopback(url)):
+    if not parts.hostname or parts.username or parts.password or (parts.scheme != "https" and not is_loopback(url)):
         raise Misconfigured(f"{option} has to be an https URL, not {hide_passwords(url)!r}.")
     return url.rstrip("/")
 

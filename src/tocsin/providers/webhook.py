@@ -1,4 +1,5 @@
-"""Text messages and web push by a signed POST to a server of the operator's choice: a gateway, or a few lines of glue.
+"""Text messages and web push by a signed POST to a server that the operator or the account names: a gateway, or a few
+lines of glue.
 
 One message a request, over HTTP/1.1, signed as Standard Webhooks says: `webhook-signature` is `v1,` and the base64 of
 HMAC-SHA256 over «id.timestamp.body». `webhook-id` is the same on every attempt at this recipient, so a receiver that
