@@ -10,6 +10,7 @@ import random
 import socket
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -66,18 +67,24 @@ def port_range() -> tuple[int, int]:
     return start, start + size
 
 
+_GIVEN: deque[int] = deque(maxlen=100)  # ports whose process may not listen yet
+
+
 def free_ports(count: int) -> int:
-    """The first of `count` ports in a row that nobody listens on."""
+    """The first of `count` ports in a row that nobody listens on, or was just given."""
     dice = random.Random()
     start, end = port_range()
     while True:
         first = dice.randrange(start, end - count)
+        if not {*range(first, first + count)}.isdisjoint(_GIVEN):
+            continue
         with contextlib.ExitStack() as sockets:
             try:
                 for port in range(first, first + count):
                     sockets.enter_context(socket.socket()).bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _GIVEN.extend(range(first, first + count))
             return first
 
 
