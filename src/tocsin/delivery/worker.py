@@ -47,6 +47,7 @@ DESTINATIONS = 8  # accounts' channels of them: each takes some questions of its
 HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only; of one account half of them
 REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
 LONGEST_REST = 1.0
+STEP_SECONDS = 0.005
 _NEAREST = select(func.min(schema.chunk.c.not_before)).where(schema.chunk_is_open, schema.chunk.c.lease_owner.is_(None))
 Clock = Callable[[], float]
 
@@ -150,9 +151,12 @@ class Worker:
                 log.exception("nothing can be leased")
                 count, pause = 0, TROUBLE_SECONDS
             if heavy and count:
-                await asyncio.sleep(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
+                await self._wait_until_claimed()
+                await self._give_way(min((self._clock() - started) * REST_FACTOR, LONGEST_REST))
+            elif heavy:
+                await self._give_way(POLL_SECONDS)
             elif pause:
-                await self._wait(POLL_SECONDS if heavy else pause)
+                await self._wait(pause)
 
     async def _wait(self, seconds: float) -> None:
         """Wait until something may be due, at most so long. Requests of accounts whose dispatcher is at work are leased
@@ -163,6 +167,21 @@ class Worker:
             if not names or not names <= self._find_working():
                 return
             self._full = True  # so that the end of the round is heard
+
+    async def _give_way(self, seconds: float) -> None:
+        """Let those who call the API go first: wait so long, whoever wakes the worker. A stop ends it."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0 and not self._stopping:
+            await self._wakeup.wait(left)
+
+    async def _wait_until_claimed(self) -> None:
+        """Wait, but not for vendors, until the requests that were leased are looked up and claimed: the work that a
+        rest is to be in proportion to."""
+        await asyncio.sleep(0)  # what was passed on begins in the loop's next turn
+        for _ in range(int(LONGEST_REST / STEP_SECONDS)):
+            if not any(urgent and (one.working or one.load[1]) for (*_, urgent), one in self._dispatchers.items()):
+                return
+            await asyncio.sleep(STEP_SECONDS)
 
     def _find_working(self) -> set[str]:
         """Return the accounts whose requests are being claimed right now."""
