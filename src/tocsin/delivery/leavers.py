@@ -54,8 +54,8 @@ async def erase_regularly(ledger: Ledger, facts: Facts, clock: Callable[[], floa
 async def erase_leavers(ledger: Ledger, facts: Facts, now: float, people: int = PEOPLE) -> int:
     """Erase those whose time has come, at most `people` for the first and as many for the second time. Return how
     many."""
-    first = await ledger.read(functools.partial(find_leavers, limit=people))
-    due = await ledger.read(functools.partial(find_leavers, limit=people, before=now - SETTLE_SECONDS))
+    before = now - SETTLE_SECONDS
+    first, due = await ledger.read(lambda one: (find_leavers(one, people), find_leavers(one, people, before)))
     again = await ledger.read(functools.partial(drop_busy, people=due)) if due else []
     late = [one for one in due if one not in set(again)]
     everybody, still_open = await _forget_recipients(ledger, facts, [*first, *again])
