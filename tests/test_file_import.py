@@ -23,7 +23,7 @@ from conftest import THOROUGH, Caller, Server
 from email_validator import EmailNotValidError, validate_email
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.both_stores import look, look_at_people
+from support.both_stores import Opened, bring, look, look_at_people
 
 from tocsin.account import Account, create_account
 from tocsin.cli import tocsin
@@ -32,7 +32,7 @@ from tocsin.cli.cell_time import UnreadTime, read_time
 from tocsin.cli.csv_dialect import Dialect
 from tocsin.cli.import_run import run_import
 from tocsin.cli.line_source import Lines
-from tocsin.cli.record_file import Options, Wrong, read_file, to_records, type_cell
+from tocsin.cli.record_file import Block, Options, Wrong, read_file, to_records, type_cell
 from tocsin.cli.record_store import Run, StoresStore, forget_place, make_batches
 from tocsin.errors import Misconfigured
 from tocsin.ingest import upload
@@ -260,14 +260,6 @@ def test_exports_of_clevertap(tmp_path: Path) -> None:
 # --- columns and records -------------------------------------------------------------------------------------------
 
 
-class Opened:
-    """Both stores, as `StoresStore` wants them."""
-
-    def __init__(self, ledger: Ledger, facts: Facts):
-        self.ledger = ledger
-        self.facts = facts
-
-
 def rows_of_many_kinds() -> list[list[str]]:
     """Rows of a CSV file that is right, wrong and odd in many ways; some of them twice, near and far."""
     rows = [
@@ -314,14 +306,7 @@ def mixed(tmp_path: Path) -> Path:
 async def by_columns(
     opened: Opened, account: Account, file: Path, options: Options, limits: NameLimits
 ) -> dict[int, Wrong]:
-    store = StoresStore(opened, account, options, limits)  # type: ignore[arg-type]
-    refused: dict[int, Wrong] = {}
-    row = 0
-    for block in read_file(file, options).blocks:
-        found = await (await store.take(block, row, Run("x", NOW)))
-        refused |= {row + place: wrong for place, wrong in found.items()}
-        row += len(block)
-    return refused
+    return await bring(StoresStore(opened, account, options, limits), file, options, NOW)  # type: ignore[arg-type]
 
 
 async def by_records(
@@ -651,6 +636,37 @@ def test_dry_run_stores_nothing(server: Server, caller: Caller, tmp_path: Path) 
         "processed": 2,
         "unprocessed": 1,
     }
+
+
+@pytest.mark.parametrize("failure", [RuntimeError, asyncio.CancelledError], ids=["failed", "interrupted"])
+def test_what_comes_behind_a_failure_is_taken_again(tmp_path: Path, failure: type[BaseException]) -> None:
+    """Blocks are stored side by side. One that failed, or was waited for when Ctrl-C came, is not passed over by those
+    behind it: the same command stores every row."""
+    file, stored = tmp_path / "people.jsonl", set[int]()
+    file.write_bytes(b"\n".join(msgspec.json.encode({"identity": f"u{n}", "Name": "x"}) for n in range(30_000)))
+    account = Account("ID", "x", "UTC")
+
+    class Side:
+        """Stores blocks in any order; the second one fails once."""
+
+        broken = True
+
+        async def take(self, block: Block, first: int, _: Run) -> asyncio.Future[dict[int, Wrong]]:
+            return asyncio.ensure_future(self.store(first, len(block)))
+
+        async def store(self, first: int, count: int) -> dict[int, Wrong]:
+            if self.broken and first == count:
+                self.broken = False
+                raise failure
+            stored.update(range(first, first + count))
+            return {}
+
+    side = Side()
+    with pytest.raises(failure):
+        asyncio.run(run_import([file], PROFILES, account, tmp_path, side, restart=False))
+    assert len(stored) < 30_000
+    asyncio.run(run_import([file], PROFILES, account, tmp_path, side, restart=False))
+    assert stored == {*range(30_000)}
 
 
 def test_an_import_goes_on_where_it_stopped(

@@ -8,36 +8,29 @@ import csv
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from conftest import Server, new_sqlite
-from support.both_stores import look
+from support.both_stores import Opened, bring, look
 
 from benchmarks.apart import run_apart
 from tocsin.account import Account, create_account, find_account
 from tocsin.cli.local_server import ask
-from tocsin.cli.record_file import Options, Wrong, read_file
-from tocsin.cli.record_store import Run, Store, StoresStore
+from tocsin.cli.record_file import Options
+from tocsin.cli.record_store import StoresStore
 from tocsin.cli.server_store import PIECE, ServerStore
 from tocsin.errors import Misconfigured
 from tocsin.ingest.names import NameLimits
 from tocsin.store.data_folder import find_running
 from tocsin.store.facts import Facts, open_facts
-from tocsin.store.ledger import Ledger, open_ledger
+from tocsin.store.ledger import open_ledger
 
 pytest_plugins = ("engines",)
 
 NOW = 1_795_000_000.0
 ROWS = PIECE + 1500  # two pieces
 WRONG = ["", "Charged", "1795000000", "1", "nobody"], ["u1", "Charged", "soon", "1", "no time"]
-
-
-class Opened(NamedTuple):
-    """Both stores, as `StoresStore` wants them."""
-
-    ledger: Ledger
-    facts: Facts
 
 
 @pytest.fixture(params=["", "letters" * 50], ids=["narrow", "wide"])
@@ -60,17 +53,6 @@ def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     with path.open("w", encoding="utf-8", newline="") as out:
         csv.writer(out).writerows([["identity", "evtName", "ts", "Price", "Wörds"], *rows])
     return path
-
-
-async def bring(store: Store, file: Path, options: Options) -> dict[int, Wrong]:
-    """Import a file; return the rows that were refused."""
-    refused: dict[int, Wrong] = {}
-    row = 0
-    for block in read_file(file, options).blocks:
-        found = await (await store.take(block, row, Run("x", NOW)))
-        refused |= {row + place: wrong for place, wrong in found.items()}
-        row += len(block)
-    return refused
 
 
 def look_at(ledger_url: str, folder: Path, account_id: str) -> dict[str, Any]:

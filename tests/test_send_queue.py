@@ -335,6 +335,9 @@ def test_load_is_heavy_for_a_second() -> None:
     assert not load.is_heavy(NOW + 2)
     load.count(HEAVY, NOW + 5)
     assert not load.is_heavy(NOW + 7)
+    load.count(HEAVY, NOW + 8)
+    load.count(1, NOW + 7.9)  # taken long to be accepted
+    assert load.is_heavy(NOW + 8.5), "and takes nothing back"
 
 
 def test_devices_are_still_named(sending: Caller) -> None:

@@ -188,6 +188,10 @@ def test_a_secret_is_made_anew(server: Server, caller: Caller, admin: Browser) -
     assert "s3cret-word" not in shown
     assert save(admin, "sms", {"url": typed, "secret": ""})[0] == 200
     assert read_stored(server, caller, "sms")["url"].endswith("?token=s3cret-word")
+    status, page = save(admin, "sms", {"url": typed.replace("/a?", "/b?"), "secret": ""})
+    assert (status, "Type the whole URL again" in page) == (422, True), "what is hidden is no token"
+    log = admin.look("/dashboard/settings")[1]
+    assert ("provider secret renewed" in log, "sms at 8.8.8.8" in log) == (True, True)
 
 
 def test_the_sandbox_s_secret_signs_for_no_receiver(server: Server, sending: Caller, sandbox: Sandbox) -> None:
@@ -209,6 +213,8 @@ def test_browsers_are_not_lost_unsaid(admin: Browser) -> None:
     assert "applicationServerKey" in admin.look(f"{PROVIDERS}/vapid")[1]
     assert save(admin, "webpush", {"url": "https://8.8.8.8/send", "secret": ""})[0] == 200
     assert "applicationServerKey" not in admin.look(f"{PROVIDERS}/vapid")[1]
+    status, page = save(admin, "vapid", {"subject": "mailto:ops@example.com", "unasked": ""})
+    assert (status, "Its URL and its secret are deleted" in page) == (422, True)
 
 
 def read_stored(server: Server, caller: Caller, name: str) -> dict[str, Any]:

@@ -207,10 +207,6 @@ def _make_context(
 ) -> Context:
     ledger, facts = stores.ledger, stores.facts
 
-    def notify(account_id: str) -> None:
-        if not load.is_heavy(time.time()):  # else delivery looks by itself, and need not be woken each time
-            wakeups.chunks.notify(account_id)
-
     return Context(
         ledger=ledger,
         facts=facts,
@@ -238,7 +234,7 @@ def _make_context(
         pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
         health=Health(ledger, facts, time.time, installation),
-        send_queue=SendQueue(ledger, worker, notify),
+        send_queue=SendQueue(ledger, worker, wakeups.chunks.notify),
         compile_pool=CompilePool(),
         feedback=Feedback(ledger, facts, signed_ids),
         reports=Reports(ledger, facts, settings.report_days),

@@ -1,20 +1,45 @@
-"""All that the two stores say about an account, to be compared with what they say about another one."""
+"""Files brought into both stores, and all that these say about an account, to be compared with what they say about
+another one."""
 
 from __future__ import annotations
 
 import functools
 from collections import defaultdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, TextClause, text
 
 from tocsin.account import Account
+from tocsin.cli.record_file import Options, Wrong, read_file
+from tocsin.cli.record_store import Run, Store
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
 
 def _select(sql: TextClause, account_id: str, connection: Connection) -> list[Any]:
     return list(connection.execute(sql, {"id": account_id}).all())
+
+
+NOW = 1_795_000_000.0  # of rows without a time
+
+
+class Opened(NamedTuple):
+    """Both stores, as `StoresStore` wants them."""
+
+    ledger: Ledger
+    facts: Facts
+
+
+async def bring(store: Store, file: Path, options: Options, now: float = NOW) -> dict[int, Wrong]:
+    """Import a file, block by block. Return the rows that were refused."""
+    refused: dict[int, Wrong] = {}
+    row = 0
+    for block in read_file(file, options).blocks:
+        found = await (await store.take(block, row, Run("x", now)))
+        refused |= {row + place: wrong for place, wrong in found.items()}
+        row += len(block)
+    return refused
 
 
 def look(ledger: Ledger, facts: Facts, account: Account) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import hashlib
 import secrets
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +134,22 @@ async def run_import(
 
 
 async def _import_file(file: _File, reading: Reading, store: Store, progress: Any, task: Any) -> None:
-    waiting: deque[tuple[Block, Awaitable[Refused]]] = deque()
+    waiting: deque[tuple[Block, asyncio.Future[Refused]]] = deque()
     started, row, shown = time.monotonic(), 0, 0
 
     async def end_first() -> None:
         nonlocal shown
         block, stored = waiting.popleft()
-        refused = await stored
+        try:
+            refused = await stored
+        except BaseException:
+            # What is noted is how many rows are stored, from the first on: those behind a gap are taken again.
+            later = [one for _, one in waiting]
+            waiting.clear()
+            for one in later:
+                one.cancel()
+            await asyncio.gather(*later, return_exceptions=True)
+            raise
         file.note(block, refused)
         for place in sorted(refused)[: max(0, SHOWN - shown)]:
             sentence = f"skipped: {file.path.name}, line {block.lines[place]}: {refused[place].error}"
@@ -154,7 +163,7 @@ async def _import_file(file: _File, reading: Reading, store: Store, progress: An
         while (block := await coming) is not None:
             coming = asyncio.ensure_future(asyncio.to_thread(next, reading.blocks, None))
             if len(block) and row >= file.resumed:
-                waiting.append((block, await store.take(block, row, file.state.run)))
+                waiting.append((block, asyncio.ensure_future(await store.take(block, row, file.state.run))))
             row += len(block)
             if len(waiting) > WAITING:
                 await end_first()

@@ -50,7 +50,8 @@ class ServerStore:
         self._account = account
         self._options = options
         self._admitted = (set[str](), set[str]())  # names of events and of their properties that the server knows
-        # One piece at a time: with four 1,000,000 events took 7 s in place of 9, and the p99 of a send 55 ms for 25.
+        # One block at a time, piece by piece: with four at once a million events took 7 s instead of 9, and the p99 of
+        # a send was 55 ms instead of 25.
         self._turn = asyncio.Lock()
 
     async def take(self, block: Block, first: int, run: Run) -> Awaitable[Refused]:
@@ -63,10 +64,10 @@ class ServerStore:
 
     async def _store_all(self, block: Block, pieces: Sequence[range], first: int, run: Run) -> Refused:
         refused: Refused = {}
-        for rows in pieces:
-            async with self._turn:
+        async with self._turn:  # in the order of the file: a block that is noted has none before it that is not
+            for rows in pieces:
                 found = await self._store(block, rows, first, run)
-            refused |= {rows.start + place: wrong for place, wrong in found.items()}
+                refused |= {rows.start + place: wrong for place, wrong in found.items()}
         return refused
 
     async def _store(self, block: Block, rows: range, first: int, run: Run) -> Refused:

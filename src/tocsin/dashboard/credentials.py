@@ -30,7 +30,7 @@ from tocsin.providers.mail.lookup import find_addresses
 from tocsin.providers.public_address import is_allowed
 from tocsin.providers.vapid_key import make_key
 from tocsin.providers.webhook import make_secret
-from tocsin.settings import LOOPBACK, hide_passwords
+from tocsin.settings import HIDDEN, LOOPBACK
 
 # What the form of a provider asks for, in order. The rest keeps what `tocsin provider set` gave it.
 FIELDS = {
@@ -78,7 +78,8 @@ async def take_provider(context: Context, request: Request) -> Response:
     try:
         if form.one("do") == "renew" and name in WEBHOOKS and stored:
             made = make_secret()
-            return await _keep(context, visitor, name, stored | {"secret": made}, made=made)
+            settings = await asyncio.to_thread(read_given, name, stored | {"secret": made})
+            return await _keep(context, visitor, name, settings, made=made, said="provider secret renewed")
         if form.one("do") == "check":
             form = FormFields(_values(name, stored))
             found = await _ask(context, visitor, name, msgspec.json.encode(stored).decode()) if stored else None
@@ -98,8 +99,9 @@ async def _save(
         settings = await asyncio.to_thread(read_given, name, given)
     except Misconfigured as error:
         raise FormMistake.naming(str(error), FIELDS[name]) from None
-    if name == "webpush" and not form.one("unasked") and await _find(context, visitor, "vapid"):
-        raise FormMistake("", ENGLISH.loses_browsers, refused=True)
+    other = {"webpush": "vapid", "vapid": "webpush"}.get(name)
+    if other and not form.one("unasked") and await _find(context, visitor, other):
+        raise FormMistake("", ENGLISH.loses_browsers if other == "vapid" else ENGLISH.loses_receiver, refused=True)
     if name == "smtp" and _place(given) != _place(stored or {}):
         await check_relay(given["host"], given["port"])
     if name in WEBHOOKS and _place(given) != _place(stored or {}):
@@ -109,32 +111,35 @@ async def _save(
         secret = next(field for field in FIELDS[name] if field in SECRETS)
         raise FormMistake(secret, ENGLISH.not_saved.format(sentence=found.sentence, code=found.code), refused=True)
     made = given["secret"] if name in WEBHOOKS and given["secret"] not in (stored or {}).values() else ""
-    return await _keep(context, visitor, name, given, made="" if form.one("secret") else made, found=found)
+    return await _keep(context, visitor, name, settings, made="" if form.one("secret") else made, found=found)
 
 
 async def _keep(
     context: Context,
     visitor: Visitor,
     name: str,
-    given: dict[str, Any],
+    settings: str,
     *,
     made: str = "",
     found: CredentialCheck | None = None,
+    said: str = "provider set",
 ) -> Response:
-    """Keep the settings of a provider, and show its form. made: a secret that is shown this once."""
-    settings = await asyncio.to_thread(read_given, name, given)
+    """Keep the settings of a provider, which are JSON, and show its form. made: a secret that is shown this once. said:
+    in the audit log, with the host that is sent to."""
+    kept = msgspec.json.decode(settings)
+    host = kept.get("host") or urlsplit(str(kept.get("url", ""))).hostname
     now, keys = context.clock(), read_keys(context.settings.secret_key)
 
     def write(connection: Connection) -> list[str]:
         replaced = keep_providers(connection, keys, visitor.account.id, {name: settings}, now)
-        note(connection, visitor.account.id, visitor.who, "provider set", ", ".join([name, *replaced]), now)
+        detail = ", ".join([f"{name} at {host}" if host else name, *replaced])
+        note(connection, visitor.account.id, visitor.who, said, detail, now)
         return replaced
 
     replaced = await context.ledger.write(write)
-    said = ENGLISH.provider_saved + (ENGLISH.provider_replaced.format(names=", ".join(replaced)) if replaced else "")
-    kept = msgspec.json.decode(settings)
+    done = ENGLISH.provider_saved + (ENGLISH.provider_replaced.format(names=", ".join(replaced)) if replaced else "")
     shown = _entries(name, kept, FormFields(_values(name, kept)))
-    return _show(context, visitor, name, kept, shown, said=said, found=found, made=made)
+    return _show(context, visitor, name, kept, shown, said=done, found=found, made=made)
 
 
 async def _ask(context: Context, visitor: Visitor, name: str, settings: str) -> CredentialCheck:
@@ -191,7 +196,7 @@ def _values(name: str, stored: dict[str, Any] | None) -> dict[str, list[str]]:
     """Return what a form begins with: what is stored, but for secrets, and for addresses of the sandbox."""
     shown = {one: str(value) for one, value in (stored or {}).items() if one in FIELDS[name] and one not in SECRETS}
     if "url" in shown:
-        shown["url"] = hide_passwords(shown["url"])  # a token may be in it
+        shown["url"] = _hide_query(shown["url"])
     if is_loopback(shown.get("endpoint", "")):
         del shown["endpoint"]
     return {one: [value] for one, value in shown.items()}
@@ -233,19 +238,32 @@ def _options(name: str, field: msgspec.structs.FieldInfo, stored: dict[str, Any]
     return tuple((value, ENGLISH.provider_choices.get(value, value)) for value in get_args(bare))
 
 
+def _hide_query(url: str) -> str:
+    """Return a URL without the values of its query: a gateway's token may be there."""
+    start, mark, _ = url.partition("?")
+    return f"{start}?{HIDDEN}" if mark else url
+
+
 def _place(settings: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(settings.get(one) for one in ("host", "port", "endpoint", "url"))
 
 
+def _restore_url(given: dict[str, Any], before: str) -> bool:
+    """Put back what was hidden of a URL. Return whether another one replaces the sandbox's, which tells its secret to
+    whoever asks."""
+    if "url" in given and given["url"] == _hide_query(before):
+        given["url"] = before
+    if HIDDEN in str(given.get("url", "")):
+        raise FormMistake("url", ENGLISH.type_url_again)
+    return urlsplit(before).hostname in LOOPBACK and given.get("url") != before
+
+
 def _merge(name: str, stored: dict[str, Any], typed: dict[str, str]) -> dict[str, Any]:
-    """Return the settings that a form means. A stored secret stays where none is typed, but never goes to another
-    relay."""
+    """Return the settings that a form means. A stored secret stays where none is typed; but a password never goes to
+    another relay, and the sandbox's secret signs for no other receiver."""
     given: dict[str, Any] = {one: value for one, value in stored.items() if one not in FIELDS[name]}
     given |= {one: value for one, value in typed.items() if value}
-    if given.get("url") == hide_passwords(stored.get("url", "")):
-        given["url"] = stored["url"]
-    before = str(stored.get("url", ""))
-    sandbox = urlsplit(before).hostname in LOOPBACK and given.get("url") != before  # which tells its secret to anybody
+    sandbox = _restore_url(given, str(stored.get("url", "")))
     if "port" in given and str(given["port"]).isdecimal():
         given["port"] = int(given["port"])
     if "endpoint" not in typed and name in ENDPOINTS:

@@ -334,7 +334,9 @@ async def _count_by_code(ledger: Ledger, facts: Facts, account: Account, campaig
     scope = ReportScope(account=account, by=("platform", "outcome", "code"), campaigns=(campaign_id,))
     try:
         return await count_recipients(ledger, facts, scope)
-    except Problem:
+    except Problem as problem:
+        if problem.status != 400:
+            raise
         return Counter()
 
 

@@ -200,6 +200,9 @@ SETTINGS: dict[str, Any] = {
     "check_stored": "Check what is stored",
     "save_unasked": "Save it all the same, without asking the vendor",
     "renew_secret": "Make a new secret",
+    "type_url_again": "Type the whole URL again: what is hidden of it is not known to this form.",
+    "loses_receiver": "This account has a receiver for web push. Its URL and its secret are deleted when browsers are "
+    "sent to directly. Nothing was changed.",
     "save_all_the_same": "Set it all the same",
     "loses_browsers": "This account has a key of its own for web push. It is deleted when a receiver is set, and with "
     "it every browser that subscribed by it is lost. Nothing was changed.",

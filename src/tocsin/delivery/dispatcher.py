@@ -110,6 +110,11 @@ class Dispatcher:
         return self.count, ready + len(self._new)
 
     @property
+    def unclaimed(self) -> int:
+        """How many chunks it has not looked at yet."""
+        return len(self._new)
+
+    @property
     def count(self) -> int:
         """How many chunks it holds."""
         return len(self._held) + len(self._new)

@@ -29,6 +29,6 @@ class LoadMeter:
 
     def _turn(self, now: float) -> None:
         second = int(now)
-        if second != self._second:
+        if second > self._second:  # one that took long to be accepted comes with an earlier time, and counts now
             self._before = self._now if second == self._second + 1 else 0
             self._now, self._second = 0, second

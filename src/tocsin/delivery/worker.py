@@ -46,8 +46,8 @@ ARRIVING = 256  # people of requests that are claimed as they are inserted, in o
 DESTINATIONS = 8  # accounts' channels of them: each takes some questions of its own
 HELD = 4_000  # chunks of one worker, most of them waiting for slow answers only; of one account half of them
 REST_FACTOR = 3  # after a request under heavy load: a pause so many times as long as it took
-LONGEST_REST = 1.0
-STEP_SECONDS = 0.005
+LONGEST_REST = 1.0  # seconds; what it is in proportion to is waited for as long
+STEP_SECONDS = 0.005  # between two looks whether that is done
 _NEAREST = select(func.min(schema.chunk.c.not_before)).where(schema.chunk_is_open, schema.chunk.c.lease_owner.is_(None))
 Clock = Callable[[], float]
 
@@ -179,7 +179,8 @@ class Worker:
         rest is to be in proportion to."""
         await asyncio.sleep(0)  # what was passed on begins in the loop's next turn
         for _ in range(int(LONGEST_REST / STEP_SECONDS)):
-            if not any(urgent and (one.working or one.load[1]) for (*_, urgent), one in self._dispatchers.items()):
+            busy = (urgent and (one.working or one.unclaimed) for (*_, urgent), one in self._dispatchers.items())
+            if self._stopping or not any(busy):
                 return
             await asyncio.sleep(STEP_SECONDS)
 
@@ -191,7 +192,7 @@ class Worker:
         """Lease what there is room for. Return how many chunks that were. Under heavy load requests are taken one at a
         time and with pauses, so that callers of the API get their answers."""
         most = {TRANSACTIONAL: 1 if heavy else REQUESTS, CAMPAIGN: self._settings.chunks_at_once}
-        rooms, held = self._find_rooms(most)
+        rooms, held = self._find_rooms(most, heavy=heavy)
         self._full = True
         if held >= HELD or self._completer.behind:
             self._backlog = True
@@ -288,14 +289,17 @@ class Worker:
         self._doubtful = [one for one in self._doubtful if all(one is not chunk for chunk in chunks)]
         self._note_release()
 
-    def _find_rooms(self, most: Mapping[int, int]) -> tuple[dict[int, dict[str, int]], int]:
+    def _find_rooms(self, most: Mapping[int, int], *, heavy: bool) -> tuple[dict[int, dict[str, int]], int]:
         """Return how many more chunks there is room for, by priority and account, for the accounts that have some; and
-        how many are held. most: chunks of one account that are not claimed yet, by priority."""
+        how many are held. most: chunks of one account that are not claimed yet, by priority; under heavy load, where
+        that is one, those do not count that somebody of is claimed."""
         rooms: dict[int, dict[str, int]] = {TRANSACTIONAL: {}, CAMPAIGN: {}}
         held = Counter[str]()
         for (account_id, _, urgent), dispatcher in self._dispatchers.items():
             chunks, unclaimed = dispatcher.load
             priority = TRANSACTIONAL if urgent else CAMPAIGN
+            if heavy and urgent:
+                unclaimed = dispatcher.unclaimed
             left = rooms[priority].get(account_id, most[priority])
             rooms[priority][account_id] = left - unclaimed
             held[account_id] += chunks
