@@ -438,7 +438,8 @@ async def test_connections_have_an_end(stub: Stub) -> None:
     answers = await asyncio.gather(*[relay.mail(envelope()) for _ in range(12)])
     assert {answer.status for answer in answers} == {250}
     assert stub.most <= 2
-    assert [len(line.mails) for line in stub.connections] == [3, 3, 3, 3]
+    mails = [len(line.mails) for line in stub.connections]
+    assert (max(mails), sum(mails)) == (3, 12), mails
     await relay.aclose()
 
 
