@@ -19,7 +19,6 @@ from tocsin.errors import Misconfigured
 from tocsin.store.data_folder import find_running
 
 OBJECTS = 5_000_000  # made before Python looks for cycles: rows are many and have none, and looking is half of reading
-
 THREADS = 4  # that read files, make blocks and wait for the server
 
 

@@ -1,4 +1,5 @@
-"""Where `tocsin import` brings the rows it read where no server runs: the stores, opened by this process."""
+"""Where `tocsin import` brings the rows it read where no server runs: the stores, opened by this process. And what a
+block of rows is as columns and as uploads, wherever it goes (`server_store`)."""
 
 from __future__ import annotations
 

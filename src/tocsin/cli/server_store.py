@@ -24,13 +24,12 @@ from tocsin.cli.record_store import (
     make_batches,
     select_rows,
 )
-from tocsin.ingest import RECORDS
 from tocsin.ingest.column import Unusual
 from tocsin.ingest.event_columns import COPIES, EncodedEvents, list_properties, make_block
 from tocsin.ingest.record import IDENTITY_KINDS, PROPERTIES
 from tocsin.store.data_folder import RunningServer
 
-PIECE = 10 * COPIES  # rows of a block, whose bytes are a body
+PIECE = 10 * COPIES  # rows of a block, whose bytes are a body; always thousands, as a file's uploads are
 QUOTED = 3  # bytes of a text in JSON beside its own: quotes and a comma
 NICE = 10  # of the threads that read and make blocks: sending goes before importing
 
@@ -163,6 +162,3 @@ def _done(refused: Refused) -> asyncio.Future[Refused]:
     future: asyncio.Future[Refused] = asyncio.get_running_loop().create_future()
     future.set_result(refused)
     return future
-
-
-assert PIECE % RECORDS == 0  # rows of an upload are those of one thousand of a file

@@ -110,8 +110,8 @@ async def _save(
     if found is not None and found.verdict == "refused":
         secret = next(field for field in FIELDS[name] if field in SECRETS)
         raise FormMistake(secret, ENGLISH.not_saved.format(sentence=found.sentence, code=found.code), refused=True)
-    made = given["secret"] if name in WEBHOOKS and given["secret"] not in (stored or {}).values() else ""
-    return await _keep(context, visitor, name, settings, made="" if form.one("secret") else made, found=found)
+    is_made = name in WEBHOOKS and not form.one("secret") and given["secret"] != (stored or {}).get("secret")
+    return await _keep(context, visitor, name, settings, made=given["secret"] if is_made else "", found=found)
 
 
 async def _keep(

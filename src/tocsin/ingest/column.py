@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 
-class Unusual(Exception):  # noqa: N818 - no failure: these events go record by record
+class Unusual(Exception):  # noqa: N818 - no failure: its records go one by one
     """A block cannot be stored as columns."""
 
 

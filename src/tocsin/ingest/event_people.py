@@ -70,7 +70,7 @@ async def admit_people(
         raise Unusual
     if asked.names:
         await ledger.write(lambda one: _admit(one, account.id, asked, limits))
-    users = await ledger.read(lambda one: find_in_order(one, account.id, asked.kind, asked.values))
+    users = await ledger.read(lambda one: _find_in_order(one, account.id, asked.kind, asked.values))
     unknown = [place for place, user in enumerate(users) if user is None]
     copies: list[asyncio.Task[None]] = []
     try:
@@ -138,7 +138,7 @@ def _resolve(connection: Connection, account_id: str, keys: Mapping[str, Column]
         return _resolve_several(connection, account_id, keys, now)
     [(kind, column)] = keys.items()
     names = list(column.values)
-    found = find_in_order(connection, account_id, kind, names)
+    found = _find_in_order(connection, account_id, kind, names)
     unknown = list(dict.fromkeys([name for name, user in zip(names, found, strict=True) if user is None]))
     if not unknown:
         return FoundUsers(column.spread(found, pa.uint32()))
@@ -165,7 +165,7 @@ def _find_by_address(
     return dict(zip(meant, users, strict=True)), moved
 
 
-def find_in_order(connection: Connection, account_id: str, kind: str, names: Sequence[str]) -> list[int | None]:
+def _find_in_order(connection: Connection, account_id: str, kind: str, names: Sequence[str]) -> list[int | None]:
     """Return the user of each name, None for one that nobody has; as one value, for a row each costs Python more than
     the look-up costs the ledger."""
     asked = {"account": account_id, "kind": kind, "wanted": pack_values(connection, names)}

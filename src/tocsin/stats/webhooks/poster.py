@@ -137,7 +137,7 @@ class WebhookPoster:
 
     async def look(self, pool: Pool) -> None:
         """Begin to post to every endpoint that has something new, as far as there are places."""
-        # One reading, once a second for ever: two are half as much again of what a server takes at rest.
+        # One reading and not two: it is asked for once a second, for ever.
         found, exported = await self._ledger.read(lambda one: (endpoints.list_endpoints(one), list_exports(one)))
         accounts = {one.account_id for one in found}
         whole = {one.account_id for one in exported} | {one.account_id for one in found if CONVERTED in one.events}
