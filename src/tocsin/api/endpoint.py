@@ -22,7 +22,7 @@ from tocsin.api.context import RIGHT, Context
 from tocsin.api.held import Held
 from tocsin.api.http import PRIVATE, refuse
 from tocsin.api.pacing import Pacer
-from tocsin.errors import Problem
+from tocsin.errors import Problem, forget_frames
 from tocsin.store.deadline import begin_deadline
 
 log = structlog.get_logger()
@@ -138,7 +138,7 @@ class _Application:
             begin_deadline(self._context.settings.query_seconds)
             return await handler(self._context, request)
         except Problem as problem:
-            return endpoint.on_problem(request, problem)
+            return endpoint.on_problem(request, forget_frames(problem))
         except Exception:
             log.exception("request failed", path=request.scope["path"])
             return endpoint.on_problem(request, endpoint.bug)

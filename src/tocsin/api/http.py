@@ -13,7 +13,7 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tocsin.errors import Problem
+from tocsin.errors import Problem, forget_frames
 from tocsin.ingest.flaw import LEVELS, find_flaw
 
 MEDIA_TYPE = "application/json;charset=utf-8"
@@ -92,7 +92,7 @@ async def read_records(body: bytes) -> dict[str, Any]:
     try:
         value: Any = _decode(body, MALFORMED, 400)
     except Problem as problem:
-        strict = problem
+        strict = forget_frames(problem)
         value = await asyncio.to_thread(_decode_loosely, body)
         if not isinstance(value, dict):
             raise

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import msgspec
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, case, func, insert, or_, select, text, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Float,
+    Integer,
+    Row,
+    Select,
+    and_,
+    bindparam,
+    case,
+    func,
+    insert,
+    or_,
+    select,
+    text,
+    update,
+)
 
 from tocsin.campaign.goal import Goal
 from tocsin.campaign.schedule import begins_at, next_local
@@ -284,16 +301,21 @@ def find_due(
 ) -> Sequence[CampaignRow]:
     """Return scheduled runs whose time has come, of each account its earliest, the earliest first: (id, account_id,
     campaign_id, due_at, local, number). without: accounts that are left out."""
-    run = schema.run
+    return connection.execute(_select_due(), {"now": now, "without": list(without), "most": limit}).all()
+
+
+@functools.cache  # a subquery is a circle of thousands of objects, and campaigns are looked for many times a second
+def _select_due() -> Select[Any]:
+    run, now = schema.run, bindparam("now", type_=Float)
     turn = func.row_number().over(partition_by=run.c.account_id, order_by=(run.c.due_at, run.c.id)).label("turn")
     due = (
         select(run.c.id, run.c.account_id, run.c.campaign_id, run.c.due_at, run.c.local, run.c.number, turn)
         .where(run.c.state == "scheduled", run.c.due_at <= now, func.coalesce(run.c.retry_at, 0.0) <= now)
-        .where(run.c.account_id.not_in(without))
+        .where(run.c.account_id.not_in(bindparam("without", expanding=True)))
         .subquery()
     )
     columns = [due.c[name] for name in ("id", "account_id", "campaign_id", "due_at", "local", "number")]
-    return connection.execute(select(*columns).where(due.c.turn == 1).order_by(due.c.due_at).limit(limit)).all()
+    return select(*columns).where(due.c.turn == 1).order_by(due.c.due_at).limit(bindparam("most", type_=Integer))
 
 
 def find_next_due(connection: Connection, limit: int = 50) -> float | None:

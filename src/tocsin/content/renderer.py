@@ -15,6 +15,7 @@ from tocsin.content.mail import MailForm
 from tocsin.content.push import PushForm
 from tocsin.content.sms_webpush import NoticeForm
 from tocsin.content.template import CompiledTemplate, ProfileValues, explain
+from tocsin.errors import forget_frames
 from tocsin.providers.contract import Message
 
 QUOTED = re.compile(r"(?<!\w)['\"].*", re.DOTALL)  # where an error begins to quote, to its end: a value may have quotes
@@ -97,4 +98,4 @@ class Renderer:
             raise
         except Exception as error:  # a limit, or an error inside a filter, which python-liquid does not wrap
             # Kept as the outcome's code, which stays when somebody is deleted: no value of theirs may be in it.
-            raise Unrenderable(QUOTED.sub("…", explain(error))[:200]) from error
+            raise Unrenderable(QUOTED.sub("…", explain(error))[:200]) from forget_frames(error)

@@ -17,7 +17,7 @@ from tocsin.content.fast_template import FastTemplate, read_fast_template
 from tocsin.content.lexer import find_tags
 from tocsin.content.liquid_environment import OUTPUT_BYTES, parse
 from tocsin.content.profile_values import ProfileValues
-from tocsin.errors import Problem
+from tocsin.errors import Problem, forget_frames
 
 __all__ = [
     "CompiledTemplate",
@@ -78,7 +78,7 @@ def compile_template(field: str, text: str, *, place: str = "", html: bool = Fal
         letters = sum(tag.end - tag.start for tag in find_tags(text))
         template = read_fast_template(text, html=html, limit=OUTPUT_BYTES) or parse(text, html=html)
     except LiquidError as error:
-        raise _refuse(field, place, error) from error
+        raise _refuse(field, place, error) from forget_frames(error)
     return CompiledTemplate(template, field, place, 2 * len(text) + TREE_BYTES * letters)
 
 
@@ -131,9 +131,9 @@ def try_out(one: CompiledTemplate) -> None:
         try:
             one.fill({"Profile": ProfileValues({})})
         except ResourceLimitError as error:
-            raise _refuse(one.field, one.place, error) from error
-        except Exception:  # noqa: S110 - see above
-            pass
+            raise _refuse(one.field, one.place, error) from forget_frames(error)
+        except Exception as error:
+            forget_frames(error)  # and let it pass, see above
 
 
 def _refuse(field: str, place: str, error: LiquidError) -> Problem:

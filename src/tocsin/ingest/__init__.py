@@ -14,7 +14,7 @@ import msgspec
 from sqlalchemy import Connection, select
 
 from tocsin.account import Account
-from tocsin.errors import Problem
+from tocsin.errors import Problem, forget_frames
 from tocsin.idempotency import IdempotencyKey, mark_stored
 from tocsin.ingest.column import Unusual
 from tocsin.ingest.flaw import to_shown
@@ -180,7 +180,7 @@ def _read_records(
                     raise Rejected(535, "Token data is incorrect. id is not a channel of notify.windows.com.")
             records[number] = record
         except Rejected as error:
-            skipped[number] = error
+            skipped[number] = forget_frames(error)
     return records, skipped
 
 
@@ -227,7 +227,7 @@ def _store(
             users.append(people.apply(record))
             taken.append(record)
         except Rejected as error:
-            refused[place] = error
+            refused[place] = forget_frames(error)
     names.save()
     changed = [
         user
