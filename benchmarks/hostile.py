@@ -133,6 +133,16 @@ def nest_ranges(port: int, headers: Headers) -> None:
     _repeat(port, headers, 4, act)
 
 
+def make_work(port: int, headers: Headers) -> None:
+    """Send what takes as long to try out as a template may."""
+    loops = "{% for i in (1..40) %}{% for j in (1..24) %}{{ i | times: j }}{% endfor %}{% endfor %}" * 20
+
+    def act(one: Visitor, turn: int) -> int:
+        return one.post(SEND, {"to": {"Identity": ["a"]}, "content": {"title": f"{turn}", "body": loops}})
+
+    _repeat(port, headers, 4, act)
+
+
 def mail_mazes(port: int, headers: Headers) -> None:
     bodies = ("<!--" * 25_000, "}}" * 99 + "{{" * 99 + "x" * 200_000, "{% liquid\n" + "assign x = 1\n" * 20_000 + "%}")
 
@@ -182,6 +192,7 @@ ACTS: dict[str, Callable[[int, Headers], None]] = {
     "names of nobody": name_nobody,
     "campaigns": begin_campaigns,
     "ranges": nest_ranges,
+    "work": make_work,
     "mails": mail_mazes,
     "fat profiles": fatten_profiles,
     "property names": name_properties,

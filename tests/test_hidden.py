@@ -16,12 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
 
-from tocsin.delivery.sender_pool import make_environment
 from tocsin.errors import Misconfigured
 from tocsin.providers.answer_table import check_endpoint
 from tocsin.providers.webhook import WebhookSettings
 from tocsin.settings import Settings, hide_passwords, read_settings, show_value
 from tocsin.store import schema
+from tocsin.store.child_process import make_environment
 from tocsin.store.facts import Facts, open_facts
 from tocsin.store.ledger import Ledger, open_ledger
 

@@ -1,13 +1,16 @@
-"""Threads in which contents are compiled and tried out: none that uploads need, and shared among accounts."""
+"""Where contents are compiled and tried out: beside uploads and the event loop, and shared among accounts."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from tocsin.campaign.compile_process import CompileProcess
 from tocsin.errors import Problem
 
 T = TypeVar("T")
@@ -15,17 +18,22 @@ T = TypeVar("T")
 THREADS = 4
 PLACES = 2  # of one account
 WAIT_SECONDS = 1.0  # for a place; most contents take a thousandth of that
+HEAVY_SECONDS = 0.02  # of a processor in one second; more would hold up everybody who needs this interpreter
 
 
 class CompilePool:
-    """Runs functions in threads, at most PLACES of an account at once. How long one runs is bounded by the limits of
-    templates. A place is held until the thread is done, also when the caller has gone."""
+    """Runs functions in threads, at most PLACES of an account at once; in a process from when they took HEAVY_SECONDS,
+    if there is one. How long one runs is bounded by the limits of templates. A place is held until the work is done,
+    also when the caller has gone. What is run in a process can be pickled."""
 
-    def __init__(self, wait_seconds: float = WAIT_SECONDS):
+    def __init__(self, process: CompileProcess | None = None, wait_seconds: float = WAIT_SECONDS):
+        self._process = process
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="compile")
         self._wait_seconds = wait_seconds
         self._places: dict[str, asyncio.Semaphore] = {}
         self._callers: Counter[str] = Counter()  # that have a place or wait for one
+        self._spent = 0.0  # by threads, in the second of `_since`
+        self._since = 0.0
 
     async def run(self, account_id: str, work: Callable[[], T]) -> T:
         """Return what `work` returns. Raise what it raises, and Problem 429 when no place is free for too long."""
@@ -43,14 +51,31 @@ class CompilePool:
                 wanted = f"{PLACES} contents of this account are being compiled; try again"
                 raise Problem(wanted, code=429, status=429, retry_after=1) from None
             raise
-        loop = asyncio.get_running_loop()
-        running = self._threads.submit(work)
-        running.add_done_callback(lambda _: loop.call_soon_threadsafe(self._leave, account_id))
-        return await asyncio.wrap_future(running)
+        running = self._begin(work)
+        running.add_done_callback(functools.partial(self._leave, account_id))
+        return await asyncio.shield(running)
 
-    def _leave(self, account_id: str) -> None:
+    def _begin(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        if self._process is not None and self._process.up:
+            return asyncio.ensure_future(self._process.run(work))
+        return asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
+
+    def _do(self, work: Callable[[], T]) -> T:
+        began = time.thread_time()
+        try:
+            return work()
+        finally:
+            self._spent += time.thread_time() - began
+
+    def _leave(self, account_id: str, done: asyncio.Future[Any]) -> None:
+        if not done.cancelled():
+            done.exception()  # whose caller may be gone
         self._places[account_id].release()
         self._forget(account_id)
+        if self._process is not None and self._spent > HEAVY_SECONDS:
+            self._process.start()
+        if (now := time.monotonic()) > self._since + 1:
+            self._spent, self._since = 0.0, now
 
     def _forget(self, account_id: str) -> None:
         self._callers[account_id] -= 1

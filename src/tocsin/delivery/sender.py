@@ -7,13 +7,10 @@ reason, the kernel ends the sender too; its notes say how far each message had c
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import functools
 import gc
 import os
-import signal
 import socket
-import struct
 import sys
 import time
 from pathlib import Path
@@ -27,14 +24,13 @@ from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider
 from tocsin.log import configure_log
 from tocsin.providers.contract import Credential
 from tocsin.providers.transport import Transport
+from tocsin.store.child_process import live_with, read_frame, write_frame
 
 log = structlog.get_logger()
 
 BUFFER_BYTES = 4 * 1024 * 1024
 ALIVE_SECONDS = 2.0  # between two reports, if only to say that this process still turns
 GATHER_SECONDS = 0.004  # answers of this time are one report
-LENGTH = struct.Struct(">I")
-PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 
 
 class SenderRequest(msgspec.Struct, frozen=True, array_like=True):
@@ -48,9 +44,7 @@ class SenderRequest(msgspec.Struct, frozen=True, array_like=True):
 def main(descriptor: int, notes: Path, parent: int) -> None:
     """Run a sender on an inherited socket until its other end is closed."""
     configure_log()
-    for name in (signal.SIGINT, signal.SIGTERM):  # Ctrl-C reaches the whole group: the server decides when to end
-        signal.signal(name, signal.SIG_IGN)
-    _die_with(parent)
+    live_with(parent)
     file = NoteFile(notes)
     if not file.lock():  # somebody reads the notes already: the worker is dead
         os._exit(1)
@@ -107,30 +101,6 @@ class Reporter:
         """Write the answers of this moment."""
         answers, self._answers, self._timer = self._answers, Answers(), None
         write_frame(self._writer, self._encoder.encode(answers))
-
-
-def _die_with(parent: int) -> None:
-    """Let the kernel kill this process when its parent dies: what a dead worker's sender still handed over would be
-    waited for in vain."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it died before
-        os._exit(1)
-
-
-async def read_frame(reader: asyncio.StreamReader) -> bytes:
-    """Return the next frame; empty at the end of the stream."""
-    try:
-        (size,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-        return await reader.readexactly(size)
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return b""
-
-
-def write_frame(writer: asyncio.StreamWriter, content: bytes) -> None:
-    """Write a frame: its length in four bytes, big-endian, then the content."""
-    writer.write(LENGTH.pack(len(content)))
-    writer.write(content)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import functools
 import os
-import re
 import socket
 import sys
 import time
@@ -23,11 +22,12 @@ from tocsin.delivery.handover import HandoverFolder, HandoverNote, NoteFile, Ste
 from tocsin.delivery.in_flight import LEAST_AT_ONCE
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider, name_lane
-from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest, read_frame, write_frame
+from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Credential, Provider, Receipt
 from tocsin.providers.transport import Transport
+from tocsin.store.child_process import make_environment, read_frame, write_frame
 
 log = structlog.get_logger()
 
@@ -38,11 +38,6 @@ READY_SECONDS = 30.0
 URGENT_SHARE = 4  # what waits in a sender may be so much more for requests: a campaign fills all it is given
 SPARE_SLOTS = 2048  # for recipients with more devices than there is room for
 TROUBLE_SECONDS = 1.0  # before a sender that ended is started again
-# Of a worker's environment. Proxies have names in small letters too; the last is of the tests that measure coverage.
-INHERITED = re.compile(
-    r"PATH|HOME|USER|TMPDIR|TZ|LANG|LC_\w+|PYTHON\w+|VIRTUAL_ENV|LD_\w+|DYLD_\w+|SSL_CERT_FILE|SSL_CERT_DIR|OPENSSL_CONF"
-    r"|(?i:https?_proxy|all_proxy|no_proxy)|COVERAGE_FOLDER"
-)
 LOST = Receipt(outcome=Outcome.UNKNOWN, code="sender lost")
 NOT_SENT = Receipt(outcome=Outcome.THROTTLED, code="sender lost", retry_after=1.0)  # spends no try
 TOO_LONG = Receipt(outcome=Outcome.REFUSED, code="template: took too long")
@@ -140,12 +135,6 @@ def make_batch(messages: Sequence[Outgoing], *, urgent: bool) -> Batch:
         places.append(place)
     slots = [one.slot for one in messages]
     return Batch(messages[0].platform, listed, places, slots, [one.message for one in messages], urgent)
-
-
-def make_environment(ours: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment of a sender: what Python, TLS and proxies read, and none of our settings, for a sender
-    opens no store and gets its credentials with its messages."""
-    return {name: value for name, value in ours.items() if INHERITED.fullmatch(name)}
 
 
 class SenderProcess:
