@@ -28,6 +28,7 @@ from tocsin.api.bodies import SHARE, Bodies
 from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health, Installation
 from tocsin.api.identity_provider import IdentityProvider
+from tocsin.api.large_bodies import LargeBodies
 from tocsin.api.operator import HEALTH, METRICS
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
@@ -38,6 +39,7 @@ from tocsin.authenticator.password import Passwords
 from tocsin.authenticator.session import forget_old_sessions
 from tocsin.authenticator.tickets import forget_old_tickets
 from tocsin.campaign.compile_pool import CompilePool
+from tocsin.campaign.compile_process import CompileProcess
 from tocsin.campaign.runs import find_next_due
 from tocsin.campaign.send_queue import SendQueue
 from tocsin.campaign.send_rate import SendRate
@@ -132,6 +134,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     keys = await asyncio.to_thread(read_signing_keys, stores.ledger, time.time())
     rules = BreakerRules(slow_start_seconds=settings.slow_start_seconds)
     sender_pool = SenderPool(settings.senders, 2 * settings.window, time.time, rules)
+    compile_process = CompileProcess()
     listening = asyncio.create_task(listen(stores.ledger, wakeups.notify_all))
     tasks: list[asyncio.Task[None]] = []
     url = f"http://{host}:{port}"
@@ -163,7 +166,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
         serves = role in ("all", "api")
         if serves or settings.operator_port:
             context = _make_context(
-                *(stores, settings, wakeups, load, worker, SignedIds(keys, stores.ledger)),
+                *(stores, settings, wakeups, load, worker, compile_process, SignedIds(keys, stores.ledger)),
                 Broadcasts(stop, settings.query_seconds),
                 write_address(data, url) if serves else secrets.token_urlsafe(),  # nobody asks the others locally
                 await asyncio.to_thread(_describe, stores, role),
@@ -178,6 +181,7 @@ async def _run_roles(data: Path, host: str, port: int, role: Role, settings: Set
     finally:
         await _stop(servers, worker, tasks, stop, wakeups, settings)
         listening.cancel()
+        await compile_process.aclose()
         await sender_pool.aclose()
 
 
@@ -200,6 +204,7 @@ def _make_context(
     wakeups: Wakeups,
     load: LoadMeter,
     worker: Worker | None,
+    compile_process: CompileProcess,
     signed_ids: SignedIds,
     broadcasts: Broadcasts,
     local_token: str,
@@ -233,9 +238,10 @@ def _make_context(
         intake=Intake(ledger, facts, read_limits(settings)),
         pages=Places(settings.requests_at_once, settings.reads_at_once),
         bodies=Bodies(max(settings.body_megabytes << 20, SHARE * settings.body_limit), settings.body_seconds),
+        large_bodies=LargeBodies(),
         health=Health(ledger, facts, time.time, installation),
         send_queue=SendQueue(ledger, worker, wakeups.chunks.notify),
-        compile_pool=CompilePool(),
+        compile_pool=CompilePool(compile_process),
         feedback=Feedback(ledger, facts, signed_ids),
         reports=Reports(ledger, facts, settings.report_days),
         quick_clicks=QuickClicks(),

@@ -18,6 +18,7 @@ from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
 from tocsin.api.identity_provider import IdentityProvider
+from tocsin.api.large_bodies import LARGE, LargeBodies
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
@@ -72,6 +73,7 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
     intake: Intake
     pages: Places
     bodies: Bodies
+    large_bodies: LargeBodies
     health: Health
     send_queue: SendQueue
     compile_pool: CompilePool
@@ -95,7 +97,9 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         """Return the account of these credentials of a request, as `authenticate` does."""
         address = request.client.host if request.client is not None else ""
         right = request.scope[RIGHT]
-        return await self.authenticator.authenticate(account_id, passcode, self.clock(), right, address)
+        account = await self.authenticator.authenticate(account_id, passcode, self.clock(), right, address)
+        self.large_bodies.note(account.id)
+        return account
 
     async def read(self, request: Request) -> tuple[Account, dict[str, Any]]:
         """Return the account of a request, and its body as an object; the request holds one of the account's places
@@ -106,7 +110,10 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
 
     async def read_body(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> bytes:
         """Return the body. limit: in bytes; 0 for the one of the settings. Raises Problem as Bodies.read does."""
-        return await self.bodies.read(request, limit or self.settings.body_limit, owner)
+        raw = await self.bodies.read(request, limit or self.settings.body_limit, owner)
+        if len(raw) > LARGE and owner:
+            await self.large_bodies.enter(owner, request.scope[HELD])
+        return raw
 
     async def read_json(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> dict[str, Any]:
         """Return the body as an object. Raises Problem as Bodies.read does, or 400 with the place."""

@@ -1,0 +1,97 @@
+"""Large bodies: while several accounts call, those of one are worked on one after another, with rests between them.
+
+Decoding, checking and storing one takes the interpreter for milliseconds at a time. With four of them under way,
+whoever else needs it waits for all four, at every step.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+from tocsin.api.held import Held
+from tocsin.errors import Problem
+
+LARGE = 8 * 1024  # bytes; smaller ones are worked on in less than a millisecond
+SHARED_SECONDS = 2.0  # for so long after a call of one account, others take turns
+REST = 1.0  # times what one took, before the next
+REST_SECONDS = 0.2  # at most
+WAIT_SECONDS = 10.0
+
+
+class LargeBodies:
+    """Whose large bodies are worked on, and who calls at all."""
+
+    def __init__(self, wait_seconds: float = WAIT_SECONDS) -> None:
+        self._wait_seconds = wait_seconds
+        self._called: dict[str, float] = {}  # when the two accounts did that called last
+        self._lines: dict[str, _Line] = {}
+
+    def note(self, account_id: str) -> None:
+        """Note that an account calls."""
+        self._called.pop(account_id, None)
+        self._called[account_id] = asyncio.get_running_loop().time()
+        if len(self._called) > 2:
+            del self._called[next(iter(self._called))]
+
+    async def enter(self, account_id: str, held: Held) -> None:
+        """Return when a large body of an account may be worked on, which it is until `held` is closed. Raise Problem
+        429 when its turn has not come in time."""
+        line = self._lines.setdefault(account_id, _Line())
+        if self._is_shared(account_id) and line.is_taken():
+            try:
+                async with asyncio.timeout(self._wait_seconds):
+                    await line.wait()
+            except TimeoutError:
+                raise Problem("Too much is sent at once; try again", code=429, status=429, retry_after=1) from None
+        else:
+            line.begin()
+        held.callback(self._leave, account_id, asyncio.get_running_loop().time())
+
+    def _is_shared(self, account_id: str) -> bool:
+        since = asyncio.get_running_loop().time() - SHARED_SECONDS
+        return any(at > since for one, at in self._called.items() if one != account_id)
+
+    def _leave(self, account_id: str, since: float) -> None:
+        took = asyncio.get_running_loop().time() - since
+        self._lines[account_id].end(min(REST * took, REST_SECONDS) if self._is_shared(account_id) else 0.0)
+
+
+class _Line:
+    """The large bodies of one account: those that are worked on, and those that wait."""
+
+    def __init__(self) -> None:
+        self._busy = 0
+        self._rests_until = 0.0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def is_taken(self) -> bool:
+        return bool(self._busy or self._waiting) or asyncio.get_running_loop().time() < self._rests_until
+
+    def begin(self) -> None:
+        self._busy += 1
+
+    async def wait(self) -> None:
+        """Return when the next one is begun."""
+        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(mine)
+        try:
+            await mine
+        except asyncio.CancelledError:
+            if not mine.cancelled():  # its turn had come just then
+                self.end(0.0)
+            raise
+
+    def end(self, rest: float) -> None:
+        """Note that one is done, and begin the next after a rest."""
+        self._busy -= 1
+        loop = asyncio.get_running_loop()
+        self._rests_until = max(self._rests_until, loop.time() + rest)
+        loop.call_at(self._rests_until, self._call)
+
+    def _call(self) -> None:
+        while self._waiting and not self._busy:
+            mine = self._waiting.popleft()
+            if not mine.done():  # else its caller is gone
+                self.begin()
+                mine.set_result(None)

@@ -1,0 +1,98 @@
+"""Large bodies of one account are worked on one after another while another account calls, and together while none
+does."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from tocsin.api.held import Held
+from tocsin.api.large_bodies import LargeBodies
+from tocsin.errors import Problem
+
+
+async def _enter(bodies: LargeBodies, account_id: str) -> Held:
+    held = Held()
+    await bodies.enter(account_id, held)
+    return held
+
+
+async def _turn(times: int = 5) -> None:
+    for _ in range(times):
+        await asyncio.sleep(0)
+
+
+async def test_alone_all_at_once() -> None:
+    """Nobody waits for nobody."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    for one in [await _enter(bodies, "A") for _ in range(20)]:
+        one.close()
+    await _enter(bodies, "A")
+
+
+async def test_one_after_another() -> None:
+    """In the order in which they came; the other account does not wait for them."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        held = await _enter(bodies, "A")
+        order.append(number)
+        await _enter(bodies, f"B{number}")
+        held.close()
+
+    first = await _enter(bodies, "A")
+    waiting = [asyncio.create_task(work(number)) for number in range(4)]
+    await _turn()
+    assert order == []
+    first.close()
+    await asyncio.gather(*waiting)
+    assert order == [0, 1, 2, 3]
+
+
+async def test_rests() -> None:
+    """As long as the one before took."""
+    loop = asyncio.get_running_loop()
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    first, began = await _enter(bodies, "A"), loop.time()
+    await asyncio.sleep(0.05)
+    first.close()
+    took = loop.time() - began
+    await _enter(bodies, "A")
+    assert loop.time() - began >= 1.9 * took
+
+
+async def test_who_is_gone_keeps_nobody_waiting() -> None:
+    """Neither before its turn has come nor in the moment in which it comes."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    first = await _enter(bodies, "A")
+    gone = [asyncio.create_task(_enter(bodies, "A")) for _ in range(2)]
+    last = asyncio.create_task(_enter(bodies, "A"))
+    await _turn()
+    gone[0].cancel()
+    first.close()
+    line = bodies._lines["A"]
+    while line._waiting and not line._busy:  # noqa: ASYNC110 - it is about the moment in which that changes
+        await asyncio.sleep(0)
+    gone[1].cancel()
+    assert isinstance(await last, Held)
+    assert (line._busy, len(line._waiting)) == (1, 0)
+
+
+async def test_nobody_waits_for_ever() -> None:
+    """Who has waited too long is told to come again."""
+    bodies = LargeBodies(wait_seconds=0.01)
+    bodies.note("A")
+    bodies.note("B")
+    await _enter(bodies, "A")
+    with pytest.raises(Problem) as caught:
+        await _enter(bodies, "A")
+    assert (caught.value.status, caught.value.retry_after) == (429, 1)
