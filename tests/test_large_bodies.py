@@ -14,7 +14,7 @@ from tocsin.errors import Problem
 
 async def _enter(bodies: LargeBodies, account_id: str) -> Held:
     held = Held()
-    await bodies.enter(account_id, held)
+    await bodies.enter(account_id, 10**6, held)
     return held
 
 
@@ -66,6 +66,31 @@ async def test_rests() -> None:
     took = loop.time() - began
     await _enter(bodies, "A")
     assert loop.time() - began >= 1.9 * took
+
+
+async def test_an_early_end() -> None:
+    """Of a turn after which nothing but a commit is left; the end of the request adds nothing to it."""
+    bodies, held = LargeBodies(), Held()
+    bodies.note("A")
+    bodies.note("B")
+    turn = await bodies.enter("A", 10**6, held)
+    turn.end(rest=False)
+    await _enter(bodies, "A")
+    held.close()
+    waiting = asyncio.create_task(_enter(bodies, "A"))
+    await _turn()
+    assert not waiting.done()
+    waiting.cancel()
+
+
+async def test_small_ones_wait_for_nobody() -> None:
+    """However many there are."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    await _enter(bodies, "A")
+    for _ in range(100):
+        await bodies.enter("A", 5_000, Held())
 
 
 async def test_who_is_gone_keeps_nobody_waiting() -> None:

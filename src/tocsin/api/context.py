@@ -18,7 +18,7 @@ from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
 from tocsin.api.identity_provider import IdentityProvider
-from tocsin.api.large_bodies import LARGE, LargeBodies
+from tocsin.api.large_bodies import LargeBodies
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
@@ -106,13 +106,17 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         for reads until it ends. Raises Problem 401, 413, 429 or 400."""
         account = await self.authenticate(request)
         self.reads.take(account.id, request.scope[HELD])
-        return account, await self.read_json(request, account.id)
+        return account, read_object(await self.read_in_turn(request, account.id), request.scope["path"])
 
     async def read_body(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> bytes:
         """Return the body. limit: in bytes; 0 for the one of the settings. Raises Problem as Bodies.read does."""
-        raw = await self.bodies.read(request, limit or self.settings.body_limit, owner)
-        if len(raw) > LARGE and owner:
-            await self.large_bodies.enter(owner, request.scope[HELD])
+        return await self.bodies.read(request, limit or self.settings.body_limit, owner)
+
+    async def read_in_turn(self, request: Request, account_id: str) -> bytes:
+        """Return the body of a request with a passcode; a large one when it is its turn among the account's. Raises
+        Problem as Bodies.read and LargeBodies.enter do."""
+        raw = await self.read_body(request, account_id)
+        await self.large_bodies.enter(account_id, len(raw), request.scope[HELD])
         return raw
 
     async def read_json(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> dict[str, Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from functools import partial
 
 from tocsin.api.held import Held
 from tocsin.errors import Problem
@@ -34,9 +36,11 @@ class LargeBodies:
         if len(self._called) > 2:
             del self._called[next(iter(self._called))]
 
-    async def enter(self, account_id: str, held: Held) -> None:
-        """Return when a large body of an account may be worked on, which it is until `held` is closed. Raise Problem
-        429 when its turn has not come in time."""
+    async def enter(self, account_id: str, size: int, held: Held) -> LargeBodyTurn:
+        """Return when a body of so many bytes may be worked on, which it is until its turn or `held` is ended. Raise
+        Problem 429 when the turn has not come in time."""
+        if size <= LARGE:
+            return _NONE
         line = self._lines.setdefault(account_id, _Line())
         if self._is_shared(account_id) and line.is_taken():
             try:
@@ -46,15 +50,34 @@ class LargeBodies:
                 raise Problem("Too much is sent at once; try again", code=429, status=429, retry_after=1) from None
         else:
             line.begin()
-        held.callback(self._leave, account_id, asyncio.get_running_loop().time())
+        turn = LargeBodyTurn(partial(self._leave, account_id, asyncio.get_running_loop().time()))
+        held.callback(turn.end)
+        return turn
 
     def _is_shared(self, account_id: str) -> bool:
         since = asyncio.get_running_loop().time() - SHARED_SECONDS
         return any(at > since for one, at in self._called.items() if one != account_id)
 
-    def _leave(self, account_id: str, since: float) -> None:
+    def _leave(self, account_id: str, since: float, rest: bool) -> None:
         took = asyncio.get_running_loop().time() - since
-        self._lines[account_id].end(min(REST * took, REST_SECONDS) if self._is_shared(account_id) else 0.0)
+        rests = rest and self._is_shared(account_id)
+        self._lines[account_id].end(min(REST * took, REST_SECONDS) if rests else 0.0)
+
+
+class LargeBodyTurn:
+    """The turn of one body."""
+
+    def __init__(self, leave: Callable[[bool], None] | None) -> None:
+        self._leave = leave
+
+    def end(self, *, rest: bool = True) -> None:
+        """Let the next one begin, after a rest or at once. Only the first call counts."""
+        leave, self._leave = self._leave, None
+        if leave is not None:
+            leave(rest)
+
+
+_NONE = LargeBodyTurn(None)  # of a body that is not large
 
 
 class _Line:

@@ -16,7 +16,7 @@ from tocsin.api.bodies import HELD
 from tocsin.api.context import Context
 from tocsin.api.endpoint import post
 from tocsin.api.http import CODE_UNEXPECTED, answer, read_object, replay, require_json_type
-from tocsin.campaign.send import ANSWER, accept, read_asked, read_plain
+from tocsin.campaign.send import ANSWER, prepare, read_asked, read_plain
 from tocsin.channels import CHANNELS
 from tocsin.delivery import traces
 from tocsin.errors import Problem
@@ -25,6 +25,8 @@ from tocsin.policy import load_policy
 from tocsin.providers import BY_NAME
 from tocsin.providers.credential import find_named, require_named, require_provider
 
+FEW = 100  # people; more are work for those who look them up
+HUGE = 128 * 1024  # bytes of a content; a mail has less
 # Made once: a thousand requests a second get the same answer.
 ACCEPTED, REPLAYED = answer(ANSWER), replay(ANSWER)
 BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status=500)
@@ -44,6 +46,7 @@ async def _send(context: Context, request: Request, account: Account, channel: s
     require_json_type(request)
     context.sends.take(account.id, request.scope[HELD])
     raw = await context.read_body(request, account.id)
+    turn = await context.large_bodies.enter(account.id, len(raw), request.scope[HELD])
     if channel in BY_NAME:
         await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
     key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)
@@ -55,8 +58,11 @@ async def _send(context: Context, request: Request, account: Account, channel: s
     rate = await context.send_rates.find(account.id, context.clock())
     people, now = sum(map(len, asked.to.values())), context.clock()  # what took long to arrive counts from now on
     context.send_rates.admit(account.id, rate, people, now)
-    stages = context.send_queue, account, channel, asked, now, context.settings, context.compile_pool
-    new = await accept(*stages, key, rate, traceparent)
+    stages = account, channel, asked, now, context.settings, context.compile_pool
+    prepared = await prepare(*stages, key, rate, traceparent)
+    if people <= FEW:  # what is left is a commit, which takes nothing from others
+        turn.end(rest=len(raw) > HUGE)
+    new = await context.send_queue.put(prepared)
     context.load.count(people, now)
     return ACCEPTED if new else REPLAYED
 

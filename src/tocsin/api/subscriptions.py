@@ -44,7 +44,7 @@ class LiftJson(msgspec.Struct, frozen=True):
 async def subscribe(context: Context, request: Request) -> Response:
     account = await context.authenticate(request)
     require_json_type(request)
-    body = await read_records(await context.read_body(request, account.id))
+    body = await read_records(await context.read_in_turn(request, account.id))
     raws = body.get("d")
     if not isinstance(raws, list) or len(raws) > RECORDS:
         raise Problem(f"d must be a list of at most {RECORDS} records (at $.d)")

@@ -43,7 +43,7 @@ async def upload(context: Context, request: Request) -> Response:
 
 async def upload_as(context: Context, request: Request, account: Account, *, system: bool) -> Response:
     """Take records for an account. system: they may be events that an SDK raises. Raises Problem 400, 409, 413, 422."""
-    raw = await context.read_body(request, account.id)
+    raw = await context.read_in_turn(request, account.id)
     body = await read_records(raw)
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
     key = None if dry_run else read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)

@@ -94,9 +94,25 @@ async def accept(
     rate: SendRate | None = None,
     traceparent: str = "",
 ) -> bool:
-    """Queue one request. Return False when it was queued before, by its key. Raise Problem with the documented codes:
-    400 for the content, 422 for a key that stands for another request, 429. rate: the account's, of which several
-    processes keep one count."""
+    """Queue one request. Return False when it was queued before, by its key. Raise Problem as `prepare` does, 422 for a
+    key that stands for another request, and 429."""
+    prepared = await prepare(account, channel, asked, now, settings, compile_pool, key, rate, traceparent)
+    return await send_queue.put(prepared)
+
+
+async def prepare(
+    account: Account,
+    channel: str,
+    asked: SendJson,
+    now: float,
+    settings: Settings,
+    compile_pool: CompilePool,
+    key: IdempotencyKey | None = None,
+    rate: SendRate | None = None,
+    traceparent: str = "",
+) -> QueuedSend:
+    """Return one request as it is queued. Raise Problem with the documented codes: 400 for the content, 429. rate: the
+    account's, of which several processes keep one count."""
     for field in NOT_YET:
         if getattr(asked, field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
@@ -120,7 +136,7 @@ async def accept(
         expires_at=now + settings.message_hours * 3600,
         now=now,
     )
-    return await send_queue.put(QueuedSend(new, key, rate, sum(map(len, asked.to.values()))))
+    return QueuedSend(new, key, rate, sum(map(len, asked.to.values())))
 
 
 async def _check_content(asked: _AskedContent, account_id: str, compile_pool: CompilePool) -> bytes:
