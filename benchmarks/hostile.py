@@ -105,6 +105,11 @@ def ask_much(port: int, headers: Headers) -> None:
     _repeat(port, headers, 8, lambda one, _: one.post("/1/segments/explain.json", {"where": {"or": parts}}))
 
 
+def send_much(port: int, headers: Headers) -> None:
+    content = {"title": "t", "body": "b"}
+    _repeat(port, headers, 32, lambda one, turn: one.post(SEND, {"to": {"Identity": [f"m{turn}"]}, "content": content}))
+
+
 def name_nobody(port: int, headers: Headers) -> None:
     content = {"title": "t", "body": "b"}
 
@@ -189,6 +194,7 @@ ACTS: dict[str, Callable[[int, Headers], None]] = {
     "health": ask_health,
     "bombs": unfold_bombs,
     "questions": ask_much,
+    "sends": send_much,
     "names of nobody": name_nobody,
     "campaigns": begin_campaigns,
     "ranges": nest_ranges,
