@@ -6,6 +6,7 @@ import asyncio
 import operator
 import os
 import re
+import signal
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -73,7 +74,7 @@ async def test_its_end_ends_nothing_else(process: CompileProcess) -> None:
     """Who waited for it is told to try again, and it is started again when it is wanted."""
     waiting = asyncio.create_task(process.run(partial(time.sleep, 60)))
     with pytest.raises(Problem) as caught:
-        await process.run(partial(os._exit, 1))
+        await process.run(partial(signal.raise_signal, signal.SIGKILL))
     assert (caught.value.code, caught.value.status) == (503, 503)
     with pytest.raises(Problem):
         await waiting

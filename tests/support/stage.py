@@ -24,6 +24,7 @@ from tocsin.campaign.send_queue import SendQueue
 from tocsin.campaign.spec import read_spec
 from tocsin.channels import PLATFORMS, AddressKind, Platform
 from tocsin.delivery.circuit_breaker import NO_RULES, BreakerRules
+from tocsin.delivery.dispatcher import Dispatcher
 from tocsin.delivery.lane import Lane
 from tocsin.delivery.push_id import Secrets
 from tocsin.delivery.sender_pool import SenderPool
@@ -135,6 +136,10 @@ class StageWorker(Worker):
         self.leased += len(chunks)
         assert self.leased < 1000, "chunks come back without end"
         super()._pass_on(chunks)
+
+    async def _run_dispatcher(self, key: tuple[str, str, bool], dispatcher: Dispatcher) -> None:
+        await super()._run_dispatcher(key, dispatcher)
+        self._wakeup.notify()  # to look whether it is idle now, not when it polls next
 
 
 class Stage:
