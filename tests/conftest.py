@@ -7,6 +7,7 @@ import functools
 import http.client
 import os
 import random
+import shutil
 import socket
 import tempfile
 import time
@@ -28,6 +29,7 @@ from tocsin.store.ledger import Ledger, open_ledger
 pytest.register_assert_rewrite("support")
 
 from support.commands import Command  # noqa: E402 - after the line above, which is about it
+from support.workspace import make_workspace  # noqa: E402
 
 # `make faults` and a nightly run look at more worlds than a submission has the time for.
 THOROUGH = bool(os.environ.get("THOROUGH"))
@@ -43,6 +45,7 @@ settings.load_profile("ci" if os.environ.get("CI") else "here")
 SERVER_KEY = "c2VydmVyLWtleS1zZXJ2ZXIta2V5LXNlcnZlci1rZXk="
 
 T = TypeVar("T")
+WORKSPACE = pytest.StashKey[Path]()
 SMALL_WINDOW, SMALL_AT_ONCE = 50, 4
 
 READY_SECONDS = 60
@@ -56,6 +59,23 @@ ROOMY = {
     "TOCSIN_SLOW_START_SECONDS": "0",
     "TOCSIN_REFUSED_LOGINS": "1000000",
 }
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the folder that all workers of this run share."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.stash[WORKSPACE] = make_workspace()
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Remove that folder, unless somebody wants to look at what failed."""
+    folder = session.config.stash.get(WORKSPACE, None)
+    if folder is None:
+        return
+    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    else:
+        print(f"\nfiles of what failed: {folder}")
 
 
 def port_range() -> tuple[int, int]:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from support.workspace import LASTING
+
 NPM = shlex.split(
     "npm install --loglevel error --ignore-scripts --no-audit --no-fund --no-package-lock --omit=optional"
     " --fetch-retries 1 --fetch-retry-mintimeout 1000"
@@ -25,7 +27,7 @@ def install(recipe: Path, missing: str, *commands: Sequence[str]) -> Path:
     """The folder in which `commands` installed what a file asks for, by this run or an earlier one. Skips, and names
     what is missing, when a command fails."""
     key = hashlib.sha256(recipe.read_bytes() + sys.version.encode()).hexdigest()[:16]
-    home = Path(tempfile.gettempdir()) / f"tocsin-sender-libraries-{os.getuid()}"
+    home = Path(os.environ[LASTING]) / f"tocsin-sender-libraries-{os.getuid()}"
     home.mkdir(mode=0o700, exist_ok=True)
     assert home.stat().st_uid == os.getuid()
     folder = home / f"{recipe.stem}-{key}"
