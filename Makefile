@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 KILLS ?= 200
 SEED ?=
-WORKERS ?= 2
+WORKERS ?= 3
 COVERAGE := $(CURDIR)/build/coverage
 FAULTS := tests/faults tests/test_crash.py tests/test_facts_bounds.py tests/test_first_use.py tests/test_flawed_records.py \
   tests/test_generated_requests.py tests/test_ledger_processes.py tests/test_openapi.py tests/test_queries.py

@@ -39,7 +39,7 @@ HEAVY = "{% for i in (1..40) %}{% for j in (1..24) %}{{ i | times: j }}{% endfor
 @pytest_asyncio.fixture
 async def process() -> AsyncIterator[CompileProcess]:
     """One that is up."""
-    process = CompileProcess()
+    process = CompileProcess(trouble_seconds=0.0)
     process.start()
     await _until(process, up=True)
     yield process
@@ -57,40 +57,63 @@ async def test_it_makes_what_a_thread_makes(process: CompileProcess) -> None:
     """Campaigns and previews, and the sentence of what is wrong with one."""
     read = partial(read_spec, BODY, ACCOUNT, NOW, {})
     spec = read()
-    assert await process.run(read) == spec
+    assert await process.begin(read) == spec
     show = partial(preview_contents, spec.contents, spec.platforms, {"Name": "Ann"}, NOW, webhook=False)
-    assert await process.run(show) == show()
+    assert await process.begin(show) == show()
     wrong = BODY | {"content": {"title": "t", "body": "{% nonsense %}"}}
     with pytest.raises(Problem) as here:
         read_spec(wrong, ACCOUNT, NOW, {})
     with pytest.raises(Problem) as there:
-        await process.run(partial(read_spec, wrong, ACCOUNT, NOW, {}))
+        await process.begin(partial(read_spec, wrong, ACCOUNT, NOW, {}))
     assert vars(there.value) == vars(here.value)
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
-        await process.run(partial(operator.truediv, 1, 0))
+        await process.begin(partial(operator.truediv, 1, 0))
 
 
 async def test_its_end_ends_nothing_else(process: CompileProcess) -> None:
     """Who waited for it is told to try again, and it is started again when it is wanted."""
-    waiting = asyncio.create_task(process.run(partial(time.sleep, 60)))
+    waiting = process.begin(partial(time.sleep, 60))
     with pytest.raises(Problem) as caught:
-        await process.run(partial(signal.raise_signal, signal.SIGKILL))
+        await process.begin(partial(signal.raise_signal, signal.SIGKILL))
     assert (caught.value.code, caught.value.status) == (503, 503)
     with pytest.raises(Problem):
         await waiting
     await _until(process, up=False)
-    process.start()
-    await _until(process, up=True)
-    assert await process.run(partial(sum, (1, 2))) == 3
+    async with asyncio.timeout(60):
+        while not process.up:
+            process.start()
+            await asyncio.sleep(0.01)
+    assert await process.begin(partial(sum, (1, 2))) == 3
+
+
+async def test_what_cannot_be_told(process: CompileProcess) -> None:
+    """It is the caller's mistake, and nobody else's work ends with it."""
+    with pytest.raises(Exception, match="pickle"):
+        process.begin(lambda: 1)
+    assert not process._waiting
+    assert await process.begin(partial(sum, (1, 2))) == 3
+
+
+async def test_a_process_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Threads go on, it is tried again later, and the server's end is as ever."""
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    process = CompileProcess()
+    pool = CompilePool(process)
+    assert await pool.run("A", _work_long) == os.getpid()
+    assert process._task is not None
+    for _ in range(20):
+        assert await pool.run("A", os.getpid) == os.getpid()
+    assert not process._task.done()
+    await process.aclose()
 
 
 async def test_what_does_not_end_is_ended() -> None:
     """No piece of work keeps a place for ever."""
-    process = CompileProcess(late_seconds=0.2)
+    process = CompileProcess(silent_seconds=0.2)
     process.start()
     await _until(process, up=True)
     with pytest.raises(Problem):
-        await process.run(partial(time.sleep, 60))
+        await process.begin(partial(time.sleep, 60))
     await process.aclose()
 
 

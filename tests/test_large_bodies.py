@@ -8,7 +8,7 @@ import asyncio
 import pytest
 
 from tocsin.api.held import Held
-from tocsin.api.large_bodies import LargeBodies
+from tocsin.api.large_bodies import WAITING, LargeBodies
 from tocsin.errors import Problem
 
 
@@ -104,12 +104,12 @@ async def test_who_is_gone_keeps_nobody_waiting() -> None:
     await _turn()
     gone[0].cancel()
     first.close()
-    line = bodies._lines["A"]
-    while line._waiting and not line._busy:  # noqa: ASYNC110 - it is about the moment in which that changes
+    line = bodies._lines["A", ""]
+    while line.waiting and not line._busy:  # noqa: ASYNC110 - it is about the moment in which that changes
         await asyncio.sleep(0)
     gone[1].cancel()
     assert isinstance(await last, Held)
-    assert (line._busy, len(line._waiting)) == (1, 0)
+    assert (line._busy, line.waiting) == (1, 0)
 
 
 async def test_nobody_waits_for_ever() -> None:
@@ -121,3 +121,51 @@ async def test_nobody_waits_for_ever() -> None:
     with pytest.raises(Problem) as caught:
         await _enter(bodies, "A")
     assert (caught.value.status, caught.value.retry_after) == (429, 1)
+
+
+async def test_only_so_many_wait() -> None:
+    """Whoever comes then is told so at once."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    await _enter(bodies, "A")
+    waiting = [asyncio.create_task(_enter(bodies, "A")) for _ in range(WAITING)]
+    await _turn()
+    with pytest.raises(Problem):
+        await _enter(bodies, "A")
+    for one in waiting:
+        one.cancel()
+    await asyncio.wait(waiting)
+
+
+async def test_kinds_have_lines_of_their_own() -> None:
+    """A slow question keeps no upload waiting."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    await bodies.enter("A", 10**6, Held(), "reads")
+    await _enter(bodies, "A")
+
+
+async def test_alone_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the other account has fallen silent, those that wait begin together, and before who comes later."""
+    bodies = LargeBodies()
+    bodies.note("A")
+    bodies.note("B")
+    first = await _enter(bodies, "A")
+    order: list[int] = []
+
+    async def work(number: int) -> None:
+        await _enter(bodies, "A")
+        order.append(number)
+
+    waiting = [asyncio.create_task(work(number)) for number in range(4)]
+    await _turn()
+    monkeypatch.setattr("tocsin.api.large_bodies.SHARED_SECONDS", 0.0)
+    waiting.append(asyncio.create_task(work(4)))
+    await _turn()
+    assert order == []
+    first.close()
+    await asyncio.gather(*waiting)
+    assert order == [0, 1, 2, 3, 4]
+    await asyncio.gather(*(work(number) for number in range(5, 9)))

@@ -22,7 +22,7 @@ from liquid import Environment
 
 from tocsin.content import Addressing, Renderer, Unrenderable, read_content
 from tocsin.content.lexer import TAG_LETTERS
-from tocsin.content.metering import WORK
+from tocsin.content.metering import MESSAGE_WORK, WORK
 from tocsin.content.plain_text import strip_tags, to_text
 from tocsin.content.renderer import CompiledContents
 from tocsin.errors import Problem
@@ -385,4 +385,26 @@ def test_the_bytes_of_a_compiled_content_are_not_underestimated() -> None:
 def test_a_template_says_the_same_everywhere() -> None:
     """Work is counted, not time: what is refused here is refused on a faster machine."""
     body = "{% for i in (1..1000) %}" + "{{ i }}" * 15 + "{% endfor %}"
-    assert f"({WORK} units)" in refuse(body, "push")
+    assert f"({WORK} units for a text" in refuse(body, "push")
+
+
+def test_texts_of_a_content_share_their_work() -> None:
+    """However many there are: what each of them may make, all together may make twice."""
+    loops = "{% for i in (1..40) %}{% for j in (1..24) %}{{ i | times: j }}{% endfor %}{% endfor %}"
+    keys = {f"k{n}": loops for n in range(95)}
+    content = {"title": "t", "body": "b", "platform_specific": {"android": keys, "ios": keys}}
+    with pytest.raises(Problem) as caught:
+        read_content(content, "push")
+    assert f"{MESSAGE_WORK} for all" in caught.value.error
+    few = {"android": dict(list(keys.items())[:1])}
+    read_content({"title": "t", "body": "b", "platform_specific": few}, "push")
+
+
+def test_texts_of_a_message_share_their_work() -> None:
+    """Also where it depends on the profile."""
+    many = "{% for i in Profile.L %}{% for j in Profile.L %}{{ j | times: 2 }}{% endfor %}{% endfor %}"
+    keys = {f"k{n}": many for n in range(30)}
+    content = read_content({"title": "t", "body": "b", "platform_specific": {"android": keys}}, "push")
+    with pytest.raises(Unrenderable, match=f"{MESSAGE_WORK} for all"):
+        Renderer(content).render("android", {"L": list(range(25))}, ENVELOPE)
+    Renderer(content).render("android", {"L": list(range(2))}, ENVELOPE)

@@ -73,10 +73,13 @@ def forget_frames(error: E) -> E:
     """Return an error that is kept, without the frames that it and its causes came through. One of them holds it, and
     all of them hold what they were about: a circle that keeps a whole body until garbage is looked for, which stops
     everybody for a tenth of a second."""
-    one: BaseException | None = error
-    while one is not None:
-        one.__traceback__ = None
-        one = one.__cause__ or one.__context__
+    rest: list[BaseException | None] = [error]
+    seen = set[int]()
+    while rest:
+        if (one := rest.pop()) is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            rest += (one.__cause__, one.__context__)
     return error
 
 

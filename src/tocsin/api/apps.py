@@ -129,6 +129,7 @@ async def refuse_inbox(_: Context, __: Request) -> Response:
 
 def _admit(context: Context, request: Request, known: KnownApps, now: float) -> None:
     """Hold a place for a request of an account. Raise Problem 429."""
+    context.large_bodies.note(known.account.id)
     context.app_places.take(known.account.id, request.scope[HELD])
     context.app_rates.admit(known.account.id, now, known.policy.limits.app_requests_per_second)
 

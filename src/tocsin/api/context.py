@@ -18,7 +18,7 @@ from tocsin.api.broadcasts import Broadcasts
 from tocsin.api.health import Health
 from tocsin.api.http import read_object
 from tocsin.api.identity_provider import IdentityProvider
-from tocsin.api.large_bodies import LargeBodies
+from tocsin.api.large_bodies import LARGE, LargeBodies
 from tocsin.api.places import Places
 from tocsin.api.send_rates import SendRates
 from tocsin.api.throttle import Throttle
@@ -35,6 +35,7 @@ from tocsin.feedback.reports import Reports
 from tocsin.feedback.signed_id import SignedIds
 from tocsin.ingest.sdk.intake import Intake
 from tocsin.settings import Settings
+from tocsin.store.deadline import begin_deadline
 from tocsin.store.facts import Facts
 from tocsin.store.ledger import Ledger
 
@@ -106,17 +107,19 @@ class Context(msgspec.Struct, frozen=True, kw_only=True):
         for reads until it ends. Raises Problem 401, 413, 429 or 400."""
         account = await self.authenticate(request)
         self.reads.take(account.id, request.scope[HELD])
-        return account, read_object(await self.read_in_turn(request, account.id), request.scope["path"])
+        return account, read_object(await self.read_in_turn(request, account.id, "reads"), request.scope["path"])
 
     async def read_body(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> bytes:
         """Return the body. limit: in bytes; 0 for the one of the settings. Raises Problem as Bodies.read does."""
         return await self.bodies.read(request, limit or self.settings.body_limit, owner)
 
-    async def read_in_turn(self, request: Request, account_id: str) -> bytes:
-        """Return the body of a request with a passcode; a large one when it is its turn among the account's. Raises
-        Problem as Bodies.read and LargeBodies.enter do."""
+    async def read_in_turn(self, request: Request, account_id: str, kind: str = "") -> bytes:
+        """Return the body of a request with a passcode; a large one when it is its turn among the account's of its
+        kind. Raises Problem as Bodies.read and LargeBodies.enter do."""
         raw = await self.read_body(request, account_id)
-        await self.large_bodies.enter(account_id, len(raw), request.scope[HELD])
+        if len(raw) > LARGE:
+            await self.large_bodies.enter(account_id, len(raw), request.scope[HELD], kind)
+            begin_deadline(self.settings.query_seconds)  # anew: to wait for its turn is no part of a question's time
         return raw
 
     async def read_json(self, request: Request, owner: str = STRANGERS, limit: int = 0) -> dict[str, Any]:

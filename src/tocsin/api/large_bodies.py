@@ -19,6 +19,7 @@ SHARED_SECONDS = 2.0  # for so long after a call of one account, others take tur
 REST = 1.0  # times what one took, before the next
 REST_SECONDS = 0.2  # at most
 WAIT_SECONDS = 10.0
+WAITING = 32  # bodies of one account
 
 
 class LargeBodies:
@@ -27,7 +28,7 @@ class LargeBodies:
     def __init__(self, wait_seconds: float = WAIT_SECONDS) -> None:
         self._wait_seconds = wait_seconds
         self._called: dict[str, float] = {}  # when the two accounts did that called last
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[tuple[str, str], _Line] = {}  # of accounts that ever sent a large one
 
     def note(self, account_id: str) -> None:
         """Note that an account calls."""
@@ -36,21 +37,23 @@ class LargeBodies:
         if len(self._called) > 2:
             del self._called[next(iter(self._called))]
 
-    async def enter(self, account_id: str, size: int, held: Held) -> LargeBodyTurn:
-        """Return when a body of so many bytes may be worked on, which it is until its turn or `held` is ended. Raise
-        Problem 429 when the turn has not come in time."""
+    async def enter(self, account_id: str, size: int, held: Held, kind: str = "") -> LargeBodyTurn:
+        """Return when a body of so many bytes may be worked on, which it is until its turn or `held` is ended. kind: of
+        bodies that have a line of their own. Raise Problem 429 when too many wait or its turn does not come in time."""
         if size <= LARGE:
             return _NONE
-        line = self._lines.setdefault(account_id, _Line())
-        if self._is_shared(account_id) and line.is_taken():
+        line = self._lines.setdefault((account_id, kind), _Line(partial(self._is_shared, account_id)))
+        if line.is_taken():
+            if line.waiting >= WAITING:
+                raise _refuse()
             try:
                 async with asyncio.timeout(self._wait_seconds):
                     await line.wait()
             except TimeoutError:
-                raise Problem("Too much is sent at once; try again", code=429, status=429, retry_after=1) from None
+                raise _refuse() from None
         else:
             line.begin()
-        turn = LargeBodyTurn(partial(self._leave, account_id, asyncio.get_running_loop().time()))
+        turn = LargeBodyTurn(partial(line.leave, asyncio.get_running_loop().time()))
         held.callback(turn.end)
         return turn
 
@@ -58,10 +61,9 @@ class LargeBodies:
         since = asyncio.get_running_loop().time() - SHARED_SECONDS
         return any(at > since for one, at in self._called.items() if one != account_id)
 
-    def _leave(self, account_id: str, since: float, rest: bool) -> None:
-        took = asyncio.get_running_loop().time() - since
-        rests = rest and self._is_shared(account_id)
-        self._lines[account_id].end(min(REST * took, REST_SECONDS) if rests else 0.0)
+
+def _refuse() -> Problem:
+    return Problem("Too much is sent at once; try again", code=429, status=429, retry_after=1)
 
 
 class LargeBodyTurn:
@@ -81,15 +83,23 @@ _NONE = LargeBodyTurn(None)  # of a body that is not large
 
 
 class _Line:
-    """The large bodies of one account: those that are worked on, and those that wait."""
+    """The large bodies of one account, those that are worked on and those that wait. is_shared: whether others call."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_shared: Callable[[], bool]) -> None:
+        self._is_shared = is_shared
         self._busy = 0
         self._rests_until = 0.0
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._queue: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def waiting(self) -> int:
+        return len(self._queue)
 
     def is_taken(self) -> bool:
-        return bool(self._busy or self._waiting) or asyncio.get_running_loop().time() < self._rests_until
+        """Return whether a new one has to wait. While nobody else calls it does only behind those that wait still."""
+        if self._queue or not self._is_shared():
+            return bool(self._queue)
+        return self._busy > 0 or asyncio.get_running_loop().time() < self._rests_until
 
     def begin(self) -> None:
         self._busy += 1
@@ -97,24 +107,29 @@ class _Line:
     async def wait(self) -> None:
         """Return when the next one is begun."""
         mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(mine)
+        self._queue.append(mine)
         try:
             await mine
         except asyncio.CancelledError:
             if not mine.cancelled():  # its turn had come just then
-                self.end(0.0)
+                self._end(0.0)
             raise
 
-    def end(self, rest: float) -> None:
-        """Note that one is done, and begin the next after a rest."""
+    def leave(self, since: float, rest: bool) -> None:
+        """Note that one is done that began at `since`, and begin the next after a rest."""
+        took = asyncio.get_running_loop().time() - since
+        self._end(min(REST * took, REST_SECONDS) if rest and self._is_shared() else 0.0)
+
+    def _end(self, rest: float) -> None:
         self._busy -= 1
         loop = asyncio.get_running_loop()
         self._rests_until = max(self._rests_until, loop.time() + rest)
         loop.call_at(self._rests_until, self._call)
 
     def _call(self) -> None:
-        while self._waiting and not self._busy:
-            mine = self._waiting.popleft()
+        alone = not self._is_shared()
+        while self._queue and (alone or not self._busy):
+            mine = self._queue.popleft()
             if not mine.done():  # else its caller is gone
                 self.begin()
                 mine.set_result(None)

@@ -48,7 +48,8 @@ async def show_metrics(context: Context, _: Request) -> Response:
 
 
 async def upload_locally(context: Context, request: Request) -> Response:
-    return await upload_as(context, request, await context.authenticate_locally(request), system=True)
+    account = await context.authenticate_locally(request)
+    return await upload_as(context, request, account, await context.read_body(request, account.id), system=True)
 
 
 class BlockOfEvents(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

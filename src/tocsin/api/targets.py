@@ -93,7 +93,7 @@ async def show_all(context: Context, request: Request) -> Response:
 
 
 async def _create(context: Context, request: Request, account: Account) -> Response:
-    raw = await context.read_in_turn(request, account.id)
+    raw = await context.read_body(request, account.id)
     body, now = read_object(raw, request.scope["path"]), context.clock()
     key = read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)
     if key is not None:

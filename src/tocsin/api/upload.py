@@ -38,12 +38,13 @@ async def upload(context: Context, request: Request) -> Response:
     account = await context.authenticate(request)
     require_json_type(request)
     async with context.uploads.admit(account.id, context.clock()):
-        return await upload_as(context, request, account, system=context.settings.allow_system_events)
+        raw = await context.read_in_turn(request, account.id)
+        return await upload_as(context, request, account, raw, system=context.settings.allow_system_events)
 
 
-async def upload_as(context: Context, request: Request, account: Account, *, system: bool) -> Response:
-    """Take records for an account. system: they may be events that an SDK raises. Raises Problem 400, 409, 413, 422."""
-    raw = await context.read_in_turn(request, account.id)
+async def upload_as(context: Context, request: Request, account: Account, raw: bytes, *, system: bool) -> Response:
+    """Take the records of a body for an account. system: they may be events that an SDK raises. Raises Problem 400,
+    409, 422."""
     body = await read_records(raw)
     dry_run = request.query_params.get("dryRun", "0") in ("1", "true")
     key = None if dry_run else read_key(account.id, request.headers.get("idempotency-key"), request.scope["path"], raw)

@@ -57,7 +57,7 @@ class CompilePool:
 
     def _begin(self, work: Callable[[], T]) -> asyncio.Future[T]:
         if self._process is not None and self._process.up:
-            return asyncio.ensure_future(self._process.run(work))
+            return self._process.begin(work)
         return asyncio.get_running_loop().run_in_executor(self._threads, self._do, work)
 
     def _do(self, work: Callable[[], T]) -> T:
@@ -65,7 +65,10 @@ class CompilePool:
         try:
             return work()
         finally:
-            self._spent += time.thread_time() - began
+            took, now = time.thread_time() - began, time.monotonic()
+            if now > self._since + 1:
+                self._spent, self._since = 0.0, now
+            self._spent += took
 
     def _leave(self, account_id: str, done: asyncio.Future[Any]) -> None:
         if not done.cancelled():
@@ -74,8 +77,6 @@ class CompilePool:
         self._forget(account_id)
         if self._process is not None and self._spent > HEAVY_SECONDS:
             self._process.start()
-        if (now := time.monotonic()) > self._since + 1:
-            self._spent, self._since = 0.0, now
 
     def _forget(self, account_id: str) -> None:
         self._callers[account_id] -= 1

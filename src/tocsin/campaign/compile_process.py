@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import structlog
 
@@ -35,18 +35,21 @@ NUMBER = struct.Struct(">Q")  # of a piece of work, before it and before what ca
 THREADS = 4
 SWITCH_SECONDS = 0.001  # between two that compile; Python's own 5 ms are a long wait for one that takes 1
 BUFFER_BYTES = 4 * 1024 * 1024
-LATE_SECONDS = 10.0  # of one piece of work, which the limits of templates end in a hundredth of that
+SILENT_SECONDS = 10.0  # with work and without an answer; `metering.py` ends a content after some 50 ms
 CHECK_SECONDS = 1.0
+TROUBLE_SECONDS = 5.0  # before it may be started again
+ENDED = "the content could not be compiled; try again"
 
 
 class CompileProcess:
     """The process, as the server sees it: started when it is wanted, and again when it is wanted after it died."""
 
-    def __init__(self, late_seconds: float = LATE_SECONDS) -> None:
-        self._late_seconds = late_seconds
+    def __init__(self, silent_seconds: float = SILENT_SECONDS, trouble_seconds: float = TROUBLE_SECONDS) -> None:
+        self._silent_seconds, self._trouble_seconds = silent_seconds, trouble_seconds
         self._task: asyncio.Task[None] | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._waiting: dict[int, tuple[float, asyncio.Future[Any]]] = {}  # in the order of their times
+        self._waiting: dict[int, asyncio.Future[Any]] = {}
+        self._heard = 0.0  # since when nothing was answered while there was work, in monotonic seconds
         self._number = 0
 
     @property
@@ -58,15 +61,16 @@ class CompileProcess:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Return what `work` returns there; call it only while the process is `up`. Raise what it raises, and Problem
-        503 when the process ends meanwhile."""
+    def begin(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        """Have `work` done there, while the process is `up`. Return a future of what it returns or raises, or of
+        Problem 503 when the process ends meanwhile."""
         assert self._writer is not None
+        told = pickle.dumps(work)
         self._number += 1
-        number, found = self._number, asyncio.get_running_loop().create_future()
-        self._waiting[number] = time.monotonic(), found
-        write_frame(self._writer, NUMBER.pack(number) + pickle.dumps(work))
-        return cast(T, await found)
+        self._heard = self._heard if self._waiting else time.monotonic()
+        found = self._waiting[self._number] = asyncio.get_running_loop().create_future()
+        write_frame(self._writer, NUMBER.pack(self._number) + told)
+        return found
 
     async def aclose(self) -> None:
         """End the process."""
@@ -76,34 +80,47 @@ class CompileProcess:
                 await self._task
 
     async def _run(self) -> None:
+        try:
+            await self._run_once()
+        except Exception:
+            log.exception("the process that compiles contents failed")
+        await asyncio.sleep(self._trouble_seconds)
+
+    async def _run_once(self) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with ours, theirs:
             process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tocsin.campaign.compile_process", str(theirs.fileno()), str(os.getpid())),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 env=make_environment(os.environ),
             )
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
+            theirs.close()
+            try:
+                await self._listen(ours, process)
+            finally:
+                self._writer = None
+                _kill(process)
+                await process.wait()
+                self._give_up()
+
+    async def _listen(self, sock: socket.socket, process: asyncio.subprocess.Process) -> None:
+        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=BUFFER_BYTES)
         checking = asyncio.create_task(self._check_regularly(process))
         try:
             while frame := await read_frame(reader):
                 self._writer = writer  # the first frame says that it is ready
                 self._receive(frame)
         finally:
-            self._writer = None
             checking.cancel()
             writer.close()
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
-            self._give_up()
 
     def _receive(self, frame: bytes) -> None:
+        self._heard = time.monotonic()
         (number,) = NUMBER.unpack_from(frame)
         result, error = pickle.loads(frame[NUMBER.size :])  # noqa: S301 - of our own process
-        _, found = self._waiting.pop(number, (0.0, None))
-        if found is None or found.done():  # nobody waits any more
+        found = self._waiting.pop(number, None)
+        if found is None or found.done():  # «ready», or nobody waits any more
             return
         if error is None:
             found.set_result(result)
@@ -114,19 +131,24 @@ class CompileProcess:
         waiting, self._waiting = self._waiting, {}
         if waiting:
             log.error("the process that compiles contents ended", contents=len(waiting))
-        for _, found in waiting.values():
+        for found in waiting.values():
             if not found.done():
-                found.set_exception(Problem("the content could not be compiled; try again", code=503, status=503))
+                found.set_exception(Problem(ENDED, code=503, status=503, retry_after=1))
 
     async def _check_regularly(self, process: asyncio.subprocess.Process) -> None:
-        """End it when a piece of work does not end."""
+        """End it when it has work and answers nothing."""
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            since = next((since for since, _ in self._waiting.values()), None)
-            if since is not None and time.monotonic() - since > self._late_seconds:
-                log.error("a content does not end compiling; its process is ended")
-                process.kill()
+            if self._waiting and time.monotonic() - self._heard > self._silent_seconds:
+                log.error("the process that compiles contents hangs and is ended")
+                _kill(process)
                 return
+
+
+def _kill(process: asyncio.subprocess.Process) -> None:
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def main(descriptor: int, parent: int) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 from tocsin.content.content import Addressing, Content, Unrenderable
 from tocsin.content.mail import read_mail
+from tocsin.content.metering import share_work
 from tocsin.content.push import PushForm, check_room, read_push
 from tocsin.content.renderer import Renderer, compile_content
 from tocsin.content.sms_webpush import NoticeForm, check_webpush_room, read_sms, read_webpush
@@ -39,8 +40,9 @@ def read_content(raw: Any, channel: str, *, require_channel: bool = False, unsub
     elif isinstance(form, NoticeForm) and channel == "webpush":
         check_webpush_room(content, form)
     tried: set[str] = set()
-    for template in form.templates():
-        if template.place not in tried:  # a mail's HTML and text are one
-            try_out(template)
-        tried.add(template.place)
+    with share_work():
+        for template in form.templates():
+            if template.place not in tried:  # a mail's HTML and text are one
+                try_out(template)
+            tried.add(template.place)
     return content

@@ -9,7 +9,9 @@ work is multiplied: by loops, by `{% case 1 %}{% when 1, 1 %}` in one another, o
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from typing import Any, TextIO
 
@@ -42,6 +44,7 @@ from liquid.token import Token
 from liquid.undefined import UNDEFINED, Undefined
 
 WORK = 250_000  # of one text for one profile; twenty rows of a table with ten values each cost about 10,000
+MESSAGE_WORK = 2 * WORK  # of all texts of one message together, and of trying out all those of a content
 VARIABLE_BYTES = 100_000  # of what a template assigns and captures, as sys.getsizeof counts them
 FILTERS = 10  # in a row
 STEPS = 20  # of a path, `a.b.c`
@@ -91,6 +94,37 @@ def weigh_search(text: Any, sought: Any) -> int:
     return weigh(text) * (1 + (min(letters, 1000) >> 5)) + weigh(sought)
 
 
+class WorkBudget:
+    """The work that texts may make together. left: without what the text of `_context` has made since it began."""
+
+    __slots__ = ("_context", "_granted", "left")
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self._granted = 0
+        self._context: MeteredContext | None = None
+
+    def grant(self, context: MeteredContext) -> int:
+        """Return the work that one more text may make; the one before it has ended."""
+        if self._context is not None:
+            self.left -= self._granted - max(self._context.left, 0)
+        self._context, self._granted = context, max(min(WORK, self.left), 0)
+        return self._granted
+
+
+_BUDGET: ContextVar[WorkBudget | None] = ContextVar("budget", default=None)
+
+
+@contextmanager
+def share_work() -> Iterator[None]:
+    """Let the texts that are filled meanwhile make MESSAGE_WORK together, and WORK each."""
+    token = _BUDGET.set(WorkBudget(MESSAGE_WORK))
+    try:
+        yield
+    finally:
+        _BUDGET.reset(token)
+
+
 class MeteredContext(RenderContext):
     """A render context that counts work. left: what may still be done."""
 
@@ -98,14 +132,16 @@ class MeteredContext(RenderContext):
 
     def __init__(self, template: BoundTemplate, **options: Any):
         super().__init__(template, **options)
-        self.left = WORK
+        budget = _BUDGET.get()
+        self.left = WORK if budget is None else budget.grant(self)
         self.variable_bytes = 0
 
     def spend(self, work: int) -> None:
         """Count work. Raise WorkLimitError when there has been too much."""
         self.left -= work
         if self.left < 0:
-            raise WorkLimitError(f"the template makes more work than one message may ({WORK} units)", token=None)
+            sentence = f"more work than one message may ({WORK} units for a text, {MESSAGE_WORK} for all)"
+            raise WorkLimitError(f"the template makes {sentence}", token=None)
 
     def get(self, path: list[object], *, token: Token | None, default: object = UNDEFINED) -> object:
         """Return the value of a variable. It is looked for in each loop's scope, and its reader may go through it."""

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from tocsin.content.content import Addressing, Content, Unrenderable
 from tocsin.content.mail import MailForm
+from tocsin.content.metering import share_work
 from tocsin.content.push import PushForm
 from tocsin.content.sms_webpush import NoticeForm
 from tocsin.content.template import CompiledTemplate, ProfileValues, explain
@@ -93,7 +94,8 @@ class Renderer:
             if form is None:
                 form = compile_content(self._content, tracked=self._tracked)
                 self._compiled.keep(self._key, form)
-            return form.render(platform, {"Profile": ProfileValues(profile)}, envelope)
+            with share_work():
+                return form.render(platform, {"Profile": ProfileValues(profile)}, envelope)
         except Unrenderable:
             raise
         except Exception as error:  # a limit, or an error inside a filter, which python-liquid does not wrap

@@ -47,6 +47,7 @@ async def log_in(context: Context, request: Request, role: Role = "viewer") -> V
     Raise Problem 401, 403 for somebody who may not do what the role may, 429."""
     if (session := await find_visitor(context, request)) is not None:
         visitor = Visitor(session.account, session.role, session)
+        context.large_bodies.note(session.account.id)
     elif (header := read_single(request, "authorization")[0]) is not None:
         visitor = Visitor(await context.check(request, *_read_basic(header)), "viewer")
     else:
