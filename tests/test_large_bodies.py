@@ -4,12 +4,38 @@ does."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
+from functools import partial
+from types import SimpleNamespace
+from typing import cast
 
+import msgspec
 import pytest
+from starlette.requests import Request
+from starlette.types import Message
 
+from tocsin.account import Account, create_account
+from tocsin.api.bodies import HELD, Bodies
+from tocsin.api.context import Context
+from tocsin.api.endpoint import Handler
 from tocsin.api.held import Held
-from tocsin.api.large_bodies import WAITING, LargeBodies
+from tocsin.api.large_bodies import LARGE, WAITING, LargeBodies, LargeBodyTurn
+from tocsin.api.places import Places
+from tocsin.api.segments import explain
+from tocsin.api.send_rates import SendRates
+from tocsin.api.sends import send
+from tocsin.api.subscriptions import subscribe
+from tocsin.api.upload import upload
+from tocsin.campaign.compile_pool import CompilePool
+from tocsin.campaign.send_queue import QueuedSend
+from tocsin.campaign.send_rate import SendRate
+from tocsin.delivery.load_shedding import LoadMeter
 from tocsin.errors import Problem
+from tocsin.settings import Settings
+from tocsin.store.ledger import Ledger
+
+pytest_plugins = ("engines",)
 
 
 async def _enter(bodies: LargeBodies, account_id: str) -> Held:
@@ -169,3 +195,79 @@ async def test_alone_again(monkeypatch: pytest.MonkeyPatch) -> None:
     await asyncio.gather(*waiting)
     assert order == [0, 1, 2, 3, 4]
     await asyncio.gather(*(work(number) for number in range(5, 9)))
+
+
+class Refused(LargeBodies):
+    """Lines in which nobody's turn comes."""
+
+    async def enter(self, account_id: str, size: int, held: Held, kind: str = "") -> LargeBodyTurn:
+        assert size > LARGE
+        raise Problem(f"{account_id} waits with {kind or 'all'}")
+
+
+class Rooms(SimpleNamespace):
+    """What the routes that read large bodies ask of a context."""
+
+    read_body, read_in_turn, read = Context.read_body, Context.read_in_turn, Context.read
+
+    async def authenticate(self, _: Request) -> Account:
+        account: Account = self.account
+        return account
+
+
+@pytest.mark.parametrize(
+    ("path", "handler", "waits"),
+    [
+        ("/1/upload", upload, "A waits with all"),
+        ("/1/subscribe", subscribe, "A waits with all"),
+        ("/1/send/email.json", partial(send, channel="email"), "A waits with all"),
+        ("/1/segments/explain.json", explain, "A waits with reads"),
+    ],
+)
+async def test_routes_take_turns(path: str, handler: Handler, waits: str) -> None:
+    """Every route whose large bodies are work for the interpreter; questions have a line of their own."""
+    places, context = Places(10, 10), Rooms(settings=Settings(), bodies=Bodies(10**8, 30.0), large_bodies=Refused())
+    context.account = Account("A", "a", "UTC")
+    context.sends = context.reads = places
+    context.clock = time.time
+    context.uploads = SimpleNamespace(admit=lambda *_: contextlib.nullcontext())
+    body = msgspec.json.encode({"d": [], "where": {}, "x": "x" * LARGE})
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", HELD: Held()}
+    with pytest.raises(Problem, match=waits):
+        await handler(cast(Context, context), Request(scope, receive))
+
+
+async def test_a_send_to_few_gives_its_turn_back_before_its_commit(own_ledger: Ledger) -> None:
+    """A send to many keeps it: those have to be looked up."""
+    account = create_account(own_ledger, "test", "UTC", 0.0)[0]
+    bodies, begun = LargeBodies(), list[bool]()
+    bodies.note("B")
+
+    async def put(_: QueuedSend) -> bool:
+        begun.append(not bodies._lines[account.id, ""].is_taken())
+        return True
+
+    context = Rooms(
+        settings=Settings(), bodies=Bodies(10**8, 30.0), large_bodies=bodies, sends=Places(10, 10), clock=time.time
+    )
+    context.account, context.ledger, context.compile_pool = account, own_ledger, CompilePool()
+    context.send_rates, context.load = SendRates(own_ledger, SendRate(None, None)), LoadMeter()
+    context.send_queue = SimpleNamespace(put=put)
+    for people in (1, 101):
+        to = {"Identity": [f"person {number}" for number in range(people)]}
+        body = msgspec.json.encode({"to": to, "content": {"title": "t", "body": "b"}, "note": "x" * LARGE})
+
+        async def receive(body: bytes = body) -> Message:
+            return {"type": "http.request", "body": body}
+
+        headers = [(b"content-type", b"application/json")]
+        held = Held()
+        scope = {"type": "http", "method": "POST", "path": "/1/send/push.json", "headers": headers, HELD: held}
+        await send(cast(Context, context), Request(scope, receive), "push")
+        held.close()
+    assert begun == [True, False]
