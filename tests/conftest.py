@@ -72,10 +72,10 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     folder = session.config.stash.get(WORKSPACE, None)
     if folder is None:
         return
-    if exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
-        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+    if exitstatus == pytest.ExitCode.TESTS_FAILED:
+        print(f"\nfiles of what failed, until the next run: {folder}")
     else:
-        print(f"\nfiles of what failed: {folder}")
+        session.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def port_range() -> tuple[int, int]:

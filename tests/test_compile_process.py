@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 from conftest import Caller, Server, wait_for
@@ -20,7 +21,8 @@ from conftest import Caller, Server, wait_for
 from tocsin.account import Account
 from tocsin.campaign.compile_pool import CompilePool
 from tocsin.campaign.compile_process import CompileProcess
-from tocsin.campaign.spec import read_spec
+from tocsin.campaign.send import _AskedContent
+from tocsin.campaign.spec import read_encoded_spec, read_spec
 from tocsin.dashboard.sample import preview_contents
 from tocsin.errors import Problem
 
@@ -58,6 +60,10 @@ async def test_it_makes_what_a_thread_makes(process: CompileProcess) -> None:
     read = partial(read_spec, BODY, ACCOUNT, NOW, {})
     spec = read()
     assert await process.begin(read) == spec
+    told = partial(read_encoded_spec, msgspec.json.encode(BODY), ACCOUNT, NOW, {})
+    assert await process.begin(told) == spec
+    asked = _AskedContent(msgspec.json.encode(BODY["content"]), "push", False, True)
+    assert await process.begin(asked.compile) == asked.compile()
     show = partial(preview_contents, spec.contents, spec.platforms, {"Name": "Ann"}, NOW, webhook=False)
     assert await process.begin(show) == show()
     wrong = BODY | {"content": {"title": "t", "body": "{% nonsense %}"}}
@@ -91,11 +97,16 @@ async def test_what_cannot_be_told(process: CompileProcess) -> None:
     with pytest.raises(Exception, match="pickle"):
         process.begin(lambda: 1)
     assert not process._waiting
+    pool = CompilePool(process)
+    for _ in range(5):
+        with pytest.raises(Exception, match="pickle"):
+            await pool.run("A", lambda: 1)
+    assert await pool.run("A", os.getpid) != os.getpid()
     assert await process.begin(partial(sum, (1, 2))) == 3
 
 
 async def test_a_process_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Threads go on, it is tried again later, and the server's end is as ever."""
+    """Threads go on, it is not tried again at once, and the server's end is as ever."""
     monkeypatch.setattr("sys.executable", "/nowhere/python")
     process = CompileProcess()
     pool = CompilePool(process)
@@ -108,7 +119,7 @@ async def test_a_process_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 async def test_what_does_not_end_is_ended() -> None:
-    """No piece of work keeps a place for ever."""
+    """When nothing else is answered either."""
     process = CompileProcess(silent_seconds=0.2)
     process.start()
     await _until(process, up=True)
@@ -155,7 +166,7 @@ async def test_a_place_is_held_until_the_process_is_done(process: CompileProcess
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_a_server_has_one(server: Server, caller: Caller) -> None:
-    """It inherits none of our settings, and every route that compiles goes through it."""
+    """It inherits none of our settings; what compiles is answered as ever, before it is up and afterwards."""
 
     def send(body: str) -> tuple[int, Any]:
         return caller.post("/1/send/push.json", {"to": {"Identity": ["a"]}, "content": {"title": "t", "body": body}})

@@ -7,6 +7,7 @@ whoever else needs it waits for all four, at every step.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -19,7 +20,8 @@ SHARED_SECONDS = 2.0  # for so long after a call of one account, others take tur
 REST = 1.0  # times what one took, before the next
 REST_SECONDS = 0.2  # at most
 WAIT_SECONDS = 10.0
-WAITING = 32  # bodies of one account
+CLOCK_SECONDS = 0.001  # the loop may call so much earlier
+WAITING = 64  # bodies of one account and kind
 
 
 class LargeBodies:
@@ -43,6 +45,7 @@ class LargeBodies:
         if size <= LARGE:
             return _NONE
         line = self._lines.setdefault((account_id, kind), _Line(partial(self._is_shared, account_id)))
+        line.call()  # when nobody else calls any more, those that wait still come first
         if line.is_taken():
             if line.waiting >= WAITING:
                 raise _refuse()
@@ -106,12 +109,17 @@ class _Line:
 
     async def wait(self) -> None:
         """Return when the next one is begun."""
-        mine: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        mine: asyncio.Future[None] = loop.create_future()
         self._queue.append(mine)
+        loop.call_later(SHARED_SECONDS, self.call)  # others may be silent by then, and nobody here done
         try:
             await mine
         except asyncio.CancelledError:
-            if not mine.cancelled():  # its turn had come just then
+            if mine.cancelled():
+                with contextlib.suppress(ValueError):  # `call` has passed over it
+                    self._queue.remove(mine)
+            else:  # its turn had come just then
                 self._end(0.0)
             raise
 
@@ -124,12 +132,15 @@ class _Line:
         self._busy -= 1
         loop = asyncio.get_running_loop()
         self._rests_until = max(self._rests_until, loop.time() + rest)
-        loop.call_at(self._rests_until, self._call)
+        loop.call_at(self._rests_until, self.call)
 
-    def _call(self) -> None:
+    def call(self) -> None:
+        """Begin those whose turn it is: all, while nobody else calls; else the first, when none is worked on and there
+        has been a rest."""
         alone = not self._is_shared()
-        while self._queue and (alone or not self._busy):
+        rests = asyncio.get_running_loop().time() < self._rests_until - CLOCK_SECONDS
+        while self._queue and (alone or not (self._busy or rests)):
             mine = self._queue.popleft()
-            if not mine.done():  # else its caller is gone
+            if not mine.done():
                 self.begin()
                 mine.set_result(None)

@@ -26,7 +26,7 @@ from tocsin.providers import BY_NAME
 from tocsin.providers.credential import find_named, require_named, require_provider
 
 FEW = 100  # people; more are work for those who look them up
-HUGE = 128 * 1024  # bytes of a content; a mail has less
+HUGE = 128 * 1024  # bytes; few mails have as many
 # Made once: a thousand requests a second get the same answer.
 ACCEPTED, REPLAYED = answer(ANSWER), replay(ANSWER)
 BUG = Problem("Unexpected error, please try again", code=CODE_UNEXPECTED, status=500)
@@ -46,7 +46,7 @@ async def _send(context: Context, request: Request, account: Account, channel: s
     require_json_type(request)
     context.sends.take(account.id, request.scope[HELD])
     raw = await context.read_body(request, account.id)
-    turn = await context.large_bodies.enter(account.id, len(raw), request.scope[HELD])
+    turn = await context.large_bodies.enter(account.id, len(raw), request.scope[HELD], "sends")
     if channel in BY_NAME:
         await context.ledger.read(lambda connection: require_provider(connection, account.id, channel))
     key = read_key(account.id, request.headers.get("idempotency-key"), path, raw)

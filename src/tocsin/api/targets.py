@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, time, timedelta
 from functools import partial
 from typing import Annotated, Any
@@ -23,7 +23,7 @@ from tocsin.campaign.goal import find_revenue
 from tocsin.campaign.local_time import read_day
 from tocsin.campaign.runs import PAGE, count_campaigns, insert_campaign, stop_campaign
 from tocsin.campaign.schedule import LATEST_YEAR
-from tocsin.campaign.spec import LATEST_ID, Spec, read_spec
+from tocsin.campaign.spec import LATEST_ID, Spec, read_encoded_spec, read_spec
 from tocsin.channels import CHANNELS
 from tocsin.errors import Problem, read_struct
 from tocsin.idempotency import IdempotencyKey, complete, find_answer, keep, read_key
@@ -138,12 +138,15 @@ async def read_campaign(context: Context, account: Account, body: Mapping[str, A
         return policy, find_named(connection, account.id, policy.provider_names)
 
     policy, named = await context.ledger.read(read)
-    # In a thread: templates are compiled and tried out.
+    read_told: Callable[..., Spec]
+    try:
+        read_told = partial(read_encoded_spec, msgspec.json.encode(body))
+    except OverflowError:  # a number of more than 64 bits, which is read all the same, and refused with its place
+        read_told = partial(read_spec, body)
     spec = await context.compile_pool.run(
         account.id,
         partial(
-            read_spec,
-            body,
+            read_told,
             account,
             now,
             segments,

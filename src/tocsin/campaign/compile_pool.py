@@ -51,7 +51,12 @@ class CompilePool:
                 wanted = f"{PLACES} contents of this account are being compiled; try again"
                 raise Problem(wanted, code=429, status=429, retry_after=1) from None
             raise
-        running = self._begin(work)
+        try:
+            running = self._begin(work)
+        except BaseException:
+            self._places[account_id].release()
+            self._forget(account_id)
+            raise
         running.add_done_callback(functools.partial(self._leave, account_id))
         return await asyncio.shield(running)
 

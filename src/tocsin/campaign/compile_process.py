@@ -35,7 +35,7 @@ NUMBER = struct.Struct(">Q")  # of a piece of work, before it and before what ca
 THREADS = 4
 SWITCH_SECONDS = 0.001  # between two that compile; Python's own 5 ms are a long wait for one that takes 1
 BUFFER_BYTES = 4 * 1024 * 1024
-SILENT_SECONDS = 10.0  # with work and without an answer; `metering.py` ends a content after some 50 ms
+SILENT_SECONDS = 10.0  # with work and without any answer; `metering.py` ends a content after some 50 ms
 CHECK_SECONDS = 1.0
 TROUBLE_SECONDS = 5.0  # before it may be started again
 ENDED = "the content could not be compiled; try again"
@@ -100,9 +100,9 @@ class CompileProcess:
                 await self._listen(ours, process)
             finally:
                 self._writer = None
+                self._give_up()
                 _kill(process)
                 await process.wait()
-                self._give_up()
 
     async def _listen(self, sock: socket.socket, process: asyncio.subprocess.Process) -> None:
         reader, writer = await asyncio.open_unix_connection(sock=sock, limit=BUFFER_BYTES)

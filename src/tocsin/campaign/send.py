@@ -140,7 +140,7 @@ async def prepare(
 
 
 async def _check_content(asked: _AskedContent, account_id: str, compile_pool: CompilePool) -> bytes:
-    """Return the content as it is kept. Templates are compiled and tried out in a thread, and remembered as good: most
+    """Return the content as it is kept. Templates are compiled and tried out by the pool, and remembered as good: most
     requests say the same. A short content without templates is checked at once, in less time than a thread takes."""
     raw = asked.raw
     if len(raw) > KNOWN_BYTES:

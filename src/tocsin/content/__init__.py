@@ -39,10 +39,7 @@ def read_content(raw: Any, channel: str, *, require_channel: bool = False, unsub
         check_room(content, form)
     elif isinstance(form, NoticeForm) and channel == "webpush":
         check_webpush_room(content, form)
-    tried: set[str] = set()
     with share_work():
-        for template in form.templates():
-            if template.place not in tried:  # a mail's HTML and text are one
-                try_out(template)
-            tried.add(template.place)
+        for template in form.templates():  # a mail's HTML and its text too, which are made from one: both are rendered
+            try_out(template)
     return content

@@ -1,9 +1,10 @@
 """What rendering a template costs, counted while it is rendered, so that every template and every profile ends soon.
 
-The work of a message is counted in units of about a tenth of a microsecond, and has an end: `WORK`. Counting work and
-not time, a template says the same on every machine. Each tag that is rendered costs what its expressions are made of
-(`meter`), each variable that is read and each filter what the value is made of (`weigh`). So it does not matter how
-work is multiplied: by loops, by `{% case 1 %}{% when 1, 1 %}` in one another, or by filters in a row.
+Work is counted in units of about a tenth of a microsecond, and has an end: `WORK` for a text, `MESSAGE_WORK` for all
+texts of a message. Counting work and not time, a template says the same on every machine. Each tag that is rendered
+costs what its expressions are made of (`meter`), each variable that is read and each filter what the value is made of
+(`weigh`). So it does not matter how work is multiplied: by loops, by `{% case 1 %}{% when 1, 1 %}` in one another, or
+by filters in a row.
 """
 
 from __future__ import annotations

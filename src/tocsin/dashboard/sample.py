@@ -11,6 +11,7 @@ from sqlalchemy import Connection, select
 from tocsin.account import Account
 from tocsin.channels import CHANNELS, DEVICE_KINDS, PLATFORMS, AddressKind
 from tocsin.content import Addressing, Content, Unrenderable
+from tocsin.content.metering import share_work
 from tocsin.content.push import LIMITS
 from tocsin.content.renderer import compile_content
 from tocsin.content.sms_parts import SmsParts, count_parts
@@ -134,7 +135,8 @@ def preview_content(
             unsubscribe="#",
         )
         try:
-            message = form.render(platform, {"Profile": ProfileValues(profile)}, envelope)
+            with share_work():
+                message = form.render(platform, {"Profile": ProfileValues(profile)}, envelope)
         except Exception as error:  # whatever Liquid and its filters raise is one recipient's trouble
             trouble = str(error)[:200] if isinstance(error, Unrenderable) else f"{type(error).__name__}: {error}"[:200]
             previews.append(Preview(platform, trouble=trouble))
