@@ -90,14 +90,9 @@ async def accept(
     now: float,
     settings: Settings,
     compile_pool: CompilePool,
-    key: IdempotencyKey | None = None,
-    rate: SendRate | None = None,
-    traceparent: str = "",
 ) -> bool:
-    """Queue one request. Return False when it was queued before, by its key. Raise Problem as `prepare` does, 422 for a
-    key that stands for another request, and 429."""
-    prepared = await prepare(account, channel, asked, now, settings, compile_pool, key, rate, traceparent)
-    return await send_queue.put(prepared)
+    """Queue one request, as `prepare` and `SendQueue.put` do together."""
+    return await send_queue.put(await prepare(account, channel, asked, now, settings, compile_pool))
 
 
 async def prepare(
@@ -111,8 +106,8 @@ async def prepare(
     rate: SendRate | None = None,
     traceparent: str = "",
 ) -> QueuedSend:
-    """Return one request as it is queued. Raise Problem with the documented codes: 400 for the content, 429. rate: the
-    account's, of which several processes keep one count."""
+    """Return one request as it is queued. Raise Problem with the documented codes: 400 for the content, 429. key: under
+    which it is queued once. rate: the account's, of which several processes keep one count."""
     for field in NOT_YET:
         if getattr(asked, field):
             raise Problem(f"{field} is not supported yet, and leaving it out would send differently (at $.{field})")
