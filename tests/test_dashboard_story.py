@@ -295,6 +295,7 @@ def test_from_log_in_to_report(
     page.get_by_role("button", name="Send 2 messages now").click()
     page.wait_for_url(re.compile(r"/campaigns/\d+"))  # the click may return while the answer is on its way
     sent = page.context.new_page()
+    sent.route("**/hx-sse*", lambda route: (sent.wait_for_timeout(300), route.continue_()))  # a slow line
     sent.goto(page.url)
     page.get_by_role("link", name="Campaigns", exact=True).click()
     page.locator("#campaign-table .pill.running").wait_for()
