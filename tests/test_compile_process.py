@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import operator
 import os
-import re
 import signal
 import time
 from collections.abc import AsyncIterator
@@ -17,6 +16,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 from conftest import Caller, Server, wait_for
+from support.processes import children, find_settings
 
 from tocsin.account import Account
 from tocsin.campaign.compile_pool import CompilePool
@@ -171,21 +171,12 @@ def test_a_server_has_one(server: Server, caller: Caller) -> None:
     def send(body: str) -> tuple[int, Any]:
         return caller.post("/1/send/push.json", {"to": {"Identity": ["a"]}, "content": {"title": "t", "body": body}})
 
-    def find() -> Path | None:
+    def find() -> list[int]:
         send(HEAVY + str(time.monotonic()))
-        for one in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = re.search(r"^PPid:\s+(\d+)$", (one / "status").read_text(), re.MULTILINE)
-                mine = parent is not None and int(parent[1]) == server.process.pid
-                if mine and b"compile_process" in (one / "cmdline").read_bytes():
-                    return one
-            except OSError:
-                continue
-        return None
+        return children(server.process.pid, "tocsin.campaign.compile_process")
 
-    found = wait_for(find)
-    names = {one.partition(b"=")[0].decode() for one in (found / "environ").read_bytes().split(b"\0")}
-    assert not [name for name in names if name.startswith("TOCSIN_")]
+    [pid] = wait_for(lambda: find() or None)
+    assert find_settings(pid) == []
     caller.upload({"type": "profile", "identity": "a", "profileData": {"Name": "Ann"}})
     assert send("Hello {{ Profile.Name }}")[0] == 200
     assert send("Hello {% nonsense %}")[0] == 400

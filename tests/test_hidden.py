@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import re
 import traceback
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from conftest import Caller, Server, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import text
+from support.processes import children, find_settings
 
 from tocsin.errors import Misconfigured
 from tocsin.providers.answer_table import check_endpoint
@@ -189,23 +188,5 @@ def test_no_sender_knows_our_settings(server: Server, caller: Caller) -> None:
     """The senders of a running server have none of its settings in their environment."""
     assert caller.get("/healthz")[0] == 200
 
-    def find() -> list[Path]:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = re.search(r"^PPid:\s+(\d+)$", (process / "status").read_text(), re.MULTILINE)
-                if (
-                    parent
-                    and int(parent[1]) == server.process.pid
-                    and b"delivery.sender" in (process / "cmdline").read_bytes()
-                ):
-                    found.append(process)
-            except OSError:
-                continue
-        return found
-
-    senders = wait_for(find)
-    for process in senders:
-        names = {one.partition(b"=")[0].decode() for one in (process / "environ").read_bytes().split(b"\0")}
-        assert not [name for name in names if name.startswith("TOCSIN_")]
-        assert "PATH" in names or "PATH" not in os.environ
+    for pid in wait_for(lambda: children(server.process.pid)):
+        assert find_settings(pid) == []

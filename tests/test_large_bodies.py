@@ -20,7 +20,7 @@ from tocsin.api.bodies import HELD, Bodies
 from tocsin.api.context import RIGHT, Context
 from tocsin.api.endpoint import Handler
 from tocsin.api.held import Held
-from tocsin.api.large_bodies import LARGE, REST_SECONDS, WAITING, LargeBodies, LargeBodyTurn
+from tocsin.api.large_bodies import LARGE, REST_SECONDS, WAIT_SECONDS, WAITING, LargeBodies, LargeBodyTurn
 from tocsin.api.places import Places
 from tocsin.api.segments import explain
 from tocsin.api.send_rates import SendRates
@@ -36,6 +36,14 @@ from tocsin.settings import Settings
 from tocsin.store.ledger import Ledger
 
 pytest_plugins = ("engines",)
+
+
+def _shared(wait_seconds: float = WAIT_SECONDS) -> LargeBodies:
+    """Those of two accounts that both call."""
+    bodies = LargeBodies(wait_seconds)
+    bodies.note("A")
+    bodies.note("B")
+    return bodies
 
 
 async def _enter(bodies: LargeBodies, account_id: str) -> Held:
@@ -60,9 +68,7 @@ async def test_alone_all_at_once() -> None:
 
 async def test_one_after_another() -> None:
     """In the order in which they came; the other account does not wait for them."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     order: list[int] = []
 
     async def work(number: int) -> None:
@@ -83,9 +89,7 @@ async def test_one_after_another() -> None:
 async def test_rests() -> None:
     """As long as the one before took."""
     loop = asyncio.get_running_loop()
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     first, began = await _enter(bodies, "A"), loop.time()
     await asyncio.sleep(0.05)
     first.close()
@@ -96,9 +100,7 @@ async def test_rests() -> None:
 
 async def test_an_early_end() -> None:
     """Of a turn after which nothing but a commit is left; the end of the request adds nothing to it."""
-    bodies, held = LargeBodies(), Held()
-    bodies.note("A")
-    bodies.note("B")
+    bodies, held = _shared(), Held()
     turn = await bodies.enter("A", 10**6, held)
     turn.end(rest=False)
     await _enter(bodies, "A")
@@ -111,9 +113,7 @@ async def test_an_early_end() -> None:
 
 async def test_small_ones_wait_for_nobody() -> None:
     """However many there are."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     await _enter(bodies, "A")
     for _ in range(100):
         await bodies.enter("A", 5_000, Held())
@@ -121,9 +121,7 @@ async def test_small_ones_wait_for_nobody() -> None:
 
 async def test_who_is_gone_keeps_nobody_waiting() -> None:
     """Neither before its turn has come nor in the moment in which it comes."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     first = await _enter(bodies, "A")
     gone = [asyncio.create_task(_enter(bodies, "A")) for _ in range(2)]
     last = asyncio.create_task(_enter(bodies, "A"))
@@ -140,9 +138,7 @@ async def test_who_is_gone_keeps_nobody_waiting() -> None:
 
 async def test_nobody_waits_for_ever() -> None:
     """Who has waited too long is told to come again."""
-    bodies = LargeBodies(wait_seconds=0.01)
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared(wait_seconds=0.01)
     await _enter(bodies, "A")
     with pytest.raises(Problem) as caught:
         await _enter(bodies, "A")
@@ -151,9 +147,7 @@ async def test_nobody_waits_for_ever() -> None:
 
 async def test_only_so_many_wait() -> None:
     """Whoever comes then is told so at once."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     await _enter(bodies, "A")
     waiting = [asyncio.create_task(_enter(bodies, "A")) for _ in range(WAITING)]
     await _turn()
@@ -166,18 +160,14 @@ async def test_only_so_many_wait() -> None:
 
 async def test_kinds_have_lines_of_their_own() -> None:
     """A slow question keeps no upload waiting."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     await bodies.enter("A", 10**6, Held(), "reads")
     await _enter(bodies, "A")
 
 
 async def test_alone_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """When the other account has fallen silent, those that wait begin with who comes next, whatever is worked on."""
-    bodies = LargeBodies()
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared()
     first = await _enter(bodies, "A")
     order: list[int] = []
 
@@ -213,6 +203,15 @@ class Rooms(SimpleNamespace):
         return account
 
 
+def _request(path: str, body: bytes, held: Held) -> Request:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body}
+
+    headers = [(b"content-type", b"application/json")]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", HELD: held}
+    return Request(scope, receive)
+
+
 @pytest.mark.parametrize(
     ("path", "handler", "waits"),
     [
@@ -231,13 +230,8 @@ async def test_routes_take_turns(path: str, handler: Handler, waits: str) -> Non
     context.uploads = SimpleNamespace(admit=lambda *_: contextlib.nullcontext())
     body = msgspec.json.encode({"d": [], "where": {}, "x": "x" * LARGE})
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": body}
-
-    headers = [(b"content-type", b"application/json")]
-    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b"", HELD: Held()}
     with pytest.raises(Problem, match=waits):
-        await handler(cast(Context, context), Request(scope, receive))
+        await handler(cast(Context, context), _request(path, body, Held()))
 
 
 async def test_a_send_to_few_gives_its_turn_back_before_its_commit(own_ledger: Ledger) -> None:
@@ -259,23 +253,15 @@ async def test_a_send_to_few_gives_its_turn_back_before_its_commit(own_ledger: L
     for people in (1, 101):
         to = {"Identity": [f"person {number}" for number in range(people)]}
         body = msgspec.json.encode({"to": to, "content": {"title": "t", "body": "b"}, "note": "x" * LARGE})
-
-        async def receive(body: bytes = body) -> Message:
-            return {"type": "http.request", "body": body}
-
-        headers = [(b"content-type", b"application/json")]
         held = Held()
-        scope = {"type": "http", "method": "POST", "path": "/1/send/push.json", "headers": headers, HELD: held}
-        await send(cast(Context, context), Request(scope, receive), "push")
+        await send(cast(Context, context), _request("/1/send/push.json", body, held), "push")
         held.close()
     assert begun == [True, False]
 
 
 async def test_who_has_gone_is_not_waited_for() -> None:
     """Neither by who comes next nor in the count of those that wait."""
-    bodies = LargeBodies(wait_seconds=0.01)
-    bodies.note("A")
-    bodies.note("B")
+    bodies = _shared(wait_seconds=0.01)
     await _enter(bodies, "A")
     with pytest.raises(Problem):
         await _enter(bodies, "A")

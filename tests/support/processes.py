@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ def read_answer(done: subprocess.CompletedProcess[str], code: int = 0) -> Any:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def children(pid: int) -> list[int]:
-    """The senders of a server, as the kernel knows them."""
+def children(pid: int, module: str = "tocsin.delivery.sender") -> list[int]:
+    """The senders of a server, or its processes of another module, as the kernel knows them."""
     found: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with contextlib.suppress(OSError):  # a thread ended meanwhile
             found += map(int, path.read_text().split())
-    return [one for one in found if b"tocsin.delivery.sender" in command(one)]
+    return [one for one in found if module.encode() in command(one)]
 
 
 def command(pid: int) -> bytes:
@@ -29,3 +30,10 @@ def command(pid: int) -> bytes:
         return Path(f"/proc/{pid}/cmdline").read_bytes()
     except (FileNotFoundError, ProcessLookupError):  # it ended before the file was opened, or before it was read
         return b""
+
+
+def find_settings(pid: int) -> list[str]:
+    """The names of our settings in the environment of a process."""
+    names = [one.partition(b"=")[0].decode() for one in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+    assert "PATH" in names or "PATH" not in os.environ
+    return [name for name in names if name.startswith("TOCSIN_")]

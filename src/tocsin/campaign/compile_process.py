@@ -24,17 +24,15 @@ import structlog
 
 from tocsin.errors import Problem
 from tocsin.log import configure_log
-from tocsin.store.child_process import live_with, make_environment, read_frame, write_frame
+from tocsin.store.child_process import BUFFER_BYTES, kill, live_with, read_frame, start_child, write_frame
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
-Work = Callable[[], Any]
 
 NUMBER = struct.Struct(">Q")  # of a piece of work, before it and before what came of it
 THREADS = 4
 SWITCH_SECONDS = 0.001  # between two that compile; Python's own 5 ms are a long wait for one that takes 1
-BUFFER_BYTES = 4 * 1024 * 1024
 SILENT_SECONDS = 10.0  # with work and without any answer; `metering.py` ends a content after some 50 ms
 CHECK_SECONDS = 1.0
 TROUBLE_SECONDS = 5.0  # before it may be started again
@@ -87,33 +85,19 @@ class CompileProcess:
         await asyncio.sleep(self._trouble_seconds)
 
     async def _run_once(self) -> None:
-        ours, theirs = socket.socketpair()
-        with ours, theirs:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "tocsin.campaign.compile_process", str(theirs.fileno()), str(os.getpid())),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=make_environment(os.environ),
-            )
-            theirs.close()
-            try:
-                await self._listen(ours, process)
-            finally:
-                self._writer = None
-                self._give_up()
-                _kill(process)
-                await process.wait()
-
-    async def _listen(self, sock: socket.socket, process: asyncio.subprocess.Process) -> None:
-        reader, writer = await asyncio.open_unix_connection(sock=sock, limit=BUFFER_BYTES)
+        process, reader, writer = await start_child("tocsin.campaign.compile_process")
         checking = asyncio.create_task(self._check_regularly(process))
         try:
             while frame := await read_frame(reader):
                 self._writer = writer  # the first frame says that it is ready
                 self._receive(frame)
         finally:
+            self._writer = None
+            self._give_up()
             checking.cancel()
             writer.close()
+            kill(process)
+            await process.wait()
 
     def _receive(self, frame: bytes) -> None:
         self._heard = time.monotonic()
@@ -141,14 +125,8 @@ class CompileProcess:
             await asyncio.sleep(CHECK_SECONDS)
             if self._waiting and time.monotonic() - self._heard > self._silent_seconds:
                 log.error("the process that compiles contents hangs and is ended")
-                _kill(process)
+                kill(process)
                 return
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
 
 
 def main(descriptor: int, parent: int) -> None:
@@ -162,7 +140,7 @@ def main(descriptor: int, parent: int) -> None:
 
     gc.freeze()
     asyncio.run(_serve(socket.socket(fileno=descriptor)))
-    os._exit(0)
+    os._exit(0)  # what is still being compiled must not keep it
 
 
 async def _serve(sock: socket.socket) -> None:
@@ -172,7 +150,6 @@ async def _serve(sock: socket.socket) -> None:
     while frame := await read_frame(reader):
         done = loop.run_in_executor(threads, _do, frame)
         done.add_done_callback(partial(_answer, writer))
-    os._exit(0)
 
 
 def _do(frame: bytes) -> bytes:

@@ -24,11 +24,10 @@ from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider
 from tocsin.log import configure_log
 from tocsin.providers.contract import Credential
 from tocsin.providers.transport import Transport
-from tocsin.store.child_process import live_with, read_frame, write_frame
+from tocsin.store.child_process import BUFFER_BYTES, live_with, read_frame, write_frame
 
 log = structlog.get_logger()
 
-BUFFER_BYTES = 4 * 1024 * 1024
 ALIVE_SECONDS = 2.0  # between two reports, if only to say that this process still turns
 GATHER_SECONDS = 0.004  # answers of this time are one report
 
@@ -41,7 +40,7 @@ class SenderRequest(msgspec.Struct, frozen=True, array_like=True):
     hold_until: float = 0.0
 
 
-def main(descriptor: int, notes: Path, parent: int) -> None:
+def main(descriptor: int, parent: int, notes: Path) -> None:
     """Run a sender on an inherited socket until its other end is closed."""
     configure_log()
     live_with(parent)
@@ -104,4 +103,4 @@ class Reporter:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -6,9 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import os
-import socket
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -22,12 +19,12 @@ from tocsin.delivery.handover import HandoverFolder, HandoverNote, NoteFile, Ste
 from tocsin.delivery.in_flight import LEAST_AT_ONCE
 from tocsin.delivery.lane import Lane, Outgoing
 from tocsin.delivery.outgoing import Answers, OutgoingLanes, make_provider, name_lane
-from tocsin.delivery.sender import BUFFER_BYTES, SenderRequest
+from tocsin.delivery.sender import SenderRequest
 from tocsin.outcome import Outcome
 from tocsin.providers import BY_NAME
 from tocsin.providers.contract import Credential, Provider, Receipt
 from tocsin.providers.transport import Transport
-from tocsin.store.child_process import make_environment, read_frame, write_frame
+from tocsin.store.child_process import kill, read_frame, start_child, write_frame
 
 log = structlog.get_logger()
 
@@ -215,17 +212,7 @@ class SenderProcess:
     async def _run_once(self) -> None:
         """Start a process, read its reports until it ends, and report what its notes say of the rest."""
         notes = self._folder.make_file()
-        ours, theirs = socket.socketpair()
-        with theirs:
-            command = ("-m", "tocsin.delivery.sender", str(theirs.fileno()), str(notes.path), str(os.getpid()))
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *command,
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env=make_environment(os.environ),
-            )
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
+        self._process, reader, writer = await start_child("tocsin.delivery.sender", str(notes.path))
         decoder = msgspec.msgpack.Decoder(Answers)
         under_way = MessagesUnderWay(notes, self._ahead)
         self._hung = False
@@ -248,9 +235,8 @@ class SenderProcess:
             self._old.append(notes)
 
     def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.kill()
+        if self._process is not None:
+            kill(self._process)
 
     async def aclose(self) -> None:
         """End the process; what it has under way is as its notes say."""

@@ -1,17 +1,20 @@
-"""What every process that a server starts has in common: what it inherits, how it ends with its parent, and the frames
-in which the two talk."""
+"""What every process that a server starts has in common: how it is started and what it inherits, how it ends with its
+parent, and the frames in which the two talk."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import re
 import signal
+import socket
 import struct
 import sys
 from collections.abc import Mapping
 
+BUFFER_BYTES = 4 * 1024 * 1024
 LENGTH = struct.Struct(">I")
 PR_SET_PDEATHSIG = 1  # prctl(2), Linux
 # Of a server's environment. Proxies have names in small letters too; the last is of the tests that measure coverage.
@@ -25,6 +28,33 @@ def make_environment(ours: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of a child: what Python, TLS and proxies read, and none of our settings. It opens no
     store, and gets what it needs with its work."""
     return {name: value for name, value in ours.items() if INHERITED.fullmatch(name)}
+
+
+async def start_child(
+    module: str, *arguments: str
+) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
+    """Start `python -m module DESCRIPTOR PARENT …`, and return the process and our end of the socket whose other end is
+    its DESCRIPTOR. PARENT is our own number, for `live_with`. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", module, str(theirs.fileno()), str(os.getpid()), *arguments),
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env=make_environment(os.environ),
+            )
+        except BaseException:
+            ours.close()
+            raise
+    return process, *await asyncio.open_unix_connection(sock=ours, limit=BUFFER_BYTES)
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """End a process at once, when it has not ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
 
 
 def live_with(parent: int) -> None:
