@@ -241,13 +241,13 @@ async def test_a_stop_in_the_middle(own_ledger: Ledger, facts: Facts) -> None:
 
     vendor = Vendor(Outcome.ACCEPTED, Outcome.ACCEPTED, stop)
     stage = Stage(own_ledger, facts, {"android": vendor})
-    await stage.people(7)
+    await stage.people(40)  # as many as are claimed ahead may go while the stop is being committed, on a busy machine
     campaign = await stage.campaign()
     await stage.deliver_all()
     got = len(vendor.got)
-    assert 3 <= got < 7
-    assert await stage.result(campaign) == {"audience": 7, "sent": got, "suppressed": 7 - got}
-    assert await stage.count("outcome", "outcome = 'suppressed' AND code = 'stopped'") == 7 - got
+    assert 3 <= got < 40
+    assert await stage.result(campaign) == {"audience": 40, "sent": got, "suppressed": 40 - got}
+    assert await stage.count("outcome", "outcome = 'suppressed' AND code = 'stopped'") == 40 - got
     assert await stage.state(campaign) == "stopped"
 
 
